@@ -1,0 +1,44 @@
+"""Gradient clipping that works in anybody's training loop.
+
+    from gradclip import Clipper, ClipByNorm
+
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    loss.backward()
+    report = clipper.clip()  # the gradients are changed in place
+    optimizer.step()
+    print(report.before, report.after)
+
+Importing this package does not import torch: policies are plain dataclasses, and a configuration
+can be checked without waiting for torch. `Clipper` brings it in.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from gradclip.errors import ClipCheckError, InvalidField, NonFiniteGradientError, UnmatchedPatternError
+from gradclip.policies import ClipByNorm, ClipByValue, ElementwisePolicy, Measured, NoClip, Policy
+
+if TYPE_CHECKING:
+    from gradclip.clipper import Clipper, ClipReport
+
+__all__ = [
+    "ClipByNorm",
+    "ClipByValue",
+    "ClipCheckError",
+    "ClipReport",
+    "Clipper",
+    "ElementwisePolicy",
+    "InvalidField",
+    "Measured",
+    "NoClip",
+    "NonFiniteGradientError",
+    "Policy",
+    "UnmatchedPatternError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Clipper", "ClipReport"):
+        from gradclip import clipper
+
+        return getattr(clipper, name)
+    raise AttributeError(f"module 'gradclip' has no attribute {name!r}")

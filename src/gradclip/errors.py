@@ -1,0 +1,45 @@
+"""What can go wrong, each with its own name. None of these needs torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class InvalidField(ValueError):
+    """A dataclass field holds a value that it does not allow.
+
+    `key` is the field's name (dotted once a caller has put the path before it), `value` what it
+    held, `allowed` what it may hold, in words. An empty `key` marks two fields that do not agree.
+    """
+
+    def __init__(self, key: str, value: Any, allowed: str):
+        self.key, self.value, self.allowed = key, value, allowed
+        super().__init__(f"{key}={show(value)}: must be {allowed}" if key else allowed)
+
+
+class UnmatchedPatternError(ValueError):
+    """An include or exclude pattern matches no parameter; the message lists the names there are."""
+
+    def __init__(self, field: str, pattern: str, names: Sequence[str]):
+        self.field, self.pattern, self.names = field, pattern, list(names)
+        shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        super().__init__(f"{field}: the pattern {pattern!r} matches no parameter; there are {shown}")
+
+
+class NonFiniteGradientError(ArithmeticError):
+    """A gradient is nan or infinite and the policy says `nonfinite=error`; `names` holds the bad parameters."""
+
+    def __init__(self, names: Sequence[str]):
+        self.names = list(names)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        super().__init__(f"non-finite gradient in {', '.join(names[:3])}{more}")
+
+
+class ClipCheckError(RuntimeError):
+    """The gradients at the optimizer's door are not those that `clip()` left and reported."""
+
+
+def show(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,0 +1,154 @@
+"""Dataclass fields that carry their own range and one line of help.
+
+The range stands in the field's metadata and nowhere else: `Checked.__post_init__` enforces it, and
+error messages and a command line's help read it.
+"""
+
+import dataclasses
+import math
+import operator
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass
+from functools import cache
+from typing import Any, ClassVar, NamedTuple, Self
+
+from gradclip.errors import InvalidField
+
+NUMBERS = {int: "a whole number", float: "a number"}
+
+
+class Bound(NamedTuple):
+    """One side of a range: how a message says it, and the comparison that it stands for."""
+
+    words: str
+    holds: Callable[[float, float], bool]
+
+
+BOUNDS = {
+    "above": Bound("above", operator.gt),
+    "least": Bound("of at least", operator.ge),
+    "below": Bound("below", operator.lt),
+    "most": Bound("at most", operator.le),
+}
+
+
+def key(
+    help: str,
+    *,
+    default: Any = MISSING,
+    default_factory: Any = MISSING,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    infinite: bool = False,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A dataclass field with its help and its range; without a default the field is required.
+
+    `above` and `below` are exclusive bounds, `least` and `most` inclusive ones. Infinity is refused
+    unless `infinite`; nan always.
+    """
+    bounds = {"above": above, "least": least, "below": below, "most": most}
+    metadata = {
+        "help": help,
+        "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
+        "infinite": infinite,
+        "choices": choices,
+    }
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class Checked:
+    """Base of every dataclass whose fields are made by `key`: a value out of range raises `InvalidField`."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not allows(field_type(type(self), field.name), field.metadata, value):
+                raise InvalidField(field.name, value, allowed(type(self), field.name))
+
+
+@dataclass(kw_only=True)
+class Option(Checked):
+    """Base of a group of alternatives: each subclass with a `name` is one of them, and joins `options` by itself."""
+
+    name: str = key("the option's own name, which says what a saved configuration ran", default="")
+
+    options: ClassVar[dict[str, type[Self]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        if Option in cls.__bases__:
+            cls.options = {}  # a new group
+        elif name := cls.__dict__.get("name"):
+            cls.options[name] = cls
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name != type(self).name:
+            raise InvalidField("name", self.name, f"{type(self).name}, which the option itself sets")
+
+
+@cache
+def field_types(owner: type) -> dict[str, Any]:
+    return typing.get_type_hints(owner)
+
+
+def field_type(owner: type, name: str) -> Any:
+    return field_types(owner)[name]
+
+
+def allows(kind: Any, metadata: typing.Mapping[str, Any], value: Any) -> bool:
+    """Whether a field of this type and metadata may hold the value."""
+    if value is None:
+        return type(None) in typing.get_args(kind)
+    base = _without_none(kind)
+    if base in NUMBERS:
+        if isinstance(value, bool) or not isinstance(value, int if base is int else (int, float)):
+            return False
+        return _within(metadata, value)
+    if base in (str, bool):
+        choices = metadata.get("choices")
+        return isinstance(value, base) and (not choices or value in choices)
+    if typing.get_origin(base) is list:
+        (item,) = typing.get_args(base)
+        return isinstance(value, list) and all(allows(item, metadata, each) for each in value)
+    return not isinstance(base, type) or isinstance(value, base)
+
+
+def _within(metadata: typing.Mapping[str, Any], value: float) -> bool:
+    if math.isnan(value) or (math.isinf(value) and not metadata.get("infinite")):
+        return False
+    return all(BOUNDS[name].holds(value, bound) for name, bound in metadata.get("bounds", {}).items())
+
+
+def allowed(owner: type, name: str) -> str:
+    """What a field may hold, in words: 'a number above 0, or null'."""
+    (field,) = (f for f in dataclasses.fields(owner) if f.name == name)
+    kind = field_type(owner, name)
+    base = _without_none(kind)
+    if choices := field.metadata.get("choices"):
+        words = " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
+    elif typing.get_origin(base) is list:
+        (item,) = typing.get_args(base)
+        words = f"a list of {'patterns' if item is str else 'numbers'}"
+        words += _range(field.metadata)
+    elif base in NUMBERS:
+        words = NUMBERS[base] + _range(field.metadata)
+    else:
+        words = {bool: "true or false", str: "text"}.get(base, f"one of the {name} options")
+    return words + (", or null" if kind is not base else "")
+
+
+def _range(metadata: typing.Mapping[str, Any]) -> str:
+    parts = [f"{BOUNDS[name].words} {bound:g}" for name, bound in metadata.get("bounds", {}).items()]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _without_none(kind: Any) -> Any:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        (kind,) = (arg for arg in typing.get_args(kind) if arg is not type(None))
+    return kind
