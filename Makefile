@@ -1,0 +1,39 @@
+# make help says what there is. Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test check format tensorboard clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed ## make .venv with the exact tested versions
+
+train: .venv/installed ## train the default job; ARGS="clip=value clip.max=0.1" changes it
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/installed ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/installed ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed ## format the code and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tensorboard: .venv/installed ## open all runs and sweeps in TensorBoard
+	$(BIN)/tensorboard --logdir outputs
+
+clean: ## delete the environment and the caches, but no runs
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "error: Python 3.11 to 3.13 is needed, and this is %d.%d; name another: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@

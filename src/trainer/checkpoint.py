@@ -1,0 +1,66 @@
+"""Checkpoints: written whole or not at all, the newest few and the best one kept."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from trainer.config import Mistake
+
+FORMAT = 1
+
+
+class HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+def save(folder: Path, parts: dict[str, HasState], *, step: int, best: float | None, keep: int) -> Path:
+    """Writes checkpoints/step_<step>.pt and deletes all but the newest `keep`."""
+    path = folder / "checkpoints" / f"step_{step}.pt"
+    _write(path, parts, step, best)
+    for old in steps(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def save_best(folder: Path, parts: dict[str, HasState], *, step: int, best: float) -> Path:
+    """Writes checkpoints/best.pt."""
+    path = folder / "checkpoints" / "best.pt"
+    _write(path, parts, step, best)
+    return path
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints of a run by their steps, the newest last."""
+    found = (folder / "checkpoints").glob("step_*.pt")
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's content: a state of each part, and step, best and format. Nothing in it is executed."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Mistake(f"{path}: no such checkpoint") from None
+    except Exception as error:
+        raise Mistake(f"{path}: not a checkpoint of this program ({type(error).__name__})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise Mistake(f"{path}: not a checkpoint of this program in format {FORMAT}")
+    return content
+
+
+def _write(path: Path, parts: dict[str, HasState], step: int, best: float | None) -> None:
+    """To a file beside it, to the disk, and only then under its name: a crash leaves the old one whole."""
+    content = {name: part.state_dict() for name, part in parts.items()}
+    buffer = io.BytesIO()
+    torch.save(content | {"format": FORMAT, "step": step, "best": best}, buffer)
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,122 @@
+"""The command line: what is checked before a run, and the run itself as Hydra calls it."""
+
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from trainer import sweep
+from trainer.compose import Composer, checked, register
+from trainer.config import Mistake, Train
+from trainer.help import help_text
+from trainer.messages import explain
+
+CONF = Path(__file__).parents[2] / "conf"
+MISTAKE = 2  # the exit status of a user's mistake
+
+log = logging.getLogger(__name__)
+register()
+
+
+def preflight(arguments: list[str] | None = None) -> None:
+    """Ends the program in one line if anything is wrong with the arguments, before any folder is made.
+
+    Answers `--help` by itself. For a sweep every point is checked, and the plan is written into the
+    sweep's folder, which is then named to Hydra.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    args = parser.parse_args(arguments)
+    if args.hydra_help or args.info or args.shell_completion:
+        return
+    with one_line():
+        if args.experimental_rerun:
+            raise Mistake("--experimental-rerun: not offered, since it runs code from a file; start again with the overrides")
+        composer = _composer(args)
+        multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
+        config = composer.compose(args.overrides, multirun=multirun)
+        if args.help:
+            print(help_text(composer, config))
+            sys.exit(0)
+        if args.cfg:
+            if not multirun:
+                checked(config)
+        elif multirun:
+            _plan_sweep(composer, config, args.overrides)
+        else:
+            check_machine(checked(config))
+
+
+def check_machine(config: Train) -> None:
+    """Raises for what a configuration wants and this machine, the data or the model has not.
+
+    Loads torch only where something has to be looked up with it.
+    """
+    from trainer import needs
+
+    needs.check(config)
+
+
+def run(config: DictConfig) -> None:
+    """One run, or one job of a sweep: from the composed configuration to an exit status."""
+    settings = checked(config)
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    in_sweep = job.mode == RunMode.MULTIRUN
+    from trainer.run import Run, point_latest
+
+    if in_sweep and (earlier := sweep.duplicate_of(Path(job.sweep.dir), job.job.num)) is not None:
+        Run(folder, settings.steps).duplicate(earlier)
+        log.info("the same as job %d, which is not run again", earlier)
+        return
+    point_latest(folder.parent if in_sweep else folder)
+    from trainer.loop import run_recorded
+
+    status = run_recorded(settings, folder)
+    if status.interrupted or (status.code and not in_sweep):
+        sys.exit(status.code)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback."""
+    try:
+        yield
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        _refuse(explain(error))
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(MISTAKE)
+
+
+def _composer(args: Namespace) -> Composer:
+    folder = Path(args.config_path).absolute() if args.config_path else CONF
+    extra = Path(args.config_dir).absolute() if args.config_dir else None
+    for each in (folder, extra):
+        if each is not None and not each.is_dir():
+            raise Mistake(f"{each}: no such folder of configurations")
+    return Composer(folder, args.config_name or "train", extra)
+
+
+def _plan_sweep(composer: Composer, master: DictConfig, overrides: list[str]) -> None:
+    jobs, configs = sweep.plan(composer, master, overrides)
+    for job, config in zip(jobs, configs, strict=True):
+        if job.duplicate_of is None:
+            check_machine(config)
+    folder = Path(master.hydra.sweep.dir)
+    sweep.write(folder, overrides, jobs)
+    quoted = str(folder).replace("'", "\\'")
+    sys.argv.append(f"hydra.sweep.dir='{quoted}'")

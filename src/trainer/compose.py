@@ -1,0 +1,123 @@
+"""Hydra in, checked dataclasses out."""
+
+import dataclasses
+import secrets
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from gradclip.errors import InvalidField
+from gradclip.fields import Checked, Option
+from trainer.config import GROUPS, Mistake, Train
+from trainer.messages import unknown_key, unknown_option
+
+
+OPTIONAL = ("experiment", "debug")  # groups from which nothing need be chosen
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra under `schema/`, and `run_id` to the configuration."""
+    store = ConfigStore.instance()
+    store.store(name="train", node=Train, group="schema")
+    for group, base in GROUPS.items():
+        for name, schema in base.options.items():
+            store.store(name=name, node=schema, group=f"schema/{group}")
+    OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+class Composer:
+    """Composes configurations from a folder just as `@hydra.main` will."""
+
+    def __init__(self, folder: Path, name: str = "train", extra: Path | None = None):
+        setup_globals()
+        path = create_config_search_path(str(folder))
+        if extra is not None:
+            path.prepend("command-line", f"file://{extra}", anchor=None)
+        self.name = name
+        self.loader = ConfigLoaderImpl(path)
+
+    def compose(self, overrides: list[str], multirun: bool = False) -> DictConfig:
+        """The whole tree, Hydra's own node included."""
+        if not multirun:
+            self.check_options(self.parse(overrides))
+        mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        return self.loader.load_configuration(self.name, list(overrides), run_mode=mode)
+
+    def parse(self, overrides: list[str]) -> list[Override]:
+        parsed: list[Override] = OverridesParser.create(config_loader=self.loader).parse_overrides(overrides)
+        return parsed
+
+    def check_options(self, overrides: list[Override]) -> None:
+        """Raises Mistake for a choice that its group does not have; Hydra has no line of its own for half of them."""
+        groups = self.groups()
+        for override in overrides:
+            group, value = override.key_or_group, override.value()
+            if group not in groups or override.is_delete() or isinstance(value, dict):
+                continue
+            optional = group in OPTIONAL and value is None
+            if not optional and value not in (options := self.options(group)):
+                raise Mistake(unknown_option(group, value, options))
+
+    def options(self, group: str) -> list[str]:
+        """The options of a group; empty where there is no such group."""
+        return [name for name in self.loader.get_group_options(group) if name]
+
+    @cache  # noqa: B019 - one composer lives as long as the program
+    def groups(self) -> list[str]:
+        """The groups in conf/, without Hydra's own and the schemas."""
+        return [name for name in self.loader.list_groups("") if name not in ("hydra", "schema")]
+
+
+def checked(config: DictConfig) -> Train:
+    """The real objects behind a composed configuration.
+
+    Raises InvalidField for a value out of range, with its whole key, and Mistake for an unknown key
+    (which Hydra lets pass with `+`) or for values that do not agree.
+    """
+    config = without_hydra(config)
+    for path, node in _typed_nodes(config, ""):
+        owner = OmegaConf.get_type(node)
+        names = {field.name for field in dataclasses.fields(owner)}
+        for key in node:
+            if key not in names:
+                raise Mistake(unknown_key(f"{path}.{key}" if path else str(key), owner))
+        if issubclass(owner, Option) and owner.__dict__.get("name") is None:
+            raise Mistake(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
+                          f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
+        try:
+            built = OmegaConf.to_object(node)
+        except InvalidField as error:
+            raise InvalidField(f"{path}.{error.key}" if path else error.key, error.value, error.allowed) from None
+    assert isinstance(built, Train)
+    return built
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy without Hydra's own node."""
+    if "hydra" not in config:
+        return config
+    with flag_override(config, ["struct", "readonly"], False):
+        hydra = config.pop("hydra")
+        copy = config.copy()
+        config.hydra = hydra
+    return copy
+
+
+def _typed_nodes(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a schema, the inner ones first, so that an error comes with its whole path."""
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            yield from _typed_nodes(child, f"{path}.{key}" if path else str(key))
+    owner = OmegaConf.get_type(node)
+    if isinstance(owner, type) and issubclass(owner, Checked):
+        yield path, node

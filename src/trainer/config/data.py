@@ -1,0 +1,48 @@
+"""Data sets: what they read and how it is cut into batches."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradclip.fields import Option, key
+
+
+@dataclass(kw_only=True)
+class Data(Option):
+    """Base of the data options; `kind` is what a model must be able to take."""
+
+    batch_size: int = key("rows of a batch", least=1)
+
+    kind: ClassVar[str] = ""
+
+
+@dataclass(kw_only=True)
+class Text(Data):
+    name: str = "text"
+    path: str | None = key("a UTF-8 text file; null reads the help topics that come with Python")
+    window: int = key("characters between two truncations of back-propagation through time", least=1)
+    validation: float = key("share of the text, at its end, that is held out", above=0, below=1)
+    sample: int = key("characters of generated text at the end of a run; 0 for none", least=0)
+
+    kind: ClassVar[str] = "characters"
+
+
+@dataclass(kw_only=True)
+class Digits(Data):
+    name: str = "digits"
+    validation: float = key("share of the images that is held out", above=0, below=1)
+    workers: int = key("processes that load the data; 0 loads in the training process", least=0)
+
+    kind: ClassVar[str] = "vectors"
+
+
+@dataclass(kw_only=True)
+class Line(Data):
+    name: str = "line"
+    batch_size: int = key("points on the line; every step sees all of them", least=1)
+    slope: float = key("the line's slope")
+    intercept: float = key("the line's value at 0")
+    low: float = key("the smallest input")
+    high: float = key("the largest input")
+    noise: float = key("standard deviation of the noise on the targets", least=0)
+
+    kind: ClassVar[str] = "points"

@@ -1,0 +1,37 @@
+"""Where a run computes, in which precision, and how repeatably."""
+
+from dataclasses import dataclass
+
+from gradclip.fields import Option, key
+
+
+@dataclass(kw_only=True)
+class Device(Option):
+    """What all devices share."""
+
+    threads: int | None = key("threads of the CPU; null leaves the choice to torch", least=1)
+    deterministic: bool = key("refuse operations whose result changes from run to run")
+    precision: str = key(
+        "of the forward pass, by automatic mixed precision; float16 scales the loss",
+        choices=("float32", "bfloat16", "float16"),
+    )
+
+
+@dataclass(kw_only=True)
+class Auto(Device):
+    name: str = "auto"
+
+
+@dataclass(kw_only=True)
+class CPU(Device):
+    name: str = "cpu"
+
+
+@dataclass(kw_only=True)
+class CUDA(Device):
+    name: str = "cuda"
+
+
+@dataclass(kw_only=True)
+class MPS(Device):
+    name: str = "mps"

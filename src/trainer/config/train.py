@@ -1,0 +1,89 @@
+"""The root of the configuration: one run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gradclip.fields import Checked, key
+from gradclip.policies import Policy
+from trainer.config.data import Data
+from trainer.config.device import Device
+from trainer.config.mistake import Mistake
+from trainer.config.model import Model
+from trainer.config.optim import SGD, Optimizer, Schedule
+
+
+@dataclass(kw_only=True)
+class Log(Checked):
+    """What is written, and how often."""
+
+    every: int = key("steps between two points in TensorBoard; reading them waits for an accelerator", least=1)
+    parameters_every: int = key("steps between two points of each parameter's norms, weight_norm and update_ratio",
+                                least=1)  # fmt: skip
+    progress: bool = key("show a progress bar when the output is a terminal")
+
+
+@dataclass(kw_only=True)
+class Checkpoint(Checked):
+    """What is kept of a run."""
+
+    every: int = key("steps between two checkpoints; the last step is always one", least=1)
+    keep: int = key("how many of the newest checkpoints stay, beside the best", least=1)
+
+
+@dataclass(kw_only=True)
+class Divergence(Checked):
+    """When a run counts as diverged; a non-finite loss or weight always ends it."""
+
+    factor: float | None = key("ends when the smoothed training loss exceeds its first value this many times;"
+                               " null for never", above=1)  # fmt: skip
+    smoothing: float = key("weight of the past in the smoothed training loss", least=0, below=1)
+
+
+@dataclass(kw_only=True)
+class Train(Checked):
+    """One run, as the code sees it."""
+
+    model: Model = key("what is trained")
+    data: Data = key("what it is trained on")
+    optimizer: Optimizer = key("what makes a step of a gradient")
+    schedule: Schedule = key("how the learning rate changes")
+    device: Device = key("where it runs")
+    clip: Policy = key("how gradients are limited")
+
+    steps: int = key("optimizer steps", least=1)
+    seed: int = key("seed of everything random; every whole number, 0 too, is a seed", least=0, below=2**32)
+    accumulate: int = key("parts that a batch is split into; their gradients are summed before one step", least=1)
+    evaluate_every: int = key("steps between two evaluations; the last step is always one", least=1)
+    check_every: int = key("steps between two checks that the gradients at the optimizer's door are the clipped ones",
+                           least=1)  # fmt: skip
+    repeat_batches: int | None = key("train on the first so many batches again and again; null for all", least=1)
+    detect_anomaly: bool = key("torch's anomaly detection: names the operation that made a nan, and is slow")
+    log: Log = key("what is written, and how often")
+    checkpoint: Checkpoint = key("what is kept of a run")
+    divergence: Divergence = key("when a run counts as diverged")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Values that are each allowed, but not together."""
+        model, data, optimizer = self.model, self.data, self.optimizer
+        if data.kind not in model.takes:
+            raise Mistake(f"model={model.name} takes {' or '.join(model.takes)}, but data={data.name} yields {data.kind}")
+        if self.accumulate > data.batch_size:
+            raise Mistake(f"accumulate={self.accumulate} splits a batch of data.batch_size={data.batch_size}: must be at most that")
+        if isinstance(optimizer, SGD) and optimizer.nesterov and optimizer.momentum == 0:
+            raise Mistake("optimizer.nesterov=true needs optimizer.momentum above 0")
+        if self.schedule.warmup > self.steps:
+            raise Mistake(f"schedule.warmup={self.schedule.warmup} is longer than steps={self.steps}")
+        if self.device.precision == "float16" and self.clip.nonfinite != "drop":
+            raise Mistake("device.precision=float16 needs clip.nonfinite=drop: its loss scale is found by overflowing")
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a checked configuration under its dotted key."""
+    values: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Checked) else {prefix + name: value}
+    return values

@@ -1,0 +1,75 @@
+"""Small images of handwritten digits, from scikit-learn (the extra `digits`)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from trainer import config as schema
+from trainer.config import Mistake
+from trainer.data.base import Batch, Dataset, accuracy
+
+
+def build(config: schema.Digits, seed: int) -> "Digits":
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise Mistake('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"') from error
+    images, labels = load_digits(return_X_y=True)
+    return Digits(config, torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels), seed)
+
+
+class Digits(Dataset):
+    """[batch_size, 64] grey values from 0 to 1, and [batch_size] digits."""
+
+    inputs, outputs = 64, 10
+
+    def __init__(self, config: schema.Digits, images: Tensor, labels: Tensor, seed: int):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # one split for every seed
+        held_out = int(len(images) * config.validation)
+        training = len(images) - held_out
+        if config.batch_size > training or held_out == 0:
+            raise Mistake(f"data.batch_size={config.batch_size}: there are {training} images to train on")
+        self._validation = Batch(images[order[:held_out]], labels[order[:held_out]])
+        self._training = TensorDataset(images[order[held_out:]], labels[order[held_out:]])
+        self._config, self._seed = config, seed
+        self.facts = {"images": f"{training} for training, {held_out} for validation"}
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        sampler = EpochSampler(len(self._training), self._config.batch_size, self._seed, start)
+        loader = DataLoader(
+            self._training,
+            batch_sampler=sampler,
+            num_workers=self._config.workers,
+            generator=torch.Generator().manual_seed(self._seed),  # or it would draw from the global one
+        )
+        for inputs, targets in loader:
+            yield Batch(inputs, targets)
+
+    def validation(self) -> Iterator[Batch]:
+        yield self._validation
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return accuracy(outputs, targets)
+
+
+class EpochSampler(Sampler[list[int]]):
+    """Batches of places without an end, shuffled anew in every epoch: a function of the seed and the step alone."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, start: int):
+        self._count, self._batch_size, self._seed, self._start = count, batch_size, seed, start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        a_epoch = self._count // self._batch_size  # a last, smaller batch is left out
+        epoch, first = divmod(self._start, a_epoch)
+        while True:
+            random = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+            order = torch.randperm(self._count, generator=random).tolist()
+            for batch in range(first, a_epoch):
+                yield order[batch * self._batch_size : (batch + 1) * self._batch_size]
+            epoch, first = epoch + 1, 0

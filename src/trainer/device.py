@@ -1,0 +1,42 @@
+"""Where a run computes: the device, its threads, its precision, its determinism."""
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from trainer.config import Device, Mistake
+
+
+def find(config: Device) -> torch.device:
+    """The device that a configuration means; raises Mistake if this machine has none of the kind."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if config.name == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[config.name]:
+        have = ", ".join(name for name, found in there.items() if found)
+        raise Mistake(f"device={config.name}: this machine (or this build of torch) has none; there is {have}")
+    return torch.device(config.name)
+
+
+def prepare(config: Device) -> torch.device:
+    """Finds the device and sets torch up for it, for the whole process."""
+    device = find(config)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    return device
+
+
+def autocast(config: Device, device: torch.device) -> AbstractContextManager[None]:
+    """Mixed precision for the forward pass; does nothing at float32."""
+    dtype = getattr(torch, config.precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def loss_scaler(config: Device, device: torch.device) -> torch.amp.GradScaler:
+    """Scales the loss at float16, whose small gradients would vanish; passes everything through otherwise."""
+    return torch.amp.GradScaler(device.type, enabled=config.precision == "float16")

@@ -1,0 +1,53 @@
+"""The text of `--help`: the groups, and every key with its value and its one line from the schema."""
+
+import dataclasses
+
+from omegaconf import DictConfig, OmegaConf
+
+from gradclip.errors import show
+from gradclip.fields import Checked, allowed
+from trainer.compose import Composer
+
+USAGE = """\
+Trains a model with clipped gradients, and shows their norms before and after clipping.
+
+  python train.py [group=option] [key=value] …             one run
+  python train.py -m clip=none,norm clip.max=0.5,1 …       a sweep: a run for every combination
+  python train.py [group=option] --help                    the keys of other options
+  python train.py … --cfg job                              the configuration; nothing is run
+  eval "$(python train.py -sc install=bash)"               tab completion (zsh, fish: see --hydra-help)
+"""
+
+
+def help_text(composer: Composer, config: DictConfig) -> str:
+    """For the options and values of a composed configuration."""
+    chosen = config.hydra.runtime.choices
+    groups = [
+        f"  {group:<12}" + "  ".join(f"[{o}]" if o == chosen.get(group) else o for o in composer.options(group))
+        for group in composer.groups()
+    ]
+    keys = _rows(config)
+    width = min(max(len(left) for left, _ in keys), 36)
+    lines = [f"  {left:<{width}}  {text}" for left, text in keys]
+    return "\n".join([USAGE, "groups, the chosen option in brackets", *groups, "", "keys", *lines])
+
+
+def _rows(node: DictConfig, path: str = "") -> list[tuple[str, str]]:
+    """A line for every key of a node and of the nodes below it, the node's own keys first."""
+    owner = OmegaConf.get_type(node)
+    own, below = [], []
+    for field in dataclasses.fields(owner):
+        if field.name == "name":
+            continue
+        value, key = node[field.name], f"{path}{field.name}"
+        if isinstance(value, DictConfig) and issubclass(OmegaConf.get_type(value), Checked):
+            below += _rows(value, f"{key}.")
+        else:
+            own.append((f"{key}={_written(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
+    return own + below
+
+
+def _written(value: object) -> str:
+    if OmegaConf.is_list(value):
+        return f"[{','.join(show(each) for each in value)}]"  # type: ignore[attr-defined]
+    return show(value)

@@ -1,0 +1,277 @@
+"""Training: zero_grad, forward, backward, (unscale), clip, (check), step."""
+
+import logging
+import math
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from gradclip import Clipper, NonFiniteGradientError
+from trainer import checkpoint, data, device, models, optim
+from trainer.config import Divergence, Train
+from trainer.data import Batch, Dataset
+from trainer.models import State
+from trainer.run import Diverged, Ending, Interrupted, Run, seed_everything
+from trainer.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """All that a run consists of, built once from its configuration."""
+
+    config: Train
+    device: torch.device
+    data: Dataset
+    model: nn.Module
+    optimizer: Optimizer
+    clipper: Clipper
+    scaler: torch.amp.GradScaler
+    states: list[State]  # one for each part of a split batch, carried from window to window
+
+    @property
+    def parts(self) -> dict[str, checkpoint.HasState]:
+        """What a checkpoint holds."""
+        return {"model": self.model, "optimizer": self.optimizer, "clipper": self.clipper, "scaler": self.scaler}
+
+
+@dataclass
+class History:
+    """What the summary at the end of a run needs."""
+
+    first: float = math.nan
+    last: float = math.nan
+    best: float = math.inf
+    best_step: int = 0
+    clipped: int = 0
+    dropped: int = 0
+    before: array[float] = field(default_factory=lambda: array("d"))
+
+
+def build(config: Train) -> Session:
+    """Everything that a configuration asks for; the seed makes it the same every time."""
+    where = device.prepare(config.device)
+    seed_everything(config.seed)
+    dataset = data.build(config.data, config.seed)
+    model = models.build(config.model, dataset.inputs, dataset.outputs, config.data.kind).to(where)
+    optimizer = optim.build(config.optimizer, model)
+    clipper = Clipper(model.named_parameters(), config.clip, optimizer=optimizer)
+    scaler = device.loss_scaler(config.device, where)
+    return Session(config, where, dataset, model, optimizer, clipper, scaler, [None] * config.accumulate)
+
+
+def run_recorded(config: Train, folder: Path) -> Ending:
+    """A whole run with its records: status.json, the log, TensorBoard, checkpoints and the summary."""
+    run, history = Run(folder, config.steps), History()
+    session: Session | None = None
+    with run.recorded():
+        session = build(config)
+        tracker = Tracker(folder, OmegaConf.to_yaml(OmegaConf.structured(config)), session.data.facts)
+        for name, value in session.data.facts.items():
+            log.debug("%s: %s", name, value)
+        try:
+            train(session, run, tracker, history)
+        finally:
+            tracker.close()
+    _summarize(run, session, history)
+    return run.ending()
+
+
+def train(session: Session, run: Run, tracker: Tracker, history: History) -> None:
+    """The loop. Raises Diverged or Interrupted where it ends early."""
+    config, model, optimizer = session.config, session.model, session.optimizer
+    watch = Watch(config.divergence)
+    model.train()
+    started = time.perf_counter()
+    for step, batch in enumerate(_progress(_batches(session), config), start=1):
+        rate = optim.set_rate(optimizer, config, step)
+        details = _due(step, config.log.parameters_every, config.steps)
+        weights = _copy(model) if details else None
+
+        optimizer.zero_grad()
+        loss = forward_backward(session, batch)
+        session.scaler.unscale_(optimizer)
+        try:
+            report = session.clipper.clip()
+        except NonFiniteGradientError as error:
+            raise Diverged(f"{error} at step {step}") from None
+        if _due(step, config.check_every, config.steps):
+            session.clipper.check()
+            optim.mend_fused(optimizer)
+        if not report.dropped:
+            session.scaler.step(optimizer)
+        session.scaler.update()
+
+        history.dropped += report.dropped
+        if _due(step, config.log.every, config.steps) or details:
+            session.clipper.raise_if_nonfinite()
+            speed = step / (time.perf_counter() - started)
+            sizes = _weight_sizes(model, weights) if weights else None
+            values = tracker.step(step, loss, report, rate=rate, speed=speed, dropped=history.dropped, weights=sizes)
+            _note(history, values)
+            run.update(step=step)
+            watch.look(step, values)
+        if _due(step, config.evaluate_every, config.steps):
+            _evaluate_and_keep(session, run, tracker, history, step)
+        if _due(step, config.checkpoint.every, config.steps) or run.stop:
+            best = history.best if history.best_step else None
+            checkpoint.save(run.folder, session.parts, step=step, best=best, keep=config.checkpoint.keep)
+        if run.stop:
+            raise Interrupted(run.stop)
+
+
+def forward_backward(session: Session, batch: Batch) -> Tensor:
+    """Sums the gradients of all parts of a batch, and returns the batch's mean loss, 0-d.
+
+    A batch is split along its rows, never along time. The hidden state goes on from window to window,
+    without its history: truncated back-propagation through time.
+    """
+    parts = len(session.states)
+    inputs, targets = (tensor.to(session.device).tensor_split(parts) for tensor in (batch.inputs, batch.targets))
+    total = torch.zeros((), device=session.device)
+    for part in range(parts):
+        state = session.states[part] if batch.continues else None
+        with device.autocast(session.config.device, session.device):
+            outputs, state = session.model(inputs[part], state)
+            loss = session.data.loss(outputs, targets[part]) * (len(inputs[part]) / len(batch.inputs))
+        session.scaler.scale(loss).backward()
+        session.states[part] = models.detach(state)
+        total += loss.detach()
+    return total
+
+
+@torch.no_grad()
+def evaluate(session: Session) -> tuple[float, dict[str, float]]:
+    """The mean loss and metrics over all held-out data."""
+    session.model.eval()
+    sums: dict[str, Tensor] = {}
+    count, state = 0, None
+    for batch in session.data.validation():
+        inputs, targets = batch.inputs.to(session.device), batch.targets.to(session.device)
+        with device.autocast(session.config.device, session.device):
+            outputs, state = session.model(inputs, state if batch.continues else None)
+            means = {"loss": session.data.loss(outputs, targets), **session.data.metrics(outputs, targets)}
+        for name, mean in means.items():
+            sums[name] = sums.get(name, 0.0) + mean.double() * targets.numel()
+        count += targets.numel()
+    session.model.train()
+    metrics = {name: total.item() / count for name, total in sums.items()}
+    return metrics.pop("loss"), metrics
+
+
+class Watch:
+    """The one rule of divergence: a non-finite loss or weight, or a smoothed loss far above its start."""
+
+    def __init__(self, config: Divergence):
+        self._config = config
+        self._first = self._smoothed = math.nan
+
+    def look(self, step: int, values: dict[str, float]) -> None:
+        """Raises Diverged if the values of a logged step say so."""
+        loss = values["loss/train"]
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss} at step {step}")
+        if not math.isfinite(values.get("weight_norm", 0.0)):
+            raise Diverged(f"a weight is not finite at step {step}")
+        if math.isnan(self._first):
+            self._first = self._smoothed = loss
+        past = self._config.smoothing
+        self._smoothed = past * self._smoothed + (1 - past) * loss
+        if self._config.factor is not None and self._smoothed > self._config.factor * self._first:
+            raise Diverged(
+                f"the smoothed training loss {self._smoothed:.4g} at step {step} is more than "
+                f"{self._config.factor:g} times the first one, {self._first:.4g}"
+            )
+
+
+def _batches(session: Session) -> Iterator[Batch]:
+    """As many training batches as there are steps."""
+    config = session.config
+    batches = session.data.batches(0)
+    if config.repeat_batches is not None:
+        batches = cycle(list(islice(batches, config.repeat_batches)))
+    return islice(batches, config.steps)
+
+
+def _progress(batches: Iterator[Batch], config: Train) -> Iterator[Batch]:
+    """The batches with a progress bar on a terminal, and with none in a pipe."""
+    disable = None if config.log.progress else True
+    with logging_redirect_tqdm():
+        yield from tqdm(batches, total=config.steps, unit="step", disable=disable, leave=False)
+
+
+def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker, history: History, step: int) -> None:
+    loss, metrics = evaluate(session)
+    tracker.evaluation(step, loss, metrics)
+    tracker.flush()
+    if loss < history.best:
+        history.best, history.best_step = loss, step
+        checkpoint.save_best(run.folder, session.parts, step=step, best=loss)
+        run.update(objective=loss)
+    shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
+    log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
+
+
+def _note(history: History, values: dict[str, float]) -> None:
+    loss = values["loss/train"]
+    history.first = loss if math.isnan(history.first) else history.first
+    history.last = loss
+    history.clipped += values["clip/fraction"] > 0
+    history.before.append(values["grad_norm/before"])
+
+
+def _copy(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+@torch.no_grad()
+def _weight_sizes(model: nn.Module, earlier: list[Tensor]) -> dict[str, Tensor]:
+    """The norm of all weights, and the norm of the step's change as a share of it."""
+    weights = [parameter.detach() for parameter in model.parameters()]
+    size = torch.stack(torch._foreach_norm(weights)).norm()
+    change = torch.stack(torch._foreach_norm(torch._foreach_sub(weights, earlier))).norm()
+    return {"weight_norm": size, "update_ratio": change / size.clamp(min=torch.finfo(size.dtype).tiny)}
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == 1 or step % every == 0 or step == last
+
+
+def _summarize(run: Run, session: Session, history: History) -> None:
+    """What a person wants to know of a run when it is over."""
+    status, logged = run.status, len(history.before)
+    state = status["state"] + (f": {status['reason']}" if status["reason"] else "")
+    rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
+    if logged:
+        norms = torch.tensor(history.before, dtype=torch.float64)
+        median, high = norms.nanquantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
+        best = f", best validation {history.best:.4f} at step {history.best_step}" if history.best_step else ""
+        rows["loss"] = f"first {history.first:.4f}, last {history.last:.4f}{best}"
+        rows["clipped"] = f"{100 * history.clipped / logged:.1f} % of the steps"
+        rows["norm before"] = f"median {median:.4g}, 95th percentile {high:.4g}"
+    if history.dropped:
+        rows["dropped"] = f"{history.dropped} steps"
+    if status["state"] == "finished":
+        session.model.eval()
+        with torch.no_grad():
+            if sample := session.data.sample(session.model, session.device):
+                rows["sample"] = sample.strip().replace("\n", "\n" + " " * 13)
+    folder = _shown(run.folder)
+    rows["run"] = str(folder)
+    rows["see it"] = f"tensorboard --logdir {folder}"
+    log.info("\n%s", "\n".join(f"{name:<13}{text}" for name, text in rows.items()))
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

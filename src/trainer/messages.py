@@ -1,0 +1,132 @@
+"""Every error of a configuration as one line that names the key, the value, what is allowed, and the nearest name."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import yaml
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, MissingMandatoryValue, OmegaConfBaseException
+
+from gradclip.errors import InvalidField, show
+from gradclip.fields import Checked, allowed, field_type
+from trainer.config import GROUPS, Mistake, Train
+
+
+def explain(error: BaseException) -> str:
+    """The one line for an error that composing or checking a configuration raised."""
+    for cause in _causes(error):
+        if line := _line(cause):
+            return " ".join(line.split())
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _line(error: BaseException) -> str | None:
+    match error:
+        case Mistake() | InvalidField():
+            return str(error)
+        case OverrideParseException():
+            return unreadable(error.override)
+        case MissingConfigException(options=[*options], missing_cfg_file=str(path)):
+            group, _, option = path.rpartition("/")
+            return unknown_option(group, option, options)
+        case ConfigAttributeError() | ConfigKeyError() if error.full_key:
+            return unknown_key(error.full_key, error.object_type)
+        case ConfigTypeError() if "deletion" in str(error):
+            return f"~{error.full_key}: this key cannot be deleted; give it a value"
+        case MissingMandatoryValue():
+            return missing(str(error.full_key))
+        case OmegaConfBaseException() if _is_schema(error.object_type) and error.value is not None:
+            return wrong_value(str(error.full_key), error.value, error.object_type)
+        case OmegaConfBaseException() if error.full_key:
+            return f"{error.full_key}: {error.msg or error}".split("\n")[0]
+        case yaml.MarkedYAMLError() if error.problem_mark:
+            mark = error.problem_mark
+            return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
+    return None
+
+
+def unreadable(override: str) -> str:
+    """An override that Hydra's grammar does not take."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        return f"{override}: an override is key=value, and a flag begins with -"
+    quoted = value.replace("'", "\\'")
+    return f"{override}: cannot be read; put the value in quotes of its own: \"{key}='{quoted}'\""
+
+
+def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
+    """An option that a group does not have."""
+    options = sorted(options)
+    hint = nearest(str(option), options)
+    meant = f"; did you mean {group}={hint}?" if hint else ""
+    return f"{group}={show(option)}: no such option{meant} There are {', '.join(options)}".replace("option There", "option; there")
+
+
+def unknown_key(key: str, owner: type | None, value: str = "") -> str:
+    """A key that the node it stands in does not have."""
+    parent, _, leaf = key.rpartition(".")
+    line = f"{key}{value}: no such key"
+    if not _is_schema(owner):
+        return line
+    group = parent.split(".")[0]
+    name = getattr(owner, "name", None)
+    line += f" in {group}={name}" if name else ""
+    if others := [option for option, has in _options_with(group, leaf) if has]:
+        return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"
+    names = [field.name for field in dataclasses.fields(owner)] if owner else []
+    own = [f"{parent}.{field}" if parent else field for field in names]
+    hint = nearest(key, own) or nearest_anywhere(key)
+    return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {', '.join(own)}"
+
+
+def wrong_value(key: str, value: Any, owner: type) -> str:
+    """A value of the wrong type or out of range."""
+    leaf = key.rpartition(".")[2]
+    return f"{key}={show(value)}: must be {allowed(owner, leaf)}"
+
+
+def missing(key: str) -> str:
+    """A key without a value."""
+    options = GROUPS[key].options if key in GROUPS else {}
+    return f"{key}: has no value" + (f"; choose one of {', '.join(sorted(options))}" if options else "")
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
+
+
+def nearest_anywhere(key: str) -> str | None:
+    """The nearest key of the whole tree: by its last part when that alone is known, else by its spelling."""
+    keys = sorted(set(all_keys(Train)))
+    leaf = key.rpartition(".")[2]
+    ends = [each for each in keys if each.rpartition(".")[2] == leaf]
+    return ends[0] if ends else nearest(key, keys)
+
+
+def all_keys(owner: type, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that some choice of options has."""
+    for field in dataclasses.fields(owner):
+        yield prefix + field.name
+        kind = field_type(owner, field.name)
+        if _is_schema(kind):
+            options = GROUPS[field.name].options.values() if field.name in GROUPS else [kind]
+            for option in options:
+                yield from all_keys(option, f"{prefix}{field.name}.")
+
+
+def _options_with(group: str, leaf: str) -> list[tuple[str, bool]]:
+    options = GROUPS[group].options if group in GROUPS else {}
+    return [(name, any(f.name == leaf for f in dataclasses.fields(schema))) for name, schema in options.items()]
+
+
+def _is_schema(owner: Any) -> bool:
+    return isinstance(owner, type) and issubclass(owner, Checked)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,28 @@
+"""Fully connected layers."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from trainer import config as schema
+from trainer.models import State
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+
+
+def build(config: schema.MLP, inputs: int, outputs: int, kind: str) -> "MLP":
+    return MLP(config, inputs, outputs)
+
+
+class MLP(nn.Module):
+    """[batch, inputs] to [batch, outputs]."""
+
+    def __init__(self, config: schema.MLP, inputs: int, outputs: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width, following in pairwise([inputs, *config.hidden]):
+            layers += [nn.Linear(width, following), ACTIVATIONS[config.activation]()]
+        self.layers = nn.Sequential(*layers, nn.Linear(config.hidden[-1] if config.hidden else inputs, outputs))
+
+    def forward(self, inputs: Tensor, state: State = None) -> tuple[Tensor, State]:
+        return self.layers(inputs), None

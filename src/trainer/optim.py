@@ -1,0 +1,93 @@
+"""The optimizer, its parameter groups, and the learning rate of every step."""
+
+import logging
+import math
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from trainer import config as schema
+
+log = logging.getLogger(__name__)
+
+
+def build(config: schema.Optimizer, model: nn.Module) -> Optimizer:
+    """torch's own optimizer, with a group of its own for parameters that are not decayed."""
+    groups = _groups(config, list(model.named_parameters()))
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if isinstance(config, schema.Fused):
+        common["fused"] = config.fused and _fused_is_safe(model.parameters())
+    match config:
+        case schema.SGD():
+            return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **common)
+        case schema.Adam():
+            return torch.optim.Adam(groups, betas=(config.beta1, config.beta2), eps=config.eps, **common)
+        case schema.AdamW():
+            return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, **common)
+        case schema.RMSprop():
+            return torch.optim.RMSprop(
+                groups, alpha=config.alpha, eps=config.eps, momentum=config.momentum, **common
+            )
+    raise NotImplementedError(f"optimizer={config.name} has a schema, but nothing in {__name__} builds it")
+
+
+def set_rate(optimizer: Optimizer, config: schema.Train, step: int) -> float:
+    """Sets the learning rate of a step (1 is the first) in every group, and returns it.
+
+    A function of the step alone: nothing to save, and nothing that a step left out could put out of line.
+    """
+    rate = config.optimizer.lr * _share(config.schedule, step, config.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def mend_fused(optimizer: Optimizer) -> None:
+    """Turns the fused step off where a gradient does not lie in memory as its parameter does.
+
+    torch's fused steps on the CPU ignore the difference and give wrong results. Autograd keeps the
+    two alike, so this meets only gradients that were set by hand.
+    """
+    if not any(group.get("fused") for group in optimizer.param_groups):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+                log.warning("optimizer.fused: off, since a gradient lies otherwise in memory than its parameter")
+                for each in optimizer.param_groups:
+                    each["fused"] = False
+                return
+
+
+def _groups(config: schema.Optimizer, named: list[tuple[str, Parameter]]) -> list[dict[str, Any]]:
+    def kept(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in config.no_decay)
+
+    decayed = [parameter for name, parameter in named if not kept(name)]
+    others = [parameter for name, parameter in named if kept(name)]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _fused_is_safe(parameters: Iterable[Parameter]) -> bool:
+    """On the CPU torch's fused steps skip elements of half-precision parameters without a word."""
+    safe = all(p.device.type != "cpu" or p.dtype in (torch.float32, torch.float64) for p in parameters)
+    if not safe:
+        log.warning("optimizer.fused: off, since it is wrong for half-precision parameters on the CPU")
+    return safe
+
+
+def _share(config: schema.Schedule, step: int, steps: int) -> float:
+    """The learning rate of a step as a share of the configured one."""
+    if step <= config.warmup:
+        return step / (config.warmup + 1)
+    if not isinstance(config, schema.Decay):
+        return 1.0
+    done = (step - config.warmup - 1) / max(steps - config.warmup - 1, 1)
+    left = (1 + math.cos(math.pi * done)) / 2 if isinstance(config, schema.Cosine) else 1 - done
+    return config.final + (1 - config.final) * left
