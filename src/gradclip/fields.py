@@ -139,12 +139,12 @@ def allowed(owner: type, name: str) -> str:
     elif base in NUMBERS:
         words = NUMBERS[base] + _range(field.metadata)
     else:
-        words = {bool: "true or false", str: "text"}.get(base, f"one of the {name} options")
+        words = {bool: "true or false", str: "text"}.get(base, f"given by its keys, {name}.…")
     return words + (", or null" if kind is not base else "")
 
 
 def _range(metadata: typing.Mapping[str, Any]) -> str:
-    parts = [f"{BOUNDS[name].words} {bound:g}" for name, bound in metadata.get("bounds", {}).items()]
+    parts = [f"{BOUNDS[name].words} {bound:,}" for name, bound in metadata.get("bounds", {}).items()]
     return f" {' and '.join(parts)}" if parts else ""
 
 

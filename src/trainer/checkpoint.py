@@ -17,19 +17,19 @@ class HasState(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-def save(folder: Path, parts: dict[str, HasState], *, step: int, best: float | None, keep: int) -> Path:
-    """Writes checkpoints/step_<step>.pt and deletes all but the newest `keep`."""
-    path = folder / "checkpoints" / f"step_{step}.pt"
-    _write(path, parts, step, best)
+def save(folder: Path, parts: dict[str, HasState], notes: dict[str, Any], *, keep: int) -> Path:
+    """Writes checkpoints/step_<step>.pt, with the step from `notes`, and deletes all but the newest `keep`."""
+    path = folder / "checkpoints" / f"step_{notes['step']}.pt"
+    _write(path, parts, notes)
     for old in steps(folder)[:-keep]:
         old.unlink()
     return path
 
 
-def save_best(folder: Path, parts: dict[str, HasState], *, step: int, best: float) -> Path:
+def save_best(folder: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> Path:
     """Writes checkpoints/best.pt."""
     path = folder / "checkpoints" / "best.pt"
-    _write(path, parts, step, best)
+    _write(path, parts, notes)
     return path
 
 
@@ -39,8 +39,22 @@ def steps(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
 
 
+def find(folder: Path, which: str) -> Path:
+    """The file that `best`, `last` or a path means; raises Mistake if the run has none."""
+    if which == "best":
+        return folder / "checkpoints" / "best.pt"
+    if which != "last":
+        return Path(which)
+    if not (found := steps(folder)):
+        raise Mistake(f"{folder}: has no checkpoint")
+    return found[-1]
+
+
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content: a state of each part, and step, best and format. Nothing in it is executed."""
+    """A checkpoint's content: the state of each part, and the notes. Nothing in it is executed.
+
+    Raises Mistake for anything that is not a checkpoint.
+    """
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -52,11 +66,11 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write(path: Path, parts: dict[str, HasState], step: int, best: float | None) -> None:
+def _write(path: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> None:
     """To a file beside it, to the disk, and only then under its name: a crash leaves the old one whole."""
     content = {name: part.state_dict() for name, part in parts.items()}
     buffer = io.BytesIO()
-    torch.save(content | {"format": FORMAT, "step": step, "best": best}, buffer)
+    torch.save(content | notes | {"format": FORMAT}, buffer)
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:

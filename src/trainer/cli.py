@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -12,10 +12,10 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from trainer import sweep
-from trainer.compose import Composer, checked, register
+from trainer.compose import Composer, checked, register, without_hydra
 from trainer.config import Mistake, Train
 from trainer.help import help_text
 from trainer.messages import explain
@@ -38,7 +38,7 @@ def preflight(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.hydra_help or args.info or args.shell_completion:
         return
-    with one_line():
+    with one_line(args.overrides):
         if args.experimental_rerun:
             raise Mistake("--experimental-rerun: not offered, since it runs code from a file; start again with the overrides")
         composer = _composer(args)
@@ -49,11 +49,11 @@ def preflight(arguments: list[str] | None = None) -> None:
             sys.exit(0)
         if args.cfg:
             if not multirun:
-                checked(config)
+                checked(config, args.overrides)
         elif multirun:
             _plan_sweep(composer, config, args.overrides)
         else:
-            check_machine(checked(config))
+            check_machine(checked(config, args.overrides))
 
 
 def check_machine(config: Train) -> None:
@@ -87,14 +87,14 @@ def run(config: DictConfig) -> None:
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def one_line(overrides: Sequence[str] = ()) -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        _refuse(explain(error))
+        _refuse(explain(error, overrides))
 
 
 def _refuse(message: str) -> NoReturn:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from trainer.config import GROUPS, Mistake, Train
-from trainer.messages import unknown_key, unknown_option
+from trainer.messages import unknown_key, unknown_option, unreadable
 
 
 OPTIONAL = ("experiment", "debug")  # groups from which nothing need be chosen
@@ -53,6 +53,9 @@ class Composer:
         return self.loader.load_configuration(self.name, list(overrides), run_mode=mode)
 
     def parse(self, overrides: list[str]) -> list[Override]:
+        for override in overrides:
+            if not override.partition("=")[0].strip("+"):
+                raise Mistake(unreadable(override))
         parsed: list[Override] = OverridesParser.create(config_loader=self.loader).parse_overrides(overrides)
         return parsed
 
@@ -77,7 +80,7 @@ class Composer:
         return [name for name in self.loader.list_groups("") if name not in ("hydra", "schema")]
 
 
-def checked(config: DictConfig) -> Train:
+def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
     """The real objects behind a composed configuration.
 
     Raises InvalidField for a value out of range, with its whole key, and Mistake for an unknown key
@@ -89,7 +92,7 @@ def checked(config: DictConfig) -> Train:
         names = {field.name for field in dataclasses.fields(owner)}
         for key in node:
             if key not in names:
-                raise Mistake(unknown_key(f"{path}.{key}" if path else str(key), owner))
+                raise Mistake(unknown_key(f"{path}.{key}" if path else str(key), owner, overrides))
         if issubclass(owner, Option) and owner.__dict__.get("name") is None:
             raise Mistake(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
                           f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
@@ -99,6 +102,24 @@ def checked(config: DictConfig) -> Train:
             raise InvalidField(f"{path}.{error.key}" if path else error.key, error.value, error.allowed) from None
     assert isinstance(built, Train)
     return built
+
+
+def load(folder: Path) -> Train:
+    """The configuration with which a run was made, whatever the files in conf/ say today.
+
+    Raises Mistake if the folder holds none, and as `checked` does.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise Mistake(f"{folder}: not the folder of a run; it has no .hydra/config.yaml")
+    saved = OmegaConf.load(path)
+    config = OmegaConf.structured(Train)
+    for group, base in GROUPS.items():
+        name = OmegaConf.select(saved, f"{group}.name")
+        if name not in base.options:
+            raise Mistake(f"{path}: {unknown_option(group, name, base.options)}")
+        config[group] = OmegaConf.structured(base.options[name])
+    return checked(OmegaConf.merge(config, saved))  # type: ignore[arg-type]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -3,11 +3,11 @@
 import logging
 import math
 import time
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -17,11 +17,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gradclip import Clipper, NonFiniteGradientError
-from trainer import checkpoint, data, device, models, optim
+from trainer import checkpoint, data, device, models, optim, summary
 from trainer.config import Divergence, Train
 from trainer.data import Batch, Dataset
 from trainer.models import State
 from trainer.run import Diverged, Ending, Interrupted, Run, seed_everything
+from trainer.summary import History
 from trainer.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -46,19 +47,6 @@ class Session:
         return {"model": self.model, "optimizer": self.optimizer, "clipper": self.clipper, "scaler": self.scaler}
 
 
-@dataclass
-class History:
-    """What the summary at the end of a run needs."""
-
-    first: float = math.nan
-    last: float = math.nan
-    best: float = math.inf
-    best_step: int = 0
-    clipped: int = 0
-    dropped: int = 0
-    before: array[float] = field(default_factory=lambda: array("d"))
-
-
 def build(config: Train) -> Session:
     """Everything that a configuration asks for; the seed makes it the same every time."""
     where = device.prepare(config.device)
@@ -74,7 +62,6 @@ def build(config: Train) -> Session:
 def run_recorded(config: Train, folder: Path) -> Ending:
     """A whole run with its records: status.json, the log, TensorBoard, checkpoints and the summary."""
     run, history = Run(folder, config.steps), History()
-    session: Session | None = None
     with run.recorded():
         session = build(config)
         tracker = Tracker(folder, OmegaConf.to_yaml(OmegaConf.structured(config)), session.data.facts)
@@ -84,7 +71,7 @@ def run_recorded(config: Train, folder: Path) -> Ending:
             train(session, run, tracker, history)
         finally:
             tracker.close()
-    _summarize(run, session, history)
+    summary.show(run, history, sample(session) if run.ending().state == "finished" else None)
     return run.ending()
 
 
@@ -96,7 +83,7 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
     started = time.perf_counter()
     for step, batch in enumerate(_progress(_batches(session), config), start=1):
         rate = optim.set_rate(optimizer, config, step)
-        details = _due(step, config.log.parameters_every, config.steps)
+        details = step == 1 or _due(step, config.log.parameters_every, config.steps)
         weights = _copy(model) if details else None
 
         optimizer.zero_grad()
@@ -106,7 +93,7 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
             report = session.clipper.clip()
         except NonFiniteGradientError as error:
             raise Diverged(f"{error} at step {step}") from None
-        if _due(step, config.check_every, config.steps):
+        if step == 1 or _due(step, config.check_every, config.steps):
             session.clipper.check()
             optim.mend_fused(optimizer)
         if not report.dropped:
@@ -119,14 +106,13 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
             speed = step / (time.perf_counter() - started)
             sizes = _weight_sizes(model, weights) if weights else None
             values = tracker.step(step, loss, report, rate=rate, speed=speed, dropped=history.dropped, weights=sizes)
-            _note(history, values)
-            run.update(step=step)
+            history.note(values["loss/train"], values["grad_norm/before"], values["clip/fraction"] > 0)
+            run.heartbeat(step)
             watch.look(step, values)
         if _due(step, config.evaluate_every, config.steps):
             _evaluate_and_keep(session, run, tracker, history, step)
         if _due(step, config.checkpoint.every, config.steps) or run.stop:
-            best = history.best if history.best_step else None
-            checkpoint.save(run.folder, session.parts, step=step, best=best, keep=config.checkpoint.keep)
+            checkpoint.save(run.folder, session.parts, _notes(session, history, step), keep=config.checkpoint.keep)
         if run.stop:
             raise Interrupted(run.stop)
 
@@ -215,20 +201,16 @@ def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker, history: Hi
     loss, metrics = evaluate(session)
     tracker.evaluation(step, loss, metrics)
     tracker.flush()
-    if loss < history.best:
-        history.best, history.best_step = loss, step
-        checkpoint.save_best(run.folder, session.parts, step=step, best=loss)
+    if history.improves(step, loss):
+        checkpoint.save_best(run.folder, session.parts, _notes(session, history, step))
         run.update(objective=loss)
     shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
     log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
 
 
-def _note(history: History, values: dict[str, float]) -> None:
-    loss = values["loss/train"]
-    history.first = loss if math.isnan(history.first) else history.first
-    history.last = loss
-    history.clipped += values["clip/fraction"] > 0
-    history.before.append(values["grad_norm/before"])
+def _notes(session: Session, history: History, step: int) -> dict[str, Any]:
+    """What a checkpoint says beside the states of its parts."""
+    return {"step": step, "best": history.best, "best_step": history.best_step, "data": session.data.facts}
 
 
 def _copy(model: nn.Module) -> list[Tensor]:
@@ -244,34 +226,11 @@ def _weight_sizes(model: nn.Module, earlier: list[Tensor]) -> dict[str, Tensor]:
     return {"weight_norm": size, "update_ratio": change / size.clamp(min=torch.finfo(size.dtype).tiny)}
 
 
+@torch.no_grad()
+def _sample(session: Session) -> str | None:
+    session.model.eval()
+    return session.data.sample(session.model, session.device)
+
+
 def _due(step: int, every: int, last: int) -> bool:
-    return step == 1 or step % every == 0 or step == last
-
-
-def _summarize(run: Run, session: Session, history: History) -> None:
-    """What a person wants to know of a run when it is over."""
-    status, logged = run.status, len(history.before)
-    state = status["state"] + (f": {status['reason']}" if status["reason"] else "")
-    rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
-    if logged:
-        norms = torch.tensor(history.before, dtype=torch.float64)
-        median, high = norms.nanquantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
-        best = f", best validation {history.best:.4f} at step {history.best_step}" if history.best_step else ""
-        rows["loss"] = f"first {history.first:.4f}, last {history.last:.4f}{best}"
-        rows["clipped"] = f"{100 * history.clipped / logged:.1f} % of the steps"
-        rows["norm before"] = f"median {median:.4g}, 95th percentile {high:.4g}"
-    if history.dropped:
-        rows["dropped"] = f"{history.dropped} steps"
-    if status["state"] == "finished":
-        session.model.eval()
-        with torch.no_grad():
-            if sample := session.data.sample(session.model, session.device):
-                rows["sample"] = sample.strip().replace("\n", "\n" + " " * 13)
-    folder = _shown(run.folder)
-    rows["run"] = str(folder)
-    rows["see it"] = f"tensorboard --logdir {folder}"
-    log.info("\n%s", "\n".join(f"{name:<13}{text}" for name, text in rows.items()))
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return step % every == 0 or step == last

@@ -2,11 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import yaml
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, MissingMandatoryValue, OmegaConfBaseException
 
 from gradclip.errors import InvalidField, show
@@ -14,15 +14,16 @@ from gradclip.fields import Checked, allowed, field_type
 from trainer.config import GROUPS, Mistake, Train
 
 
-def explain(error: BaseException) -> str:
-    """The one line for an error that composing or checking a configuration raised."""
-    for cause in _causes(error):
-        if line := _line(cause):
-            return " ".join(line.split())
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
+    """The one line for an error that composing or checking a configuration with these overrides raised."""
+    line = next((line for cause in _causes(error) if (line := _line(cause, overrides))), None)
+    if line is None:
+        known = isinstance(error, HydraException | OmegaConfBaseException)
+        line = str(error) if known else f"{type(error).__name__}: {error}"
+    return " ".join(line.split())
 
 
-def _line(error: BaseException) -> str | None:
+def _line(error: BaseException, overrides: Sequence[str]) -> str | None:
     match error:
         case Mistake() | InvalidField():
             return str(error)
@@ -32,7 +33,10 @@ def _line(error: BaseException) -> str | None:
             group, _, option = path.rpartition("/")
             return unknown_option(group, option, options)
         case ConfigAttributeError() | ConfigKeyError() if error.full_key:
-            return unknown_key(error.full_key, error.object_type)
+            return unknown_key(error.full_key, error.object_type, overrides)
+        case ConfigCompositionException() if "Ambiguous value" in str(error):
+            override = str(error).split("'")[1]
+            return f"{override}: several values make a sweep: add -m; a list is written {override.replace('=', '=[', 1)}]"
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case MissingMandatoryValue():
@@ -64,10 +68,11 @@ def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
     return f"{group}={show(option)}: no such option{meant} There are {', '.join(options)}".replace("option There", "option; there")
 
 
-def unknown_key(key: str, owner: type | None, value: str = "") -> str:
-    """A key that the node it stands in does not have."""
+def unknown_key(key: str, owner: type | None, overrides: Sequence[str] = ()) -> str:
+    """A key that the node it stands in does not have; the overrides may say which value it was to get."""
     parent, _, leaf = key.rpartition(".")
-    line = f"{key}{value}: no such key"
+    written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
+    line = f"{written}: no such key"
     if not _is_schema(owner):
         return line
     group = parent.split(".")[0]

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Run:
     def __init__(self, folder: Path, steps: int):
         self.folder = folder
         self.stop: int | None = None  # the signal that asked for an end
+        self._written = 0.0
         self._status: dict[str, Any] = {
             "state": "running",
             "step": 0,
@@ -64,7 +66,14 @@ class Run:
     def update(self, **changes: Any) -> None:
         """Writes the changes and the time: the heartbeat by which a running job is told from a dead one."""
         self._status |= changes | {"updated": _now()}
+        self._written = time.monotonic()
         write_atomically(self.folder / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
+
+    def heartbeat(self, step: int) -> None:
+        """Notes the step, and writes it at most once a second: so much may be missing after a crash."""
+        self._status["step"] = step
+        if time.monotonic() - self._written > 1.0:
+            self.update()
 
     def duplicate(self, earlier: int) -> None:
         """Marks a job of a sweep that repeats an earlier one and is not run."""

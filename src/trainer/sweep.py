@@ -41,10 +41,10 @@ def plan(composer: Composer, master: DictConfig, arguments: list[str]) -> tuple[
     bases: dict[tuple[str, ...], DictConfig] = {}
     for number, overrides in enumerate(points):
         try:
-            config = checked(_composed(composer, overrides, bases))
+            config = checked(_composed(composer, overrides, bases), overrides)
         except Exception as error:
             point = f"job {number}: {' '.join(overrides)}"
-            raise Mistake(f"{explain(error)} ({point})") from error
+            raise Mistake(f"{explain(error, overrides)} ({point})") from error
         digest = fingerprint(config)
         jobs.append(Job(number, overrides, digest, first.get(digest)))
         configs.append(config)

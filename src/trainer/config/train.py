@@ -51,7 +51,7 @@ class Train(Checked):
     clip: Policy = key("how gradients are limited")
 
     steps: int = key("optimizer steps", least=1)
-    seed: int = key("seed of everything random; every whole number, 0 too, is a seed", least=0, below=2**32)
+    seed: int = key("seed of everything random; 0 is one too", least=0, most=2**32 - 1)
     accumulate: int = key("parts that a batch is split into; their gradients are summed before one step", least=1)
     evaluate_every: int = key("steps between two evaluations; the last step is always one", least=1)
     check_every: int = key("steps between two checks that the gradients at the optimizer's door are the clipped ones",

@@ -1,0 +1,39 @@
+"""Measures a finished run's model on its held-out data: `python scripts/evaluate.py outputs/latest`."""
+
+import argparse
+from pathlib import Path
+
+from trainer.cli import one_line
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Measures a run's model on its held-out data.")
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    args = parser.parse_args(arguments)
+    with one_line():
+        step, loss, metrics, sample = evaluate(args.run, args.checkpoint)
+    print(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **metrics}.items()))
+    if sample:
+        print(f"\n{sample}")
+
+
+def evaluate(folder: Path, which: str = "best") -> tuple[int, float, dict[str, float], str | None]:
+    """The checkpoint's step, its loss and metrics on the held-out data, and a sample where there is one.
+
+    Raises Mistake if the run, the checkpoint or the data is not there, or the data is not what the run saw.
+    """
+    from trainer import checkpoint, loop
+    from trainer.compose import load
+    from trainer.config import Mistake
+
+    session = loop.build(load(folder))
+    content = checkpoint.load(checkpoint.find(folder, which))
+    if content["data"] != session.data.facts:
+        raise Mistake(f"{folder}: the data has changed since this run: {content['data']} is now {session.data.facts}")
+    session.model.load_state_dict(content["model"])
+    return content["step"], *loop.evaluate(session), loop.sample(session)
+
+
+if __name__ == "__main__":
+    main()
