@@ -238,7 +238,7 @@ class Clipper:
                 continue
             changed = True
             over += (gradient.abs() > bound).sum().to(self._device)
-            gradient.clamp_(-bound, bound)
+            gradient.clamp_(-bound, bound)  # type: ignore[arg-type]  # a number or a tensor, both alike
         selected = torch.tensor(self._selected, device=self._device)
         return norms[selected], limits[selected], over / max(elements, 1), changed
 

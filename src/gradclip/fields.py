@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 from gradclip.errors import InvalidField
 
@@ -78,7 +78,7 @@ class Option(Checked):
 
     name: str = key("the option's own name, which says what a saved configuration ran", default="")
 
-    options: ClassVar[dict[str, type[Self]]] = {}
+    options: ClassVar[dict[str, type[Any]]] = {}
 
     def __init_subclass__(cls) -> None:
         if Option in cls.__bases__:

@@ -40,20 +40,24 @@ def preflight(arguments: list[str] | None = None) -> None:
         return
     with one_line(args.overrides):
         if args.experimental_rerun:
-            raise Mistake("--experimental-rerun: not offered, since it runs code from a file; start again with the overrides")
+            raise Mistake(
+                "--experimental-rerun: not offered, since it runs code from a file; start again with the overrides"
+            )
         composer = _composer(args)
         multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
         config = composer.compose(args.overrides, multirun=multirun)
         if args.help:
-            print(help_text(composer, config))
-            sys.exit(0)
-        if args.cfg:
-            if not multirun:
-                checked(config, args.overrides)
-        elif multirun:
-            _plan_sweep(composer, config, args.overrides)
-        else:
-            check_machine(checked(config, args.overrides))
+            _answer(help_text(composer, config))
+        if multirun:
+            if not args.cfg:
+                _plan_sweep(composer, config, args.overrides)
+            return
+        settings = checked(config, args.overrides)
+        if args.cfg == "job" and not args.package:
+            # What Hydra would print, without its composing everything once more.
+            _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
+        if not args.cfg:
+            check_machine(settings)
 
 
 def check_machine(config: Train) -> None:
@@ -95,6 +99,11 @@ def one_line(overrides: Sequence[str] = ()) -> Iterator[None]:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         _refuse(explain(error, overrides))
+
+
+def _answer(text: str) -> NoReturn:
+    print(text)
+    sys.exit(0)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
@@ -19,7 +20,6 @@ from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from trainer.config import GROUPS, Mistake, Train
 from trainer.messages import unknown_key, unknown_option, unreadable
-
 
 OPTIONAL = ("experiment", "debug")  # groups from which nothing need be chosen
 
@@ -88,18 +88,19 @@ def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
     """
     config = without_hydra(config)
     for path, node in _typed_nodes(config, ""):
-        owner = OmegaConf.get_type(node)
+        owner = schema_of(node)
+        assert owner is not None
         names = {field.name for field in dataclasses.fields(owner)}
         for key in node:
             if key not in names:
-                raise Mistake(unknown_key(f"{path}.{key}" if path else str(key), owner, overrides))
+                raise Mistake(unknown_key(_join(path, key), owner, overrides))
         if issubclass(owner, Option) and owner.__dict__.get("name") is None:
             raise Mistake(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
                           f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
         try:
             built = OmegaConf.to_object(node)
         except InvalidField as error:
-            raise InvalidField(f"{path}.{error.key}" if path else error.key, error.value, error.allowed) from None
+            raise InvalidField(_join(path, error.key), error.value, error.allowed) from None
     assert isinstance(built, Train)
     return built
 
@@ -138,7 +139,16 @@ def _typed_nodes(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]
     for key in node:
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            yield from _typed_nodes(child, f"{path}.{key}" if path else str(key))
-    owner = OmegaConf.get_type(node)
-    if isinstance(owner, type) and issubclass(owner, Checked):
+            yield from _typed_nodes(child, _join(path, key))
+    if schema_of(node) is not None:
         yield path, node
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def schema_of(node: DictConfig) -> type[Checked] | None:
+    """The dataclass whose types a node enforces."""
+    owner = OmegaConf.get_type(node)
+    return owner if isinstance(owner, type) and issubclass(owner, Checked) else None

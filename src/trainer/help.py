@@ -5,8 +5,8 @@ import dataclasses
 from omegaconf import DictConfig, OmegaConf
 
 from gradclip.errors import show
-from gradclip.fields import Checked, allowed
-from trainer.compose import Composer
+from gradclip.fields import allowed
+from trainer.compose import Composer, schema_of
 
 USAGE = """\
 Trains a model with clipped gradients, and shows their norms before and after clipping.
@@ -34,13 +34,14 @@ def help_text(composer: Composer, config: DictConfig) -> str:
 
 def _rows(node: DictConfig, path: str = "") -> list[tuple[str, str]]:
     """A line for every key of a node and of the nodes below it, the node's own keys first."""
-    owner = OmegaConf.get_type(node)
+    owner = schema_of(node)
+    assert owner is not None
     own, below = [], []
     for field in dataclasses.fields(owner):
         if field.name == "name":
             continue
         value, key = node[field.name], f"{path}{field.name}"
-        if isinstance(value, DictConfig) and issubclass(OmegaConf.get_type(value), Checked):
+        if isinstance(value, DictConfig) and schema_of(value):
             below += _rows(value, f"{key}.")
         else:
             own.append((f"{key}={_written(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))

@@ -131,7 +131,7 @@ def forward_backward(session: Session, batch: Batch) -> Tensor:
         with device.autocast(session.config.device, session.device):
             outputs, state = session.model(inputs[part], state)
             loss = session.data.loss(outputs, targets[part]) * (len(inputs[part]) / len(batch.inputs))
-        session.scaler.scale(loss).backward()
+        session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         session.states[part] = models.detach(state)
         total += loss.detach()
     return total
@@ -227,7 +227,8 @@ def _weight_sizes(model: nn.Module, earlier: list[Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _sample(session: Session) -> str | None:
+def sample(session: Session) -> str | None:
+    """Something the model made, where its data set has a way to show it."""
     session.model.eval()
     return session.data.sample(session.model, session.device)
 

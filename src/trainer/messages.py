@@ -7,7 +7,13 @@ from typing import Any
 
 import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from gradclip.errors import InvalidField, show
 from gradclip.fields import Checked, allowed, field_type
@@ -36,13 +42,14 @@ def _line(error: BaseException, overrides: Sequence[str]) -> str | None:
             return unknown_key(error.full_key, error.object_type, overrides)
         case ConfigCompositionException() if "Ambiguous value" in str(error):
             override = str(error).split("'")[1]
-            return f"{override}: several values make a sweep: add -m; a list is written {override.replace('=', '=[', 1)}]"
+            as_list = override.replace("=", "=[", 1) + "]"
+            return f"{override}: several values are a sweep: add -m; a list is written {as_list}"
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case MissingMandatoryValue():
             return missing(str(error.full_key))
-        case OmegaConfBaseException() if _is_schema(error.object_type) and error.value is not None:
-            return wrong_value(str(error.full_key), error.value, error.object_type)
+        case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and error.value is not None:
+            return wrong_value(str(error.full_key), error.value, owner)
         case OmegaConfBaseException() if error.full_key:
             return f"{error.full_key}: {error.msg or error}".split("\n")[0]
         case yaml.MarkedYAMLError() if error.problem_mark:
@@ -64,8 +71,8 @@ def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
     """An option that a group does not have."""
     options = sorted(options)
     hint = nearest(str(option), options)
-    meant = f"; did you mean {group}={hint}?" if hint else ""
-    return f"{group}={show(option)}: no such option{meant} There are {', '.join(options)}".replace("option There", "option; there")
+    meant = f"did you mean {group}={hint}? There" if hint else "there"
+    return f"{group}={show(option)}: no such option; {meant} are {', '.join(options)}"
 
 
 def unknown_key(key: str, owner: type | None, overrides: Sequence[str] = ()) -> str:

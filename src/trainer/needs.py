@@ -2,16 +2,21 @@
 
 import importlib.util
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
 from trainer.config import Digits, Mistake, Text, Train
+
+if TYPE_CHECKING:
+    from trainer.data import Dataset
 
 
 def check(config: Train) -> None:
     """Raises Mistake. Loads torch only where the answer takes it: another device, a text file, patterns."""
     data = config.data
     if isinstance(data, Text) and data.path is not None and not os.access(data.path, os.R_OK):
-        reason = "cannot be read" if os.path.exists(data.path) else "no such file"
+        reason = "cannot be read" if Path(data.path).exists() else "no such file"
         raise Mistake(f"data.path={data.path}: {reason}")
     if isinstance(data, Digits) and importlib.util.find_spec("sklearn") is None:
         raise Mistake('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"')
@@ -43,7 +48,7 @@ def _check_patterns(config: Train) -> None:
         raise InvalidField("clip.exclude", config.clip.exclude, "patterns that leave at least one parameter to clip")
 
 
-def _build_data(config: Train):  # type: ignore[no-untyped-def]
+def _build_data(config: Train) -> "Dataset":
     from trainer import data
 
     return data.build(config.data, config.seed)

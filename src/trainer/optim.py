@@ -30,9 +30,7 @@ def build(config: schema.Optimizer, model: nn.Module) -> Optimizer:
         case schema.AdamW():
             return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=config.eps, **common)
         case schema.RMSprop():
-            return torch.optim.RMSprop(
-                groups, alpha=config.alpha, eps=config.eps, momentum=config.momentum, **common
-            )
+            return torch.optim.RMSprop(groups, alpha=config.alpha, eps=config.eps, momentum=config.momentum, **common)
     raise NotImplementedError(f"optimizer={config.name} has a schema, but nothing in {__name__} builds it")
 
 
@@ -70,7 +68,7 @@ def _groups(config: schema.Optimizer, named: list[tuple[str, Parameter]]) -> lis
 
     decayed = [parameter for name, parameter in named if not kept(name)]
     others = [parameter for name, parameter in named if kept(name)]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

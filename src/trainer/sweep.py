@@ -9,9 +9,8 @@ from pathlib import Path
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from gradclip.errors import InvalidField
 from trainer.compose import Composer, checked, without_hydra
 from trainer.config import Mistake, Train, flat
 from trainer.messages import explain
@@ -54,8 +53,7 @@ def plan(composer: Composer, master: DictConfig, arguments: list[str]) -> tuple[
 
 def expand(composer: Composer, master: DictConfig, arguments: list[str]) -> list[list[str]]:
     """Every combination of the swept values, as lists of overrides."""
-    params = OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create()) if "params" in master.hydra.sweeper else {}
-    assert isinstance(params, dict)
+    params = master.hydra.sweeper.get("params") or {}
     parsed = composer.parse([f"{key}={value}" for key, value in params.items()] + arguments)
     for override in parsed:
         if override.is_sweep_override() and not override.is_discrete_sweep():

@@ -38,9 +38,7 @@ class Policy(Option):
     declares in `scopes` where it has a meaning; the first is its default.
     """
 
-    max: float | None = key(
-        "an additional cap on the norm; null for none", default=None, above=0, infinite=True
-    )
+    max: float | None = key("an additional cap on the norm; null for none", default=None, above=0, infinite=True)
     scope: str = key("what is measured together", default="model", choices=SCOPES)
     norm_type: float = key(
         "the p of the p-norm that is measured; inf for the largest element",
@@ -75,8 +73,12 @@ class ElementwisePolicy(Policy):
 
     scope: str = key("what is measured together: every element stands alone", default="element", choices=("element",))
 
-    norm_type: float = key("what is reported as each parameter's norm: the largest element",
-                           default=math.inf, least=math.inf, infinite=True)
+    norm_type: float = key(
+        "what is reported as each parameter's norm: the largest element",
+        default=math.inf,
+        least=math.inf,
+        infinite=True,
+    )
 
     kind: ClassVar[str] = "elementwise"
     scopes: ClassVar[tuple[str, ...]] = ("element",)

@@ -5,9 +5,9 @@ from typing import Any
 from gradclip.policies import Policy
 from trainer.config.data import Data, Digits, Line, Text
 from trainer.config.device import Device
+from trainer.config.mistake import Mistake
 from trainer.config.model import LSTM, MLP, RNN, LinearNet, Model, Recurrent
 from trainer.config.optim import SGD, Adam, AdamW, Constant, Cosine, Decay, Fused, Linear, Optimizer, RMSprop, Schedule
-from trainer.config.mistake import Mistake
 from trainer.config.train import Divergence, Train, flat
 
 GROUPS: dict[str, type[Any]] = {
@@ -19,6 +19,33 @@ GROUPS: dict[str, type[Any]] = {
     "clip": Policy,
 }
 
-__all__ = ["GROUPS", "LSTM", "MLP", "RNN", "SGD", "Adam", "AdamW", "Constant", "Cosine", "Data", "Decay", "Device", "Divergence",
-           "Digits", "Fused", "Line", "Linear", "LinearNet", "Mistake", "Model", "Optimizer", "Policy", "RMSprop", "Recurrent",
-           "Schedule", "Text", "Train", "flat"]  # fmt: skip
+__all__ = [
+    "GROUPS",
+    "LSTM",
+    "MLP",
+    "RNN",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "Data",
+    "Decay",
+    "Device",
+    "Digits",
+    "Divergence",
+    "Fused",
+    "Line",
+    "Linear",
+    "LinearNet",
+    "Mistake",
+    "Model",
+    "Optimizer",
+    "Policy",
+    "RMSprop",
+    "Recurrent",
+    "Schedule",
+    "Text",
+    "Train",
+    "flat",
+]  # fmt: skip

@@ -68,11 +68,14 @@ class Train(Checked):
 
     def _check_pairs(self) -> None:
         """Values that are each allowed, but not together."""
-        model, data, optimizer = self.model, self.data, self.optimizer
-        if data.kind not in model.takes:
-            raise Mistake(f"model={model.name} takes {' or '.join(model.takes)}, but data={data.name} yields {data.kind}")
+        data, optimizer = self.data, self.optimizer
+        takes = " or ".join(self.model.takes)
+        if data.kind not in self.model.takes:
+            raise Mistake(f"model={self.model.name} takes {takes}, but data={data.name} yields {data.kind}")
         if self.accumulate > data.batch_size:
-            raise Mistake(f"accumulate={self.accumulate} splits a batch of data.batch_size={data.batch_size}: must be at most that")
+            raise Mistake(
+                f"accumulate={self.accumulate}: must be at most data.batch_size={data.batch_size}, which it splits"
+            )
         if isinstance(optimizer, SGD) and optimizer.nesterov and optimizer.momentum == 0:
             raise Mistake("optimizer.nesterov=true needs optimizer.momentum above 0")
         if self.schedule.warmup > self.steps:

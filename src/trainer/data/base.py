@@ -29,7 +29,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def batches(self, start: int) -> Iterator[Batch]:
-        """Training batches without an end, from the one of step `start` (0 is the first): a function of it and the seed."""
+        """Training batches without an end, from step `start` on (0 is the first); a function of it and the seed."""
 
     @abstractmethod
     def validation(self) -> Iterator[Batch]:
@@ -50,5 +50,3 @@ class Dataset(ABC):
 
 def accuracy(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     return {"accuracy": (outputs.argmax(-1) == targets).float().mean()}
-
-

@@ -13,4 +13,4 @@ def build(config: schema.LSTM, inputs: int, outputs: int, kind: str) -> "LSTM":
 class LSTM(RecurrentNet):
     @staticmethod
     def core(config: schema.Recurrent, size: int) -> nn.RNNBase:
-        return nn.LSTM(**sizes(config, size))  # type: ignore[arg-type]
+        return nn.LSTM(**sizes(config, size))

@@ -1,0 +1,89 @@
+"""What several test files need: configurations, runs and gradients."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.cli import CONF
+from trainer.compose import Composer, checked
+from trainer.config import GROUPS, Policy, Train
+from trainer.loop import run_recorded
+from trainer.run import Ending
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=0", "steps=6",
+         "evaluate_every=6", "log.progress=false")  # fmt: skip
+
+
+@cache
+def composer() -> Composer:
+    return Composer(CONF)
+
+
+def compose(*overrides: str) -> Train:
+    """The checked configuration for these overrides."""
+    return checked(composer().compose(list(overrides)))
+
+
+def text_file(folder: Path, count: int = 4000) -> str:
+    """A small text, so that a test need not read the whole default one."""
+    path = folder / "small.txt"
+    path.write_text("a gradient is a product of factors; clip it, then step.\n" * (count // 56 + 1), encoding="utf-8")
+    return str(path)
+
+
+def train(folder: Path, *overrides: str) -> Ending:
+    """A small run in this process, in `folder/run`."""
+    return run_recorded(compose(f"data.path={text_file(folder)}", *SMALL, *overrides), folder / "run")
+
+
+def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """`python train.py …` as a user starts it."""
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def policies() -> list[Policy]:
+    """Every option of conf/clip at every scope that it takes."""
+    found = []
+    for name, schema in sorted(GROUPS["clip"].options.items()):
+        found += [compose(f"clip={name}", f"clip.scope={scope}").clip for scope in schema.scopes]
+    return found
+
+
+def policy_id(policy: Policy) -> str:
+    return f"{policy.name}-{policy.scope}"
+
+
+def with_gradients(gradients: Sequence[Tensor | None]) -> nn.ParameterDict:
+    """Parameters p0, p1, … of the gradients' shapes and types, holding them."""
+    parameters = nn.ParameterDict()
+    for number, gradient in enumerate(gradients):
+        like = torch.zeros(3) if gradient is None else gradient
+        parameter = nn.Parameter(torch.zeros_like(like))
+        parameter.grad = None if gradient is None else gradient.clone(memory_format=torch.preserve_format)
+        parameters[f"p{number}"] = parameter
+    return parameters
+
+
+def exact(gradient: Tensor) -> NDArray[np.float64]:
+    """A gradient's elements in float64, outside torch."""
+    values: NDArray[np.float64] = gradient.detach().to(torch.float64).numpy().ravel()
+    return values
+
+
+def exact_norm(gradients: Sequence[Tensor | None], p: float = 2.0) -> float:
+    """The p-norm of all elements together, by NumPy in float64, scaled by the largest so that no power overflows."""
+    values = np.concatenate([exact(gradient) for gradient in gradients if gradient is not None] or [np.zeros(0)])
+    values = np.abs(values)
+    largest = values.max(initial=0.0)
+    if largest == 0.0 or np.isinf(p):
+        return float(largest)
+    return float(largest * np.power(np.power(values / largest, p).sum(), 1 / p))

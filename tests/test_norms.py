@@ -1,0 +1,93 @@
+"""Norms against NumPy in float64, where float32 goes wrong by itself."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import exact_norm
+from torch import Tensor
+
+from gradclip.norms import LONG, combine, tensor_norms
+
+PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, math.inf]
+
+
+def norm(tensor: Tensor, p: float = 2.0) -> float:
+    return tensor_norms([tensor], p).item()
+
+
+@pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1, 3, LONG, LONG + 1, 3 * LONG + 77, 100_000])
+def test_agrees_with_float64(p: float, dtype: torch.dtype, size: int) -> None:
+    tensor = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
+    assert norm(tensor, p) == pytest.approx(exact_norm([tensor], p), rel=1e-6)
+
+
+def test_ten_million_elements_are_right_where_one_float32_accumulator_is_not() -> None:
+    tensor = torch.rand(10**7, generator=torch.Generator().manual_seed(0)) + 0.5
+    truth = exact_norm([tensor])
+    assert abs(torch.linalg.vector_norm(tensor).item() / truth - 1) > 1e-5  # what this module is for
+    assert norm(tensor) == pytest.approx(truth, rel=1e-7)
+
+
+@pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("exponent", [-44, -30, -23, -18, 18, 22, 30, 38])
+def test_the_range_of_float32_neither_overflows_nor_vanishes(p: float, dtype: torch.dtype, exponent: int) -> None:
+    tensor = torch.full((100,), 10.0**exponent, dtype=dtype)
+    found = norm(tensor, p)
+    assert 0 < found < math.inf
+    assert found == pytest.approx(exact_norm([tensor], p), rel=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [-300, -200, 200, 300])
+def test_the_range_of_float64_neither_overflows_nor_vanishes(exponent: int) -> None:
+    tensor = torch.full((100,), 10.0**exponent, dtype=torch.float64)
+    assert norm(tensor) == pytest.approx(10.0 ** (exponent + 1), rel=1e-12)
+
+
+def test_the_sum_of_norms_may_exceed_float32() -> None:
+    tensors = [torch.full((1000,), 3e38)] * 3
+    together = combine(tensor_norms(tensors, 2.0), 2.0).item()
+    assert together == pytest.approx(exact_norm(tensors), rel=1e-6)
+
+
+@pytest.mark.parametrize("p", PS)
+def test_empty_and_zero_tensors_have_norm_zero(p: float) -> None:
+    norms = tensor_norms([torch.zeros(0), torch.zeros(5), torch.zeros(0, 3), torch.ones(1)], p)
+    assert norms.tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert combine(norms.new_zeros(0), p).item() == 0.0
+
+
+@pytest.mark.parametrize("p", PS)
+def test_only_bad_elements_give_bad_norms(p: float) -> None:
+    good, infinite, nan = torch.ones(4), torch.ones(4), torch.ones(4)
+    infinite[1], nan[2] = -math.inf, math.nan
+    norms = tensor_norms([good, infinite, nan], p)
+    assert norms.isfinite().tolist() == [True, False, False]
+    assert not combine(norms, p).isfinite()
+
+
+@pytest.mark.parametrize("size", [1000, 1024, 1025, 4096, 70_000, 1_000_003])
+def test_equal_elements_are_the_worst_case_of_summing(size: int) -> None:
+    tensor = torch.full((size,), 0.3337)
+    assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6)
+
+
+def test_layouts_other_than_contiguous() -> None:
+    wide = torch.randn(600, 900, generator=torch.Generator().manual_seed(0))
+    kernel = torch.randn(64, 64, 7, 7).to(memory_format=torch.channels_last)
+    for tensor in (wide.t(), wide[::2, ::3], kernel, wide[:, :1].expand(600, 400)):
+        assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(min_value=0, max_value=1e300), min_size=1, max_size=30), st.sampled_from(PS))
+def test_combining_is_the_norm_of_norms(values: list[float], p: float) -> None:
+    norms = torch.tensor(values, dtype=torch.float64)
+    if p < 1 and max(values) > 1e200:
+        return  # the true value may exceed float64
+    assert combine(norms, p).item() == pytest.approx(exact_norm([norms], p), rel=1e-9)
