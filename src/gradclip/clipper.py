@@ -19,6 +19,7 @@ from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+FLUSHED = 1.2e-38  # what a float32 unit that flushes to zero may lose of an element
 CHECK_TOLERANCE = 1e-6  # of a norm, beside the rounding of the gradient's own dtype
 
 
@@ -277,7 +278,7 @@ class Clipper:
         else:
             p = self.policy.norm_type
             now = self._block_norms(self._norms(p), p)
-        within = now <= report.limits * (1 + slack)
+        within = now <= report.limits * (1 + slack) + self._smallest()
         within |= ~now.isfinite() & ~report.norms.isfinite()  # passed on knowingly, by nonfinite=keep
         if not bool(within.all()):
             block = int(torch.argmin(within.int()))
@@ -292,6 +293,8 @@ class Clipper:
         return CHECK_TOLERANCE + coarsest
 
     def _smallest(self) -> float:
-        """The absolute difference that underflow may make."""
+        """The absolute difference that underflow may make: for each element the smallest number of its type."""
         present = [self._gradient(place) for place in self._present()]
-        return max((torch.finfo(g.dtype).tiny * math.sqrt(g.numel()) for g in present), default=0.0)
+        smallest = max((torch.finfo(g.dtype).tiny * torch.finfo(g.dtype).eps for g in present), default=0.0)
+        count = sum(gradient.numel() for gradient in present)
+        return math.sqrt(count) * max(smallest, FLUSHED)

@@ -1,0 +1,280 @@
+"""Clipper and ClipReport: equal to torch where torch is right, better where it is not, and honest about both norms."""
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+from support import exact_norm, with_gradients
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from gradclip import (
+    ClipByNorm,
+    ClipByValue,
+    ClipCheckError,
+    Clipper,
+    ElementwisePolicy,
+    Measured,
+    NoClip,
+    NonFiniteGradientError,
+    Policy,
+    UnmatchedPatternError,
+)
+from gradclip.policies import Memory
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+    (10 * model(torch.randn(8, 6))).square().sum().backward()
+    return model
+
+
+def copies(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_importing_the_package_and_its_policies_does_not_import_torch() -> None:
+    code = "import sys, gradclip; gradclip.ClipByNorm(max=1.0); assert 'torch' not in sys.modules; gradclip.Clipper"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- equal to torch
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("threshold", [0.01, 1.0, 1e6])
+def test_norm_equals_torch(model: nn.Module, norm_type: float, threshold: float) -> None:
+    ours = copies(model)
+    Clipper(model.named_parameters(), ClipByNorm(max=threshold, norm_type=norm_type)).clip()
+    clipped = copies(model)
+    for parameter, gradient in zip(model.parameters(), ours, strict=True):
+        parameter.grad = gradient
+    total = clip_grad_norm_(model.parameters(), threshold, norm_type)
+    slack = 1e-6 / total.item() + 1e-6  # torch divides by the norm + 1e-6
+    for mine, theirs in zip(clipped, copies(model), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=slack, atol=0)
+
+
+@pytest.mark.parametrize("threshold", [0.01, 1.0, 1e6])
+def test_value_equals_torch(model: nn.Module, threshold: float) -> None:
+    before = copies(model)
+    Clipper(model.named_parameters(), ClipByValue(max=threshold)).clip()
+    clipped = copies(model)
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        parameter.grad = gradient
+    clip_grad_value_(model.parameters(), threshold)
+    for mine, theirs in zip(clipped, copies(model), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_single_tensor() -> None:
+    """The study note's single-tensor calls: one named tensor of a model, or a tensor alone."""
+    weight = nn.Parameter(torch.zeros(1, 1))
+    weight.grad = torch.tensor([[120.0]])
+    report = Clipper([("weight", weight)], ClipByValue(max=1.1)).clip()
+    assert weight.grad.item() == pytest.approx(1.1)
+    assert (report.before.item(), report.after.item()) == (120.0, pytest.approx(1.1))
+    weight.grad = torch.tensor([[-120.0]])
+    Clipper([("weight", weight)], ClipByNorm(max=1.0)).clip()
+    assert weight.grad.item() == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_keep_does_as_torch_does(bad: float) -> None:
+    gradients = [torch.tensor([bad, 1.0]), torch.tensor([5.0])]
+    mine, theirs = with_gradients(gradients), with_gradients(gradients)
+    clipper = Clipper(mine.named_parameters(), ClipByNorm(max=1.0, nonfinite="keep"))
+    clipper.clip()
+    clipper.check()
+    clip_grad_norm_(theirs.parameters(), 1.0)
+    for one, other in zip(copies(mine), copies(theirs), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)
+
+
+# -- which gradients
+
+
+def test_include_and_exclude(model: nn.Module) -> None:
+    before = dict(zip([name for name, _ in model.named_parameters()], copies(model), strict=True))
+    policy = ClipByNorm(max=0.1, include=["0.*"], exclude=["*.bias"])
+    report = Clipper(model.named_parameters(), policy).clip()
+    after = dict(zip(before, copies(model), strict=True))
+    assert exact_norm([after["0.weight"]]) == pytest.approx(0.1, rel=1e-6)
+    for name in ("0.bias", "2.weight", "2.bias"):
+        assert torch.equal(before[name], after[name])
+    assert report.norms.item() == pytest.approx(exact_norm([before["0.weight"]]), rel=1e-6)
+    assert report.before.item() == pytest.approx(exact_norm(list(before.values())), rel=1e-6)
+    assert report.after.item() == pytest.approx(exact_norm(list(after.values())), rel=1e-6)
+
+
+@pytest.mark.parametrize("field", ["include", "exclude"])
+def test_a_pattern_that_matches_nothing_is_an_error(model: nn.Module, field: str) -> None:
+    with pytest.raises(UnmatchedPatternError, match=rf"{field}.*'nope'.*0\.weight, 0\.bias"):
+        Clipper(model.named_parameters(), ClipByNorm(max=1.0, **{field: ["nope"]}))  # type: ignore[arg-type]
+
+
+def test_a_tied_parameter_counts_once() -> None:
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    first.weight.grad = torch.full((3, 3), 1.0)
+    named = [("a", first.weight), ("b", second.weight)]
+    report = Clipper(named, ClipByNorm(max=1.5)).clip()
+    assert report.before.item() == 3.0
+    assert exact_norm([first.weight.grad]) == pytest.approx(1.5, rel=1e-6)  # torch would scale it twice
+    assert report.names == ("a",)
+
+
+def test_parameters_without_a_gradient_are_left_alone() -> None:
+    used, unused, frozen = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    frozen.requires_grad_(False)
+    used.grad = torch.tensor([3.0, 4.0])
+    report = Clipper([("used", used), ("unused", unused), ("frozen", frozen)], ClipByNorm(max=1.0)).clip()
+    assert unused.grad is None
+    assert frozen.grad is None
+    assert report.by_parameter() == {"used": (5.0, pytest.approx(1.0)), "unused": (0, 0), "frozen": (0, 0)}
+
+
+def test_no_gradients_at_all_is_not_an_error(model: nn.Module) -> None:
+    """As before the first backward, when `named_parameters()` gives names and every gradient is None."""
+    model.zero_grad()
+    for policy in (NoClip(), ClipByNorm(max=1.0), ClipByValue(max=1.0)):
+        report = Clipper(model.named_parameters(), policy).clip()
+        assert (report.before.item(), report.after.item()) == (0.0, 0.0)
+
+
+def test_parameters_in_place_of_named_parameters_are_refused(model: nn.Module) -> None:
+    with pytest.raises(TypeError, match="named_parameters"):
+        Clipper(model.parameters(), NoClip())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no parameters"):
+        Clipper(iter([]), NoClip())
+
+
+# -- non-finite gradients
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_error_names_the_first_bad_parameters_and_changes_nothing(model: nn.Module, bad: float) -> None:
+    model[2].bias.grad[1] = bad  # type: ignore[index, union-attr]
+    before = copies(model)
+    with pytest.raises(NonFiniteGradientError, match=r"2\.bias"):
+        Clipper(model.named_parameters(), ClipByNorm(max=1.0)).clip()
+    for old, new in zip(before, copies(model), strict=True):
+        torch.testing.assert_close(old, new, rtol=0, atol=0, equal_nan=True)
+
+
+# -- the self-check
+
+
+def test_check_finds_clipping_of_gradients_that_are_still_scaled(model: nn.Module) -> None:
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper.clip()  # too early: the scaler would still divide them
+    for parameter in model.parameters():
+        parameter.grad /= 1024.0  # type: ignore[operator]
+    with pytest.raises(ClipCheckError, match="changed"):
+        clipper.check()
+
+
+def test_check_finds_clipping_before_backward(model: nn.Module) -> None:
+    model.zero_grad()
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper.clip()
+    model(torch.randn(8, 6)).square().sum().backward()
+    with pytest.raises(ClipCheckError, match="changed"):
+        clipper.check()
+
+
+def test_check_finds_a_second_backward(model: nn.Module) -> None:
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1e9))
+    clipper.clip()
+    (1e-3 * model(torch.randn(8, 6)).square().sum()).backward()
+    with pytest.raises(ClipCheckError, match="changed"):
+        clipper.check()
+
+
+def test_check_finds_that_clip_was_never_called(model: nn.Module) -> None:
+    with pytest.raises(ClipCheckError, match="before clip"):
+        Clipper(model.named_parameters(), NoClip()).check()
+
+
+@dataclass(kw_only=True)
+class Negative(Policy):
+    """torch's own bug: a negative threshold turns the gradients round."""
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return -measured.norms, memory
+
+
+@dataclass(kw_only=True)
+class NotANumber(Policy):
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return measured.norms * math.nan, memory
+
+
+@dataclass(kw_only=True)
+class OnACopy(ElementwisePolicy):
+    """A public bug: the bound is put into a copy, and nothing is clamped."""
+
+    max: float = 0.1
+
+    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[Tensor | float, Memory]:
+        gradient.copy_(2 * gradient)
+        return math.inf, memory
+
+
+@pytest.mark.parametrize("broken", [Negative, NotANumber, OnACopy])
+def test_check_finds_a_broken_policy(model: nn.Module, broken: type[Policy]) -> None:
+    clipper = Clipper(model.named_parameters(), broken())
+    clipper.clip()
+    with pytest.raises(ClipCheckError):
+        clipper.check()
+
+
+def test_check_finds_a_clipper_that_does_not_clip(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clipper, "_multiply", lambda *_: None)
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=0.1))
+    clipper.clip()
+    with pytest.raises(ClipCheckError):
+        clipper.check()
+
+
+# -- the report and the state
+
+
+def test_fraction() -> None:
+    model = with_gradients([torch.tensor([0.5, -2.0, 3.0, 0.0])])
+    assert Clipper(model.named_parameters(), ClipByValue(max=1.0)).clip().fraction.item() == 0.5
+    model = with_gradients([torch.tensor([3.0, 4.0])])
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    assert clipper.clip().fraction.item() == 1.0
+    model["p0"].grad = torch.tensor([0.3, 0.4])
+    assert clipper.clip().fraction.item() == 0.0
+
+
+def test_a_report_is_not_changed_by_the_next_step(model: nn.Module) -> None:
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    first = clipper.clip()
+    figures = first.by_parameter()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    clipper.clip()
+    assert first.by_parameter() == figures
+
+
+def test_state_dict(model: nn.Module) -> None:
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper.load_state_dict(clipper.state_dict())
+    with pytest.raises(ValueError, match="'norm', not to 'none'"):
+        Clipper(model.named_parameters(), NoClip()).load_state_dict(clipper.state_dict())
+
+
+def test_mixed_precision_in_one_model() -> None:
+    model = with_gradients([torch.full((50,), 3.0), torch.full((50,), 3.0, dtype=torch.bfloat16)])
+    report = Clipper(model.named_parameters(), ClipByNorm(max=1.0)).clip()
+    assert report.before.item() == pytest.approx(30.0, rel=1e-6)
+    assert exact_norm(copies(model)) == pytest.approx(report.after.item(), rel=1e-6)
+    assert report.after.item() == pytest.approx(1.0, rel=4e-3)
