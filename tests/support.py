@@ -29,7 +29,7 @@ def composer() -> Composer:
 
 def compose(*overrides: str) -> Train:
     """The checked configuration for these overrides."""
-    return checked(composer().compose(list(overrides)))
+    return checked(composer().compose(composer().quoted(list(overrides))))
 
 
 def text_file(folder: Path, count: int = 4000) -> str:

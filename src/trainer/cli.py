@@ -27,32 +27,33 @@ log = logging.getLogger(__name__)
 register()
 
 
-def preflight(arguments: list[str] | None = None) -> None:
+def preflight(argv: list[str] | None = None) -> None:
     """Ends the program in one line if anything is wrong with the arguments, before any folder is made.
 
     Answers `--help` by itself. For a sweep every point is checked, and the plan is written into the
-    sweep's folder, which is then named to Hydra.
+    sweep's folder, which `argv` (sys.argv by default) then names to Hydra.
     """
+    argv = sys.argv if argv is None else argv
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv[1:])
     if args.hydra_help or args.info or args.shell_completion:
         return
     with one_line(args.overrides):
         if args.experimental_rerun:
-            raise Mistake(
-                "--experimental-rerun: not offered, since it runs code from a file; start again with the overrides"
-            )
+            raise Mistake("--experimental-rerun: not offered, since it runs code from a file; use the overrides")
         composer = _composer(args)
-        multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
-        config = composer.compose(args.overrides, multirun=multirun)
+        argv[1:] = composer.quoted(argv[1:])
+        overrides = composer.quoted(args.overrides)
+        multirun = args.multirun or "hydra.mode=MULTIRUN" in overrides
+        config = composer.compose(overrides, multirun=multirun)
         if args.help:
             _answer(help_text(composer, config))
         if multirun:
             if not args.cfg:
-                _plan_sweep(composer, config, args.overrides)
+                argv.append(_plan_sweep(composer, config, overrides))
             return
-        settings = checked(config, args.overrides)
+        settings = checked(config, overrides)
         if args.cfg == "job" and not args.package:
             # What Hydra would print, without its composing everything once more.
             _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
@@ -120,7 +121,8 @@ def _composer(args: Namespace) -> Composer:
     return Composer(folder, args.config_name or "train", extra)
 
 
-def _plan_sweep(composer: Composer, master: DictConfig, overrides: list[str]) -> None:
+def _plan_sweep(composer: Composer, master: DictConfig, overrides: list[str]) -> str:
+    """Checks every point and writes the plan; returns the override that names the sweep's folder to Hydra."""
     jobs, configs = sweep.plan(composer, master, overrides)
     for job, config in zip(jobs, configs, strict=True):
         if job.duplicate_of is None:
@@ -128,4 +130,4 @@ def _plan_sweep(composer: Composer, master: DictConfig, overrides: list[str]) ->
     folder = Path(master.hydra.sweep.dir)
     sweep.write(folder, overrides, jobs)
     quoted = str(folder).replace("'", "\\'")
-    sys.argv.append(f"hydra.sweep.dir='{quoted}'")
+    return f"hydra.sweep.dir='{quoted}'"

@@ -21,9 +21,6 @@ from gradclip.fields import Checked, Option
 from trainer.config import GROUPS, Mistake, Train
 from trainer.messages import unknown_key, unknown_option, unreadable
 
-OPTIONAL = ("experiment", "debug")  # groups from which nothing need be chosen
-
-
 def register() -> None:
     """Makes the schemas known to Hydra under `schema/`, and `run_id` to the configuration."""
     store = ConfigStore.instance()
@@ -45,12 +42,20 @@ class Composer:
         self.name = name
         self.loader = ConfigLoaderImpl(path)
 
+    def quoted(self, overrides: list[str]) -> list[str]:
+        """The overrides with quotes around an option whose name Hydra would read as a number, such as debug=nan."""
+        pairs = [(override, *override.partition("=")[::2]) for override in overrides]
+        return [
+            f"{group}='{value}'" if group in self.groups() and value in self.options(group) else override
+            for override, group, value in pairs
+        ]
+
     def compose(self, overrides: list[str], multirun: bool = False) -> DictConfig:
         """The whole tree, Hydra's own node included."""
         if not multirun:
             self.check_options(self.parse(overrides))
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
-        return self.loader.load_configuration(self.name, list(overrides), run_mode=mode)
+        return self.loader.load_configuration(self.name, overrides, run_mode=mode)
 
     def parse(self, overrides: list[str]) -> list[Override]:
         for override in overrides:
@@ -66,8 +71,7 @@ class Composer:
             group, value = override.key_or_group, override.value()
             if group not in groups or override.is_delete() or isinstance(value, dict):
                 continue
-            optional = group in OPTIONAL and value is None
-            if not optional and value not in (options := self.options(group)):
+            if value not in (options := self.options(group)):
                 raise Mistake(unknown_option(group, value, options))
 
     def options(self, group: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gradclip.errors import show
 from gradclip.fields import allowed
@@ -44,11 +44,5 @@ def _rows(node: DictConfig, path: str = "") -> list[tuple[str, str]]:
         if isinstance(value, DictConfig) and schema_of(value):
             below += _rows(value, f"{key}.")
         else:
-            own.append((f"{key}={_written(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
+            own.append((f"{key}={show(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
     return own + below
-
-
-def _written(value: object) -> str:
-    if OmegaConf.is_list(value):
-        return f"[{','.join(show(each) for each in value)}]"  # type: ignore[attr-defined]
-    return show(value)

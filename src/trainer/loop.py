@@ -62,7 +62,7 @@ def build(config: Train) -> Session:
 def run_recorded(config: Train, folder: Path) -> Ending:
     """A whole run with its records: status.json, the log, TensorBoard, checkpoints and the summary."""
     run, history = Run(folder, config.steps), History()
-    with run.recorded():
+    with torch.autograd.set_detect_anomaly(config.detect_anomaly), run.recorded():
         session = build(config)
         tracker = Tracker(folder, OmegaConf.to_yaml(OmegaConf.structured(config)), session.data.facts)
         for name, value in session.data.facts.items():

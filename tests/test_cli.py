@@ -1,0 +1,232 @@
+"""The command line: every mistake one line and status 2, no folder made, no torch loaded, little time used."""
+
+import re
+import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, program
+
+from trainer import cli
+
+# The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
+MISTAKES = [
+    ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are none, norm, value"),
+    ("model=transformer", "model=transformer: no such option; there are linear_net, lstm, mlp, rnn"),
+    ("clip=null", "clip=null: no such option; did you mean clip=none? There are none, norm, value"),
+    ("model=7", "model=7: no such option; there are linear_net, lstm, mlp, rnn"),
+    ("clip=[norm,value]", "clip=[norm,value]: no such option; there are none, norm, value"),
+    ("experiment=nope", "experiment=nope: no such option; there are digits, lstm_text"),
+    ("hydra/launcher=nope", "hydra/launcher=nope: no such option; there are basic"),
+    ("clp=norm", "clp=norm: no such key; did you mean clip?"),
+    ("clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("max=1", "max=1: no such key; did you mean clip.max?"),
+    ("stesp=10", "stesp=10: no such key; did you mean steps?"),
+    ("optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=sgd; did you mean optimizer.beta1?"),
+    ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam; it belongs to "
+     "optimizer=sgd and optimizer=rmsprop"),
+    ("+unknown=1", "unknown=1: no such key; there are model, data,"),
+    ("+clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("++clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("+clip=value", "Multiple values for clip."),
+    ("clip.max=abc", "clip.max=abc: must be a number above 0"),
+    ("clip.max=nan", "clip.max=nan: must be a number above 0"),
+    ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
+    ("clip.max=0", "clip.max=0.0: must be a number above 0"),
+    ("clip.max=true", "clip.max=true: must be a number above 0"),
+    ("clip.max=null", "clip.max=null: must be a number above 0"),
+    ("clip.max=", "clip.max=: must be a number above 0"),
+    ("clip.max=[1]", "clip.max=[1]: must be a number above 0"),
+    ("clip.max.x=1", "clip.max={}: must be a number above 0"),
+    ("steps=1.5", "steps=1.5: must be a whole number of at least 1"),
+    ("steps=0", "steps=0: must be a whole number of at least 1"),
+    ("seed=-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295"),
+    ("optimizer.lr=inf", "optimizer.lr=inf: must be a number above 0"),
+    ("optimizer=adam optimizer.beta1=1", "optimizer.beta1=1.0: must be a number of at least 0 and below 1"),
+    ("model=mlp data=digits model.hidden=[0]", "model.hidden=[0]: must be a list of numbers of at least 1"),
+    ("model.nonlinearity=sigmoid", "model.nonlinearity=sigmoid: must be tanh or relu"),
+    ("clip.nonfinite=zro", "clip.nonfinite=zro: must be error, drop, zero or keep"),
+    ("clip.scope=layer", "clip.scope=layer: must be model for norm"),
+    ("clip.include=weight", "clip.include=weight: must be a list of patterns"),
+    ("clip.name=value", "clip.name=value: must be norm, which the option itself sets"),
+    ("log=3", "log=3: must be given by its keys, log.…"),
+    ("clip.max=${nope}", "clip.max: Interpolation key 'nope' not found"),
+    ("~clip.max", "~clip.max: this key cannot be deleted; give it a value"),
+    ("~clip", "clip: has no value; choose one of none, norm, value"),
+    ("data.path=/no/such/file", "data.path=/no/such/file: no such file"),
+    ("data.path=.", "data.path=.: Is a directory"),
+    ("data.path=binary", "data.path=binary: not UTF-8 (byte 0)"),
+    ("data.path=short", "data.path=short: 9 characters are too few"),
+    ("data.path=é", "data.path=é: cannot be read; put the value in quotes of its own: \"data.path='é'\""),
+    ("data.path=a(b", "data.path=a(b: cannot be read; put the value in quotes of its own: \"data.path='a(b'\""),
+    ("steps", "steps: an override is key=value, and a flag begins with -"),
+    ("=3", "=3: an override is key=value, and a flag begins with -"),
+    ("model=linear_net", "model=linear_net takes points, but data=text yields characters"),
+    ("accumulate=64", "accumulate=64: must be at most data.batch_size=32, which it splits"),
+    ("optimizer.nesterov=true", "optimizer.nesterov=true needs optimizer.momentum above 0"),
+    ("schedule.warmup=9999", "schedule.warmup=9999 is longer than steps=1500"),
+    ("device.precision=float16", "device.precision=float16 needs clip.nonfinite=drop"),
+    ("device=cuda", "device=cuda: this machine (or this build of torch) has none; there is cpu"),
+    ("clip.include=[nope.*]", "clip.include: the pattern 'nope.*' matches no parameter; there are embedding.weight,"),
+    ("clip.exclude=[*]", "clip.exclude=[*]: must be patterns that leave at least one parameter to clip"),
+    ("clip.max=1,2", "clip.max=1,2: several values are a sweep: add -m; a list is written clip.max=[1,2]"),
+    ("-m clip=none,norm clip.max=1,-1", "clip.max=-1.0: must be a number above 0, or null (job 1: clip=none"),
+    ("-m clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+    ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max? (job 0: clip.maks=1)"),
+    ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters (job 1: model=mlp)"),
+    ("-m clip.max=interval(0,1)", "clip.max=interval(0,1): a grid takes lists, choice(…) and range(…)"),
+    ("--frobnicate", "unrecognized arguments: --frobnicate"),
+    ("--config-dir=nope", "no such folder of configurations"),
+    ("--config-name=nope", "Cannot find primary config 'nope'"),
+    ("--experimental-rerun=x", "--experimental-rerun: not offered"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "short").write_text("too short")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    return tmp_path
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which preflight ends the program."""
+    with pytest.raises(SystemExit) as end:
+        cli.preflight(["train.py", *arguments])
+    assert end.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1, output.err
+    return output.err.removeprefix("error: ").rstrip()
+
+
+@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
+def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = refused(arguments.split(), capsys)
+    assert line in found
+    assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("stesp: 3", "stesp: no such key; did you mean steps?"),
+        ("clip:\n  maks: 3", "clip.maks: no such key in clip=norm; did you mean clip.max?"),
+        ("clip:\n  max: none", "clip.max=none: must be a number above 0"),
+        ("clip:\n  max: -3", "clip.max=-3.0: must be a number above 0"),
+        ("clip: [1", "typo.yaml, line 3: not YAML"),
+        ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+        ("defaults:\n  - override /clap: norm", "clap"),
+    ],
+)
+def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "more" / "experiment").mkdir(parents=True)
+    (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
+    assert line in refused(["--config-dir=more", "experiment=typo"], capsys)
+    assert not (here / "outputs").exists()
+
+
+def test_a_missing_extra(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = refused(["data=digits", "model=mlp"], capsys)
+    assert line == 'data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"'
+
+
+def test_an_unreadable_file(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # a test may run as root, who can read everything
+    assert refused(["data.path=short"], capsys) == "data.path=short: cannot be read"
+
+
+def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="no such option"):
+        cli.preflight(["train.py", "clip=nrom"])
+
+
+@pytest.mark.parametrize("arguments", [["clip=nrom"], ["-m", "clip.max=1,-1"]])
+def test_the_program_itself(arguments: list[str], tmp_path: Path) -> None:
+    done = program(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: clip")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.preflight(["train.py", "clip=value", "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "clip        none  norm  [value]" in text
+    assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0\)", text)
+    assert re.search(r"log\.every=1 +steps between two points in TensorBoard", text)
+    assert "schema" not in text.replace("its one line from the schema", "")
+
+
+# -- without torch, and fast
+
+TORCH_FREE = [["--help"], ["--cfg", "job"], ["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"],
+              ["model=linear_net"], ["data.path=/no/such/file"], ["-sc", "query=bash"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", TORCH_FREE, ids=" ".join)
+def test_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys, runpy\n"
+        f"sys.argv = ['train.py', *{arguments!r}]\n"
+        "atexit.register(lambda: print('TORCH', 'torch' in sys.modules))\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PATH": "", "COMP_LINE": "python train.py clip=", "COMP_POINT": "21"},
+    )  # fmt: skip
+    assert done.stdout.rstrip().endswith("TORCH False"), done.stdout + done.stderr
+
+
+def test_completion_offers_options_and_keys(tmp_path: Path) -> None:
+    for line, offered in (("clip=", "clip=none clip=norm clip=value"), ("clip.ma", "clip.max=")):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "-sc", "query=bash"], cwd=tmp_path, capture_output=True, text=True,
+            env={"PATH": "", "COMP_LINE": f"python train.py {line}", "COMP_POINT": "99"}, check=True,
+        )  # fmt: skip
+        assert " ".join(done.stdout.split()).startswith(offered)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program of Hydra's alone, with the same groups and values and no schemas."""
+    folder = tmp_path_factory.mktemp("bare")
+    for path in cli.CONF.rglob("*.yaml"):
+        copy = folder / "conf" / path.relative_to(cli.CONF)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").replace("${run_id:}", "x").splitlines()
+        copy.write_text("\n".join(line for line in lines if "/schema/" not in line), encoding="utf-8")
+    (folder / "train.py").write_text(
+        'import hydra\n@hydra.main(version_base="1.3", config_path="conf", config_name="train")\n'
+        'def main(config):\n    pass\nif __name__ == "__main__":\n    main()\n'
+    )
+    return folder / "train.py"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["clip.maks=1"], ["clip=nrom"]], ids=" ".join)
+def test_no_dearer_than_hydra_alone(arguments: list[str], bare: Path, tmp_path: Path) -> None:
+    """At most 1.5 times the processor time of a bare Hydra program, measured in turns."""
+    ratios = []
+    for _ in range(5):
+        ours = processor_time([sys.executable, str(ROOT / "train.py"), *arguments], tmp_path)
+        ratios.append(ours / processor_time([sys.executable, str(bare), *arguments], tmp_path))
+    assert statistics.median(ratios) <= 1.5, ratios
+
+
+def processor_time(command: list[str], cwd: Path) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=cwd, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
