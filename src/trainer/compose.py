@@ -21,6 +21,7 @@ from gradclip.fields import Checked, Option
 from trainer.config import GROUPS, Mistake, Train
 from trainer.messages import unknown_key, unknown_option, unreadable
 
+
 def register() -> None:
     """Makes the schemas known to Hydra under `schema/`, and `run_id` to the configuration."""
     store = ConfigStore.instance()

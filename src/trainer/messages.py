@@ -87,10 +87,12 @@ def unknown_key(key: str, owner: type | None, overrides: Sequence[str] = ()) -> 
     line += f" in {group}={name}" if name else ""
     if others := [option for option, has in _options_with(group, leaf) if has]:
         return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"
-    names = [field.name for field in dataclasses.fields(owner)] if owner else []
-    own = [f"{parent}.{field}" if parent else field for field in names]
-    hint = nearest(key, own) or nearest_anywhere(key)
-    return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {', '.join(own)}"
+    path = f"{parent}." if parent else ""
+    names = [field.name for field in dataclasses.fields(owner) if field.name != "name"] if owner else []
+    near = nearest(leaf, names)
+    hint = path + near if near else nearest_anywhere(key)
+    there = ", ".join(path + each for each in names)
+    return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
 
 
 def wrong_value(key: str, value: Any, owner: type) -> str:
