@@ -25,7 +25,7 @@ MISTAKES = [
     ("clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("max=1", "max=1: no such key; did you mean clip.max?"),
     ("stesp=10", "stesp=10: no such key; did you mean steps?"),
-    ("optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=sgd; did you mean optimizer.beta1?"),
+    ("optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=sgd; did you mean optimizer.beta"),
     ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam; it belongs to "
      "optimizer=sgd and optimizer=rmsprop"),
     ("+unknown=1", "unknown=1: no such key; there are model, data,"),
