@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, program
 
+from tests.support import ROOT, program
 from trainer import cli
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.

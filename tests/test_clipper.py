@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import exact_norm, with_gradients
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -24,6 +23,7 @@ from gradclip import (
     UnmatchedPatternError,
 )
 from gradclip.policies import Memory
+from tests.support import exact_norm, with_gradients
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_include_and_exclude(model: nn.Module) -> None:
 @pytest.mark.parametrize("field", ["include", "exclude"])
 def test_a_pattern_that_matches_nothing_is_an_error(model: nn.Module, field: str) -> None:
     with pytest.raises(UnmatchedPatternError, match=rf"{field}.*'nope'.*0\.weight, 0\.bias"):
-        Clipper(model.named_parameters(), ClipByNorm(max=1.0, **{field: ["nope"]}))  # type: ignore[arg-type]
+        Clipper(model.named_parameters(), ClipByNorm(max=1.0, **{field: ["nope"]}))
 
 
 def test_a_tied_parameter_counts_once() -> None:
@@ -149,7 +149,7 @@ def test_no_gradients_at_all_is_not_an_error(model: nn.Module) -> None:
 
 def test_parameters_in_place_of_named_parameters_are_refused(model: nn.Module) -> None:
     with pytest.raises(TypeError, match="named_parameters"):
-        Clipper(model.parameters(), NoClip())  # type: ignore[arg-type]
+        Clipper(model.parameters(), NoClip())
     with pytest.raises(ValueError, match="no parameters"):
         Clipper(iter([]), NoClip())
 
@@ -159,7 +159,7 @@ def test_parameters_in_place_of_named_parameters_are_refused(model: nn.Module) -
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_error_names_the_first_bad_parameters_and_changes_nothing(model: nn.Module, bad: float) -> None:
-    model[2].bias.grad[1] = bad  # type: ignore[index, union-attr]
+    model[2].bias.grad[1] = bad
     before = copies(model)
     with pytest.raises(NonFiniteGradientError, match=r"2\.bias"):
         Clipper(model.named_parameters(), ClipByNorm(max=1.0)).clip()
@@ -174,7 +174,7 @@ def test_check_finds_clipping_of_gradients_that_are_still_scaled(model: nn.Modul
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
     clipper.clip()  # too early: the scaler would still divide them
     for parameter in model.parameters():
-        parameter.grad /= 1024.0  # type: ignore[operator]
+        parameter.grad /= 1024.0
     with pytest.raises(ClipCheckError, match="changed"):
         clipper.check()
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import ROOT, compose, composer, program
 
 from gradclip import Policy
 from gradclip.fields import Checked
+from tests.support import ROOT, compose, composer, program
 from trainer.cli import CONF
 from trainer.compose import checked, load
 from trainer.config import GROUPS, Train, flat
@@ -87,7 +87,9 @@ def test_every_key_has_one_line_of_help() -> None:
     for schema in schemas:
         for field in dataclasses.fields(schema):
             if field.name != "name":
-                assert field.metadata["help"] and "\n" not in field.metadata["help"], f"{schema.__name__}.{field.name}"
+                assert field.metadata["help"].splitlines() == [field.metadata["help"]], (
+                    f"{schema.__name__}.{field.name}"
+                )
 
 
 def test_flat_names_every_value() -> None:

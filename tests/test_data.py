@@ -1,13 +1,13 @@
 """Data sets: what they yield, the same for the same seed, from any step on."""
 
 import math
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
 import torch
-from support import compose, text_file
 
+from tests.support import compose, text_file
 from trainer import data
 from trainer.config import Mistake
 from trainer.data.digits import EpochSampler
@@ -75,8 +75,8 @@ def test_too_short_a_text_is_a_mistake(tmp_path: Path) -> None:
 
 def test_digits_are_shuffled_by_epoch_and_held_out() -> None:
     sampler = EpochSampler(count=10, batch_size=3, seed=4, start=0)
-    epochs = [sum(islice(iter(EpochSampler(10, 3, 4, start)), 3), []) for start in (0, 3, 6)]
-    assert epochs[0] + epochs[1] == sum(islice(iter(sampler), 6), [])
+    epochs = [list(chain(*islice(iter(EpochSampler(10, 3, 4, start)), 3))) for start in (0, 3, 6)]
+    assert epochs[0] + epochs[1] == list(chain(*islice(iter(sampler), 6)))
     for epoch in epochs:
         assert len(set(epoch)) == 9
     assert epochs[0] != epochs[1] != epochs[2]

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support import compose
 
+from tests.support import compose
 from trainer import device
 from trainer.config import Mistake
 

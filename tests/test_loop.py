@@ -1,5 +1,6 @@
 """The loop: its order, what the optimizer is given, hidden state, accumulation, divergence, reproducibility."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from support import SMALL, compose, exact_norm, text_file, train
 from torch import Tensor
 
 from gradclip import Clipper
+from tests.support import SMALL, compose, exact_norm, text_file, train
 from trainer import loop
 from trainer.data import Batch
 from trainer.run import Diverged
@@ -86,7 +87,7 @@ def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monk
     def clip(self: Clipper) -> Any:
         report = real(self)
         for parameter in self._parameters:
-            parameter.grad *= 3  # type: ignore[operator]
+            parameter.grad *= 3
         return report
 
     monkeypatch.setattr(Clipper, "clip", clip)
@@ -106,7 +107,7 @@ def test_the_hidden_state_goes_on_without_its_history(tmp_path: Path) -> None:
     for _ in range(3):
         loop.forward_backward(work, next(batches))
     assert seen[0][0] is None
-    for (_, left), (taken, _) in zip(seen, seen[1:], strict=False):
+    for (_, left), (taken, _) in itertools.pairwise(seen):
         assert torch.equal(left, taken)  # the values go on
         assert taken.grad_fn is None  # their history does not
 
@@ -115,7 +116,7 @@ def test_the_hidden_state_starts_anew_with_the_text(tmp_path: Path) -> None:
     work = session(tmp_path)
     given: list[Any] = []
     work.model.register_forward_hook(lambda module, arguments, result: given.append(arguments[1]))
-    windows = math.ceil((work.data._training.shape[1] - 1) / 16)  # type: ignore[attr-defined]
+    windows = math.ceil((work.data._training.shape[1] - 1) / 16)
     batches = work.data.batches(0)
     for _ in range(2 * windows + 1):
         loop.forward_backward(work, next(batches))
@@ -168,7 +169,7 @@ def look(values: list[float], **overrides: str) -> int | None:
     watch = loop.Watch(compose(*(f"divergence.{key}={value}" for key, value in overrides.items())).divergence)
     for step, loss in enumerate(values, start=1):
         try:
-            watch.look(step, {"loss/train": loss})
+            watch.look(step, loss)
         except Diverged:
             return step
     return None
@@ -187,7 +188,7 @@ def test_divergence() -> None:
 
 def test_a_weight_that_is_not_finite_is_divergence() -> None:
     with pytest.raises(Diverged, match="weight"):
-        loop.Watch(compose().divergence).look(1, {"loss/train": 1.0, "weight_norm": math.inf})
+        loop.Watch(compose().divergence).look(1, 1.0, math.inf)
 
 
 def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +196,7 @@ def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeyp
 
     def spoilt(work: loop.Session, batch: Batch) -> Tensor:
         loss = real(work, batch)
-        work.model.output.bias.grad[0] = math.nan  # type: ignore[index, union-attr]
+        work.model.output.bias.grad[0] = math.nan
         return loss
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
@@ -207,10 +208,10 @@ def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeyp
     real, weights = loop.forward_backward, []
 
     def spoilt(work: loop.Session, batch: Batch) -> Tensor:
-        weights.append(work.model.output.bias.detach().clone())  # type: ignore[operator, union-attr]
+        weights.append(work.model.output.bias.detach().clone())
         loss = real(work, batch)
         if len(weights) == 3:
-            work.model.output.bias.grad[0] = math.inf  # type: ignore[index, union-attr]
+            work.model.output.bias.grad[0] = math.inf
         return loss
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)

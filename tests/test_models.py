@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support import compose
 from torch import nn
 
+from tests.support import compose
 from trainer import models
 from trainer.config import GROUPS
 
@@ -55,7 +55,7 @@ def test_identity_start() -> None:
 
 
 def test_nonlinearity() -> None:
-    assert build("model.nonlinearity=relu", kind="characters").recurrent.nonlinearity == "relu"  # type: ignore[union-attr]
+    assert build("model.nonlinearity=relu", kind="characters").recurrent.nonlinearity == "relu"
 
 
 @pytest.mark.parametrize("model", ["rnn", "lstm"])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import exact_norm
 from torch import Tensor
 
 from gradclip.norms import LONG, combine, tensor_norms
+from tests.support import exact_norm
 
 PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, math.inf]
 

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from support import compose
 from torch import nn
 
+from tests.support import compose
 from trainer import optim
 
 CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
@@ -47,7 +47,9 @@ def test_fused_takes_the_same_step(name: str) -> None:
     after = []
     for fused in ("true", "false"):
         model = net()
-        optimizer = optim.build(compose(f"optimizer={name}", "optimizer.lr=0.1", f"optimizer.fused={fused}").optimizer, model)
+        optimizer = optim.build(
+            compose(f"optimizer={name}", "optimizer.lr=0.1", f"optimizer.fused={fused}").optimizer, model
+        )
         for _ in range(5):
             optimizer.zero_grad()
             model(torch.ones(3, 9)).square().sum().backward()

@@ -50,6 +50,19 @@ class ClipReport:
         return dict(zip(self.names, zip(before, after, strict=True), strict=True))
 
 
+def multiply(gradients: list[Tensor], factor: Tensor) -> None:
+    """Multiplies tensors of one type by a 0-d factor, in place.
+
+    A factor rounded to half precision would be off by up to 0.4 %, so there it stays in float32: as a
+    tensor of one dimension it takes part in type promotion.
+    """
+    if gradients[0].dtype == factor.dtype:
+        torch._foreach_mul_(gradients, factor)
+        return
+    for gradient in gradients:
+        (gradient if gradient.dim() else gradient.view(1)).mul_(factor.view(1))
+
+
 class Clipper:
     """Clips the gradients of a model in place, and reports their norms before and after.
 
@@ -220,9 +233,7 @@ class Clipper:
             by_type.setdefault((gradient.device, gradient.dtype), []).append(gradient)
         for (device, dtype), gradients in by_type.items():
             for factor in factors:
-                # A factor in half precision would be off by up to 0.4 %: multiply by a number there on the CPU.
-                narrow = dtype.itemsize < 4 and self._may_look
-                torch._foreach_mul_(gradients, factor.item() if narrow else factor.to(device, dtype))
+                multiply(gradients, factor.to(device, torch.promote_types(dtype, torch.float32)))
 
     def _clamp(self, policy: ElementwisePolicy) -> tuple[Tensor, Tensor, Tensor, bool]:
         """Clamps every element to its bound: norms, limits, fraction, and whether anything may have changed."""

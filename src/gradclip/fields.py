@@ -94,10 +94,12 @@ class Option(Checked):
 
 @cache
 def field_types(owner: type) -> dict[str, Any]:
+    """The type of every field of a dataclass, by name."""
     return typing.get_type_hints(owner)
 
 
 def field_type(owner: type, name: str) -> Any:
+    """The type of one field of a dataclass."""
     return field_types(owner)[name]
 
 

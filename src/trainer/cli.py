@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -86,9 +87,13 @@ def run(config: DictConfig) -> None:
     point_latest(folder.parent if in_sweep else folder)
     from trainer.loop import run_recorded
 
-    status = run_recorded(settings, folder)
-    if status.interrupted or (status.code and not in_sweep):
-        sys.exit(status.code)
+    try:
+        ending = run_recorded(settings, folder)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    # A sweep goes on after a job that diverged, and ends with one that was interrupted.
+    if ending.interrupted or (ending.code and not in_sweep):
+        sys.exit(ending.code)
 
 
 @contextmanager

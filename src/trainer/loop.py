@@ -105,10 +105,10 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
             session.clipper.raise_if_nonfinite()
             speed = step / (time.perf_counter() - started)
             sizes = _weight_sizes(model, weights) if weights else None
-            values = tracker.step(step, loss, report, rate=rate, speed=speed, dropped=history.dropped, weights=sizes)
-            history.note(values["loss/train"], values["grad_norm/before"], values["clip/fraction"] > 0)
+            logged = tracker.step(step, loss, report, rate=rate, speed=speed, dropped=history.dropped, weights=sizes)
+            history.note(logged.loss, logged.before, logged.clipped)
             run.heartbeat(step)
-            watch.look(step, values)
+            watch.look(step, logged.loss, logged.weight_norm)
         if _due(step, config.evaluate_every, config.steps):
             _evaluate_and_keep(session, run, tracker, history, step)
         if _due(step, config.checkpoint.every, config.steps) or run.stop:
@@ -163,12 +163,11 @@ class Watch:
         self._config = config
         self._first = self._smoothed = math.nan
 
-    def look(self, step: int, values: dict[str, float]) -> None:
+    def look(self, step: int, loss: float, weight_norm: float | None = None) -> None:
         """Raises Diverged if the values of a logged step say so."""
-        loss = values["loss/train"]
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} at step {step}")
-        if not math.isfinite(values.get("weight_norm", 0.0)):
+        if weight_norm is not None and not math.isfinite(weight_norm):
             raise Diverged(f"a weight is not finite at step {step}")
         if math.isnan(self._first):
             self._first = self._smoothed = loss

@@ -90,6 +90,9 @@ class Run:
             self.update(state="diverged", reason=str(end))
         except Interrupted as end:
             self.update(state="interrupted", reason=str(end))
+        except KeyboardInterrupt:
+            self.update(state="interrupted", reason="SIGINT, twice")
+            raise
         except BaseException as error:
             self.update(state="failed", reason=f"{type(error).__name__}: {error}")
             raise

@@ -1,6 +1,7 @@
 """TensorBoard: the names of all tags, one Summary a step, and the charts' layout."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -17,6 +18,15 @@ OVERLAY = {
     },
     "loss": {"training and validation": ["Multiline", ["^loss/(train|val)$"]]},
 }
+
+
+class Logged(NamedTuple):
+    """The values of a logged step that the loop itself looks at."""
+
+    loss: float
+    before: float
+    clipped: bool
+    weight_norm: float | None
 
 
 class Tracker:
@@ -38,8 +48,8 @@ class Tracker:
         speed: float,
         dropped: int,
         weights: dict[str, Tensor] | None = None,
-    ) -> dict[str, float]:
-        """Writes a step and returns what it wrote. The one place where a step waits for an accelerator.
+    ) -> Logged:
+        """Writes a step. The one place where a step waits for an accelerator.
 
         weights: weight_norm and update_ratio at the steps that have them; then each parameter's norms follow too.
         """
@@ -59,7 +69,12 @@ class Tracker:
             for name, (before, after) in report.by_parameter().items():
                 values |= {f"grad_norm_before/{name}": before, f"grad_norm_after/{name}": after}
         self._write(step, values)
-        return values
+        return Logged(
+            loss=values["loss/train"],
+            before=values["grad_norm/before"],
+            clipped=values["clip/fraction"] > 0,
+            weight_norm=values.get("weight_norm"),
+        )
 
     def evaluation(self, step: int, loss: float, metrics: dict[str, float]) -> None:
         """Writes the loss and the metrics on the held-out data."""

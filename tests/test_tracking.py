@@ -1,0 +1,150 @@
+"""TensorBoard: the events read back, and what its own server answers about them."""
+
+import json
+import math
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard import program
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gradclip import Clipper, ClipReport
+from tests.support import exact_norm, train
+from trainer.tracking import Tracker
+
+EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",
+              "steps_per_second", "dropped"}  # fmt: skip
+DETAILS = {"weight_norm", "update_ratio"}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 steps that clips, with the norms that other code measured at every clip."""
+    folder = tmp_path_factory.mktemp("tracked")
+    measured: list[tuple[float, float]] = []
+    real = Clipper.clip
+
+    def clip(self: Clipper) -> ClipReport:
+        before = exact_norm([p.grad for p in self._parameters])
+        report = real(self)
+        measured.append((before, exact_norm([p.grad for p in self._parameters])))
+        return report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clipper, "clip", clip)
+        train(folder, "steps=12", "clip.max=0.3", "log.parameters_every=5", "evaluate_every=6")
+    (folder / "measured.json").write_text(json.dumps(measured))
+    return folder / "run"
+
+
+def test_both_norms_are_the_measured_ones(run: Path) -> None:
+    measured = json.loads((run.parent / "measured.json").read_text())
+    found = scalars(run)
+    assert [value for _, value in found["grad_norm/before"]] == pytest.approx([b for b, _ in measured], rel=1e-6)
+    assert [value for _, value in found["grad_norm/after"]] == pytest.approx([a for _, a in measured], rel=1e-6)
+    assert any(before > after for before, after in measured)
+    assert all(after <= 0.3 * (1 + 1e-6) for _, after in measured)
+
+
+def test_every_step_has_its_tags(run: Path) -> None:
+    found = scalars(run)
+    for tag in EVERY_STEP:
+        assert [step for step, _ in found[tag]] == list(range(1, 13)), tag
+    for tag in DETAILS | {f"grad_norm_{side}/output.weight" for side in ("before", "after")}:
+        assert [step for step, _ in found[tag]] == [1, 5, 10, 12], tag
+    for tag in ("loss/val", "metric/accuracy"):
+        assert [step for step, _ in found[tag]] == [6, 12], tag
+    parameters = {f"grad_norm_{side}/{name}" for side in ("before", "after") for name in (
+        "embedding.weight", "recurrent.weight_ih_l0", "recurrent.weight_hh_l0", "recurrent.bias_ih_l0",
+        "recurrent.bias_hh_l0", "output.weight", "output.bias")}  # fmt: skip
+    assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/accuracy"}
+
+
+def test_derived_tags(run: Path) -> None:
+    found = {tag: dict(points) for tag, points in scalars(run).items()}
+    for step in range(1, 13):
+        before, after = found["grad_norm/before"][step], found["grad_norm/after"][step]
+        assert found["clip/scale"][step] == pytest.approx(after / before, rel=1e-5)
+        assert found["clip/fraction"][step] == float(before > 0.3)
+        assert found["clip/limit"][step] == pytest.approx(0.3)
+    total = math.sqrt(sum(points[1] ** 2 for tag, points in found.items() if tag.startswith("grad_norm_before/")))
+    assert total == pytest.approx(found["grad_norm/before"][1], rel=1e-5)
+    # SGD without momentum: the update is the rate times the clipped gradient.
+    for step in (1, 5, 10, 12):
+        update = found["lr"][step] * found["grad_norm/after"][step]
+        assert found["update_ratio"][step] * found["weight_norm"][step] == pytest.approx(update, rel=1e-4)
+
+
+def test_one_event_a_step(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (path,) = run.glob("events.out.tfevents.*")
+    steps = [event.step for event in EventFileLoader(str(path)).Load() if event.HasField("summary") and event.step]
+    assert steps == sorted([*range(1, 13), 6, 12])  # and one more for each evaluation
+
+
+def test_log_every(tmp_path: Path) -> None:
+    train(tmp_path, "steps=11", "log.every=4", "log.parameters_every=8")
+    assert [step for step, _ in scalars(tmp_path / "run")["loss/train"]] == [1, 4, 8, 11]
+
+
+def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
+    zero = torch.zeros((), dtype=torch.float64)
+    one = zero.view(1)
+    report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, fraction=zero, dropped=False,
+                        names=("w",), parameter_before=one, parameter_after=one)  # fmt: skip
+    tracker = Tracker(tmp_path, "", {})
+    logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
+    tracker.close()
+    assert logged == (0.0, 0.0, False, None)
+    assert scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
+
+
+# -- TensorBoard's own server
+
+
+@pytest.fixture(scope="module")
+def server(run: Path) -> str:
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(run.parent), "--port", "0", "--load_fast=false"])
+    url: str = board.launch()
+    return url
+
+
+def ask(server: str, path: str, **query: str) -> Any:
+    with urllib.request.urlopen(f"{server}data/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_the_server_shows_both_norms(server: str, run: Path) -> None:
+    for tag in ("grad_norm/before", "grad_norm/after"):
+        points = ask(server, "plugin/scalars/scalars", run="run", tag=tag)
+        assert [step for _, step, _ in points] == list(range(1, 13))
+        assert [value for _, _, value in points] == pytest.approx([v for _, v in scalars(run)[tag]])
+
+
+def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
+    layout = ask(server, "plugin/custom_scalars/layout")
+    charts = {chart["title"]: chart["multiline"]["tag"] for group in layout["category"] for chart in group["chart"]}
+    (pattern,) = charts["norm before and after"]
+    answer = ask(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
+    assert answer["regex_valid"]
+    assert set(answer["tag_to_events"]) == {"grad_norm/before", "grad_norm/after"}
+
+
+def test_the_server_shows_the_whole_configuration(server: str) -> None:
+    (config,) = ask(server, "plugin/text/text", run="run", tag="config/text_summary")
+    assert "max: 0.3" in config["text"]
+    assert "window: 16" in config["text"]
+    (data,) = ask(server, "plugin/text/text", run="run", tag="data/text_summary")
+    assert "sha256" in data["text"]
