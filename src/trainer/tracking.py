@@ -13,6 +13,7 @@ from gradclip import ClipReport
 OVERLAY = {
     "gradient clipping": {
         "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
+        "what clipping takes away": ["Margin", ["grad_norm/after", "grad_norm/after", "grad_norm/before"]],
         "limit": ["Multiline", ["^clip/limit$"]],
         "share of blocks limited": ["Multiline", ["^clip/fraction$"]],
     },
