@@ -27,7 +27,7 @@ format: .venv/installed ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 
 tensorboard: .venv/installed ## open all runs and sweeps in TensorBoard
-	$(BIN)/tensorboard --logdir outputs
+	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # outputs itself would show latest twice
 
 clean: ## delete the environment and the caches, but no runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

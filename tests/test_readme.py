@@ -67,7 +67,7 @@ def test_the_python_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_targets_exist() -> None:
-    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = {line.split()[0] for line in listed.splitlines()}
     assert targets == {"help", "install", "train", "test", "check", "format", "tensorboard", "clean"}
     assert all(len(line.split()) > 2 for line in listed.splitlines()), "each with one line"
@@ -101,7 +101,7 @@ def test_the_default_job_learns_with_clipping(tmp_path: Path, seed: int) -> None
     config = compose("clip=norm", "clip.max=1.0", f"seed={seed}", "steps=150", "log.progress=false")
     assert run_recorded(config, tmp_path / "run").state == "finished"
     loss = json.loads((tmp_path / "run" / "status.json").read_text())["objective"]
-    assert loss < 2.3  # all characters alike: 4.63; by their frequency alone: 3.1
+    assert loss < 2.3  # all characters alike: 4.63; by their frequency alone: 3.25
 
 
 def test_the_page_of_the_default_job(tmp_path: Path) -> None:

@@ -135,11 +135,13 @@ def test_the_server_shows_both_norms(server: str, run: Path) -> None:
 
 def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
     layout = ask(server, "plugin/custom_scalars/layout")
-    charts = {chart["title"]: chart["multiline"]["tag"] for group in layout["category"] for chart in group["chart"]}
-    (pattern,) = charts["norm before and after"]
+    charts = {chart["title"]: chart for group in layout["category"] for chart in group["chart"]}
+    (pattern,) = charts["norm before and after"]["multiline"]["tag"]
     answer = ask(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
     assert answer["regex_valid"]
     assert set(answer["tag_to_events"]) == {"grad_norm/before", "grad_norm/after"}
+    (margin,) = charts["what clipping takes away"]["margin"]["series"]
+    assert set(margin.values()) == {"grad_norm/before", "grad_norm/after"}
 
 
 def test_the_server_shows_the_whole_configuration(server: str) -> None:

@@ -75,6 +75,7 @@ def check_machine(config: Train) -> None:
 def run(config: DictConfig) -> None:
     """One run, or one job of a sweep: from the composed configuration to an exit status."""
     settings = checked(config)
+    logging.raiseExceptions = False  # a closed pipe, as in `… | head`, ends nothing
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     in_sweep = job.mode == RunMode.MULTIRUN

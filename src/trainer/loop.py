@@ -65,8 +65,7 @@ def run_recorded(config: Train, folder: Path) -> Ending:
     with torch.autograd.set_detect_anomaly(config.detect_anomaly), run.recorded():
         session = build(config)
         tracker = Tracker(folder, OmegaConf.to_yaml(OmegaConf.structured(config)), session.data.facts)
-        for name, value in session.data.facts.items():
-            log.debug("%s: %s", name, value)
+        log.info("data: %s", "; ".join(f"{name} {value}" for name, value in session.data.facts.items()))
         try:
             train(session, run, tracker, history)
         finally:
