@@ -16,12 +16,14 @@ from gradclip import (
     ClipCheckError,
     Clipper,
     ElementwisePolicy,
+    InvalidField,
     Measured,
     NoClip,
     NonFiniteGradientError,
     Policy,
     UnmatchedPatternError,
 )
+from gradclip.blocks import Blocks
 from gradclip.policies import Memory
 from tests.support import exact_norm, with_gradients
 
@@ -154,7 +156,25 @@ def test_parameters_in_place_of_named_parameters_are_refused(model: nn.Module) -
         Clipper(iter([]), NoClip())
 
 
+def test_patterns_that_leave_nothing_are_an_error(model: nn.Module) -> None:
+    with pytest.raises(InvalidField, match="exclude=.*at least one parameter"):
+        Clipper(model.named_parameters(), ClipByNorm(max=1.0, exclude=["*"]))
+
+
+def test_complex_parameters_are_refused() -> None:
+    with pytest.raises(TypeError, match="w is complex"):
+        Clipper([("w", nn.Parameter(torch.zeros(2, dtype=torch.complex64)))], NoClip())
+
+
 # -- non-finite gradients
+
+
+def test_no_clipping_changes_nothing_even_if_a_gradient_is_nan() -> None:
+    model = with_gradients([torch.tensor([math.nan, 1.0]), torch.tensor([5.0])])
+    report = Clipper(model.named_parameters(), NoClip(nonfinite="keep")).clip()
+    assert model["p1"].grad.item() == 5.0
+    assert model["p0"].grad[1].item() == 1.0
+    assert report.fraction.item() == 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -167,7 +187,61 @@ def test_error_names_the_first_bad_parameters_and_changes_nothing(model: nn.Modu
         torch.testing.assert_close(old, new, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("policy", [ClipByValue(max=1), ClipByNorm(max=1)])
+def test_a_whole_number_is_a_threshold_too(policy: Policy) -> None:
+    model = with_gradients([torch.tensor([3.0, 4.0])])
+    Clipper(model.named_parameters(), policy).clip()
+    assert model["p0"].grad.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("dtype", "threshold"), [(torch.float16, 1e5), (torch.float32, 1e39)])
+def test_a_threshold_beyond_the_type_limits_nothing(dtype: torch.dtype, threshold: float) -> None:
+    model = with_gradients([torch.tensor([3.0, 4.0], dtype=dtype)])
+    assert Clipper(model.named_parameters(), ClipByValue(max=threshold)).clip().fraction.item() == 0
+
+
+def test_sparse_gradients() -> None:
+    table = nn.Embedding(6, 2, sparse=True)
+    table(torch.tensor([1, 4, 1])).sum().backward()
+    assert not table.weight.grad.is_coalesced()
+    clipper = Clipper(table.named_parameters(), ClipByNorm(max=1.0))
+    report = clipper.clip()
+    clipper.check()
+    assert report.before.item() == pytest.approx(math.sqrt(2 * 4 + 2 * 1))
+    assert table.weight.grad.to_dense().norm().item() == pytest.approx(1.0)
+
+
 # -- the self-check
+
+
+def test_check_finds_a_turned_gradient(model: nn.Module) -> None:
+    """Its norm is the same: only that it was written to gives it away."""
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper.clip()
+    model[0].weight.grad.neg_()
+    with pytest.raises(ClipCheckError, match=r"0\.weight: its gradient was changed"):
+        clipper.check()
+
+
+def test_check_finds_an_exchanged_gradient(model: nn.Module) -> None:
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper.clip()
+    kept = model[0].weight.grad
+    model[0].weight.grad = -kept
+    with pytest.raises(ClipCheckError, match=r"0\.weight: its gradient was changed"):
+        clipper.check()
+
+
+def test_check_passes_equal_elements_and_sums_of_many() -> None:
+    for step in range(300):
+        model = with_gradients([torch.full((768,), 0.1 + 0.0031 * step)])
+        clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+        clipper.clip()
+        clipper.check()
+    model = with_gradients([torch.full((10**6,), 0.1, dtype=torch.float16)])
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0, norm_type=1.0))
+    clipper.clip()
+    clipper.check()
 
 
 def test_check_finds_clipping_of_gradients_that_are_still_scaled(model: nn.Module) -> None:
@@ -235,7 +309,7 @@ def test_check_finds_a_broken_policy(model: nn.Module, broken: type[Policy]) -> 
 
 
 def test_check_finds_a_clipper_that_does_not_clip(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clipper, "_multiply", lambda *_: None)
+    monkeypatch.setattr(Blocks, "multiply", lambda *_: None)
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=0.1))
     clipper.clip()
     with pytest.raises(ClipCheckError):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradclip.norms import LONG, combine, tensor_norms
+from gradclip.norms import ROW, SHORT, combine, combine_groups, row_norms, tensor_norms
 from tests.support import exact_norm
 
 PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, math.inf]
@@ -20,7 +20,7 @@ def norm(tensor: Tensor, p: float = 2.0) -> float:
 
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", [1, 3, LONG, LONG + 1, 3 * LONG + 77, 100_000])
+@pytest.mark.parametrize("size", [1, 3, ROW, SHORT, SHORT + 1, 3 * SHORT + 77, 100_000])
 def test_agrees_with_float64(p: float, dtype: torch.dtype, size: int) -> None:
     tensor = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
     assert norm(tensor, p) == pytest.approx(exact_norm([tensor], p), rel=1e-6)
@@ -91,3 +91,41 @@ def test_combining_is_the_norm_of_norms(values: list[float], p: float) -> None:
     if p < 1 and max(values) > 1e200:
         return  # the true value may exceed float64
     assert combine(norms, p).item() == pytest.approx(exact_norm([norms], p), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [700, 768, 1000, 1024, 1025, 65_536])
+def test_one_huge_element_among_equals_is_a_worst_case_too(size: int) -> None:
+    for spike in (4146.0, 300.0, 1e4):
+        tensor = torch.ones(size)
+        tensor[:: 4 * ROW] = spike
+        assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6)
+
+
+def test_equal_elements_of_any_value() -> None:
+    for step in range(1000):
+        tensor = torch.full((768 + step,), 0.1 + 0.0031 * step)
+        assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=5e-7)
+
+
+@pytest.mark.parametrize("p", PS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("exponent", [-30, 0, 30])
+def test_norms_of_rows(p: float, dtype: torch.dtype, exponent: int) -> None:
+    for width in (0, 1, 7, ROW, 3 * ROW + 5):
+        rows = torch.randn(4, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
+        rows = (rows * 10.0**exponent).to(dtype)
+        rows[2] = 0
+        for row, found in zip(rows, row_norms(rows, p).tolist(), strict=True):
+            assert found == pytest.approx(exact_norm([row]) if p == 2 else exact_norm([row], p), rel=1e-6)
+
+
+@pytest.mark.parametrize("p", PS)
+def test_norms_of_groups(p: float) -> None:
+    norms = torch.tensor([3.0, 4.0, 1e200, 1e200, 0.0, math.nan, 1.0, math.inf, 2.0], dtype=torch.float64)
+    group = torch.tensor([0, 0, 1, 1, 2, 3, 3, 4, 4])
+    found = combine_groups(norms, group, 6, p)
+    for number in range(6):
+        expected = combine(norms[group == number], p)
+        if p >= 0.5 and number == 1 and p < 1:
+            assert found[1].item() == pytest.approx(4e200, rel=1e-12)
+        torch.testing.assert_close(found[number], expected, equal_nan=True)

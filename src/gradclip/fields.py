@@ -67,9 +67,11 @@ class Checked:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not allows(field_type(type(self), field.name), field.metadata, value):
+            value, kind = getattr(self, field.name), field_type(type(self), field.name)
+            if not allows(kind, field.metadata, value):
                 raise InvalidField(field.name, value, allowed(type(self), field.name))
+            if _without_none(kind) is float and isinstance(value, int):
+                setattr(self, field.name, float(value))
 
 
 @dataclass(kw_only=True)

@@ -1,10 +1,10 @@
 """Norms of many tensors: right to 1e-6 at any size, finite for finite gradients, never 0 for tiny ones.
 
 A float32 norm taken in one go goes wrong in three ways: squares above 3e38 overflow, squares below
-1e-38 vanish, and one accumulator over 10^7 elements loses four digits. On the CPU the fast norm is
-taken first, in rows where a tensor is long, and the rare value that may have gone wrong is measured
-again in double precision: looking costs nothing there. On an accelerator looking would stop the
-queue, so everything is accumulated in double precision from the start.
+1e-38 vanish, and one accumulator over 10^7 elements loses four digits. On the CPU a long tensor is
+measured as a matrix of short rows, whose norms are put together in float64, and a value that may
+have left the range is measured again with care: looking costs nothing there. On an accelerator
+looking would stop the queue, so everything is accumulated in float64 from the start.
 """
 
 import math
@@ -13,42 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ROW = 512  # a long tensor is measured as a matrix of rows of this length: right to 3e-7 even if all elements are equal
-LONG = 1024  # up to here one float32 accumulator is as good, and a second operation would cost more
-
-
-def tensor_norms(tensors: Sequence[Tensor], p: float) -> Tensor:
-    """The p-norm of each tensor, [tensors], on the first one's device in the widest dtype it has.
-
-    Empty tensors have norm 0. A nan or infinite element gives a nan or infinite norm, and nothing else does.
-    """
-    device = tensors[0].device
-    wide = wide_dtype(device)
-    norms = torch.zeros(len(tensors), dtype=wide, device=device)
-    full = [i for i, tensor in enumerate(tensors) if tensor.numel() > 0]
-    if not full:
-        return norms
-    present = [tensors[i].detach() for i in full]
-    if all(tensor.device.type == "cpu" for tensor in present):
-        measured = _cpu_norms(present, p)
-    else:
-        measured = torch.stack([_careful_norm(tensor, p).to(device, wide) for tensor in present])
-    return measured if len(full) == len(tensors) else norms.index_copy(0, torch.tensor(full, device=device), measured)
-
-
-def combine(norms: Tensor, p: float) -> Tensor:
-    """The p-norm of a vector of norms, 0-d: the norm of all their tensors together.
-
-    Divided by the largest first, so that the powers neither overflow nor vanish.
-    """
-    if norms.numel() == 0:
-        return norms.new_zeros(())
-    largest = norms.amax()
-    if p == math.inf:
-        return largest
-    usable = (largest > 0) & largest.isfinite()
-    together = vector_norm(norms / largest, p) * largest
-    return torch.where(usable, together, largest)
+ROW = 128  # one float32 accumulator over so many squares is right to 4e-7, even if they are equal or one is huge
+SHORT = 1024  # up to here one pass in float64 is cheaper than two operations
 
 
 def vector_norm(tensor: Tensor, p: float = 2.0, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -62,47 +28,104 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _cpu_norms(tensors: Sequence[Tensor], p: float) -> Tensor:
-    """[tensors] in float64: fast first, then a second, careful look at what may have left the range."""
-    if p != 2.0:
-        return torch.stack([_careful_norm(tensor, p) for tensor in tensors])
-    norms = {i: _norm_by_rows(tensor) for i, tensor in enumerate(tensors) if tensor.numel() > LONG}
-    short = [i for i in range(len(tensors)) if i not in norms]
-    for dtype in {tensors[i].dtype for i in short}:
-        same = [i for i in short if tensors[i].dtype == dtype]
-        measured = torch._foreach_norm([tensors[i] for i in same], 2, dtype=_accumulator(dtype))
-        norms.update(zip(same, measured, strict=True))
-    together = torch.stack([norms[i] for i in range(len(tensors))]).double()
-    low, high = torch.aminmax(together)
-    if low.item() > _floor(tensors) and high.item() < math.inf:
-        return together
-    for i, (tensor, norm) in enumerate(zip(tensors, together.tolist(), strict=True)):
-        if norm == math.inf or norm <= _floor([tensor]):
-            together[i] = _careful_norm(tensor, 2.0)
-    return together
+def tensor_norms(tensors: Sequence[Tensor], p: float) -> Tensor:
+    """The p-norm of each tensor, [tensors], on the first one's device in the widest type it has.
+
+    Empty tensors have norm 0. A nan or infinite element gives a nan or infinite norm, and nothing else does.
+    """
+    device = tensors[0].device
+    wide = wide_dtype(device)
+    full = [tensor.detach() for tensor in tensors if tensor.numel() > 0]
+    if p == 2.0 and all(tensor.device.type == "cpu" for tensor in full):
+        measured = iter(_cpu_norms(full))
+    else:
+        measured = iter(row_norms(_flat(tensor).view(1, -1), p).view(()) for tensor in full)
+    zero = torch.zeros((), dtype=wide, device=device)
+    return torch.stack([next(measured).to(device, wide) if tensor.numel() > 0 else zero for tensor in tensors])
 
 
-def _norm_by_rows(tensor: Tensor) -> Tensor:
-    """The 2-norm of a long tensor as the norm of its rows' norms, 0-d float64: accurate, and on all threads."""
-    flat = _flat(tensor)
-    cut = flat.numel() // ROW * ROW
-    dtype = _accumulator(tensor.dtype)
-    rows = vector_norm(flat[:cut].view(-1, ROW), dim=1, dtype=dtype).double()
-    rest = vector_norm(flat[cut:], dtype=dtype).double()
-    return vector_norm(torch.cat([rows, rest.view(1)]))
-
-
-def _careful_norm(tensor: Tensor, p: float) -> Tensor:
-    """The p-norm of one non-empty tensor, 0-d, whatever its range: in float64, or divided by its largest element."""
+def row_norms(rows: Tensor, p: float) -> Tensor:
+    """The p-norm of each row of a matrix, [rows], in the widest type of its device, whatever its range."""
+    wide = wide_dtype(rows.device)
+    if rows.numel() == 0:
+        return torch.zeros(len(rows), dtype=wide, device=rows.device)
     if p == math.inf:
-        return vector_norm(tensor, p).to(wide_dtype(tensor.device))
-    if p <= 2.0 and tensor.dtype != torch.float64 and wide_dtype(tensor.device) == torch.float64:
-        return vector_norm(tensor, p, dtype=torch.float64)
-    # Here a square or a power may leave even the widest type; an accelerator pays a second reading.
-    wide = tensor.to(wide_dtype(tensor.device))
-    largest = vector_norm(wide, math.inf)
+        return vector_norm(rows, p, dim=1).to(wide)
+    if rows.device.type == "cpu" and p == 2.0:
+        norms = _fast_row_norms(rows)
+        low, high = torch.aminmax(norms)
+        if low.item() > _floor(rows) and high.item() < math.inf:
+            return norms
+        largest = vector_norm(rows, math.inf, dim=1)
+        doubtful = ((norms <= _floor(rows)) & (largest > 0)) | (norms.isinf() & largest.isfinite())
+        return norms if not bool(doubtful.any()) else _careful_row_norms(rows, p)
+    return _careful_row_norms(rows, p)
+
+
+def combine(norms: Tensor, p: float) -> Tensor:
+    """The p-norm of a vector of norms, 0-d: the norm of all their tensors together.
+
+    Divided by the largest first, so that the powers neither overflow nor vanish.
+    """
+    if norms.numel() == 0:
+        return norms.new_zeros(())
+    largest = norms.amax()
+    if p == math.inf:
+        return largest
     usable = (largest > 0) & largest.isfinite()
-    return torch.where(usable, vector_norm(wide / largest, p) * largest, largest)
+    return torch.where(usable, vector_norm(norms / largest, p) * largest, largest)
+
+
+def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor:
+    """[count]: `combine` over the norms of each group, where group, [norms], numbers them from 0."""
+    largest = norms.new_zeros(count).scatter_reduce(0, group, norms, "amax")
+    bad = norms.new_zeros(count).index_add(0, group, torch.where(norms.isfinite(), 0.0, norms))
+    if p != math.inf:
+        unit = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+        powers = norms.new_zeros(count).index_add(0, group, (norms / unit[group]).pow(p))
+        largest = powers.pow(1 / p) * unit
+    return torch.where(bad == 0, largest, bad)
+
+
+def _cpu_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The 2-norm of each non-empty tensor, 0-d float64."""
+    norms: dict[int, Tensor] = {}
+    short = [place for place, tensor in enumerate(tensors) if tensor.numel() <= SHORT]
+    for dtype in {tensors[place].dtype for place in short}:
+        same = [place for place in short if tensors[place].dtype == dtype]
+        norms.update(zip(same, torch._foreach_norm([tensors[p] for p in same], 2, dtype=torch.float64), strict=True))
+        if dtype == torch.float64:  # its own range is not safe
+            norms.update((place, _checked_norm(tensors[place], norms[place])) for place in same)
+    return [
+        norms[place] if place in norms else row_norms(_flat(tensor).view(1, -1), 2.0).view(())
+        for place, tensor in enumerate(tensors)
+    ]
+
+
+def _checked_norm(tensor: Tensor, norm: Tensor) -> Tensor:
+    safe = _floor(tensor.view(1, -1) if tensor.is_contiguous() else tensor.reshape(1, -1)) < norm.item() < math.inf
+    return norm if safe else _careful_row_norms(tensor.reshape(1, -1), 2.0).view(())
+
+
+def _fast_row_norms(rows: Tensor) -> Tensor:
+    """[rows] in float64: every row cut into pieces of ROW elements. Fast, and blind to the range of squares."""
+    dtype = rows.dtype if rows.dtype in (torch.float32, torch.float64) else torch.float32
+    cut = rows.shape[1] // ROW * ROW
+    pieces = vector_norm(rows[:, :cut].unflatten(1, (-1, ROW)), dim=2, dtype=dtype) if cut else rows[:, :0].to(dtype)
+    rest = vector_norm(rows[:, cut:], dim=1, dtype=dtype)
+    return vector_norm(torch.cat([pieces, rest.unsqueeze(1)], 1).double(), dim=1)
+
+
+def _careful_row_norms(rows: Tensor, p: float) -> Tensor:
+    """[rows], whatever the range: in float64, or divided by the largest element where even that may be left."""
+    wide = wide_dtype(rows.device)
+    if p <= 2.0 and wide == torch.float64 and rows.dtype != torch.float64:
+        return vector_norm(rows, p, dim=1, dtype=torch.float64)
+    values = rows.to(wide)
+    largest = vector_norm(values, math.inf, dim=1)
+    usable = (largest > 0) & largest.isfinite()
+    unit = torch.where(usable, largest, 1.0).unsqueeze(1)
+    return torch.where(usable, vector_norm(values / unit, p, dim=1) * largest, largest)
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -111,13 +134,7 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.permute(order).reshape(-1)
 
 
-def _floor(tensors: Sequence[Tensor]) -> float:
-    """The 2-norm below which the squares of so many elements may have lost more than 1e-7 to underflow."""
-    count = max(tensor.numel() for tensor in tensors)
-    tiny = max(torch.finfo(_accumulator(tensor.dtype)).tiny for tensor in tensors)
-    return math.sqrt(count) * math.sqrt(tiny / 1e-7)
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Half precision is summed in float32, the others in their own type."""
-    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+def _floor(rows: Tensor) -> float:
+    """The 2-norm below which the squares of a row may have lost more than 1e-7 to underflow."""
+    dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    return math.sqrt(rows.shape[1]) * math.sqrt(torch.finfo(dtype).tiny / 1e-7)

@@ -21,21 +21,21 @@ class Measured:
     """What a policy sees of the gradients: one entry a block, in the order of the parameters.
 
     norms: [blocks], in the policy's own norm_type; 0 for a block without a gradient.
-    sizes: [blocks], the number of elements of each block.
-    total: 0-d, the norm of all the gradients that the policy was given, in the same norm_type.
+    sizes: [blocks], the number of elements of each block's gradients.
+    seen: [blocks], whether the norm is finite and above 0: only then may it enter a memory.
     """
 
     norms: Tensor
     sizes: Tensor
-    total: Tensor
+    seen: Tensor
 
 
 @dataclass(kw_only=True)
 class Policy(Option):
     """Base of all policies: which gradients, measured together in what way, and up to which limit.
 
-    A policy of kind `limit` scales a block by min(1, limit / norm) and answers with `limits`. It
-    declares in `scopes` where it has a meaning; the first is its default.
+    A policy of kind `limit` scales a block by min(1, limit / norm) and answers with `limits`; one of
+    kind `measure` scales nothing. It declares in `scopes` where it has a meaning.
     """
 
     max: float | None = key("an additional cap on the norm; null for none", default=None, above=0, infinite=True)
@@ -43,7 +43,7 @@ class Policy(Option):
     norm_type: float = key(
         "the p of the p-norm that is measured; inf for the largest element",
         default=2.0,
-        above=0,
+        least=0.1,  # below, the norm of finite gradients could leave even float64
         infinite=True,
     )
     include: list[str] = key("glob patterns of parameter names to clip; none given means all", default_factory=list)
@@ -83,6 +83,6 @@ class ElementwisePolicy(Policy):
     kind: ClassVar[str] = "elementwise"
     scopes: ClassVar[tuple[str, ...]] = ("element",)
 
-    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[Tensor | float, Memory]:
-        """The largest magnitude of each element of one gradient, and that parameter's next memory. Pure."""
+    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[float, Memory]:
+        """The largest magnitude that an element of one gradient may keep, and the next memory. Pure."""
         raise NotImplementedError(f"{type(self).__name__} does not say its bounds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.fields import key
 from gradclip.policies.base import ElementwisePolicy, Measured, Memory, Policy
@@ -22,6 +22,8 @@ class NoClip(Policy):
 
     name: str = "none"
     max: float | None = key("has no effect here, and becomes null", default=None, above=0, infinite=True)
+
+    kind: ClassVar[str] = "measure"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,5 +55,5 @@ class ClipByValue(ElementwisePolicy):
     name: str = "value"
     max: float = key("the largest magnitude that an element keeps", above=0, infinite=True)
 
-    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[Tensor | float, Memory]:
+    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[float, Memory]:
         return self.max, memory
