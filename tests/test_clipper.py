@@ -157,7 +157,7 @@ def test_parameters_in_place_of_named_parameters_are_refused(model: nn.Module) -
 
 
 def test_patterns_that_leave_nothing_are_an_error(model: nn.Module) -> None:
-    with pytest.raises(InvalidField, match="exclude=.*at least one parameter"):
+    with pytest.raises(InvalidField, match=r"exclude=.*at least one parameter"):
         Clipper(model.named_parameters(), ClipByNorm(max=1.0, exclude=["*"]))
 
 
@@ -295,7 +295,7 @@ class OnACopy(ElementwisePolicy):
 
     max: float = 0.1
 
-    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[Tensor | float, Memory]:
+    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[float, Memory]:
         gradient.copy_(2 * gradient)
         return math.inf, memory
 

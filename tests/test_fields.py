@@ -73,7 +73,8 @@ def test_no_clipping_is_one_and_the_same_under_every_threshold() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"scope": "layer"}, "scope=layer: must be model for norm"), ({"nonfinite": "no"}, "error, drop, zero or keep"),
-     ({"norm_type": 0}, "norm_type=0: must be a number of at least 0.1"), ({"name": "value"}, "name=value: must be norm")],
+     ({"norm_type": 0}, "norm_type=0: must be a number of at least 0.1"),
+     ({"name": "value"}, "name=value: must be norm")],
 )  # fmt: skip
 def test_policies_refuse_what_they_cannot_do(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidField, match=message):

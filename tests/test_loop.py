@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradclip import Clipper
+from gradclip import Clipper, norms
+from gradclip.link import Link
 from tests.support import SMALL, compose, exact_norm, text_file, train
 from trainer import loop
 from trainer.data import Batch
@@ -58,17 +59,17 @@ def test_the_optimizer_is_given_clipped_gradients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: str, limit: float, p: float
 ) -> None:
     """Measured at the optimizer's door by other code than the product's."""
-    norms: list[float] = []
+    seen: list[float] = []
     real = torch.optim.SGD.step
 
     def step(self: torch.optim.SGD, *arguments: Any) -> Any:
-        norms.append(exact_norm([q.grad for group in self.param_groups for q in group["params"]], p))
+        seen.append(exact_norm([q.grad for group in self.param_groups for q in group["params"]], p))
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     train(tmp_path, *clip.split())
-    assert len(norms) == 6
-    assert norms == pytest.approx([limit] * 6, rel=1e-5)  # all of these steps exceed it
+    assert len(seen) == 6
+    assert seen == pytest.approx([limit] * 6, rel=1e-5)  # all of these steps exceed it
 
 
 def test_check_runs_at_the_first_step_and_every_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +185,9 @@ def test_divergence() -> None:
     assert look([4.0] + [7.9] * 200) is None
     assert look([4.0, 8.5], smoothing="0") == 2
     assert look([4.0] + [1e30] * 50, factor="null") is None
+    assert look([-1.0] * 50) is None
+    assert look([-1.0] + [0.5] * 50) is not None
+    assert look([0.0] + [1e-9] * 50) is None
 
 
 def test_a_weight_that_is_not_finite_is_divergence() -> None:
@@ -201,7 +205,75 @@ def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
     assert train(tmp_path).code == 3
-    assert status(tmp_path)["reason"] == "non-finite gradient in output.bias at step 1"
+    assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 1"
+
+
+def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nobody looks at every step: the bad one is found at the next log, evaluation or checkpoint."""
+    real_apply, real_meet, real, steps = Link.apply, Clipper._meet_nonfinite, loop.forward_backward, []
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        loss = real(work, batch)
+        steps.append(1)
+        if len(steps) == 7:
+            work.model.output.bias.grad[0] = math.nan
+        return loss
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    monkeypatch.setattr(
+        Link, "apply", lambda self, gradients, before, may_look: real_apply(self, gradients, before, False)
+    )
+    monkeypatch.setattr(
+        Clipper, "_meet_nonfinite", lambda self, gradients, where, look: real_meet(self, gradients, where, False)
+    )
+    ending = train(tmp_path, "steps=30", "log.every=20", "checkpoint.every=5", "evaluate_every=30")
+    assert (ending.state, ending.code) == ("diverged", 3)
+    assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 10"
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert kept.name == "step_5.pt"
+
+
+def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Apple's GPUs: a dispatch mode refuses what they refuse, and everything measures in float32."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class No64(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            assert not (isinstance(result, Tensor) and result.dtype == torch.float64), func
+            return result
+
+    for module in ("gradclip.norms", "gradclip.gradients", "gradclip.blocks", "gradclip.clipper", "trainer.loop"):
+        monkeypatch.setattr(f"{module}.wide_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(
+        "gradclip.norms._cpu_norms", lambda tensors: [norms.row_norms(t.reshape(1, -1), 2.0)[0] for t in tensors]
+    )
+    monkeypatch.setattr("gradclip.norms._fast_row_norms", lambda rows: norms._careful_row_norms(rows, 2.0))
+    for clip in ("clip=norm", "clip=value", "clip=none"):
+        work = session(tmp_path, clip, "clip.max=0.01")
+        with No64():
+            loop.take_step(work, next(work.data.batches(0)), check=True)
+            loop.evaluate(work)
+
+
+def test_a_dropped_step_leaves_the_hidden_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = session(tmp_path, "clip.nonfinite=drop")
+    batches = work.data.batches(0)
+    loop.take_step(work, next(batches), check=True)
+    before = work.states[0].clone()
+    real = loop.forward_backward
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        loss = real(work, batch)
+        work.states[0].fill_(math.nan)
+        work.model.output.bias.grad[0] = math.nan
+        return loss * math.nan
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    assert loop.take_step(work, next(batches), check=True)[1].dropped
+    assert torch.equal(work.states[0], before)
 
 
 def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,9 @@ def test_the_python_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_targets_exist() -> None:
-    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     targets = {line.split()[0] for line in listed.splitlines()}
     assert targets == {"help", "install", "train", "test", "check", "format", "tensorboard", "clean"}
     assert all(len(line.split()) > 2 for line in listed.splitlines()), "each with one line"

@@ -61,7 +61,7 @@ def test_every_step_has_its_tags(run: Path) -> None:
     for tag in EVERY_STEP:
         assert [step for step, _ in found[tag]] == list(range(1, 13)), tag
     for tag in DETAILS | {f"grad_norm_{side}/output.weight" for side in ("before", "after")}:
-        assert [step for step, _ in found[tag]] == [1, 5, 10, 12], tag
+        assert [step for step, _ in found[tag]] == [1, 5, 6, 10, 12], tag
     for tag in ("loss/val", "metric/accuracy"):
         assert [step for step, _ in found[tag]] == [6, 12], tag
     parameters = {f"grad_norm_{side}/{name}" for side in ("before", "after") for name in (
@@ -94,7 +94,7 @@ def test_one_event_a_step(run: Path) -> None:
 
 
 def test_log_every(tmp_path: Path) -> None:
-    train(tmp_path, "steps=11", "log.every=4", "log.parameters_every=8")
+    train(tmp_path, "steps=11", "log.every=4", "log.parameters_every=2", "evaluate_every=11")
     assert [step for step, _ in scalars(tmp_path / "run")["loss/train"]] == [1, 4, 8, 11]
 
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def make_blocks(
-    scope: str, names: Sequence[str], parameters: Sequence[Parameter], selected: list[int], optimizer: "Optimizer | None"
+    scope: str,
+    names: Sequence[str],
+    parameters: Sequence[Parameter],
+    selected: list[int],
+    optimizer: "Optimizer | None",
 ) -> "Blocks":
     """The blocks of the selected parameters under a scope."""
     if scope == "unit":
@@ -70,7 +74,9 @@ class Blocks:
             return gradients
         return {place: gradients[place] for place in self.selected if place in gradients}
 
-    def norms(self, tensors: Mapping[int, Tensor], p: float, device: torch.device, known: Tensor | None = None) -> Tensor:
+    def norms(
+        self, tensors: Mapping[int, Tensor], p: float, device: torch.device, known: Tensor | None = None
+    ) -> Tensor:
         """[blocks]: the p-norm of each block of gradients, or of anything else by the parameters' places.
 
         known: each parameter's p-norm, [parameters], where it has been measured already.
@@ -121,10 +127,14 @@ class UnitBlocks(Blocks):
 
     def __init__(self, labels: list[str], selected: list[int], parameters: Sequence[Parameter]):
         self._rows = {place: parameters[place].shape[0] if parameters[place].dim() > 1 else 1 for place in selected}
-        rows = [f"{label}[{row}]" for label, place in zip(labels, selected, strict=True) for row in range(self._rows[place])]
+        rows = [
+            f"{label}[{row}]" for label, place in zip(labels, selected, strict=True) for row in range(self._rows[place])
+        ]
         super().__init__(rows, selected, parameters, [])
 
-    def norms(self, tensors: Mapping[int, Tensor], p: float, device: torch.device, known: Tensor | None = None) -> Tensor:
+    def norms(
+        self, tensors: Mapping[int, Tensor], p: float, device: torch.device, known: Tensor | None = None
+    ) -> Tensor:
         parts = []
         for place in self.selected:
             if place in tensors:
@@ -145,8 +155,9 @@ class UnitBlocks(Blocks):
         return self._sizes[key]
 
     def multiply(self, gradients: Gradients, scales: Tensor, touched: Tensor | None) -> None:
-        parts = scales.split(list(self._rows.values()))
-        looks = [None] * len(parts) if touched is None else touched.split(list(self._rows.values()))
+        counts = list(self._rows.values())
+        parts = torch.split(scales, counts)
+        looks = [None] * len(parts) if touched is None else torch.split(touched, counts)
         for place, part, look in zip(self.selected, parts, looks, strict=True):
             if place not in gradients or (look is not None and not bool(look.any())):
                 continue
@@ -163,7 +174,9 @@ class UnitBlocks(Blocks):
     def _matrix(self, tensor: Tensor, place: int) -> Tensor:
         if tensor.dim() > 1 and tensor.shape[0] != self._rows[place]:
             raise ValueError("scope=unit cannot take a sparse gradient, whose rows change; exclude that parameter")
-        return tensor.detach().reshape(self._rows[place], -1) if tensor.numel() else tensor.new_zeros(self._rows[place], 0)
+        return (
+            tensor.detach().reshape(self._rows[place], -1) if tensor.numel() else tensor.new_zeros(self._rows[place], 0)
+        )
 
 
 def split_factor(factor: Tensor, look: bool) -> list[Tensor]:

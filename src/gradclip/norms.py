@@ -111,7 +111,7 @@ def _fast_row_norms(rows: Tensor) -> Tensor:
     """[rows] in float64: every row cut into pieces of ROW elements. Fast, and blind to the range of squares."""
     dtype = rows.dtype if rows.dtype in (torch.float32, torch.float64) else torch.float32
     cut = rows.shape[1] // ROW * ROW
-    pieces = vector_norm(rows[:, :cut].unflatten(1, (-1, ROW)), dim=2, dtype=dtype) if cut else rows[:, :0].to(dtype)
+    pieces = vector_norm(rows[:, :cut].reshape(len(rows), cut // ROW, ROW), dim=2, dtype=dtype)
     rest = vector_norm(rows[:, cut:], dim=1, dtype=dtype)
     return vector_norm(torch.cat([pieces, rest.unsqueeze(1)], 1).double(), dim=1)
 

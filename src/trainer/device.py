@@ -31,6 +31,13 @@ def prepare(config: Device) -> torch.device:
     return device
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A batch's tensor on the device; from pinned memory, so that a CUDA device need not be waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def autocast(config: Device, device: torch.device) -> AbstractContextManager[None]:
     """Mixed precision for the forward pass; does nothing at float32."""
     dtype = getattr(torch, config.precision)

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from gradclip import Clipper, NonFiniteGradientError
+from gradclip import Clipper, ClipReport, NonFiniteGradientError
+from gradclip.norms import combine, tensor_norms, wide_dtype
 from trainer import checkpoint, data, device, models, optim, summary
 from trainer.config import Divergence, Train
 from trainer.data import Batch, Dataset
@@ -76,44 +77,62 @@ def run_recorded(config: Train, folder: Path) -> Ending:
 
 def train(session: Session, run: Run, tracker: Tracker, history: History) -> None:
     """The loop. Raises Diverged or Interrupted where it ends early."""
-    config, model, optimizer = session.config, session.model, session.optimizer
-    watch = Watch(config.divergence)
+    config, model = session.config, session.model
+    watch, detailed = Watch(config.divergence), 0
     model.train()
     started = time.perf_counter()
     for step, batch in enumerate(_progress(_batches(session), config), start=1):
-        rate = optim.set_rate(optimizer, config, step)
-        details = step == 1 or _due(step, config.log.parameters_every, config.steps)
+        stop = run.stop  # a signal makes this step the last one
+        evaluates = _due(step, config.evaluate_every, config.steps)
+        saves = _due(step, config.checkpoint.every, config.steps) or stop is not None
+        # Nothing is evaluated or saved unseen: a checkpoint of bad weights would replace the last good one.
+        looks = step == 1 or _due(step, config.log.every, config.steps) or evaluates or saves
+        every = config.log.parameters_every
+        details = looks and (step == 1 or step // every > detailed // every or evaluates or saves)
         weights = _copy(model) if details else None
 
-        optimizer.zero_grad()
-        loss = forward_backward(session, batch)
-        session.scaler.unscale_(optimizer)
+        rate = optim.set_rate(session.optimizer, config, step)
         try:
-            report = session.clipper.clip()
+            loss, report = take_step(session, batch, check=step == 1 or _due(step, config.check_every, config.steps))
+            if looks:
+                session.clipper.raise_if_nonfinite()
         except NonFiniteGradientError as error:
-            raise Diverged(f"{error} at step {step}") from None
-        if step == 1 or _due(step, config.check_every, config.steps):
-            session.clipper.check()
-            optim.mend_fused(optimizer)
-        if not report.dropped:
-            session.scaler.step(optimizer)
-        session.scaler.update()
+            raise Diverged(f"{error}, seen at step {step}") from None
 
         history.dropped += report.dropped
-        if _due(step, config.log.every, config.steps) or details:
-            session.clipper.raise_if_nonfinite()
+        if looks:
             speed = step / (time.perf_counter() - started)
             sizes = _weight_sizes(model, weights) if weights else None
             logged = tracker.step(step, loss, report, rate=rate, speed=speed, dropped=history.dropped, weights=sizes)
             history.note(logged.loss, logged.before, logged.clipped)
             run.heartbeat(step)
-            watch.look(step, logged.loss, logged.weight_norm)
-        if _due(step, config.evaluate_every, config.steps):
+            if not report.dropped:
+                watch.look(step, logged.loss, logged.weight_norm)
+        detailed = step if details else detailed
+        if evaluates:
             _evaluate_and_keep(session, run, tracker, history, step)
-        if _due(step, config.checkpoint.every, config.steps) or run.stop:
+        if saves:
             checkpoint.save(run.folder, session.parts, _notes(session, history, step), keep=config.checkpoint.keep)
-        if run.stop:
-            raise Interrupted(run.stop)
+        if stop is not None:
+            raise Interrupted(stop)
+
+
+def take_step(session: Session, batch: Batch, *, check: bool) -> tuple[Tensor, ClipReport]:
+    """One step of the optimizer: the batch's mean loss, 0-d, and what clipping did."""
+    states = list(session.states)
+    session.optimizer.zero_grad()
+    loss = forward_backward(session, batch)
+    session.scaler.unscale_(session.optimizer)
+    report = session.clipper.clip()
+    if check:
+        optim.mend_fused(session.optimizer)
+        session.clipper.check()
+    if report.dropped:
+        session.states = states  # those of the step that is left out may be as bad as its gradients
+    else:
+        session.scaler.step(session.optimizer)
+    session.scaler.update()
+    return loss, report
 
 
 def forward_backward(session: Session, batch: Batch) -> Tensor:
@@ -123,9 +142,9 @@ def forward_backward(session: Session, batch: Batch) -> Tensor:
     without its history: truncated back-propagation through time.
     """
     parts = len(session.states)
-    inputs, targets = (tensor.to(session.device).tensor_split(parts) for tensor in (batch.inputs, batch.targets))
+    inputs, targets = (device.send(tensor, session.device).tensor_split(parts) for tensor in batch[:2])
     total = torch.zeros((), device=session.device)
-    for part in range(parts):
+    for part in range(min(parts, len(batch.inputs))):
         state = session.states[part] if batch.continues else None
         with device.autocast(session.config.device, session.device):
             outputs, state = session.model(inputs[part], state)
@@ -141,14 +160,14 @@ def evaluate(session: Session) -> tuple[float, dict[str, float]]:
     """The mean loss and metrics over all held-out data."""
     session.model.eval()
     sums: dict[str, Tensor] = {}
-    count, state = 0, None
+    count, state, wide = 0, None, wide_dtype(session.device)
     for batch in session.data.validation():
-        inputs, targets = batch.inputs.to(session.device), batch.targets.to(session.device)
+        inputs, targets = (device.send(tensor, session.device) for tensor in batch[:2])
         with device.autocast(session.config.device, session.device):
             outputs, state = session.model(inputs, state if batch.continues else None)
             means = {"loss": session.data.loss(outputs, targets), **session.data.metrics(outputs, targets)}
         for name, mean in means.items():
-            sums[name] = sums.get(name, 0.0) + mean.double() * targets.numel()
+            sums[name] = sums.get(name, 0.0) + mean.to(wide) * targets.numel()
         count += targets.numel()
     session.model.train()
     metrics = {name: total.item() / count for name, total in sums.items()}
@@ -172,10 +191,12 @@ class Watch:
             self._first = self._smoothed = loss
         past = self._config.smoothing
         self._smoothed = past * self._smoothed + (1 - past) * loss
-        if self._config.factor is not None and self._smoothed > self._config.factor * self._first:
+        factor = self._config.factor
+        # By the first loss's size, so that a negative one has a threshold above it, and 0 one above rounding.
+        if factor is not None and self._smoothed > self._first + (factor - 1) * max(abs(self._first), 1e-3):
             raise Diverged(
                 f"the smoothed training loss {self._smoothed:.4g} at step {step} is more than "
-                f"{self._config.factor:g} times the first one, {self._first:.4g}"
+                f"{factor:g} times the first one, {self._first:.4g}"
             )
 
 
@@ -219,9 +240,9 @@ def _copy(model: nn.Module) -> list[Tensor]:
 def _weight_sizes(model: nn.Module, earlier: list[Tensor]) -> dict[str, Tensor]:
     """The norm of all weights, and the norm of the step's change as a share of it."""
     weights = [parameter.detach() for parameter in model.parameters()]
-    size = torch.stack(torch._foreach_norm(weights)).norm()
-    change = torch.stack(torch._foreach_norm(torch._foreach_sub(weights, earlier))).norm()
-    return {"weight_norm": size, "update_ratio": change / size.clamp(min=torch.finfo(size.dtype).tiny)}
+    size = combine(tensor_norms(weights, 2.0), 2.0)
+    change = combine(tensor_norms(torch._foreach_sub(weights, earlier), 2.0), 2.0)
+    return {"weight_norm": size, "update_ratio": torch.where(size > 0, change / size, 0.0)}
 
 
 @torch.no_grad()

@@ -59,6 +59,8 @@ def mend_fused(optimizer: Optimizer) -> None:
                 log.warning("optimizer.fused: off, since a gradient lies otherwise in memory than its parameter")
                 for each in optimizer.param_groups:
                     each["fused"] = False
+                if hasattr(optimizer, "_step_supports_amp_scaling"):
+                    optimizer._step_supports_amp_scaling = False  # or a loss scaler would still treat it as fused
                 return
 
 

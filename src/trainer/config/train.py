@@ -16,8 +16,11 @@ from trainer.config.optim import SGD, Optimizer, Schedule
 class Log(Checked):
     """What is written, and how often."""
 
-    every: int = key("steps between two points in TensorBoard; reading them waits for an accelerator", least=1)
-    parameters_every: int = key("steps between two points of each parameter's norms, weight_norm and update_ratio",
+    every: int = key(
+        "steps between two points in TensorBoard; evaluations and checkpoints add theirs",
+        least=1,
+    )
+    parameters_every: int = key("the same for each parameter's norms, weight_norm and update_ratio, at logged steps",
                                 least=1)  # fmt: skip
     progress: bool = key("show a progress bar when the output is a terminal")
 
@@ -34,8 +37,10 @@ class Checkpoint(Checked):
 class Divergence(Checked):
     """When a run counts as diverged; a non-finite loss or weight always ends it."""
 
-    factor: float | None = key("ends when the smoothed training loss exceeds its first value this many times;"
-                               " null for never", above=1)  # fmt: skip
+    factor: float | None = key(
+        "ends when the loss, smoothed over the logged steps, exceeds its first value this many times; null: never",
+        above=1,
+    )
     smoothing: float = key("weight of the past in the smoothed training loss", least=0, below=1)
 
 
