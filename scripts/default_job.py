@@ -6,10 +6,11 @@ Trains it with five seeds, without clipping and with clip=norm clip.max=1.0; two
 import argparse
 import json
 import math
+import sys
 import tempfile
 from pathlib import Path
 
-from trainer.cli import CONF, one_line
+from trainer.cli import CONF, one_line, one_line_errors
 from trainer.compose import Composer, checked
 
 PAGE = Path(__file__).parents[1] / "docs" / "default_job.md"
@@ -17,11 +18,13 @@ CLIPS = (("clip=none",), ("clip=norm", "clip.max=1.0"))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Trains the default job with and without clipping.")
+    parser = one_line_errors(argparse.ArgumentParser(description="Trains the default job with and without clipping."))
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")
     args = parser.parse_args(arguments)
+    if args.seeds < 1 or not args.page.parent.is_dir():
+        parser.error(f"--seeds={args.seeds} --page={args.page}: at least one seed, and a page in a folder that exists")
     with one_line(args.overrides):
         page = report(args.seeds, args.overrides)
     args.page.write_text(page, encoding="utf-8")
@@ -51,9 +54,11 @@ def report(seeds: int, overrides: list[str]) -> str:
 def _end(overrides: list[str]) -> str:
     from trainer.loop import run_recorded
 
-    config = checked(Composer(CONF).compose(overrides), overrides)
+    composer = Composer(CONF)
+    config = checked(composer.compose(composer.quoted(overrides)), overrides)
     with tempfile.TemporaryDirectory() as folder:
-        run_recorded(config, Path(folder))
+        if (ending := run_recorded(config, Path(folder))).interrupted:
+            sys.exit(ending.code)
         status = json.loads((Path(folder) / "status.json").read_text(encoding="utf-8"))
     if status["state"] == "diverged":
         return f"diverged at step {status['step']}"

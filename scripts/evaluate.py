@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from trainer.cli import one_line
+from trainer.cli import one_line, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Measures a run's model on its held-out data.")
+    parser = one_line_errors(argparse.ArgumentParser(description="Measures a run's model on its held-out data."))
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--checkpoint", default="best", help="best (the default), last, or a file")
+    parser.add_argument("--checkpoint", default="best", help="best (the default), last, a step, or a file")
     args = parser.parse_args(arguments)
     with one_line():
         step, loss, metrics, sample = evaluate(args.run, args.checkpoint)

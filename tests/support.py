@@ -50,12 +50,14 @@ def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.Comp
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+@cache
 def policies() -> list[Policy]:
     """Every option of conf/clip at every scope that it takes."""
-    found = []
-    for name, schema in sorted(GROUPS["clip"].options.items()):
-        found += [compose(f"clip={name}", f"clip.scope={scope}").clip for scope in schema.scopes]
-    return found
+    return [
+        compose(f"clip={name}", f"clip.scope={scope}").clip
+        for name, schema in sorted(GROUPS["clip"].options.items())
+        for scope in schema.scopes
+    ]
 
 
 def policy_id(policy: Policy) -> str:

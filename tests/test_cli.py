@@ -1,5 +1,7 @@
 """The command line: every mistake one line and status 2, no folder made, no torch loaded, little time used."""
 
+import json
+import os
 import re
 import resource
 import statistics
@@ -14,11 +16,11 @@ from trainer import cli
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
 MISTAKES = [
-    ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are none, norm, value"),
+    ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
     ("model=transformer", "model=transformer: no such option; there are linear_net, lstm, mlp, rnn"),
-    ("clip=null", "clip=null: no such option; did you mean clip=none? There are none, norm, value"),
+    ("clip=null", "clip=null: no such option; did you mean clip=none? There are adagc, agc,"),
     ("model=7", "model=7: no such option; there are linear_net, lstm, mlp, rnn"),
-    ("clip=[norm,value]", "clip=[norm,value]: no such option; there are none, norm, value"),
+    ("clip=[norm,value]", "clip=[norm,value]: no such option; there are adagc,"),
     ("experiment=nope", "experiment=nope: no such option; there are digits, lstm_text"),
     ("hydra/launcher=nope", "hydra/launcher=nope: no such option; there are basic"),
     ("clp=norm", "clp=norm: no such key; did you mean clip?"),
@@ -31,7 +33,7 @@ MISTAKES = [
     ("+unknown=1", "unknown=1: no such key; there are model, data,"),
     ("+clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("++clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
-    ("+clip=value", "Multiple values for clip."),
+    ("+clip=value", "+clip=value: the group is there already; write clip=value"),
     ("clip.max=abc", "clip.max=abc: must be a number above 0"),
     ("clip.max=nan", "clip.max=nan: must be a number above 0"),
     ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
@@ -49,15 +51,21 @@ MISTAKES = [
     ("model=mlp data=digits model.hidden=[0]", "model.hidden=[0]: must be a list of numbers of at least 1"),
     ("model.nonlinearity=sigmoid", "model.nonlinearity=sigmoid: must be tanh or relu"),
     ("clip.nonfinite=zro", "clip.nonfinite=zro: must be error, drop, zero or keep"),
-    ("clip.scope=layer", "clip.scope=layer: must be model for norm"),
+    ("clip.scope=rows", "clip.scope=rows: must be model, group, layer, parameter or unit"),
+    ("clip=drop clip.scope=layer", "clip.scope=layer: must be model for drop"),
+    ("clip.schedule=linear", "clip.schedule=linear: must be constant unless max, final and over are given"),
+    ("clip=chain clip.max=1", "clip.max=1.0: must be set in a link: clip.links.<label>.max"),
+    ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1.0: must be a number above 0"),
+    ("clip=chain clip.links.whole.maks=1", "clip.links.whole.maks=1: no such key"),
+    ("clip=chain clip@clip.links.whole=zclp", "clip=zclp: no such option; did you mean clip=zclip?"),
     ("clip.include=weight", "clip.include=weight: must be a list of patterns"),
     ("clip.name=value", "clip.name=value: must be norm, which the option itself sets"),
     ("log=3", "log=3: must be given by its keys, log.…"),
     ("clip.max=${nope}", "clip.max: Interpolation key 'nope' not found"),
     ("~clip.max", "~clip.max: this key cannot be deleted; give it a value"),
-    ("~clip", "clip: has no value; choose one of none, norm, value"),
+    ("~clip", "clip: has no value; choose one of adagc, agc,"),
     ("data.path=/no/such/file", "data.path=/no/such/file: no such file"),
-    ("data.path=.", "data.path=.: Is a directory"),
+    ("data.path=.", "data.path=.: not a file"),
     ("data.path=binary", "data.path=binary: not UTF-8 (byte 0)"),
     ("data.path=short", "data.path=short: 9 characters are too few"),
     ("data.path=é", "data.path=é: cannot be read; put the value in quotes of its own: \"data.path='é'\""),
@@ -78,6 +86,23 @@ MISTAKES = [
     ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max? (job 0: clip.maks=1)"),
     ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters (job 1: model=mlp)"),
     ("-m clip.max=interval(0,1)", "clip.max=interval(0,1): a grid takes lists, choice(…) and range(…)"),
+    ("-m clip=7", "clip=7: no such option"),
+    ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
+    ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
+    ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: must tell the jobs apart"),
+    ("-m data.batch_size=4,1000000", "data.path=null: 465126 characters are too few"),
+    ("hydra.run.dir=short/run", "cannot be made, since"),
+    ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
+    ("data.batch_size=1000000", "characters are too few"),
+    ("data=digits model=mlp data.batch_size=5000", "data.batch_size=5000, data.validation=0.2: of 1797 images"),
+    ("~steps", "steps: has no value"),
+    ("+experiment=digits", "+experiment=digits: the group is there already; write experiment=digits"),
+    ("device.threads=99999999", "device.threads=99999999: must be a whole number of at least 1 and at most 1,024"),
+    ("data.windowé=1", "data.windowé=1: 'data.windowé' cannot be read as a key"),
+    ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
+    ("--resolve", "--resolve: goes with --cfg"),
+    ("-m --cfg job", "--multirun and --cfg: only one of them at a time"),
+    ("--info config clip=nrom", "clip=nrom: no such option"),
     ("--frobnicate", "unrecognized arguments: --frobnicate"),
     ("--config-dir=nope", "no such folder of configurations"),
     ("--config-name=nope", "Cannot find primary config 'nope'"),
@@ -89,6 +114,8 @@ MISTAKES = [
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "short").write_text("too short")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "status.json").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     return tmp_path
@@ -122,6 +149,10 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("clip: [1", "typo.yaml, line 3: not YAML"),
         ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
         ("defaults:\n  - override /clap: norm", "clap"),
+        (
+            "defaults:\n  - clip: norm",
+            "experiment/clip/norm: no such file; a study chooses with `override /clip: norm`",
+        ),
     ],
 )
 def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,8 +169,37 @@ def test_a_missing_extra(here: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_an_unreadable_file(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # a test may run as root, who can read everything
+    real = os.access  # a test may run as root, who can read everything
+    monkeypatch.setattr("os.access", lambda path, mode: path != "short" and real(path, mode))
     assert refused(["data.path=short"], capsys) == "data.path=short: cannot be read"
+
+
+@pytest.mark.parametrize("arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,nan"])
+def test_flags_and_options_in_any_order_and_spelling(arguments: str, here: Path) -> None:
+    """The plan is written, and Hydra is given flags first, quoted options, and the sweep's folder."""
+    argv = ["train.py", *arguments.split()]
+    cli.preflight(argv)
+    assert argv[1] in ("-m", "--multirun")
+    assert argv[-1].startswith("hydra.sweep.dir=")
+    assert ("debug=fast,'nan'" in argv) == ("nan" in arguments)
+    (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
+    assert len(json.loads(plan.read_text())["jobs"]) == 2
+
+
+def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "more" / "experiment").mkdir(parents=True)
+    (here / "more" / "experiment" / "grid.yaml").write_text(
+        '# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: "1,-2"\n'
+    )
+    line = refused(["--config-dir=more", "experiment=grid"], capsys)
+    assert line.startswith("seed=-2: must be a whole number")
+    assert "job 1: seed=-2" in line
+
+
+def test_a_bug_is_not_taken_for_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "check_machine", lambda config: [][1])
+    with pytest.raises(IndexError):
+        cli.preflight(["train.py"])
 
 
 def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +223,7 @@ def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.Capt
         cli.preflight(["train.py", "clip=value", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert "clip        none  norm  [value]" in text
+    assert re.search(r"clip +adagc .* none  norm .* \[value\]", text)
     assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0\)", text)
     assert re.search(r"log\.every=1 +steps between two points in TensorBoard", text)
     assert "schema" not in text.replace("its one line from the schema", "")
@@ -191,7 +251,7 @@ def test_no_torch(arguments: list[str], tmp_path: Path) -> None:
 
 
 def test_completion_offers_options_and_keys(tmp_path: Path) -> None:
-    for line, offered in (("clip=", "clip=none clip=norm clip=value"), ("clip.ma", "clip.max=")):
+    for line, offered in (("clip=n", "clip=none clip=norm clip=normalize"), ("clip.ma", "clip.max=")):
         done = subprocess.run(
             [sys.executable, str(ROOT / "train.py"), "-sc", "query=bash"], cwd=tmp_path, capture_output=True, text=True,
             env={"PATH": "", "COMP_LINE": f"python train.py {line}", "COMP_POINT": "99"}, check=True,

@@ -295,9 +295,9 @@ class OnACopy(ElementwisePolicy):
 
     max: float = 0.1
 
-    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[float, Memory]:
+    def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
         gradient.copy_(2 * gradient)
-        return math.inf, memory
+        return math.inf
 
 
 @pytest.mark.parametrize("broken", [Negative, NotANumber, OnACopy])
@@ -344,6 +344,8 @@ def test_state_dict(model: nn.Module) -> None:
     clipper.load_state_dict(clipper.state_dict())
     with pytest.raises(ValueError, match="'norm', not to 'none'"):
         Clipper(model.named_parameters(), NoClip()).load_state_dict(clipper.state_dict())
+    with pytest.raises(ValueError, match="other blocks"):
+        Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope="layer")).load_state_dict(clipper.state_dict())
 
 
 def test_mixed_precision_in_one_model() -> None:

@@ -46,7 +46,7 @@ def test_the_folder(finished: tuple[Path, str]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", folder.name)
     names = {path.name for path in folder.iterdir()}
     assert names - {path.name for path in folder.glob("events.out.tfevents.*")} == {
-        ".hydra", "train.log", "checkpoints", "status.json"}  # fmt: skip
+        ".hydra", "config.yaml", "train.log", "checkpoints", "status.json"}  # fmt: skip
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_6.pt", "best.pt"}
     assert (here / "outputs" / "latest").resolve() == folder.resolve()
@@ -244,7 +244,7 @@ def test_evaluate(
 def test_evaluate_as_a_program(finished: tuple[Path, str]) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "nowhere"]
     done = subprocess.run(command, cwd=finished[0], capture_output=True, text=True, check=False)
-    line = "error: nowhere: not the folder of a run; it has no .hydra/config.yaml\n"
+    line = "error: nowhere: not the folder of a run; it has no config.yaml\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
@@ -252,7 +252,7 @@ def test_evaluate_refuses_in_one_line(
     finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished[0] / "outputs" / "latest", tmp_path / "run")
-    config = tmp_path / "run" / ".hydra" / "config.yaml"
+    config = tmp_path / "run" / "config.yaml"
     other = tmp_path / "other.txt"
     other.write_text("another text altogether " * 200)
     saved = config.read_text()

@@ -15,25 +15,36 @@ can be checked without waiting for torch. `Clipper` brings it in.
 from typing import TYPE_CHECKING, Any
 
 from gradclip.errors import ClipCheckError, InvalidField, NonFiniteGradientError, UnmatchedPatternError
-from gradclip.policies import ClipByNorm, ClipByValue, ElementwisePolicy, Measured, NoClip, Policy
+from gradclip.policies import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    Chain,
+    ClipByNorm,
+    ClipByRMS,
+    ClipByValue,
+    DropStep,
+    ElementwisePolicy,
+    EMAClip,
+    Measured,
+    NoClip,
+    Normalize,
+    Policy,
+    QuantileClip,
+    SoftClip,
+    SpikeClip,
+    ZClip,
+)
 
 if TYPE_CHECKING:
     from gradclip.clipper import Clipper, ClipReport
 
 __all__ = [
-    "ClipByNorm",
-    "ClipByValue",
-    "ClipCheckError",
-    "ClipReport",
-    "Clipper",
-    "ElementwisePolicy",
-    "InvalidField",
-    "Measured",
-    "NoClip",
-    "NonFiniteGradientError",
-    "Policy",
-    "UnmatchedPatternError",
-]
+    "AGC", "AdaGC", "AutoClip", "Chain", "ClipByNorm", "ClipByRMS", "ClipByValue", "ClipCheckError", "ClipReport",
+    "Clipper", "DropStep", "EMAClip", "ElementwisePolicy", "InvalidField", "Measured", "NoClip",
+    "NonFiniteGradientError", "Normalize", "Policy", "QuantileClip", "SoftClip", "SpikeClip", "UnmatchedPatternError",
+    "ZClip",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

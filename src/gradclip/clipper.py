@@ -12,9 +12,9 @@ from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
 from gradclip.gradients import Gradients, collect, norms_of, unique_parameters
-from gradclip.link import FLUSHED, TOLERANCE, Link, Outcome
+from gradclip.link import FLUSHED, TOLERANCE, Link, Outcome, joined
 from gradclip.norms import combine, wide_dtype
-from gradclip.policies import Policy
+from gradclip.policies import Chain, Policy
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -65,7 +65,8 @@ class Clipper:
     ):
         names, self._parameters = unique_parameters(named_parameters)
         self._names = tuple(names)
-        self._link = Link(policy, names, self._parameters, optimizer)
+        chosen = policy.links if isinstance(policy, Chain) else {"": policy}
+        self._links = {label: Link(link, names, self._parameters, optimizer) for label, link in chosen.items()}
         self._nonfinite_seen: Tensor | None = None
         self._report: ClipReport | None = None
         self._versions: list[tuple[int, int]] = []
@@ -85,10 +86,12 @@ class Clipper:
         before, drop = self._meet_nonfinite(gradients, device, may_look)
         if drop:
             return self._left_out(before)
-        outcome = self._link.apply(gradients, before, may_look)
-        after = self._norms(gradients, device) if outcome.after is None else outcome.after
+        after, outcomes = before, []
+        for link in self._links.values():
+            outcomes.append(link.apply(gradients, after, may_look))
+            after = outcomes[-1].after if outcomes[-1].after is not None else self._norms(gradients, device)
         self._versions = self._current_versions()
-        self._report = self._reported(before, after, outcome)
+        self._report = self._reported(before, after, joined(outcomes))
         return self._report
 
     @torch.no_grad()
@@ -118,7 +121,11 @@ class Clipper:
             place = next(i for i, pair in enumerate(zip(self._versions, current, strict=True)) if pair[0] != pair[1])
             raise ClipCheckError(f"{self._names[place]}: its gradient was changed between clip() and step()")
         if not self._report.dropped:
-            self._link.check(gradients)
+            # A link that enlarges may lead out of the limits of those before it, as it was asked to.
+            links = list(self._links.values())
+            last = max((place for place, link in enumerate(links) if link.policy.kind == "rescale"), default=0)
+            for link in links[last:]:
+                link.check(gradients)
 
     def raise_if_nonfinite(self) -> None:
         """Raises NonFiniteGradientError if `nonfinite=error` and a gradient was non-finite. Reads from the device."""
@@ -126,13 +133,16 @@ class Clipper:
             raise NonFiniteGradientError(self._named(self._nonfinite_seen))
 
     def state_dict(self) -> dict[str, Any]:
-        """The policy's name, its blocks and its memory."""
-        return self._link.state_dict()
+        """By the labels of the links ("" without a chain): the policy's name, its blocks and its memory."""
+        return {label: link.state_dict() for label, link in self._links.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a saved memory; raises ValueError if another policy, or other blocks, wrote it."""
         device = self._parameters[0].device
-        self._link.load_state_dict(state, device, wide_dtype(device))
+        if state.keys() != self._links.keys():
+            raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._links)}")
+        for label, link in self._links.items():
+            link.load_state_dict(state[label], device, wide_dtype(device))
 
     def _norms(self, gradients: Gradients, device: torch.device) -> Tensor:
         return norms_of(gradients, len(self._parameters), 2.0, device)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from glob import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +16,13 @@ from torch.nn import Parameter
 from gradclip.blocks import make_blocks
 from gradclip.errors import ClipCheckError
 from gradclip.gradients import Gradients, norms_of, places, select
+from gradclip.norms import combine
 from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 5e-6  # relative: twice the error of a norm, and the rounding of a product
 FLUSHED = 1.2e-38  # what a float32 unit that flushes to zero may lose of an element
@@ -39,6 +44,20 @@ class Outcome:
     dropped: bool = False
 
 
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcomes of all links as one."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    return Outcome(
+        norms=torch.cat([outcome.norms for outcome in outcomes]),
+        limits=torch.cat([outcome.limits for outcome in outcomes]),
+        exceeded=torch.stack([outcome.exceeded for outcome in outcomes]).sum(),
+        total=sum(outcome.total for outcome in outcomes),
+        after=outcomes[-1].after,
+        dropped=any(outcome.dropped for outcome in outcomes),
+    )
+
+
 class Link:
     """A policy, the blocks of its scope, and its memory."""
 
@@ -51,21 +70,26 @@ class Link:
     ):
         self.policy = policy
         self._parameters = parameters
-        self._selected = select(names, policy.include, policy.exclude)
-        self._names = [names[place] for place in self._selected]
-        self._elementwise = isinstance(policy, ElementwisePolicy)
-        scope = "parameter" if self._elementwise else policy.scope
+        alone = policy.left_alone([name for name, p in zip(names, parameters, strict=True) if p.dim() > 1])
+        if alone:
+            log.info("clip=%s leaves %s alone, the last layer's weights", policy.name, ", ".join(alone))
+        self._selected = select(names, policy.include, [*policy.exclude, *map(escape, alone)])
+        scope = "parameter" if isinstance(policy, ElementwisePolicy) else policy.scope
         self._blocks = make_blocks(scope, names, parameters, self._selected, optimizer)
-        self._memory: Memory = {}
+        self._memory: Memory = {}  # of all blocks together
+        self._memories: dict[int, Memory] = {}  # of elementwise policies: by the parameter's place
+        self._step = 0
         self._last: tuple[Tensor, Tensor] | None = None  # norms and limits, for check()
 
     def apply(self, gradients: Gradients, before: Tensor, may_look: bool) -> Outcome:
         """Limits the gradients in place. before: [parameters], the 2-norms as they are now."""
         own = self._blocks.own(gradients)
-        if isinstance(self.policy, ElementwisePolicy):
-            outcome = self._clamp(self.policy, own, before, may_look)
+        policy = self.policy.at(self._step)
+        if isinstance(policy, ElementwisePolicy):
+            outcome = self._clamp(policy, own, before, may_look)
         else:
-            outcome = self._scale(own, before, may_look)
+            outcome = self._scale(policy, own, before, may_look)
+        self._step += 1
         self._last = outcome.norms, outcome.limits
         return outcome
 
@@ -89,7 +113,15 @@ class Link:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"policy": self.policy.name, "blocks": list(self._blocks.labels), "memory": dict(self._memory)}
+        """Everything that the next step depends on: tensors, plain numbers and names."""
+        names = [self._blocks.labels[self._selected.index(place)] for place in self._memories]
+        return {
+            "policy": self.policy.name,
+            "blocks": list(self._blocks.labels),
+            "step": self._step,
+            "memory": dict(self._memory),
+            "elements": dict(zip(names, map(dict, self._memories.values()), strict=True)),
+        }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device, wide: torch.dtype) -> None:
         """Raises ValueError if another policy wrote the state, or the same for other blocks."""
@@ -97,29 +129,48 @@ class Link:
             raise ValueError(f"the saved memory belongs to {state['policy']!r}, not to {self.policy.name!r}")
         if state["blocks"] != self._blocks.labels:
             raise ValueError("the saved memory belongs to other blocks: another model, scope, include or exclude")
-        self._memory = {
-            name: tensor.to(device, wide if tensor.dtype == torch.float64 else tensor.dtype)
-            for name, tensor in state["memory"].items()
-        }
 
-    def _scale(self, own: Gradients, before: Tensor, may_look: bool) -> Outcome:
-        policy, p, device = self.policy, self.policy.norm_type, before.device
+        def loaded(memory: Memory, to: torch.device) -> Memory:
+            return {n: t.to(to, wide if t.dtype == torch.float64 else t.dtype, copy=True) for n, t in memory.items()}
+
+        self._step = state["step"]
+        self._memory = loaded(state["memory"], device)
+        found = {self._blocks.labels.index(name): memory for name, memory in state["elements"].items()}
+        places_of = {self._selected[number]: memory for number, memory in found.items()}
+        self._memories = {p: loaded(memory, self._parameters[p].device) for p, memory in places_of.items()}
+
+    def _scale(self, policy: Policy, own: Gradients, before: Tensor, may_look: bool) -> Outcome:
+        p, device = policy.norm_type, before.device
         norms = self._blocks.norms(own, p, device, known=before if p == 2.0 else None)
-        measured = Measured(
-            norms=norms,
-            sizes=self._blocks.sizes(own, device),
-            seen=norms.isfinite() & (norms > 0),
-        )
-        limits, self._memory = policy.limits(measured, self._memory)
+        limits, self._memory = policy.limits(self._measured(policy, own, norms), self._memory)
+        if policy.caps and policy.max is not None:
+            limits = limits.clamp(max=policy.max)
         exceeds = ~(norms <= limits) & (limits != math.inf)  # a nan norm exceeds, and makes its block nan, as in torch
         outcome = Outcome(norms, limits, exceeds.sum(), len(self._blocks), before)
-        if policy.kind == "measure" or (may_look and not bool(exceeds.any())):
+        if policy.kind == "measure":
             return outcome
-        scales = torch.where(exceeds, limits / norms, 1.0)
-        self._blocks.multiply(own, scales, exceeds if may_look else None)
+        if policy.kind == "decision":
+            return replace(outcome, dropped=bool(exceeds.any()))
+        changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
+        if may_look and not bool(changes.any()):
+            return outcome
+        scales = torch.where(changes, limits / norms, 1.0)
+        self._blocks.multiply(own, scales, changes if may_look else None)
         exact = all(gradient.dtype.itemsize >= 4 for gradient in own.values())  # half precision rounds: measured
-        after = self._blocks.after(before, scales, device) if exact else None
-        return Outcome(norms, limits, outcome.exceeded, outcome.total, after)
+        return replace(outcome, after=self._blocks.after(before, scales, device) if exact else None)
+
+    def _measured(self, policy: Policy, own: Gradients, norms: Tensor) -> Measured:
+        weights = None
+        if policy.reads_weights:
+            tensors = {place: self._parameters[place].detach() for place in own}
+            weights = self._blocks.norms(tensors, 2.0, norms.device)
+        return Measured(
+            norms=norms,
+            sizes=self._blocks.sizes(own, norms.device),
+            seen=norms.isfinite() & (norms > 0),
+            total=combine(norms, policy.norm_type),
+            weights=weights,
+        )
 
     def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Tensor, may_look: bool) -> Outcome:
         norms = norms_of(own, len(self._parameters), math.inf, before.device)
@@ -129,13 +180,28 @@ class Link:
         for place, gradient in own.items():
             if gradient.numel() == 0:
                 continue
-            bound, _ = policy.bounds(gradient, self._memory)
-            limits[place] = bound
-            if bound >= torch.finfo(gradient.dtype).max or (may_look and bool(norms[place] <= bound)):
-                continue
-            changed = True
-            exceeded += (gradient.abs() > bound).sum().to(before.device)
-            gradient.clamp_(-bound, bound)
+            memory = self._memories.get(place, {})
+            bound = policy.bounds(gradient, memory)
+            limits[place] = bound if isinstance(bound, float) else bound.amax()
+            if not (may_look and bool(norms[place] <= limits[place]) and isinstance(bound, float)):
+                changed = True
+                exceeded += _clamp_to(gradient, bound).to(before.device)
+            if memory := policy.remember(gradient, memory):
+                self._memories[place] = memory
         chosen = places(tuple(self._selected), before.device)
         total = sum(gradient.numel() for gradient in own.values())
         return Outcome(norms[chosen], limits[chosen], exceeded, total, None if changed else before)
+
+
+def _clamp_to(gradient: Tensor, bound: Tensor | float) -> Tensor:
+    """Clamps every element to its bound, in place; 0-d, how many exceeded it."""
+    if isinstance(bound, float):
+        if bound >= torch.finfo(gradient.dtype).max:
+            return torch.zeros((), dtype=torch.long, device=gradient.device)
+        exceeded = (gradient.abs() > bound).sum()
+        gradient.clamp_(-bound, bound)
+        return exceeded
+    exceeded = (gradient.abs() > bound).sum()
+    bound = bound.to(gradient.dtype)
+    gradient.copy_(gradient.clamp(-bound, bound).where(~gradient.isnan(), gradient))
+    return exceeded

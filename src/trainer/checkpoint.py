@@ -35,14 +35,16 @@ def save_best(folder: Path, parts: dict[str, HasState], notes: dict[str, Any]) -
 
 def steps(folder: Path) -> list[Path]:
     """The checkpoints of a run by their steps, the newest last."""
-    found = (folder / "checkpoints").glob("step_*.pt")
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("step_")))
+    found = [path for path in (folder / "checkpoints").glob("step_*.pt") if path.stem[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.stem[5:]))
 
 
 def find(folder: Path, which: str) -> Path:
-    """The file that `best`, `last` or a path means; raises Mistake if the run has none."""
+    """The file that `best`, `last`, a step or a path means; raises Mistake if the run has no last one."""
     if which == "best":
         return folder / "checkpoints" / "best.pt"
+    if which.isdecimal():
+        return folder / "checkpoints" / f"step_{which}.pt"
     if which != "last":
         return Path(which)
     if not (found := steps(folder)):

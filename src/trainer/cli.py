@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from trainer import sweep
-from trainer.compose import Composer, checked, register, without_hydra
-from trainer.config import Mistake, Train
+from trainer.compose import Composer, checked, register, save, without_hydra
+from trainer.config import Mistake, Text, Train
 from trainer.help import help_text
-from trainer.messages import explain
+from trainer.messages import explain, is_mistake
 
 CONF = Path(__file__).parents[2] / "conf"
 MISTAKE = 2  # the exit status of a user's mistake
@@ -35,38 +36,36 @@ def preflight(argv: list[str] | None = None) -> None:
     sweep's folder, which `argv` (sys.argv by default) then names to Hydra.
     """
     argv = sys.argv if argv is None else argv
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    args = parser.parse_args(argv[1:])
-    if args.hydra_help or args.info or args.shell_completion:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 loses no line
+    args = one_line_errors(get_args_parser()).parse_intermixed_args(argv[1:])
+    if args.hydra_help or args.shell_completion:
         return
     with one_line(args.overrides):
-        if args.experimental_rerun:
-            raise Mistake("--experimental-rerun: not offered, since it runs code from a file; use the overrides")
+        _check_flags(args)
         composer = _composer(args)
-        argv[1:] = composer.quoted(argv[1:])
         overrides = composer.quoted(args.overrides)
-        multirun = args.multirun or "hydra.mode=MULTIRUN" in overrides
-        config = composer.compose(overrides, multirun=multirun)
+        # Hydra's own parser takes no flag after an override that follows another flag.
+        argv[1:] = [argument for argument in argv[1:] if argument not in args.overrides] + overrides
+        config = composer.compose(overrides, multirun=args.multirun)
         if args.help:
             _answer(help_text(composer, config))
-        if multirun:
-            if not args.cfg:
-                argv.append(_plan_sweep(composer, config, overrides))
+        if config.hydra.mode == RunMode.MULTIRUN and not args.multirun:
+            args.multirun, config = True, composer.compose(overrides, multirun=True)
+        if args.multirun:
+            argv.append(_plan_sweep(composer, config, overrides))
             return
         settings = checked(config, overrides)
-        if args.cfg == "job" and not args.package:
-            # What Hydra would print, without its composing everything once more.
-            _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
-        if not args.cfg:
+        if args.cfg:
+            _show(args, config)
+        elif not args.info:
+            _check_folder("hydra.run.dir", config.hydra.run.dir, "status.json", "a run")
             check_machine(settings)
 
 
 def check_machine(config: Train) -> None:
-    """Raises for what a configuration wants and this machine, the data or the model has not.
-
-    Loads torch only where something has to be looked up with it.
-    """
+    """Raises for what a configuration wants and this machine, the data or the model has not."""
     from trainer import needs
 
     needs.check(config)
@@ -74,24 +73,34 @@ def check_machine(config: Train) -> None:
 
 def run(config: DictConfig) -> None:
     """One run, or one job of a sweep: from the composed configuration to an exit status."""
-    settings = checked(config)
     logging.raiseExceptions = False  # a closed pipe, as in `… | head`, ends nothing
+    settings = checked(config)
+    if isinstance(settings.data, Text) and settings.data.path is not None:
+        settings.data.path = to_absolute_path(settings.data.path)  # the run can be evaluated from anywhere
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     in_sweep = job.mode == RunMode.MULTIRUN
     from trainer.run import Run, point_latest
 
-    if in_sweep and (earlier := sweep.duplicate_of(Path(job.sweep.dir), job.job.num)) is not None:
-        Run(folder, settings.steps).duplicate(earlier)
+    record = Run(folder, settings.steps)
+    if in_sweep and (earlier := sweep.duplicate_of(Path(job.sweep.dir), job.job.num, settings)) is not None:
+        record.duplicate(earlier)
         log.info("the same as job %d, which is not run again", earlier)
         return
-    point_latest(folder.parent if in_sweep else folder)
-    from trainer.loop import run_recorded
-
     try:
-        ending = run_recorded(settings, folder)
+        with record.recorded():
+            save(settings, folder)
+            point_latest(Path(job.sweep.dir) if in_sweep else folder)
+            from trainer import loop  # brings torch in, and a signal may come meanwhile
+
+            loop.execute(settings, record)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Mistake as error:  # what only came to light now, such as a file that has vanished
+        if in_sweep:
+            raise
+        refuse(str(error))
+    ending = record.ending()
     # A sweep goes on after a job that diverged, and ends with one that was interrupted.
     if ending.interrupted or (ending.code and not in_sweep):
         sys.exit(ending.code)
@@ -102,10 +111,24 @@ def one_line(overrides: Sequence[str] = ()) -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_mistake(error):
             raise
-        _refuse(explain(error, overrides))
+        refuse(explain(error, overrides))
+
+
+def refuse(message: str) -> NoReturn:
+    """Ends the program with one line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(MISTAKE)
+
+
+def one_line_errors(parser: ArgumentParser) -> ArgumentParser:
+    """The parser, with one line in place of its usage."""
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
 
 
 def _answer(text: str) -> NoReturn:
@@ -113,13 +136,20 @@ def _answer(text: str) -> NoReturn:
     sys.exit(0)
 
 
-def _refuse(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(MISTAKE)
+def _check_flags(args: Namespace) -> None:
+    if args.experimental_rerun:
+        raise Mistake("--experimental-rerun: not offered, since it runs code from a file; use the overrides")
+    flags = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
+    given = [flag for flag, value in flags.items() if value]
+    if len(given) > 1:
+        raise Mistake(f"{' and '.join(given)}: only one of them at a time")
+    for flag, value in (("--package", args.package), ("--resolve", args.resolve)):
+        if value and not args.cfg:
+            raise Mistake(f"{flag}: goes with --cfg")
 
 
 def _composer(args: Namespace) -> Composer:
-    folder = Path(args.config_path).absolute() if args.config_path else CONF
+    folder = CONF.parent / args.config_path if args.config_path else CONF  # as Hydra does: beside train.py
     extra = Path(args.config_dir).absolute() if args.config_dir else None
     for each in (folder, extra):
         if each is not None and not each.is_dir():
@@ -127,13 +157,38 @@ def _composer(args: Namespace) -> Composer:
     return Composer(folder, args.config_name or "train", extra)
 
 
+def _show(args: Namespace, config: DictConfig) -> None:
+    """What `--cfg job` would print, without Hydra's composing everything once more."""
+    if args.package and OmegaConf.select(config, args.package) is None:
+        raise Mistake(f"--package={args.package}: no such part of the configuration")
+    if args.cfg == "job" and not args.package:
+        _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
+
+
 def _plan_sweep(composer: Composer, master: DictConfig, overrides: list[str]) -> str:
     """Checks every point and writes the plan; returns the override that names the sweep's folder to Hydra."""
     jobs, configs = sweep.plan(composer, master, overrides)
+    subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
+    if len(jobs) > 1 and not any(part in str(subdir) for part in ("job.num", "job.id", "override_dirname")):
+        raise Mistake(f"hydra.sweep.subdir={subdir}: must tell the jobs apart, as ${{hydra.job.num}} does")
+    _check_folder("hydra.sweep.dir", master.hydra.sweep.dir, sweep.PLAN, "a sweep")
     for job, config in zip(jobs, configs, strict=True):
         if job.duplicate_of is None:
-            check_machine(config)
+            try:
+                check_machine(config)
+            except Mistake as error:
+                raise Mistake(f"{error} (job {job.number}: {' '.join(job.overrides)})") from None
     folder = Path(master.hydra.sweep.dir)
     sweep.write(folder, overrides, jobs)
-    quoted = str(folder).replace("'", "\\'")
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     return f"hydra.sweep.dir='{quoted}'"
+
+
+def _check_folder(key: str, value: str, file: str, what: str) -> None:
+    """Raises Mistake if the folder holds a run already, or cannot be made."""
+    folder = Path(value).absolute()
+    if (folder / file).exists():
+        raise Mistake(f"{key}={value}: holds {what} already")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise Mistake(f"{key}={value}: cannot be made, since {existing} is not a folder that can be written to")

@@ -19,7 +19,10 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from trainer.config import GROUPS, Mistake, Train
-from trainer.messages import unknown_key, unknown_option, unreadable
+from trainer.messages import missing, unknown_key, unknown_option, unreadable
+
+SAVED = "config.yaml"  # in a run's folder
+VALUES = ("nan", "inf", "null", "true", "false")  # words that Hydra's grammar does not read as text
 
 
 def register() -> None:
@@ -44,17 +47,20 @@ class Composer:
         self.loader = ConfigLoaderImpl(path)
 
     def quoted(self, overrides: list[str]) -> list[str]:
-        """The overrides with quotes around an option whose name Hydra would read as a number, such as debug=nan."""
-        pairs = [(override, *override.partition("=")[::2]) for override in overrides]
-        return [
-            f"{group}='{value}'" if group in self.groups() and value in self.options(group) else override
-            for override, group, value in pairs
-        ]
+        """The overrides with quotes around an option whose name Hydra would read as a value, such as debug=nan."""
+        return [self._quoted(override) for override in overrides]
+
+    def _quoted(self, override: str) -> str:
+        group, equals, value = override.partition("=")
+        options = self.options(group) if group in self.groups() else []
+        words = value.split(",")
+        if not equals or not all(word in options for word in words):
+            return override
+        return f"{group}=" + ",".join(f"'{word}'" if word.lower() in VALUES else word for word in words)
 
     def compose(self, overrides: list[str], multirun: bool = False) -> DictConfig:
         """The whole tree, Hydra's own node included."""
-        if not multirun:
-            self.check_options(self.parse(overrides))
+        self.check_options([override for override in self.parse(overrides) if not override.is_sweep_override()])
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         return self.loader.load_configuration(self.name, overrides, run_mode=mode)
 
@@ -72,6 +78,9 @@ class Composer:
             group, value = override.key_or_group, override.value()
             if group not in groups or override.is_delete() or isinstance(value, dict):
                 continue
+            if override.is_add() or override.is_force_add():
+                line = str(override.input_line)
+                raise Mistake(f"{line}: the group is there already; write {line.lstrip('+')}")
             if value not in (options := self.options(group)):
                 raise Mistake(unknown_option(group, value, options))
 
@@ -99,6 +108,9 @@ def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
         for key in node:
             if key not in names:
                 raise Mistake(unknown_key(_join(path, key), owner, overrides))
+        for name in names:
+            if name not in node:
+                raise Mistake(missing(_join(path, name)))
         if issubclass(owner, Option) and owner.__dict__.get("name") is None:
             raise Mistake(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
                           f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
@@ -110,22 +122,37 @@ def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
     return built
 
 
+def save(config: Train, folder: Path) -> None:
+    """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
+    OmegaConf.save(OmegaConf.structured(config), folder / SAVED)
+
+
 def load(folder: Path) -> Train:
     """The configuration with which a run was made, whatever the files in conf/ say today.
 
     Raises Mistake if the folder holds none, and as `checked` does.
     """
-    path = folder / ".hydra" / "config.yaml"
+    path = folder / SAVED
     if not path.is_file():
-        raise Mistake(f"{folder}: not the folder of a run; it has no .hydra/config.yaml")
+        raise Mistake(f"{folder}: not the folder of a run; it has no {SAVED}")
     saved = OmegaConf.load(path)
     config = OmegaConf.structured(Train)
     for group, base in GROUPS.items():
-        name = OmegaConf.select(saved, f"{group}.name")
-        if name not in base.options:
-            raise Mistake(f"{path}: {unknown_option(group, name, base.options)}")
-        config[group] = OmegaConf.structured(base.options[name])
+        config[group] = _typed(saved.get(group), base, group, path)
     return checked(OmegaConf.merge(config, saved))  # type: ignore[arg-type]
+
+
+def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
+    """The schema that a saved node names, with those of the links of a chain in it."""
+    name = saved.get("name") if isinstance(saved, DictConfig) else None
+    if name not in base.options:
+        raise Mistake(f"{path}: {unknown_option(group, name, base.options)}")
+    schema: DictConfig = OmegaConf.structured(base.options[name])
+    if "links" in saved:
+        schema.links = {
+            label: _typed(link, base, f"{group}.links.{label}", path) for label, link in saved.links.items()
+        }
+    return schema
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

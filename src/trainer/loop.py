@@ -61,18 +61,29 @@ def build(config: Train) -> Session:
 
 
 def run_recorded(config: Train, folder: Path) -> Ending:
-    """A whole run with its records: status.json, the log, TensorBoard, checkpoints and the summary."""
-    run, history = Run(folder, config.steps), History()
-    with torch.autograd.set_detect_anomaly(config.detect_anomaly), run.recorded():
+    """A whole run in a folder, with its records, from this process."""
+    run = Run(folder, config.steps)
+    with run.recorded():
+        execute(config, run)
+    return run.ending()
+
+
+def execute(config: Train, run: Run) -> None:
+    """Builds, trains and sums up: the log, TensorBoard, checkpoints. Raises Diverged or Interrupted at the end."""
+    history, end = History(), None
+    with torch.autograd.set_detect_anomaly(config.detect_anomaly):
         session = build(config)
-        tracker = Tracker(folder, OmegaConf.to_yaml(OmegaConf.structured(config)), session.data.facts)
+        tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.structured(config)), session.data.facts)
         log.info("data: %s", "; ".join(f"{name} {value}" for name, value in session.data.facts.items()))
         try:
             train(session, run, tracker, history)
+        except (Diverged, Interrupted) as early:
+            end = early
         finally:
             tracker.close()
-    summary.show(run, history, sample(session) if run.ending().state == "finished" else None)
-    return run.ending()
+    summary.show(run, history, end, None if end else sample(session))
+    if end is not None:
+        raise end
 
 
 def train(session: Session, run: Run, tracker: Tracker, history: History) -> None:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import difflib
+import re
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -29,6 +32,15 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     return " ".join(line.split())
 
 
+def is_mistake(error: BaseException) -> bool:
+    """Whether the user can mend it: what the configuration raises, or Hydra about it; anything else is a bug."""
+    if isinstance(error, Mistake | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = {"hydra", "omegaconf"} & set(Path(frames[-1].filename).parts) if frames else set()
+    return isinstance(error, ValueError | TypeError | AssertionError | AttributeError) and bool(inside)
+
+
 def _line(error: BaseException, overrides: Sequence[str]) -> str | None:
     match error:
         case Mistake() | InvalidField():
@@ -37,6 +49,8 @@ def _line(error: BaseException, overrides: Sequence[str]) -> str | None:
             return unreadable(error.override)
         case MissingConfigException(options=[*options], missing_cfg_file=str(path)):
             group, _, option = path.rpartition("/")
+            if not options and "/" in group:
+                return f"{path}: no such file; a study chooses with `override /{group.rpartition('/')[2]}: {option}`"
             return unknown_option(group, option, options)
         case ConfigAttributeError() | ConfigKeyError() if error.full_key:
             return unknown_key(error.full_key, error.object_type, overrides)
@@ -63,6 +77,8 @@ def unreadable(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals or not key:
         return f"{override}: an override is key=value, and a flag begins with -"
+    if not re.fullmatch(r"[~+]*[A-Za-z_][\w/@-]*(\.[\w@-]+)*", key, re.ASCII):
+        return f"{override}: {key!r} cannot be read as a key"
     quoted = value.replace("'", "\\'")
     return f"{override}: cannot be read; put the value in quotes of its own: \"{key}='{quoted}'\""
 
@@ -80,6 +96,8 @@ def unknown_key(key: str, owner: type | None, overrides: Sequence[str] = ()) -> 
     parent, _, leaf = key.rpartition(".")
     written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
     line = f"{written}: no such key"
+    if key in ("experiment", "debug"):
+        return f"{written}: its file has to begin with the line # @package _global_"
     if not _is_schema(owner):
         return line
     group = parent.split(".")[0]

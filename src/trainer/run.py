@@ -1,6 +1,7 @@
 """A run's folder: its status, its exit status, its seeds, and the signals that end it early."""
 
 import json
+import logging
 import os
 import random
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 STATUS = "status.json"
 CODES = {"finished": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupted is 128 + the signal
 
@@ -21,9 +24,13 @@ CODES = {"finished": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupte
 class Diverged(Exception):
     """The run is over because it diverged: a result, not a failure. The message says why."""
 
+    state = "diverged"
+
 
 class Interrupted(Exception):
     """A signal asked for an end; the step was finished."""
+
+    state = "interrupted"
 
     def __init__(self, number: int):
         self.number = number
@@ -86,16 +93,17 @@ class Run:
             with self._signals():
                 yield
             self.update(state="finished")
-        except Diverged as end:
-            self.update(state="diverged", reason=str(end))
-        except Interrupted as end:
-            self.update(state="interrupted", reason=str(end))
+        except (Diverged, Interrupted) as end:
+            self.update(state=end.state, reason=str(end))
         except KeyboardInterrupt:
             self.update(state="interrupted", reason="SIGINT, twice")
             raise
         except BaseException as error:
-            self.update(state="failed", reason=f"{type(error).__name__}: {error}")
-            raise
+            # What a signal to the whole process group does to helper processes is no bug of the run.
+            state = "failed" if self.stop is None else "interrupted"
+            self.update(state=state, reason=f"{type(error).__name__}: {error}")
+            if self.stop is None:
+                raise
 
     def ending(self) -> Ending:
         state = self._status["state"]
@@ -139,7 +147,11 @@ def point_latest(folder: Path) -> None:
     link = outputs / f".latest.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.absolute().relative_to(outputs))
-    link.replace(outputs / "latest")
+    try:
+        link.replace(outputs / "latest")
+    except OSError as error:
+        link.unlink()
+        log.warning("%s cannot be made to point here: %s", outputs / "latest", error.strerror)
 
 
 def seed_everything(seed: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.run import Run
+from trainer.run import Diverged, Interrupted, Run
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class History:
         return True
 
 
-def show(run: Run, history: History, sample: str | None) -> None:
-    """Prints and logs the summary."""
+def show(run: Run, history: History, end: Diverged | Interrupted | None, sample: str | None) -> None:
+    """Prints and logs the summary; `end` is what ended the run early."""
     status, logged = run.status, len(history.before)
-    reason = f": {status['reason']}" if status["reason"] else ""
-    rows = {"state": f"{status['state']}{reason} (step {status['step']} of {status['steps']})"}
+    state = "finished" if end is None else f"{end.state}: {end}"
+    rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
     if logged:
         norms = torch.tensor(history.before, dtype=torch.float64)
         median, high = norms.nanquantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()

@@ -58,8 +58,12 @@ def expand(composer: Composer, master: DictConfig, arguments: list[str]) -> list
     for override in parsed:
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise Mistake(f"{override.input_line}: a grid takes lists, choice(…) and range(…)")
+        if getattr(override.value(), "shuffle", False):
+            raise Mistake(f"{override.input_line}: cannot be shuffled, since a job is known by its number")
+        if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+            raise Mistake(f"{override.input_line}: there is nothing to sweep over")
     (points,) = BasicSweeper.split_arguments([o for o in parsed if not o.is_hydra_override()], None)
-    return points
+    return [composer.quoted(point) for point in points]
 
 
 def fingerprint(config: Train) -> str:
@@ -74,13 +78,15 @@ def write(folder: Path, arguments: Sequence[str], jobs: Sequence[Job]) -> None:
     (folder / PLAN).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def duplicate_of(folder: Path, number: int) -> int | None:
-    """The job that this job of a sweep repeats, if the sweep was planned and it repeats one."""
+def duplicate_of(folder: Path, number: int, config: Train) -> int | None:
+    """The job that this one repeats, if the sweep was planned, and planned to run just this configuration."""
     if not (folder / PLAN).is_file():
         return None
-    jobs = json.loads((folder / PLAN).read_text(encoding="utf-8"))["jobs"]
-    earlier: int | None = next((job["duplicate_of"] for job in jobs if job["number"] == number), None)
-    return earlier
+    for job in json.loads((folder / PLAN).read_text(encoding="utf-8"))["jobs"]:
+        if job["number"] == number and job["config"] == fingerprint(config):
+            earlier: int | None = job["duplicate_of"]
+            return earlier
+    return None
 
 
 def _composed(composer: Composer, overrides: list[str], bases: dict[tuple[str, ...], DictConfig]) -> DictConfig:

@@ -7,10 +7,18 @@ which puts it into `Policy.options`) and no line elsewhere.
 import importlib
 import pkgutil
 
+from gradclip.policies.adaptive import AdaGC, AutoClip, EMAClip, QuantileClip, ZClip
 from gradclip.policies.base import ElementwisePolicy, Measured, Memory, Policy
-from gradclip.policies.fixed import ClipByNorm, ClipByValue, NoClip
+from gradclip.policies.chain import Chain
+from gradclip.policies.fixed import ClipByNorm, ClipByRMS, ClipByValue, DropStep, NoClip, Normalize, SoftClip
+from gradclip.policies.spike import SpikeClip
+from gradclip.policies.weights import AGC
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["ClipByNorm", "ClipByValue", "ElementwisePolicy", "Measured", "Memory", "NoClip", "Policy"]
+__all__ = [
+    "AGC", "AdaGC", "AutoClip", "Chain", "ClipByNorm", "ClipByRMS", "ClipByValue", "DropStep", "EMAClip",
+    "ElementwisePolicy", "Measured", "Memory", "NoClip", "Normalize", "Policy", "QuantileClip", "SoftClip", "SpikeClip",
+    "ZClip",
+]  # fmt: skip

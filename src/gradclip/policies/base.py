@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from gradclip.errors import InvalidField
 from gradclip.fields import Option, key
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCOPES = ("model", "group", "layer", "parameter", "unit")
+BELOW_UNIT = SCOPES[:-1]
 Memory = dict[str, "Tensor"]
 
 
@@ -23,11 +25,15 @@ class Measured:
     norms: [blocks], in the policy's own norm_type; 0 for a block without a gradient.
     sizes: [blocks], the number of elements of each block's gradients.
     seen: [blocks], whether the norm is finite and above 0: only then may it enter a memory.
+    total: 0-d, the norm of all blocks together, in the same norm_type.
+    weights: [blocks], the 2-norm of the parameters, for the policies with `reads_weights`.
     """
 
     norms: Tensor
     sizes: Tensor
     seen: Tensor
+    total: Tensor
+    weights: Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -35,7 +41,9 @@ class Policy(Option):
     """Base of all policies: which gradients, measured together in what way, and up to which limit.
 
     A policy of kind `limit` scales a block by min(1, limit / norm) and answers with `limits`; one of
-    kind `measure` scales nothing. It declares in `scopes` where it has a meaning.
+    kind `measure` scales nothing, one of kind `rescale` scales by limit / norm, upward too, and one of
+    kind `decision` leaves the step out where a norm exceeds its limit. It declares in `scopes` where it
+    has a meaning.
     """
 
     max: float | None = key("an additional cap on the norm; null for none", default=None, above=0, infinite=True)
@@ -54,13 +62,36 @@ class Policy(Option):
         choices=("error", "drop", "zero", "keep"),
     )
 
+    schedule: str = key(
+        "how max moves over the steps, from max to final", default="constant", choices=("constant", "linear", "cosine")
+    )
+    final: float | None = key("where max ends under a schedule", default=None, above=0, infinite=True)
+    over: int | None = key("how many steps max takes to get there", default=None, least=1)
+
     kind: ClassVar[str] = "limit"
-    scopes: ClassVar[tuple[str, ...]] = ("model",)
+    scopes: ClassVar[tuple[str, ...]] = SCOPES
+    caps: ClassVar[bool] = True  # whether `max` is a cap beside the policy's own limit
+    reads_weights: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scope not in self.scopes:
             raise InvalidField("scope", self.scope, f"{' or '.join(self.scopes)} for {self.name}")
+        if self.schedule != "constant" and None in (self.max, self.final, self.over):
+            raise InvalidField("schedule", self.schedule, "constant unless max, final and over are given")
+
+    def at(self, step: int) -> Self:
+        """This policy with the `max` of a step; 0 is the first."""
+        if self.schedule == "constant" or self.max is None or self.final is None or self.over is None:
+            return self
+        done = min(step / self.over, 1.0)
+        if self.schedule == "cosine":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return replace(self, max=self.max + (self.final - self.max) * done)
+
+    def left_alone(self, matrices: Sequence[str]) -> list[str]:
+        """Parameters that the policy excludes by itself, given the names of those with two dimensions or more."""
+        return []
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         """Each block's largest norm, [blocks], and the memory for the next step. A pure function."""
@@ -83,6 +114,10 @@ class ElementwisePolicy(Policy):
     kind: ClassVar[str] = "elementwise"
     scopes: ClassVar[tuple[str, ...]] = ("element",)
 
-    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[float, Memory]:
-        """The largest magnitude that an element of one gradient may keep, and the next memory. Pure."""
+    def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
+        """The largest magnitude that each element of a parameter's gradient may keep: one number, or a tensor."""
         raise NotImplementedError(f"{type(self).__name__} does not say its bounds")
+
+    def remember(self, clipped: Tensor, memory: Memory) -> Memory:
+        """That parameter's memory for the next step, from its clipped gradient. Pure."""
+        return memory

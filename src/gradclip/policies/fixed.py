@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.fields import key
-from gradclip.policies.base import ElementwisePolicy, Measured, Memory, Policy
+from gradclip.policies.base import SCOPES, ElementwisePolicy, Measured, Memory, Policy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,8 @@ class ClipByNorm(Policy):
     name: str = "norm"
     max: float = key("the largest norm that passes unchanged", above=0, infinite=True)
 
+    caps: ClassVar[bool] = False
+
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return measured.norms.new_full(measured.norms.shape, self.max), memory
 
@@ -55,5 +57,80 @@ class ClipByValue(ElementwisePolicy):
     name: str = "value"
     max: float = key("the largest magnitude that an element keeps", above=0, infinite=True)
 
-    def bounds(self, gradient: Tensor, memory: Memory) -> tuple[float, Memory]:
-        return self.max, memory
+    caps: ClassVar[bool] = False
+
+    def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
+        return self.max
+
+
+@dataclass(kw_only=True)
+class ClipByRMS(Policy):
+    """Limits the root mean square of a block's elements: its 2-norm to max * sqrt(elements).
+
+    optax `clip_by_block_rms`.
+    """
+
+    name: str = "rms"
+    max: float = key("the largest root mean square that passes unchanged", above=0, infinite=True)
+    scope: str = key("what is measured together", default="parameter", choices=SCOPES)
+    norm_type: float = key("the 2-norm, which alone has a root mean square", default=2.0, least=2, most=2)
+
+    caps: ClassVar[bool] = False
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return self.max * measured.sizes.sqrt(), memory
+
+
+@dataclass(kw_only=True)
+class Normalize(Policy):
+    """Gives every block the norm `max`, shrinking or growing it: g * max / (norm + eps).
+
+    Normalised gradient descent (Nesterov 1984; Hazan, Levy, Shalev-Shwartz 2015).
+    """
+
+    name: str = "normalize"
+    max: float = key("the norm that every block is given", default=1.0, above=0)
+    eps: float = key("added to the norm, so that a vanishing gradient is not blown up", default=1e-6, least=0)
+
+    kind: ClassVar[str] = "rescale"
+    caps: ClassVar[bool] = False
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return self.max * (measured.norms / (measured.norms + self.eps)), memory
+
+
+@dataclass(kw_only=True)
+class SoftClip(Policy):
+    """Shrinks every norm smoothly, to below `max`: g * max / (max + norm).
+
+    Zhang, He, Sra, Jadbabaie 2020, "Why Gradient Clipping Accelerates Training", equation 8 and the
+    discussion of normalised against clipped descent: within a factor of 2 of min(1, max / norm).
+    """
+
+    name: str = "soft"
+    max: float = key("the norm that is approached and never reached", default=1.0, above=0)
+
+    kind: ClassVar[str] = "rescale"
+    caps: ClassVar[bool] = False
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return self.max * (measured.norms / (self.max + measured.norms)), memory
+
+
+@dataclass(kw_only=True)
+class DropStep(Policy):
+    """Leaves a step out when the norm of its gradients exceeds `max`, and changes no gradient.
+
+    As optax `skip_large_updates` and Megatron do. Whether to step has to be known on the host: on an
+    accelerator every step waits for the norm.
+    """
+
+    name: str = "drop"
+    max: float = key("the largest norm with which a step is taken", above=0, infinite=True)
+
+    kind: ClassVar[str] = "decision"
+    scopes: ClassVar[tuple[str, ...]] = ("model",)
+    caps: ClassVar[bool] = False
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return measured.norms.new_full(measured.norms.shape, self.max), memory

@@ -30,7 +30,7 @@ class Text(Data):
 class Digits(Data):
     name: str = "digits"
     validation: float = key("share of the images that is held out", above=0, below=1)
-    workers: int = key("processes that load the data; 0 loads in the training process", least=0)
+    workers: int = key("processes that load the data; 0 loads in the training process", least=0, most=256)
 
     kind: ClassVar[str] = "vectors"
 

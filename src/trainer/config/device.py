@@ -9,7 +9,7 @@ from gradclip.fields import Option, key
 class Device(Option):
     """What all devices share."""
 
-    threads: int | None = key("threads of the CPU; null leaves the choice to torch", least=1)
+    threads: int | None = key("threads of the CPU; null leaves the choice to torch", least=1, most=1024)
     deterministic: bool = key("refuse operations whose result changes from run to run")
     precision: str = key(
         "of the forward pass, by automatic mixed precision; float16 scales the loss",

@@ -55,7 +55,7 @@ class Train(Checked):
     device: Device = key("where it runs")
     clip: Policy = key("how gradients are limited")
 
-    steps: int = key("optimizer steps", least=1)
+    steps: int = key("optimizer steps", least=1, most=10**12)
     seed: int = key("seed of everything random; 0 is one too", least=0, most=2**32 - 1)
     accumulate: int = key("parts that a batch is split into; their gradients are summed before one step", least=1)
     evaluate_every: int = key("steps between two evaluations; the last step is always one", least=1)
@@ -92,6 +92,7 @@ class Train(Checked):
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every value of a checked configuration under its dotted key."""
     values: dict[str, Any] = {}
-    for name, value in vars(config).items():
-        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Checked) else {prefix + name: value}
+    for name, value in (config if isinstance(config, dict) else vars(config)).items():
+        inner = isinstance(value, Checked | dict)
+        values |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return values

@@ -1,5 +1,6 @@
 """Small images of handwritten digits, from scikit-learn (the extra `digits`)."""
 
+import signal
 from collections.abc import Iterator
 
 import torch
@@ -31,7 +32,10 @@ class Digits(Dataset):
         held_out = int(len(images) * config.validation)
         training = len(images) - held_out
         if config.batch_size > training or held_out == 0:
-            raise Mistake(f"data.batch_size={config.batch_size}: there are {training} images to train on")
+            raise Mistake(
+                f"data.batch_size={config.batch_size}, data.validation={config.validation}: of {len(images)} images "
+                f"{training} would be trained on and {held_out} held out"
+            )
         self._validation = Batch(images[order[:held_out]], labels[order[:held_out]])
         self._training = TensorDataset(images[order[held_out:]], labels[order[held_out:]])
         self._config, self._seed = config, seed
@@ -44,6 +48,7 @@ class Digits(Dataset):
             batch_sampler=sampler,
             num_workers=self._config.workers,
             generator=torch.Generator().manual_seed(self._seed),  # or it would draw from the global one
+            worker_init_fn=_ignore_signals,
         )
         for inputs, targets in loader:
             yield Batch(inputs, targets)
@@ -56,6 +61,12 @@ class Digits(Dataset):
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return accuracy(outputs, targets)
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole process group is the training process's to answer; it then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class EpochSampler(Sampler[list[int]]):

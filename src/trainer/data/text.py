@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gradclip.errors import show
 from trainer import config as schema
 from trainer.config import Mistake
 from trainer.data.base import Batch, Dataset, accuracy
@@ -46,7 +47,7 @@ class Text(Dataset):
         least = config.batch_size * 2
         if min(held_out, len(data) - held_out) < least:
             raise Mistake(
-                f"data.path={config.path}: {len(text)} characters are too few: training and validation "
+                f"data.path={show(config.path)}: {len(text)} characters are too few: training and validation "
                 f"(data.validation={config.validation}) need {least} each for data.batch_size={config.batch_size}"
             )
         self.inputs = self.outputs = len(self.characters)

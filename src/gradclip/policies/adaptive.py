@@ -1,0 +1,194 @@
+"""Limits that follow the norms seen so far. Every memory is a few numbers a block, on the gradients' device.
+
+A norm enters a memory only where it is finite and above 0 (`Measured.seen`), so that neither a nan nor a
+zero or missing gradient can poison or freeze it. The additional cap `max` comes after everything else:
+memories take norms as they are before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from gradclip.errors import InvalidField
+from gradclip.fields import key
+from gradclip.policies.base import BELOW_UNIT, Measured, Memory, Policy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INFINITY = float("inf")
+
+
+@dataclass(kw_only=True)
+class AutoClip(Policy):
+    """Limits a norm to a percentile of the norms so far, this one included.
+
+    Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip: Adaptive Gradient Clipping for Source
+    Separation Networks", Algorithm 1; linear interpolation between ranks. The paper keeps all norms;
+    here the last `window` of them, or all with window=0.
+    """
+
+    name: str = "autoclip"
+    percentile: float = key("the percentile of the norms so far, in per cent", default=10.0, least=0, most=100)
+    window: int = key("how many norms are remembered; 0 for all, as published", default=1000, least=0)
+
+    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        norms, seen, nan = measured.norms, measured.seen, float("nan")
+        count = memory.get("count", norms.new_zeros(len(norms)))
+        if self.window == 0:
+            past = norms.new_full((len(memory["norms"]) + 1 if memory else 1, len(norms)), nan)
+            if memory:
+                past[:-1] = memory["norms"]
+            past[-1] = norms.where(seen, nan)
+        else:
+            past = memory.get("norms", norms.new_full((self.window, len(norms)), nan))
+            place = count.remainder(self.window).long().unsqueeze(0)
+            past = past.scatter(0, place, norms.unsqueeze(0).where(seen, past.gather(0, place)))
+        limits = past.nanquantile(self.percentile / 100, dim=0)
+        return limits.where(~limits.isnan(), INFINITY), {"count": count + seen, "norms": past}
+
+
+@dataclass(kw_only=True)
+class ZClip(Policy):
+    """Brings a norm back whose z-score among the recent norms is too high.
+
+    Kumar, Owen, Chowdhury, Güra 2025, "ZClip: Adaptive Spike Mitigation for LLM Pre-Training",
+    Algorithm 1. After a warm-up over raw norms, mean and variance are exponential averages that take
+    the limit where the norm exceeded it.
+    """
+
+    name: str = "zclip"
+    max: float | None = key(
+        "an additional cap on the norm, also during warm-up; null for none", default=1.0, above=0, infinite=True
+    )
+    alpha: float = key("weight of the past in mean and variance", default=0.97, least=0, below=1)
+    threshold: float = key("the z-score above which a norm is a spike", default=2.5, above=0)
+    mode: str = key(
+        "where a spike is brought: below the threshold the further it was above, to the mean, or to the threshold",
+        default="reciprocal",
+        choices=("reciprocal", "mean", "max"),
+    )
+    warmup: int = key("norms that are only gathered", default=25, least=1)
+    eps: float = key("added to the standard deviation", default=1e-6, least=0)
+
+    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        norms, seen = measured.norms, measured.seen
+        zero = norms.new_zeros(len(norms))
+        count, mean, variance = (memory.get(name, zero) for name in ("count", "mean", "variance"))
+        deviation = variance.sqrt()
+        z = (norms - mean) / (deviation + self.eps)
+        spike = (count >= self.warmup) & (z > self.threshold)
+        target = {
+            "reciprocal": mean + self.threshold * deviation / (z / self.threshold),
+            "mean": mean,
+            "max": mean + self.threshold * deviation,
+        }[self.mode]
+        limits = target.where(spike, INFINITY)
+
+        value = norms.where(~spike, target)
+        weight = (1 / (count + 1)).where(count < self.warmup, 1 - self.alpha)
+        new_mean = mean + weight * (value - mean)
+        # While gathering, the population variance (Welford's update); afterwards the average around the new mean.
+        gathered = variance + weight * ((value - mean) * (value - new_mean) - variance)
+        averaged = self.alpha * variance + (1 - self.alpha) * (value - new_mean) ** 2
+        new_variance = gathered.where(count < self.warmup, averaged)
+        return limits, {
+            "count": count + seen,
+            "mean": new_mean.where(seen, mean),
+            "variance": new_variance.where(seen, variance),
+        }
+
+
+@dataclass(kw_only=True)
+class AdaGC(Policy):
+    """Limits each block to a little more than the running average of its own clipped norms.
+
+    Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining",
+    Algorithm 1. During the warm-up all blocks are scaled together by their global norm, and each
+    remembers its smallest norm.
+    """
+
+    name: str = "adagc"
+    scope: str = key("what is measured together", default="parameter", choices=BELOW_UNIT)
+    ratio: float = key("how far above its average a norm may be", default=1.05, above=0)
+    beta: float = key("weight of the past in the average", default=0.98, least=0, below=1)
+    warmup: int = key("norms during which the global norm is limited", default=100, least=0)
+    warmup_max: float = key("the largest global norm during the warm-up", default=1.0, above=0, infinite=True)
+
+    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        norms, seen = measured.norms, measured.seen
+        count = memory.get("count", norms.new_zeros(len(norms)))
+        average = memory.get("average", norms.new_full((len(norms),), INFINITY))
+        warm = count < self.warmup
+        together = norms * (self.warmup_max / measured.total).clamp(max=1.0)
+        limits = together.where(warm & seen, (self.ratio * average).where(~warm, INFINITY))
+        after = norms.minimum(limits)
+        smallest = average.minimum(after)
+        running = (self.beta * average + (1 - self.beta) * after).where(average.isfinite(), after)
+        return limits, {
+            "count": count + seen,
+            "average": smallest.where(warm, running).where(seen, average),
+        }
+
+
+@dataclass(kw_only=True)
+class EMAClip(Policy):
+    """Limits each block to a multiple of the running average of its own clipped norms.
+
+    The per-parameter clipping with which OLMo was trained (Groeneveld et al. 2024, its public code);
+    the average begins with the first norm, and nothing is limited during the warm-up.
+    """
+
+    name: str = "ema"
+    scope: str = key("what is measured together", default="parameter", choices=BELOW_UNIT)
+    ratio: float = key("how many times its average a norm may be", default=2.0, above=0)
+    beta: float = key("weight of the past in the average", default=0.99, least=0, below=1)
+    warmup: int = key("norms that are only averaged", default=100, least=1)
+
+    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        norms, seen = measured.norms, measured.seen
+        zero = norms.new_zeros(len(norms))
+        count, average = memory.get("count", zero), memory.get("average", zero)
+        limits = (self.ratio * average).where(count >= self.warmup, INFINITY)
+        after = norms.minimum(limits)
+        running = (self.beta * average + (1 - self.beta) * after).where(count > 0, after)
+        return limits, {"count": count + seen, "average": running.where(seen, average)}
+
+
+@dataclass(kw_only=True)
+class QuantileClip(Policy):
+    """Moves the limit until a wanted share of the norms lies within it.
+
+    Andrew, Thakkar, McMahan, Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping",
+    section 2.1, without the noise; the same update as in Opacus.
+    """
+
+    name: str = "quantile"
+    target: float = key("the share of norms that is to lie within the limit", default=0.5, least=0, most=1)
+    lr: float = key("how fast the limit moves, on a logarithmic scale", default=0.2, above=0)
+    initial: float = key("the limit of the first step", default=1.0, above=0)
+    lower: float = key("the limit never falls below", default=0.0, least=0)
+    upper: float = key("the limit never rises above", default=INFINITY, above=0, infinite=True)
+
+    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lower <= self.initial <= self.upper:
+            raise InvalidField("initial", self.initial, f"from lower={self.lower:g} to upper={self.upper:g}")
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        norms = measured.norms
+        limits = memory.get("limits", norms.new_full((len(norms),), self.initial))
+        within = (norms <= limits).to(norms.dtype)
+        moved = (limits * (-self.lr * (within - self.target)).exp()).clamp(self.lower, self.upper)
+        return limits, {"limits": moved.where(measured.seen, limits)}

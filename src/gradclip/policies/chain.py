@@ -1,0 +1,37 @@
+"""Several policies, one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradclip.errors import InvalidField
+from gradclip.fields import key
+from gradclip.policies.base import Policy
+
+
+@dataclass(kw_only=True)
+class Chain(Policy):
+    """Applies its links in their order, each any policy with an include and exclude of its own.
+
+    `value` and then `norm`, or another threshold for `embed.*` than for the rest; optax `chain` and
+    `partition`. What to do with non-finite gradients is said here, once for all links.
+    """
+
+    name: str = "chain"
+    links: dict[str, Policy] = key("the policies by labels of your own, in their order")
+
+    kind: ClassVar[str] = "composite"
+    scopes: ClassVar[tuple[str, ...]] = ("model",)
+    caps: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.links:
+            raise InvalidField("links", self.links, "at least one policy")
+        for field, default in (("max", None), ("include", []), ("exclude", []), ("norm_type", 2.0)):
+            if getattr(self, field) != default:
+                raise InvalidField(field, getattr(self, field), "set in a link: clip.links.<label>." + field)
+        for label, link in self.links.items():
+            if link.nonfinite != "error" or link.kind == "composite":
+                raise InvalidField(f"links.{label}", link.name, "a plain policy; nonfinite is said for the whole chain")

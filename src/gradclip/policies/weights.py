@@ -1,0 +1,40 @@
+"""Limits that compare a gradient with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from gradclip.fields import key
+from gradclip.policies.base import Measured, Memory, Policy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class AGC(Policy):
+    """Limits each unit's gradient to a share of its weights' norm: ratio * max(|w|, eps).
+
+    Adaptive gradient clipping: Brock, De, Smith, Simonyan 2021, "High-Performance Large-Scale Image
+    Recognition Without Normalization", equation 3. A matrix or kernel has a norm for each output, over
+    all other dimensions; a vector has one. The last layer's weights are left alone, as there.
+    """
+
+    name: str = "agc"
+    scope: str = key("what is measured together", default="unit", choices=("unit", "parameter"))
+    norm_type: float = key("the 2-norm, as published", default=2.0, least=2, most=2)
+    ratio: float = key("the largest norm of a gradient, as a share of its weights'", default=0.01, above=0)
+    eps: float = key("the norm that weights are taken to have at least, so that zeros can learn", default=1e-3, least=0)
+    exclude_last: bool = key("leave the last layer's weights alone", default=True)
+
+    scopes: ClassVar[tuple[str, ...]] = ("unit", "parameter")
+    reads_weights: ClassVar[bool] = True
+
+    def left_alone(self, matrices: Sequence[str]) -> list[str]:
+        return list(matrices[-1:]) if self.exclude_last and len(matrices) > 1 else []
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        assert measured.weights is not None
+        return self.ratio * measured.weights.clamp(min=self.eps), memory
