@@ -72,7 +72,8 @@ def test_no_clipping_is_one_and_the_same_under_every_threshold() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"scope": "rows"}, "scope=rows: must be model, group, layer, parameter or unit"), ({"nonfinite": "no"}, "error, drop, zero or keep"),
+    [({"scope": "rows"}, "scope=rows: must be model, group, layer, parameter or unit"),
+     ({"nonfinite": "no"}, "error, drop, zero or keep"),
      ({"norm_type": 0}, "norm_type=0: must be a number of at least 0.1"),
      ({"name": "value"}, "name=value: must be norm")],
 )  # fmt: skip

@@ -134,7 +134,8 @@ class AdaGC(Policy):
         running = (self.beta * average + (1 - self.beta) * after).where(average.isfinite(), after)
         return limits, {
             "count": count + seen,
-            "average": smallest.where(warm, running).where(seen, average),
+            # A nan elsewhere makes the global norm nan, and with it what the warm-up leaves of this block.
+            "average": smallest.where(warm, running).where(seen & after.isfinite(), average),
         }
 
 
