@@ -136,7 +136,7 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path) -> None:
     run = [sys.executable, "train.py", "clip=half", "debug=fast", "model.hidden=8"]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    laws = [sys.executable, "-m", "pytest", "tests/test_laws.py", "-p", "no:cacheprovider", "-k",
+    laws = [sys.executable, "-m", "pytest", "tests/test_laws.py", "-n", "0", "-p", "no:cacheprovider", "-k",
             "half and (limit or thousands or drop) and (float32 or not float)"]  # fmt: skip
     done = subprocess.run(laws, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

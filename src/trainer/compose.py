@@ -138,7 +138,7 @@ def load(folder: Path) -> Train:
     saved = OmegaConf.load(path)
     config = OmegaConf.structured(Train)
     for group, base in GROUPS.items():
-        config[group] = _typed(saved.get(group), base, group, path)
+        config[group] = _typed(OmegaConf.select(saved, group), base, group, path)
     return checked(OmegaConf.merge(config, saved))  # type: ignore[arg-type]
 
 

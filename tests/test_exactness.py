@@ -1,0 +1,431 @@
+"""Every rule against plain Python, written from the papers: 300 steps with spikes, the memory step by step.
+
+Nothing here uses the product but the policies and the Clipper under test; all arithmetic is on Python's floats.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gradclip import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    Chain,
+    ClipByNorm,
+    ClipByRMS,
+    ClipByValue,
+    Clipper,
+    DropStep,
+    EMAClip,
+    InvalidField,
+    Normalize,
+    Policy,
+    QuantileClip,
+    SoftClip,
+    SpikeClip,
+    ZClip,
+)
+
+STEPS = 300
+SIZES = (4, 9, 1, 6)  # elements of four parameters
+
+
+def gradient_sequence() -> list[list[list[float]]]:
+    """[step][parameter][element]: noise that drifts, with spikes, and now and then a zero gradient."""
+    source = random.Random(20)
+    steps = []
+    for step in range(STEPS):
+        size = math.exp(0.5 * math.sin(step / 40)) * (30 if source.random() < 0.05 else 1)
+        steps.append([[source.gauss(0, size) for _ in range(count)] for count in SIZES])
+        if step % 50 == 17:
+            steps[-1][1] = [0.0] * SIZES[1]
+    return steps
+
+
+SEQUENCE = gradient_sequence()
+WEIGHTS = [[random.Random(7 + n).gauss(0, 0.3) for _ in range(count)] for n, count in enumerate(SIZES)]
+
+
+def norm(values: list[float]) -> float:
+    return math.sqrt(math.fsum(value * value for value in values))
+
+
+def clipped_by(
+    policy: Policy, names: list[str] | None = None
+) -> tuple[list[list[list[float]]], list[dict[str, Any]], list[bool]]:
+    """What the Clipper leaves at every step, its state after it, and whether the step is to be left out."""
+    parameters = [nn.Parameter(torch.tensor(weights, dtype=torch.float64)) for weights in WEIGHTS]
+    clipper = Clipper(zip(["a.w", "a.b", "b.w", "b.b"], parameters, strict=True), policy)
+    found, states, dropped = [], [], []
+    for step in SEQUENCE:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        dropped.append(clipper.clip().dropped)
+        clipper.check()
+        found.append([p.grad.tolist() for p in parameters])
+        state = clipper.state_dict()
+        states.append(state[""]["memory"] if "" in state else state)
+    return found, states, dropped
+
+
+def compare(found: list[list[list[float]]], expected: list[list[list[float]]]) -> None:
+    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
+        for left, right in zip(one, other, strict=True):
+            assert left == pytest.approx(right, rel=1e-6, abs=1e-300), f"step {step}"
+
+
+def scaled(step: list[list[float]], factors: list[float]) -> list[list[float]]:
+    return [[value * factor for value in gradient] for gradient, factor in zip(step, factors, strict=True)]
+
+
+def factor(limit: float, size: float) -> float:
+    return 1.0 if size <= limit else limit / size
+
+
+# -- one norm for the whole model
+
+
+def whole(step: list[list[float]]) -> float:
+    return norm([value for gradient in step for value in gradient])
+
+
+def by_model(limit: Callable[[float], float]) -> list[list[list[float]]]:
+    """Each step scaled by the limit that a rule with a memory of its own gives for its global norm."""
+    return [scaled(step, [factor(limit(whole(step)), whole(step))] * len(SIZES)) for step in SEQUENCE]
+
+
+def test_norm() -> None:
+    compare(clipped_by(ClipByNorm(max=2.0))[0], by_model(lambda size: 2.0))
+
+
+@pytest.mark.parametrize(("percentile", "window"), [(10.0, 1000), (50.0, 20), (90.0, 0), (37.5, 7)])
+def test_autoclip(percentile: float, window: int) -> None:
+    seen: list[float] = []
+
+    def limit(size: float) -> float:
+        seen.append(size)
+        ranked = sorted(seen[-window:])
+        place = (len(ranked) - 1) * percentile / 100
+        low = math.floor(place)
+        high = min(low + 1, len(ranked) - 1)
+        return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+
+    found, states, _ = clipped_by(AutoClip(percentile=percentile, window=window))
+    compare(found, by_model(limit))
+    kept = [value for value in states[-1]["norms"].flatten().tolist() if not math.isnan(value)]
+    assert sorted(kept) == pytest.approx(sorted(seen[-window:]), rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["reciprocal", "mean", "max"])
+@pytest.mark.parametrize("cap", [None, 1.0, 8.0])
+def test_zclip(mode: str, cap: float | None) -> None:
+    alpha, threshold, warmup, eps = 0.97, 2.5, 25, 1e-6
+    gathered: list[float] = []
+    mean = variance = 0.0
+    memory: list[tuple[float, float]] = []
+
+    def limit(size: float) -> float:
+        nonlocal mean, variance
+        answer, value = math.inf, size
+        if len(gathered) < warmup:
+            gathered.append(size)
+            mean = math.fsum(gathered) / len(gathered)
+            variance = math.fsum((each - mean) ** 2 for each in gathered) / len(gathered)
+        else:
+            deviation = math.sqrt(variance)
+            z = (size - mean) / (deviation + eps)
+            if z > threshold:
+                answer = {
+                    "reciprocal": mean + threshold * deviation / (z / threshold),
+                    "mean": mean,
+                    "max": mean + threshold * deviation,
+                }[mode]
+                value = answer
+            mean = alpha * mean + (1 - alpha) * value
+            variance = alpha * variance + (1 - alpha) * (value - mean) ** 2
+        memory.append((mean, variance))
+        return answer if cap is None else min(answer, cap)
+
+    found, states, _ = clipped_by(ZClip(mode=mode, max=cap))
+    compare(found, by_model(limit))
+    for state, (mean, variance) in zip(states, memory, strict=True):
+        assert state["mean"].item() == pytest.approx(mean, rel=1e-6)
+        assert state["variance"].item() == pytest.approx(variance, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(("target", "lr", "bounds"), [(0.5, 0.2, (0.0, math.inf)), (0.9, 0.05, (0.5, 3.0))])
+def test_quantile(target: float, lr: float, bounds: tuple[float, float]) -> None:
+    now, memory = 1.0, []
+
+    def limit(size: float) -> float:
+        nonlocal now
+        answer = now
+        now *= math.exp(-lr * ((1.0 if size <= now else 0.0) - target))
+        now = min(max(now, bounds[0]), bounds[1])
+        memory.append(now)
+        return answer
+
+    found, states, _ = clipped_by(QuantileClip(target=target, lr=lr, lower=bounds[0], upper=bounds[1]))
+    compare(found, by_model(limit))
+    assert [state["limits"].item() for state in states] == pytest.approx(memory, rel=1e-6)
+
+
+def test_normalize_and_soft() -> None:
+    expected = [scaled(step, [2.0 / (whole(step) + 1e-6)] * 4) for step in SEQUENCE]
+    compare(clipped_by(Normalize(max=2.0))[0], expected)
+    expected = [scaled(step, [2.0 / (2.0 + whole(step))] * 4) for step in SEQUENCE]
+    compare(clipped_by(SoftClip(max=2.0))[0], expected)
+
+
+def test_drop() -> None:
+    found, _, dropped = clipped_by(DropStep(max=10.0))
+    compare(found, SEQUENCE)
+    assert dropped == [whole(step) > 10.0 for step in SEQUENCE]
+    assert any(dropped)
+    assert not all(dropped)
+
+
+# -- every parameter by itself
+
+
+def test_rms() -> None:
+    expected = [scaled(s, [factor(0.5 * math.sqrt(len(g)), norm(g)) for g in s]) for s in SEQUENCE]
+    compare(clipped_by(ClipByRMS(max=0.5))[0], expected)
+
+
+def test_ema() -> None:
+    ratio, beta, warmup = 1.3, 0.9, 10
+    averages, counts = [0.0] * 4, [0] * 4
+    expected, memory = [], []
+    for step in SEQUENCE:
+        factors = []
+        for place, gradient in enumerate(step):
+            size = norm(gradient)
+            limit = ratio * averages[place] if counts[place] >= warmup else math.inf
+            factors.append(factor(limit, size))
+            if size > 0:
+                after = min(size, limit)
+                averages[place] = after if counts[place] == 0 else beta * averages[place] + (1 - beta) * after
+                counts[place] += 1
+        expected.append(scaled(step, factors))
+        memory.append(list(averages))
+    found, states, _ = clipped_by(EMAClip(ratio=ratio, beta=beta, warmup=warmup))
+    compare(found, expected)
+    for state, averages in zip(states, memory, strict=True):
+        assert state["average"].tolist() == pytest.approx(averages, rel=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 40])
+def test_adagc(warmup: int) -> None:
+    ratio, beta, most = 1.05, 0.98, 1.0
+    averages, counts = [math.inf] * 4, [0] * 4
+    expected, memory = [], []
+    for step in SEQUENCE:
+        together, factors = whole(step), []
+        for place, gradient in enumerate(step):
+            size = norm(gradient)
+            warm = counts[place] < warmup
+            scale = min(1.0, most / together) if warm else factor(ratio * averages[place], size)
+            factors.append(scale)
+            if size > 0:
+                after = size * scale
+                if warm:
+                    averages[place] = min(averages[place], after)
+                else:
+                    first = math.isinf(averages[place])
+                    averages[place] = after if first else beta * averages[place] + (1 - beta) * after
+                counts[place] += 1
+        expected.append(scaled(step, factors))
+        memory.append(list(averages))
+    found, states, _ = clipped_by(AdaGC(warmup=warmup))
+    compare(found, expected)
+    for state, averages in zip(states, memory, strict=True):
+        assert state["average"].tolist() == pytest.approx(averages, rel=1e-6)
+
+
+# -- units and elements
+
+
+def test_agc() -> None:
+    """A matrix has a norm for each row, a kernel for each output over all its other dimensions, a vector one."""
+    source = random.Random(3)
+    shapes = [(3, 4), (2, 3, 2, 2), (5,), (), (2, 6)]
+    parameters = []
+    for shape in shapes:
+        count = math.prod(shape)
+        weights = torch.tensor([source.gauss(0, 0.02) for _ in range(count)], dtype=torch.float64).view(shape)
+        parameter = nn.Parameter(weights)
+        parameter.grad = torch.tensor([source.gauss(0, 1) for _ in range(count)], dtype=torch.float64).view(shape)
+        parameters.append(parameter)
+    with torch.no_grad():
+        parameters[0][1] = 0  # weights of norm 0 count as eps, or they would never learn
+    before = [p.grad.clone() for p in parameters]
+    names = ["one.weight", "two.weight", "two.bias", "gain", "head.weight"]
+    Clipper(zip(names, parameters, strict=True), AGC(ratio=0.05)).clip()
+    for name, parameter, old in zip(names, parameters, before, strict=True):
+        rows = range(parameter.shape[0]) if parameter.dim() > 1 else [...]
+        for row in rows:
+            g, w = old[row].flatten().tolist(), parameter.detach()[row].flatten().tolist()
+            limit = 0.05 * max(norm(w), 1e-3)
+            scale = 1.0 if name == "head.weight" else factor(limit, norm(g))
+            assert parameter.grad[row].flatten().tolist() == pytest.approx([scale * v for v in g], rel=1e-6)
+
+
+def test_value() -> None:
+    expected = [[[max(-0.7, min(0.7, v)) for v in g] for g in step] for step in SEQUENCE]
+    compare(clipped_by(ClipByValue(max=0.7))[0], expected)
+
+
+@pytest.mark.parametrize("warmup", [0, 30])
+def test_spike(warmup: int) -> None:
+    theta, beta = 20.0, 0.99
+    squares = [[0.0] * count for count in SIZES]
+    expected, memory = [], []
+    for number, step in enumerate(SEQUENCE):
+        now = []
+        for place, gradient in enumerate(step):
+            left = []
+            for element, value in enumerate(gradient):
+                v = squares[place][element]
+                if number >= warmup and v > 0 and value * value > theta * v:
+                    value = math.copysign(math.sqrt(theta * v), value)
+                squares[place][element] = beta * v + (1 - beta) * value * value
+                left.append(value)
+            now.append(left)
+        expected.append(now)
+        memory.append([list(each) for each in squares])
+    parameters = ["a.w", "a.b", "b.w", "b.b"]
+    policy = SpikeClip(theta=theta, beta=beta, warmup=warmup)
+    found, _, _ = clipped_by(policy)
+    compare(found, expected)
+    assert found != SEQUENCE
+    named = [nn.Parameter(torch.zeros(count, dtype=torch.float64)) for count in SIZES]
+    clipper = Clipper(zip(parameters, named, strict=True), policy)
+    for step, squares in zip(SEQUENCE, memory, strict=True):
+        for parameter, gradient in zip(named, step, strict=True):
+            parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        clipper.clip()
+        state = clipper.state_dict()[""]["elements"]
+        for name, square in zip(parameters, squares, strict=True):
+            assert state[name]["root"].square().tolist() == pytest.approx(square, rel=1e-6, abs=1e-300)
+
+
+# -- scopes, chains, schedules
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, math.inf])
+def test_layers_and_groups(norm_type: float) -> None:
+    def p_norm(values: list[float]) -> float:
+        sizes = [abs(value) for value in values]
+        return max(sizes) if math.isinf(norm_type) else math.fsum(s**norm_type for s in sizes) ** (1 / norm_type)
+
+    expected = []
+    for step in SEQUENCE:
+        first, second = (factor(1.5, p_norm([v for g in part for v in g])) for part in (step[:2], step[2:]))
+        expected.append(scaled(step, [first, first, second, second]))
+    compare(clipped_by(ClipByNorm(max=1.5, scope="layer", norm_type=norm_type))[0], expected)
+
+    parameters = [nn.Parameter(torch.tensor(weights, dtype=torch.float64)) for weights in WEIGHTS]
+    optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=0.1)
+    policy = ClipByNorm(max=1.5, scope="group", norm_type=norm_type)
+    clipper = Clipper(zip("abcd", parameters, strict=True), policy, optimizer=optimizer)
+    for step, wanted in zip(SEQUENCE, expected, strict=True):
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        clipper.clip()
+        compare([[p.grad.tolist() for p in parameters]], [wanted])
+
+
+def test_the_scope_group_needs_an_optimizer_with_every_parameter() -> None:
+    weight, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    with pytest.raises(ValueError, match="needs the optimizer"):
+        Clipper([("w", weight)], ClipByNorm(max=1.0, scope="group"))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    with pytest.raises(ValueError, match="other is in no parameter group"):
+        Clipper([("w", weight), ("other", other)], ClipByNorm(max=1.0, scope="group"), optimizer=optimizer)
+
+
+def test_a_chain_applies_its_links_in_order() -> None:
+    expected = []
+    for step in SEQUENCE:
+        clamped = [[max(-0.7, min(0.7, v)) for v in g] for g in step[:2]] + step[2:]
+        expected.append(scaled(clamped, [factor(2.0, whole(clamped))] * 4))
+    links: dict[str, Policy] = {"elements": ClipByValue(max=0.7, include=["a.*"]), "whole": ClipByNorm(max=2.0)}
+    compare(clipped_by(Chain(links=links))[0], expected)
+
+
+def test_a_chain_gives_parts_thresholds_of_their_own() -> None:
+    expected = []
+    for step in SEQUENCE:
+        first, second = (norm([v for g in part for v in g]) for part in (step[:2], step[2:]))
+        expected.append(scaled(step, [factor(0.5, first)] * 2 + [factor(3.0, second)] * 2))
+    links: dict[str, Policy] = {
+        "a": ClipByNorm(max=0.5, include=["a.*"]),
+        "rest": ClipByNorm(max=3.0, exclude=["a.*"]),
+    }
+    compare(clipped_by(Chain(links=links))[0], expected)
+
+
+def test_a_chain_keeps_the_memories_of_its_links() -> None:
+    links: dict[str, Policy] = {"z": ZClip(max=None), "ema": EMAClip(warmup=5)}
+    _, states, _ = clipped_by(Chain(links=links))
+    assert states[-1].keys() == {"z", "ema"}
+    assert states[-1]["z"]["memory"].keys() == {"count", "mean", "variance"}
+
+
+def test_chains_refuse_what_they_cannot_do() -> None:
+    with pytest.raises(InvalidField, match="at least one policy"):
+        Chain(links={})
+    with pytest.raises(InvalidField, match="nonfinite is said for the whole chain"):
+        Chain(links={"a": ClipByNorm(max=1.0, nonfinite="drop")})
+    with pytest.raises(InvalidField, match="a plain policy"):
+        Chain(links={"a": Chain(links={"b": ClipByNorm(max=1.0)})})
+
+
+@pytest.mark.parametrize("shape", ["constant", "linear", "cosine"])
+def test_a_threshold_may_follow_a_schedule(shape: str) -> None:
+    def threshold(step: int) -> float:
+        done = min(step / 100, 1.0)
+        return {
+            "constant": 3.0,
+            "linear": 3.0 + (0.5 - 3.0) * done,
+            "cosine": 0.5 + (3.0 - 0.5) * (1 + math.cos(math.pi * done)) / 2,
+        }[shape]
+
+    policy = ClipByNorm(max=3.0, schedule=shape, final=0.5, over=100)
+    expected = [scaled(s, [factor(threshold(n), whole(s))] * 4) for n, s in enumerate(SEQUENCE)]
+    compare(clipped_by(policy)[0], expected)
+
+
+def test_a_schedule_continues_where_it_was_saved() -> None:
+    policy = ClipByNorm(max=3.0, schedule="linear", final=0.5, over=10)
+    weight = nn.Parameter(torch.zeros(1))
+    half = Clipper([("w", weight)], policy)
+    for _ in range(5):
+        weight.grad = torch.ones(1)
+        half.clip()
+    rest = Clipper([("w", weight)], policy)
+    rest.load_state_dict(half.state_dict())
+    weight.grad = torch.full((1,), 100.0)
+    assert rest.clip().limits.item() == pytest.approx(3.0 - 2.5 * 5 / 10)
+
+
+@pytest.mark.parametrize(
+    "policy", [EMAClip(warmup=2), AutoClip(), AdaGC(warmup=2), QuantileClip(initial=1e9), AGC(ratio=1e9)]
+)
+def test_the_cap_comes_after_everything_else(policy: Policy) -> None:
+    free, memory, _ = clipped_by(policy)
+    capped, other, _ = clipped_by(replace(policy, max=1e-3))
+    for gradients in capped:
+        assert all(norm(gradient) <= 1e-3 * (1 + 1e-9) for gradient in gradients)
+    assert any(norm(g) > 1e-3 for gradients in free for g in gradients)
+    for one, two in zip(memory, other, strict=True):  # and leaves the memory as it would have been
+        for name in one:
+            torch.testing.assert_close(one[name], two[name], equal_nan=True)
