@@ -140,7 +140,7 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path) -> None:
             "half and (limit or thousands or drop) and (float32 or not float)"]  # fmt: skip
     done = subprocess.run(laws, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert re.search(r"\b[5-9] passed", done.stdout), done.stdout
+    assert re.search(r"\b[1-9]\d+ passed", done.stdout), done.stdout
 
 
 def test_an_option_without_its_schema_is_named(tmp_path: Path) -> None:
