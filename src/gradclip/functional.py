@@ -1,0 +1,79 @@
+"""torch's two clipping functions with torch's signatures: replace one import and get accurate norms and clear errors.
+
+from gradclip.functional import clip_grad_norm_, clip_grad_value_
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from gradclip.clipper import Clipper
+from gradclip.errors import InvalidField
+from gradclip.policies import ClipByNorm, ClipByValue
+
+
+@torch.no_grad()
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Scales all gradients together so that their norm is at most `max_norm`, in place; returns the norm before.
+
+    parameters: one tensor or many; those without a gradient are left alone, one given twice counts once.
+    max_norm: at least 0. norm_type: at least 0.1, or inf. foreach: accepted and not needed.
+    Returns 0-d, in float64 where the device has it, since the norm of finite float32 gradients may exceed float32.
+    Raises InvalidField for a max_norm that is negative or nan (torch turns the gradients round, or makes them
+    nan), RuntimeError if `error_if_nonfinite` and the norm is not finite.
+    """
+    named = _named(parameters)
+    if not named:
+        return torch.zeros(())
+    limit = _threshold("max_norm", max_norm) or math.inf  # a policy takes no limit of 0
+    mode = "drop" if error_if_nonfinite else "keep"
+    report = Clipper(named, ClipByNorm(max=limit, norm_type=float(norm_type), nonfinite=mode)).clip()
+    if report.dropped:
+        raise RuntimeError(f"the gradients' norm of order {norm_type} is not finite, so nothing was clipped")
+    if max_norm == 0:
+        _erase(named)
+    return report.norms[0]
+
+
+@torch.no_grad()
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
+    """Clamps every element of every gradient to [-clip_value, clip_value], in place.
+
+    clip_value: at least 0. foreach: accepted and not needed. Takes sparse gradients, and none at all.
+    Raises InvalidField for a clip_value that is negative or nan.
+    """
+    clip_value = _threshold("clip_value", clip_value)
+    named = _named(parameters)
+    if clip_value == 0:
+        _erase(named)
+    elif named:
+        Clipper(named, ClipByValue(max=clip_value, nonfinite="keep")).clip()
+
+
+def _erase(named: list[tuple[str, Parameter]]) -> None:
+    for _, parameter in named:
+        if parameter.grad is not None:
+            parameter.grad.mul_(0)
+
+
+def _named(parameters: Tensor | Iterable[Tensor]) -> list[tuple[str, Parameter]]:
+    listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    return [(str(number), parameter) for number, parameter in enumerate(listed)]  # type: ignore[misc]
+
+
+def _threshold(name: str, value: float) -> float:
+    number = float(value)
+    if not number >= 0:
+        raise InvalidField(name, value, "a number of at least 0")
+    return number
