@@ -1,0 +1,58 @@
+"""docs/policies.md: every policy has its section and picture, its commands run, and torch is still as it says."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradclip import Policy
+from scripts import policies_page
+from tests.support import ROOT, compose, composer
+
+PAGE = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(Policy.options))
+def test_every_policy_has_its_place(name: str) -> None:
+    assert f"`{name}`" in PAGE
+    if name != "none":
+        assert f"\n## {name}\n" in PAGE
+        assert f"](policies/{name}.png)" in PAGE
+        assert (ROOT / "docs" / "policies" / f"{name}.png").is_file()
+
+
+def test_its_commands_compose() -> None:
+    (block,) = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        compose(*shlex.split(line)[2:])
+
+
+def test_torch_still_goes_wrong_where_it_says_so() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, torch.nn.Parameter] = {}
+    after = []
+    for line in code.splitlines():
+        exec(line, names)
+        if line.startswith("clip_grad_norm_"):
+            after.append(names["w"].grad.tolist())
+    assert after[0] == [0.0] * 4
+    assert all(value < 0 for value in after[1])
+    assert sum(value**2 for value in after[2]) == pytest.approx(
+        0.0625, rel=1e-4
+    )  # scaled twice, by its norm counted twice
+
+
+def test_the_pictures_figures(tmp_path: Path) -> None:
+    policies = {name: compose(f"clip={name}").clip for name in composer().options("clip")}
+    figures = policies_page.record(policies, 3)
+    assert figures.keys() == policies.keys()
+    befores = [before for before, _, _ in figures.values()]
+    assert all(before == befores[0] for before in befores), "one and the same run"
+    before, after, limits = figures["norm"]
+    assert after == pytest.approx([min(norm, 1.0) for norm in before], rel=1e-6)
+    assert limits == [1.0] * 3
+    pytest.importorskip("matplotlib")
+    policies_page.draw(tmp_path / "norm.png", "norm", before, after, limits)
+    assert (tmp_path / "norm.png").stat().st_size > 1000
