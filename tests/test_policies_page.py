@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradclip import Policy
-from scripts import policies_page
+from scripts import compare_policies, policies_page
 from tests.support import ROOT, compose, composer
 
 PAGE = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
@@ -56,3 +56,13 @@ def test_the_pictures_figures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     policies_page.draw(tmp_path / "norm.png", "norm", before, after, limits)
     assert (tmp_path / "norm.png").stat().st_size > 1000
+
+
+def test_torch_beside_the_policies() -> None:
+    """The comparison itself, with the one package that is always there."""
+    for ours, package, _, theirs, _ in compare_policies.COMPARISONS:
+        if package == "torch":
+            assert compare_policies.difference(ours, theirs) < 1e-6
+    page = (ROOT / "docs" / "policies_compared.md").read_text(encoding="utf-8")
+    assert page.count("\n| `") == len(compare_policies.COMPARISONS)
+    assert "not installed" not in page
