@@ -50,6 +50,8 @@ def gradient_sequence() -> list[list[list[float]]]:
 
 
 SEQUENCE = gradient_sequence()
+# A step with a spike: a warm-up that is off by one treats it otherwise.
+SPIKE = next(n for n, step in enumerate(SEQUENCE) if n > 20 and max(abs(v) for g in step for v in g) > 40)
 WEIGHTS = [[random.Random(7 + n).gauss(0, 0.3) for _ in range(count)] for n, count in enumerate(SIZES)]
 
 
@@ -125,8 +127,9 @@ def test_autoclip(percentile: float, window: int) -> None:
 
 @pytest.mark.parametrize("mode", ["reciprocal", "mean", "max"])
 @pytest.mark.parametrize("cap", [None, 1.0, 8.0])
-def test_zclip(mode: str, cap: float | None) -> None:
-    alpha, threshold, warmup, eps = 0.97, 2.5, 25, 1e-6
+@pytest.mark.parametrize("warmup", [25, SPIKE, SPIKE + 1])
+def test_zclip(mode: str, cap: float | None, warmup: int) -> None:
+    alpha, threshold, eps = 0.97, 2.5, 1e-6
     gathered: list[float] = []
     mean = variance = 0.0
     memory: list[tuple[float, float]] = []
@@ -153,7 +156,7 @@ def test_zclip(mode: str, cap: float | None) -> None:
         memory.append((mean, variance))
         return answer if cap is None else min(answer, cap)
 
-    found, states, _ = clipped_by(ZClip(mode=mode, max=cap))
+    found, states, _ = clipped_by(ZClip(mode=mode, max=cap, warmup=warmup))
     compare(found, by_model(limit))
     for state, (mean, variance) in zip(states, memory, strict=True):
         assert state["mean"].item() == pytest.approx(mean, rel=1e-6)
@@ -200,8 +203,9 @@ def test_rms() -> None:
     compare(clipped_by(ClipByRMS(max=0.5))[0], expected)
 
 
-def test_ema() -> None:
-    ratio, beta, warmup = 1.3, 0.9, 10
+@pytest.mark.parametrize("warmup", [1, 10, SPIKE, SPIKE + 1])
+def test_ema(warmup: int) -> None:
+    ratio, beta = 1.3, 0.9
     averages, counts = [0.0] * 4, [0] * 4
     expected, memory = [], []
     for step in SEQUENCE:
@@ -222,7 +226,7 @@ def test_ema() -> None:
         assert state["average"].tolist() == pytest.approx(averages, rel=1e-6)
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 40])
+@pytest.mark.parametrize("warmup", [0, 1, 40, SPIKE, SPIKE + 1])
 def test_adagc(warmup: int) -> None:
     ratio, beta, most = 1.05, 0.98, 1.0
     averages, counts = [math.inf] * 4, [0] * 4
@@ -283,7 +287,7 @@ def test_value() -> None:
     compare(clipped_by(ClipByValue(max=0.7))[0], expected)
 
 
-@pytest.mark.parametrize("warmup", [0, 30])
+@pytest.mark.parametrize("warmup", [0, 30, SPIKE, SPIKE + 1])
 def test_spike(warmup: int) -> None:
     theta, beta = 20.0, 0.99
     squares = [[0.0] * count for count in SIZES]

@@ -5,7 +5,24 @@ from dataclasses import dataclass
 
 import pytest
 
-from gradclip import ClipByNorm, ClipByValue, InvalidField, NoClip, Policy
+from gradclip import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    ClipByNorm,
+    ClipByRMS,
+    ClipByValue,
+    DropStep,
+    EMAClip,
+    InvalidField,
+    NoClip,
+    Normalize,
+    Policy,
+    QuantileClip,
+    SoftClip,
+    SpikeClip,
+    ZClip,
+)
 from gradclip.fields import Checked, Option, allowed, key
 
 
@@ -93,3 +110,85 @@ def test_an_option_joins_its_group_by_its_name() -> None:
 
     assert Group.options == {"one": One}
     assert "one" not in Policy.options
+
+
+UNIT = ([0, 0.5, 0.999], [1, 1.5, -1e-9])
+POSITIVE = ([1e-9, 0.5, 7], [0, -1])
+EDGES = [
+    (AGC, "norm_type", [2], [1.9, 2.1, 3, math.inf]),
+    (AGC, "ratio", *POSITIVE),
+    (AGC, "eps", [0, 1e-9, 0.5], [-1e-9]),
+    (ClipByRMS, "norm_type", [2], [1.9, 2.1, 3, math.inf]),
+    (ClipByRMS, "max", [1e-9, math.inf], [0]),
+    (ClipByNorm, "max", [1e-9, math.inf], [0]),
+    (ClipByNorm, "norm_type", [0.1, 1, math.inf], [0.09, 0]),
+    (ClipByNorm, "over", [1, None], [0]),
+    (ClipByNorm, "final", [1e-9, None], [0]),
+    (ClipByValue, "max", [1e-9, math.inf], [0]),
+    (ClipByValue, "norm_type", [math.inf], [2, 1e300]),
+    (NoClip, "max", [1e-9, math.inf, None], [0]),
+    (DropStep, "max", [1e-9, math.inf], [0]),
+    (Normalize, "max", [1e-9, 0.5], [0, math.inf]),
+    (Normalize, "eps", [0, 0.5], [-1e-9]),
+    (SoftClip, "max", [1e-9, 0.5], [0, math.inf]),
+    (AutoClip, "percentile", [0, 0.5, 100], [-1e-9, 100.1]),
+    (AutoClip, "window", [0, 1], [-1]),
+    (AutoClip, "max", [1e-9, None, math.inf], [0]),
+    (ZClip, "max", [1e-9, None, math.inf], [0]),
+    (ZClip, "alpha", *UNIT),
+    (ZClip, "threshold", *POSITIVE),
+    (ZClip, "warmup", [1, 2], [0]),
+    (ZClip, "eps", [0, 0.5], [-1e-9]),
+    (AdaGC, "ratio", *POSITIVE),
+    (AdaGC, "beta", *UNIT),
+    (AdaGC, "warmup", [0, 1], [-1]),
+    (AdaGC, "warmup_max", [1e-9, 0.5, math.inf], [0]),
+    (EMAClip, "ratio", *POSITIVE),
+    (EMAClip, "beta", *UNIT),
+    (EMAClip, "warmup", [1, 2], [0]),
+    (QuantileClip, "target", [0, 0.5, 1], [-1e-9, 1.001]),
+    (QuantileClip, "lr", *POSITIVE),
+    (QuantileClip, "initial", [1e-9, 0.5, 7], [0]),
+    (QuantileClip, "lower", [0, 0.5, 1], [-1e-9, 1.5]),
+    (QuantileClip, "upper", [1, 7, math.inf], [0.5, 0]),
+    (SpikeClip, "theta", *POSITIVE),
+    (SpikeClip, "beta", *UNIT),
+    (SpikeClip, "warmup", [0, 1], [-1]),
+]
+
+
+@pytest.mark.parametrize(("policy", "field", "taken", "refused"), EDGES, ids=lambda value: getattr(value, "name", None))
+def test_the_edges_of_every_range(policy: type[Policy], field: str, taken: list[object], refused: list[object]) -> None:
+    needed = {} if policy.name not in ("norm", "value", "rms", "drop") or field == "max" else {"max": 1.0}
+    for value in taken:
+        policy(**needed, **{field: value})
+    for value in refused:
+        with pytest.raises(InvalidField):
+            policy(**needed, **{field: value})
+
+
+DEFAULTS = {
+    "agc": {"ratio": 0.01, "eps": 1e-3, "scope": "unit", "exclude_last": True, "max": None},
+    "autoclip": {"percentile": 10.0, "window": 1000, "scope": "model", "max": None},
+    "zclip": {"alpha": 0.97, "threshold": 2.5, "mode": "reciprocal", "warmup": 25, "eps": 1e-6, "max": 1.0},
+    "adagc": {"ratio": 1.05, "beta": 0.98, "warmup": 100, "warmup_max": 1.0, "scope": "parameter", "max": None},
+    "ema": {"ratio": 2.0, "beta": 0.99, "warmup": 100, "scope": "parameter", "max": None},
+    "quantile": {"target": 0.5, "lr": 0.2, "initial": 1.0, "lower": 0.0, "upper": math.inf, "max": None},
+    "normalize": {"max": 1.0, "eps": 1e-6, "scope": "model"},
+    "soft": {"max": 1.0, "scope": "model"},
+    "spike": {"theta": 5000.0, "beta": 0.999, "warmup": 100, "scope": "element"},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_defaults_are_the_published_ones(name: str) -> None:
+    policy = Policy.options[name]()
+    assert {field: getattr(policy, field) for field in DEFAULTS[name]} == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(
+    ("matrices", "alone"), [(["one", "two", "head"], ["head"]), (["one", "head"], ["head"]), (["only"], []), ([], [])]
+)
+def test_agc_leaves_the_last_layer_alone_unless_it_is_the_only_one(matrices: list[str], alone: list[str]) -> None:
+    assert AGC().left_alone(matrices) == alone
+    assert AGC(exclude_last=False).left_alone(matrices) == []
