@@ -286,6 +286,45 @@ def test_thousands_of_parameters(policy: Policy) -> None:
     assert report.after.item() == pytest.approx(exact_norm(gradients(named)), rel=1e-6)
 
 
+# -- other kinds of parameters
+
+
+@EVERY
+def test_a_tied_parameter_counts_once_and_a_frozen_one_not_at_all(policy: Policy) -> None:
+    def parameters() -> Named:
+        named = made([((3, 5), "dense", 1.0), ((4, 2), "dense", 1.0), ((4, 2), "none", 0.0)], torch.float32)
+        named[2][1].requires_grad_(False)
+        return named
+
+    plain, tied = parameters(), parameters()
+    one = clipper(plain, policy).clip()
+    groups = [{"params": [tied[0][1]]}, {"params": [tied[1][1], tied[2][1]]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    other = Clipper([*tied, ("again", tied[0][1])], policy, optimizer=optimizer).clip()
+    if policy.scope != "group":  # the groups of the two optimizers differ
+        assert one.by_parameter() == other.by_parameter()
+        assert all(same(a, b) for a, b in zip(gradients(plain), gradients(tied), strict=True))
+    assert tied[2][1].grad is None
+
+
+@EVERY
+def test_sparse_gradients(policy: Policy) -> None:
+    """As the same gradient written out, or a clear refusal where rows or elements have a meaning of their own."""
+    dense, sparse = nn.Embedding(6, 3), nn.Embedding(6, 3, sparse=True)
+    sparse.load_state_dict(dense.state_dict())
+    for table in (dense, sparse):
+        (5 * table(torch.tensor([1, 4, 1]))).sum().backward()
+    named = [[("table", table.weight)] for table in (dense, sparse)]
+    if policy.scope == "unit" or policy.name == "spike":
+        with pytest.raises(ValueError, match="cannot take a sparse gradient"):
+            clipper(named[1], policy).clip()
+        return
+    one, other = (clipper(each, policy).clip() for each in named)
+    assert one.before.item() == pytest.approx(other.before.item(), rel=1e-6)
+    assert one.after.item() == pytest.approx(other.after.item(), rel=1e-6)
+    torch.testing.assert_close(dense.weight.grad, sparse.weight.grad.to_dense())
+
+
 # -- memory
 
 USUAL: Case = [((3, 5), "dense", 0.0), ((7,), "dense", 0.0), ((4, 2), "dense", 1.0), ((), "dense", -3.0)]

@@ -61,6 +61,7 @@ class Blocks:
     def __init__(self, labels: list[str], selected: list[int], parameters: Sequence[Parameter], block_of: list[int]):
         self.labels, self.selected = labels, selected
         self._count = len(parameters)
+        self._numbers = [parameter.numel() for parameter in parameters]  # a sparse gradient stands for as many
         self._block_of = block_of
         self._single = block_of == list(range(len(block_of)))  # every parameter its own block
         self._sizes: dict[tuple[int, ...], Tensor] = {}
@@ -93,7 +94,7 @@ class Blocks:
         if key not in self._sizes:
             counts = [0] * len(self)
             for block, place in zip(self._block_of, self.selected, strict=True):
-                counts[block] += gradients[place].numel() if place in gradients else 0
+                counts[block] += self._numbers[place] if place in gradients else 0
             self._sizes[key] = torch.tensor(counts, dtype=wide_dtype(device), device=device)
         return self._sizes[key]
 
@@ -147,7 +148,7 @@ class UnitBlocks(Blocks):
         key = tuple(gradients)
         if key not in self._sizes:
             counts = [
-                gradients[place].numel() // max(rows, 1) if place in gradients else 0
+                self._numbers[place] // max(rows, 1) if place in gradients else 0
                 for place, rows in self._rows.items()
                 for _ in range(rows)
             ]

@@ -180,6 +180,8 @@ class Link:
         for place, gradient in own.items():
             if gradient.numel() == 0:
                 continue
+            if policy.remembers and gradient.shape != self._parameters[place].shape:
+                raise ValueError(f"clip={policy.name} cannot take a sparse gradient, whose elements change; exclude it")
             memory = self._memories.get(place, {})
             bound = policy.bounds(gradient, memory)
             limits[place] = bound if isinstance(bound, float) else bound.amax()

@@ -112,6 +112,7 @@ class ElementwisePolicy(Policy):
     )
 
     kind: ClassVar[str] = "elementwise"
+    remembers: ClassVar[bool] = False  # whether there is a memory for every element
     scopes: ClassVar[tuple[str, ...]] = ("element",)
 
     def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:

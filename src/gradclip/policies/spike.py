@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.fields import key
 from gradclip.policies.base import ElementwisePolicy, Memory
@@ -27,6 +27,8 @@ class SpikeClip(ElementwisePolicy):
     theta: float = key("how many times its mean square an element's square may be", default=5000.0, above=0)
     beta: float = key("weight of the past in the mean square", default=0.999, least=0, below=1)
     warmup: int = key("steps that are only averaged", default=100, least=0)
+
+    remembers: ClassVar[bool] = True
 
     def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
         if not memory:
