@@ -90,7 +90,7 @@ MISTAKES = [
     ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
     ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: must tell the jobs apart"),
-    ("-m data.batch_size=4,1000000", "data.path=null: 465126 characters are too few"),
+    ("-m data.batch_size=4,1000000", "characters are too few: training and validation (data.validation=0.1) need"),
     ("hydra.run.dir=short/run", "cannot be made, since"),
     ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
     ("data.batch_size=1000000", "characters are too few"),
