@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
@@ -30,9 +30,20 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train", node=Train, group="schema")
     for group, base in GROUPS.items():
-        for name, schema in base.options.items():
-            store.store(name=name, node=schema, group=f"schema/{group}")
+        store.repo["schema"][group] = Schemas(group, base.options)
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+class Schemas(dict[str, Any]):
+    """A group of Hydra's store whose schemas are built when they are looked up: a run needs seven of thirty."""
+
+    def __init__(self, group: str, options: dict[str, type[Any]]):
+        super().__init__({f"{name}.yaml": schema for name, schema in options.items()})
+        self._group = f"schema/{group}"
+
+    def __getitem__(self, name: str) -> ConfigNode:
+        schema = OmegaConf.structured(super().__getitem__(name))
+        return ConfigNode(name=name, node=schema, group=self._group, package=None, provider=None)
 
 
 class Composer:
