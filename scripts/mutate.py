@@ -33,11 +33,12 @@ TESTS = ["tests/test_exactness.py", "tests/test_fields.py", "tests/test_config.p
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("files", nargs="*", help="files of src/gradclip/policies; all formulas by default")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many run at once; all cores by default")
     args = parser.parse_args(arguments)
     files = args.files or ["adaptive.py", "fixed.py", "spike.py", "weights.py", "base.py"]
     jobs = [(file, *mutant) for file in files for mutant in mutants((ROOT / POLICIES / file).read_text("utf-8"))]
     survived = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(args.jobs) as pool:
         for (file, what, _), alive in zip(jobs, pool.map(survives, jobs), strict=True):
             survived += alive
             if alive:

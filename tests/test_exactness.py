@@ -107,7 +107,7 @@ def test_norm() -> None:
     compare(clipped_by(ClipByNorm(max=2.0))[0], by_model(lambda size: 2.0))
 
 
-@pytest.mark.parametrize(("percentile", "window"), [(10.0, 1000), (50.0, 20), (90.0, 0), (37.5, 7)])
+@pytest.mark.parametrize(("percentile", "window"), [(10.0, 1000), (50.0, 20), (90.0, 0), (37.5, 7), (50.0, 1)])
 def test_autoclip(percentile: float, window: int) -> None:
     seen: list[float] = []
 
