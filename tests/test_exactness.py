@@ -107,22 +107,45 @@ def test_norm() -> None:
     compare(clipped_by(ClipByNorm(max=2.0))[0], by_model(lambda size: 2.0))
 
 
-@pytest.mark.parametrize(("percentile", "window"), [(10.0, 1000), (50.0, 20), (90.0, 0), (37.5, 7), (50.0, 1)])
+def percentile_of(values: list[float], percentile: float) -> float:
+    ranked = sorted(values)
+    place = (len(ranked) - 1) * percentile / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ranked) - 1)
+    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+
+
+WINDOWS = pytest.mark.parametrize(
+    ("percentile", "window"), [(10.0, 1000), (50.0, 20), (90.0, 0), (37.5, 7), (50.0, 1), (0.0, 5), (100.0, 5)]
+)
+
+
+@WINDOWS
 def test_autoclip(percentile: float, window: int) -> None:
     seen: list[float] = []
 
     def limit(size: float) -> float:
         seen.append(size)
-        ranked = sorted(seen[-window:])
-        place = (len(ranked) - 1) * percentile / 100
-        low = math.floor(place)
-        high = min(low + 1, len(ranked) - 1)
-        return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+        return percentile_of(seen[-window:], percentile)
 
     found, states, _ = clipped_by(AutoClip(percentile=percentile, window=window))
     compare(found, by_model(limit))
     kept = [value for value in states[-1]["norms"].flatten().tolist() if not math.isnan(value)]
     assert sorted(kept) == pytest.approx(sorted(seen[-window:]), rel=1e-6)
+
+
+@WINDOWS
+def test_autoclip_by_parameter(percentile: float, window: int) -> None:
+    """Each has norms of its own; a zero gradient is not one of them."""
+    seen: list[list[float]] = [[] for _ in SIZES]
+    expected = []
+    for step in SEQUENCE:
+        factors = []
+        for gradient, norms in zip(step, seen, strict=True):
+            norms += [norm(gradient)] if any(gradient) else []
+            factors.append(factor(percentile_of(norms[-window:], percentile), norm(gradient)))
+        expected.append(scaled(step, factors))
+    compare(clipped_by(AutoClip(percentile=percentile, window=window, scope="parameter"))[0], expected)
 
 
 @pytest.mark.parametrize("mode", ["reciprocal", "mean", "max"])

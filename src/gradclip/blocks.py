@@ -1,30 +1,25 @@
 """Which gradients are measured together: the scopes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
-from gradclip.gradients import Gradients, norms_of, places
+from gradclip.gradients import Gradients, Parameters, places
 from gradclip.norms import combine, combine_groups, row_norms, wide_dtype
+from gradclip.sharding import Gathered, rows_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def make_blocks(
-    scope: str,
-    names: Sequence[str],
-    parameters: Sequence[Parameter],
-    selected: list[int],
-    optimizer: "Optimizer | None",
-) -> "Blocks":
+def make_blocks(scope: str, parameters: Parameters, selected: list[int], optimizer: "Optimizer | None") -> "Blocks":
     """The blocks of the selected parameters under a scope."""
     if scope == "unit":
-        return UnitBlocks([names[place] for place in selected], selected, parameters)
+        return UnitBlocks(selected, parameters)
     keys: dict[int, str]
+    names = parameters.names
     if scope == "model":
         keys = dict.fromkeys(selected, "model")
     elif scope == "parameter":
@@ -32,7 +27,7 @@ def make_blocks(
     elif scope == "layer":
         keys = {place: names[place].rpartition(".")[0] or names[place] for place in selected}
     elif scope == "group":
-        keys = _groups(selected, names, parameters, optimizer)
+        keys = _groups(selected, parameters, optimizer)
     else:
         raise NotImplementedError(f"scope={scope} has no blocks")
     labels = list(dict.fromkeys(keys.values()))
@@ -40,16 +35,15 @@ def make_blocks(
     return Blocks(labels, selected, parameters, [number[keys[place]] for place in selected])
 
 
-def _groups(
-    selected: list[int], names: Sequence[str], parameters: Sequence[Parameter], optimizer: "Optimizer | None"
-) -> dict[int, str]:
+def _groups(selected: list[int], parameters: Parameters, optimizer: "Optimizer | None") -> dict[int, str]:
     if optimizer is None:
         raise ValueError('scope="group" needs the optimizer: Clipper(…, optimizer=optimizer)')
     groups = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
     for place in selected:
-        if id(parameters[place]) not in groups:
-            raise ValueError(f'scope="group": {names[place]} is in no parameter group of the optimizer; exclude it')
-    return {place: f"group {groups[id(parameters[place])]}" for place in selected}
+        if id(parameters.all[place]) not in groups:
+            name = parameters.names[place]
+            raise ValueError(f'scope="group": {name} is in no parameter group of the optimizer; exclude it')
+    return {place: f"group {groups[id(parameters.all[place])]}" for place in selected}
 
 
 class Blocks:
@@ -58,10 +52,10 @@ class Blocks:
     labels: the blocks' names. selected: the parameters' places in the list of all.
     """
 
-    def __init__(self, labels: list[str], selected: list[int], parameters: Sequence[Parameter], block_of: list[int]):
+    def __init__(self, labels: list[str], selected: list[int], parameters: Parameters, block_of: list[int]):
         self.labels, self.selected = labels, selected
-        self._count = len(parameters)
-        self._numbers = [parameter.numel() for parameter in parameters]  # a sparse gradient stands for as many
+        self._parameters = parameters
+        self._numbers = [parameter.numel() for parameter in parameters.all]  # a sparse gradient stands for as many
         self._block_of = block_of
         self._single = block_of == list(range(len(block_of)))  # every parameter its own block
         self._sizes: dict[tuple[int, ...], Tensor] = {}
@@ -71,22 +65,21 @@ class Blocks:
 
     def own(self, gradients: Gradients) -> Gradients:
         """Those of the gradients that are selected."""
-        if len(self.selected) == self._count:
+        if len(self.selected) == len(self._parameters):
             return gradients
         return {place: gradients[place] for place in self.selected if place in gradients}
 
-    def norms(
-        self, tensors: Mapping[int, Tensor], p: float, device: torch.device, known: Tensor | None = None
-    ) -> Tensor:
+    def norms(self, tensors: Mapping[int, Tensor], p: float, known: Tensor | None = None) -> Tensor:
         """[blocks]: the p-norm of each block of gradients, or of anything else by the parameters' places.
 
         known: each parameter's p-norm, [parameters], where it has been measured already.
         """
-        each = norms_of(dict(tensors), self._count, p, device) if known is None else known
-        each = each[places(tuple(self.selected), device)] if len(self.selected) < self._count else each
+        each = self._parameters.norms(tensors, p) if known is None else known
+        if len(self.selected) < len(self._parameters):
+            each = each[places(tuple(self.selected), each.device)]
         if len(self) == 1:
             return combine(each, p).view(1)
-        return each if self._single else combine_groups(each, places(tuple(self._block_of), device), len(self), p)
+        return each if self._single else combine_groups(each, places(tuple(self._block_of), each.device), len(self), p)
 
     def sizes(self, gradients: Gradients, device: torch.device) -> Tensor:
         """[blocks]: how many elements of gradients each block has."""
@@ -117,7 +110,7 @@ class Blocks:
     def after(self, before: Tensor, scales: Tensor, device: torch.device) -> Tensor | None:
         """[parameters]: the 2-norms that scaling leaves of those before; None where only measuring can tell."""
         each = scales if self._single else scales[places(tuple(self._block_of), device)]
-        if len(self.selected) == self._count:
+        if len(self.selected) == len(self._parameters):
             return before * each
         selected = places(tuple(self.selected), device)
         return before.index_copy(0, selected, before[selected] * each)
@@ -126,23 +119,24 @@ class Blocks:
 class UnitBlocks(Blocks):
     """Blocks of rows: the fan-in of one output; a vector or a scalar is one block."""
 
-    def __init__(self, labels: list[str], selected: list[int], parameters: Sequence[Parameter]):
-        self._rows = {place: parameters[place].shape[0] if parameters[place].dim() > 1 else 1 for place in selected}
-        rows = [
-            f"{label}[{row}]" for label, place in zip(labels, selected, strict=True) for row in range(self._rows[place])
-        ]
-        super().__init__(rows, selected, parameters, [])
+    def __init__(self, selected: list[int], parameters: Parameters):
+        whole = parameters.all
+        self._rows = {place: whole[place].shape[0] if whole[place].dim() > 1 else 1 for place in selected}
+        self._here = {place: rows_of(whole[place]) if whole[place].dim() > 1 else None for place in selected}
+        self._gathered = Gathered([parameters.cuts[place] for place, rows in self._rows.items() for _ in range(rows)])
+        labels = [f"{parameters.names[place]}[{row}]" for place, rows in self._rows.items() for row in range(rows)]
+        super().__init__(labels, selected, parameters, [])
 
-    def norms(
-        self, tensors: Mapping[int, Tensor], p: float, device: torch.device, known: Tensor | None = None
-    ) -> Tensor:
-        parts = []
-        for place in self.selected:
+    def norms(self, tensors: Mapping[int, Tensor], p: float, known: Tensor | None = None) -> Tensor:
+        device, parts = self._parameters.device, []
+        for place, rows in self._rows.items():
+            part = torch.zeros(rows, dtype=wide_dtype(device), device=device)
             if place in tensors:
-                parts.append(row_norms(self._matrix(tensors[place], place), p).to(device))
-            else:
-                parts.append(torch.zeros(self._rows[place], dtype=wide_dtype(device), device=device))
-        return torch.cat(parts)
+                norms = row_norms(self._matrix(tensors[place], place), p).to(device)
+                here = self._here[place]
+                part = norms if here is None else part.index_copy(0, here, norms)
+            parts.append(part)
+        return self._gathered.whole(torch.cat(parts), p)
 
     def sizes(self, gradients: Gradients, device: torch.device) -> Tensor:
         key = tuple(gradients)
@@ -162,8 +156,8 @@ class UnitBlocks(Blocks):
         for place, part, look in zip(self.selected, parts, looks, strict=True):
             if place not in gradients or (look is not None and not bool(look.any())):
                 continue
-            gradient = gradients[place]
-            factor = part.to(gradient.device)
+            gradient, here = gradients[place], self._here[place]
+            factor = (part if here is None else part[here]).to(gradient.device)
             shaped = gradient if gradient.dim() else gradient.view(1)
             for piece in split_factor(factor, look=look is not None):
                 piece = piece.to(torch.promote_types(gradient.dtype, torch.float32))
@@ -173,11 +167,11 @@ class UnitBlocks(Blocks):
         return None
 
     def _matrix(self, tensor: Tensor, place: int) -> Tensor:
-        if tensor.dim() > 1 and tensor.shape[0] != self._rows[place]:
+        here = self._here[place]
+        rows = self._rows[place] if here is None else len(here)
+        if tensor.dim() > 1 and tensor.shape[0] != rows:
             raise ValueError("scope=unit cannot take a sparse gradient, whose rows change; exclude that parameter")
-        return (
-            tensor.detach().reshape(self._rows[place], -1) if tensor.numel() else tensor.new_zeros(self._rows[place], 0)
-        )
+        return tensor.detach().reshape(rows, -1) if tensor.numel() else tensor.new_zeros(rows, 0)
 
 
 def split_factor(factor: Tensor, look: bool) -> list[Tensor]:

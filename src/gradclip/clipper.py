@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
-from gradclip.gradients import Gradients, collect, norms_of, unique_parameters
+from gradclip.gradients import Gradients, Parameters
 from gradclip.link import FLUSHED, TOLERANCE, Link, Outcome, joined
 from gradclip.norms import combine, wide_dtype
 from gradclip.policies import Chain, Policy
@@ -63,10 +63,9 @@ class Clipper:
         *,
         optimizer: Optimizer | None = None,
     ):
-        names, self._parameters = unique_parameters(named_parameters)
-        self._names = tuple(names)
+        self._parameters = Parameters(named_parameters)
         chosen = policy.links if isinstance(policy, Chain) else {"": policy}
-        self._links = {label: Link(link, names, self._parameters, optimizer) for label, link in chosen.items()}
+        self._links = {label: Link(link, self._parameters, optimizer) for label, link in chosen.items()}
         self._nonfinite_seen: Tensor | None = None
         self._report: ClipReport | None = None
         self._versions: list[tuple[int, int]] = []
@@ -79,18 +78,16 @@ class Clipper:
         Raises NonFiniteGradientError where the policy says `nonfinite=error`: at once on the CPU, on
         an accelerator when `raise_if_nonfinite()` is called, so that no step waits for the device.
         """
-        gradients = collect(self._parameters)
-        device = self._parameters[0].device
-        # Looking at a value costs nothing on the CPU; on an accelerator it would stop the queue.
-        may_look = all(parameter.device.type == "cpu" for parameter in self._parameters)
-        before, drop = self._meet_nonfinite(gradients, device, may_look)
+        gradients = self._parameters.gradients()
+        before, drop = self._meet_nonfinite(gradients)
         if drop:
             return self._left_out(before)
         after, outcomes = before, []
         for link in self._links.values():
-            outcomes.append(link.apply(gradients, after, may_look))
-            after = outcomes[-1].after if outcomes[-1].after is not None else self._norms(gradients, device)
-        self._versions = self._current_versions()
+            outcomes.append(link.apply(gradients, after))
+            told = outcomes[-1].after
+            after = self._parameters.norms(gradients) if told is None else told
+        self._versions = self._parameters.versions()
         self._report = self._reported(before, after, joined(outcomes))
         return self._report
 
@@ -105,21 +102,21 @@ class Clipper:
         """
         if self._report is None:
             raise ClipCheckError("check() came before clip()")
-        told = self._report.parameter_after
-        gradients = collect(self._parameters)
-        now = self._norms(gradients, told.device)
+        told, names = self._report.parameter_after, self._parameters.names
+        gradients = self._parameters.gradients()
+        now = self._parameters.norms(gradients)
         largest = max((gradient.numel() for gradient in gradients.values()), default=1)
         same = (now - told).abs() <= TOLERANCE * told + FLUSHED * largest**0.5
         same |= ~told.isfinite() & ~now.isfinite()
         if not bool(same.all()):
             place = int(torch.argmin(same.int()))
             raise ClipCheckError(
-                f"{self._names[place]}: its gradient has norm {now[place].item():.6g} at the optimizer's door, "
+                f"{names[place]}: its gradient has norm {now[place].item():.6g} at the optimizer's door, "
                 f"but {told[place].item():.6g} after clip(); between clip() and step() it was changed"
             )
-        if self._versions != (current := self._current_versions()):
+        if self._versions != (current := self._parameters.versions()):
             place = next(i for i, pair in enumerate(zip(self._versions, current, strict=True)) if pair[0] != pair[1])
-            raise ClipCheckError(f"{self._names[place]}: its gradient was changed between clip() and step()")
+            raise ClipCheckError(f"{names[place]}: its gradient was changed between clip() and step()")
         if not self._report.dropped:
             # A link that enlarges may lead out of the limits of those before it, as it was asked to.
             links = list(self._links.values())
@@ -138,21 +135,18 @@ class Clipper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a saved memory; raises ValueError if another policy, or other blocks, wrote it."""
-        device = self._parameters[0].device
+        device = self._parameters.device
         if state.keys() != self._links.keys():
             raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._links)}")
         for label, link in self._links.items():
             link.load_state_dict(state[label], device, wide_dtype(device))
 
-    def _norms(self, gradients: Gradients, device: torch.device) -> Tensor:
-        return norms_of(gradients, len(self._parameters), 2.0, device)
-
-    def _meet_nonfinite(self, gradients: Gradients, device: torch.device, may_look: bool) -> tuple[Tensor, bool]:
+    def _meet_nonfinite(self, gradients: Gradients) -> tuple[Tensor, bool]:
         """The norms after what the policy says on nan and inf, and whether the step is to be left out."""
-        mode = self.policy.nonfinite
+        mode, may_look = self.policy.nonfinite, self._parameters.may_look
         if mode == "zero" and not may_look:
             _zero_nonfinite(gradients)
-        norms = self._norms(gradients, device)
+        norms = self._parameters.norms(gradients)
         if mode == "keep" or (mode == "zero" and not may_look):
             return norms, False
         finite = norms.isfinite()
@@ -167,21 +161,16 @@ class Clipper:
             raise NonFiniteGradientError(self._named(~finite))
         if mode == "zero":
             _zero_nonfinite(gradients)
-            return self._norms(gradients, device), False
+            return self._parameters.norms(gradients), False
         return norms, True
 
     def _named(self, chosen: Tensor) -> list[str]:
-        return [name for name, named in zip(self._names, chosen.tolist(), strict=True) if named]
-
-    def _current_versions(self) -> list[tuple[int, int]]:
-        """Which tensor each gradient is, and how often it has been written to."""
-        gradients = (parameter.grad for parameter in self._parameters)
-        return [(0, 0) if gradient is None else (id(gradient), gradient._version) for gradient in gradients]
+        return [name for name, named in zip(self._parameters.names, chosen.tolist(), strict=True) if named]
 
     def _left_out(self, before: Tensor) -> ClipReport:
         """The report of a step whose gradients were not finite: nothing was measured or limited."""
         nothing = Outcome(before.new_zeros(0), before.new_zeros(0), before.new_zeros(()), 0, before, dropped=True)
-        self._versions = self._current_versions()
+        self._versions = self._parameters.versions()
         self._report = self._reported(before, before, nothing)
         return self._report
 
@@ -193,7 +182,7 @@ class Clipper:
             limits=outcome.limits,
             fraction=outcome.exceeded.to(before.dtype) / max(outcome.total, 1),
             dropped=outcome.dropped,
-            names=self._names,
+            names=self._parameters.names,
             parameter_before=before,
             parameter_after=after,
         )

@@ -1,6 +1,6 @@
-"""The gradients of named parameters: which there are, and how they are reached."""
+"""The parameters that a Clipper was given: their gradients, and the norms of these."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -9,22 +9,79 @@ from torch.nn import Parameter
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
 from gradclip.norms import tensor_norms, wide_dtype
+from gradclip.sharding import Gathered, as_placed, groups_of, is_sharded, piece
 
 Gradients = dict[int, Tensor]  # by the parameter's place in the list of all
 
 
-def unique_parameters(named: Iterable[tuple[str, Parameter]]) -> tuple[list[str], list[Parameter]]:
-    """The names and the parameters, a tied parameter once, under the first of its names."""
-    seen: dict[int, tuple[str, Parameter]] = {}
-    for pair in named:
-        if isinstance(pair, Tensor):
-            raise TypeError("Clipper takes model.named_parameters(), whose names it reports, not model.parameters()")
-        if pair[1].is_complex():
-            raise TypeError(f"{pair[0]} is complex; only real parameters are clipped")
-        seen.setdefault(id(pair[1]), pair)
-    if not seen:
-        raise ValueError("Clipper was given no parameters; an iterator can be read only once")
-    return [name for name, _ in seen.values()], [parameter for _, parameter in seen.values()]
+class Parameters:
+    """Named parameters, a tied one once, under the first of its names.
+
+    Of a parameter that is cut over several processes, `gradients` and `piece` give what this process holds;
+    shapes, sizes and norms are those of the whole.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, Parameter]]):
+        seen: dict[int, tuple[str, Parameter]] = {}
+        for pair in named:
+            if isinstance(pair, Tensor):
+                raise TypeError("Clipper takes model.named_parameters(), whose names it reports, not parameters()")
+            if pair[1].is_complex():
+                raise TypeError(f"{pair[0]} is complex; only real parameters are clipped")
+            seen.setdefault(id(pair[1]), pair)
+        if not seen:
+            raise ValueError("Clipper was given no parameters; an iterator can be read only once")
+        self.names = tuple(name for name, _ in seen.values())
+        self.all = [parameter for _, parameter in seen.values()]
+        self.device = self.all[0].device
+        # Looking at a value costs nothing on the CPU; on an accelerator it would stop the queue.
+        self.may_look = all(parameter.device.type == "cpu" for parameter in self.all)
+        self.cuts = [groups_of(parameter) for parameter in self.all]
+        self._placed = [is_sharded(parameter) for parameter in self.all]
+        self._gathered = Gathered(self.cuts)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def piece(self, place: int) -> Tensor:
+        """A parameter's values as far as they are here."""
+        return piece(self.all[place])
+
+    def gradients(self) -> Gradients:
+        """Those there are, as dense tensors that share their memory; a sparse one by its coalesced values."""
+        found: Gradients = {}
+        for place, parameter in enumerate(self.all):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
+                if not gradient.is_coalesced():
+                    parameter.grad = gradient = gradient.coalesce()
+                gradient = gradient._values()
+            elif self._placed[place]:
+                parameter.grad = gradient = as_placed(gradient, parameter)
+                gradient = piece(gradient)
+            found[place] = gradient
+        return found
+
+    def norms(self, tensors: Mapping[int, Tensor], p: float = 2.0) -> Tensor:
+        """[parameters]: the p-norm of each tensor by the parameters' places, 0 where there is none."""
+        if not tensors:
+            norms = torch.zeros(len(self), dtype=wide_dtype(self.device), device=self.device)
+        else:
+            norms = tensor_norms(list(tensors.values()), p).to(self.device)
+            if len(tensors) < len(self):
+                norms = norms.new_zeros(len(self)).index_copy(0, places(tuple(tensors), self.device), norms)
+        return self.whole(norms, p)
+
+    def whole(self, figures: Tensor, p: float) -> Tensor:
+        """[parameters]: p-norms of whole tensors from those of the pieces here; with p = 1, sums."""
+        return self._gathered.whole(figures, p)
+
+    def versions(self) -> list[tuple[int, int]]:
+        """Which tensor each gradient is, and how often it has been written to."""
+        gradients = [parameter.grad for parameter in self.all]
+        return [(0, 0) if gradient is None else (id(gradient), gradient._version) for gradient in gradients]
 
 
 def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> list[int]:
@@ -48,31 +105,6 @@ def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str])
     if not chosen:
         raise InvalidField("exclude", list(exclude), "patterns that leave at least one parameter to clip")
     return chosen
-
-
-def collect(parameters: Sequence[Parameter]) -> Gradients:
-    """The gradients there are, as dense tensors that share their memory; a sparse one by its coalesced values."""
-    found: Gradients = {}
-    for place, parameter in enumerate(parameters):
-        gradient = parameter.grad
-        if gradient is None:
-            continue
-        if gradient.is_sparse:
-            if not gradient.is_coalesced():
-                parameter.grad = gradient = gradient.coalesce()
-            gradient = gradient._values()
-        found[place] = gradient
-    return found
-
-
-def norms_of(gradients: Gradients, count: int, p: float, device: torch.device) -> Tensor:
-    """[count]: the p-norm of every parameter's gradient, 0 where there is none."""
-    if not gradients:
-        return torch.zeros(count, dtype=wide_dtype(device), device=device)
-    norms = tensor_norms(list(gradients.values()), p).to(device)
-    if len(gradients) == count:
-        return norms
-    return norms.new_zeros(count).index_copy(0, places(tuple(gradients), device), norms)
 
 
 _places: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from gradclip.blocks import make_blocks
 from gradclip.errors import ClipCheckError
-from gradclip.gradients import Gradients, norms_of, places, select
+from gradclip.gradients import Gradients, Parameters, places, select
 from gradclip.norms import combine
 from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
 
@@ -61,34 +60,29 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
 class Link:
     """A policy, the blocks of its scope, and its memory."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        names: Sequence[str],
-        parameters: Sequence[Parameter],
-        optimizer: Optimizer | None,
-    ):
+    def __init__(self, policy: Policy, parameters: Parameters, optimizer: Optimizer | None):
         self.policy = policy
         self._parameters = parameters
-        alone = policy.left_alone([name for name, p in zip(names, parameters, strict=True) if p.dim() > 1])
+        names = parameters.names
+        alone = policy.left_alone([name for name, p in zip(names, parameters.all, strict=True) if p.dim() > 1])
         if alone:
             log.info("clip=%s leaves %s alone, the last layer's weights", policy.name, ", ".join(alone))
         self._selected = select(names, policy.include, [*policy.exclude, *map(escape, alone)])
         scope = "parameter" if isinstance(policy, ElementwisePolicy) else policy.scope
-        self._blocks = make_blocks(scope, names, parameters, self._selected, optimizer)
+        self._blocks = make_blocks(scope, parameters, self._selected, optimizer)
         self._memory: Memory = {}  # of all blocks together
         self._memories: dict[int, Memory] = {}  # of elementwise policies: by the parameter's place
         self._step = 0
         self._last: tuple[Tensor, Tensor] | None = None  # norms and limits, for check()
 
-    def apply(self, gradients: Gradients, before: Tensor, may_look: bool) -> Outcome:
+    def apply(self, gradients: Gradients, before: Tensor) -> Outcome:
         """Limits the gradients in place. before: [parameters], the 2-norms as they are now."""
         own = self._blocks.own(gradients)
         policy = self.policy.at(self._step)
         if isinstance(policy, ElementwisePolicy):
-            outcome = self._clamp(policy, own, before, may_look)
+            outcome = self._clamp(policy, own, before)
         else:
-            outcome = self._scale(policy, own, before, may_look)
+            outcome = self._scale(policy, own, before)
         self._step += 1
         self._last = outcome.norms, outcome.limits
         return outcome
@@ -98,7 +92,7 @@ class Link:
         assert self._last is not None
         norms, limits = self._last
         own, p = self._blocks.own(gradients), self.policy.norm_type
-        now = self._blocks.norms(own, p, norms.device)
+        now = self._blocks.norms(own, p)
         eps = max((torch.finfo(gradient.dtype).eps for gradient in own.values()), default=0.0)
         smallest = max((torch.finfo(g.dtype).tiny * torch.finfo(g.dtype).eps for g in own.values()), default=0.0)
         count = sum(gradient.numel() for gradient in own.values()) or 1
@@ -137,11 +131,11 @@ class Link:
         self._memory = loaded(state["memory"], device)
         found = {self._blocks.labels.index(name): memory for name, memory in state["elements"].items()}
         places_of = {self._selected[number]: memory for number, memory in found.items()}
-        self._memories = {p: loaded(memory, self._parameters[p].device) for p, memory in places_of.items()}
+        self._memories = {p: loaded(memory, self._parameters.all[p].device) for p, memory in places_of.items()}
 
-    def _scale(self, policy: Policy, own: Gradients, before: Tensor, may_look: bool) -> Outcome:
-        p, device = policy.norm_type, before.device
-        norms = self._blocks.norms(own, p, device, known=before if p == 2.0 else None)
+    def _scale(self, policy: Policy, own: Gradients, before: Tensor) -> Outcome:
+        p, may_look = policy.norm_type, self._parameters.may_look
+        norms = self._blocks.norms(own, p, known=before if p == 2.0 else None)
         limits, self._memory = policy.limits(self._measured(policy, own, norms), self._memory)
         if policy.caps and policy.max is not None:
             limits = limits.clamp(max=policy.max)
@@ -157,13 +151,12 @@ class Link:
         scales = torch.where(changes, limits / norms, 1.0)
         self._blocks.multiply(own, scales, changes if may_look else None)
         exact = all(gradient.dtype.itemsize >= 4 for gradient in own.values())  # half precision rounds: measured
-        return replace(outcome, after=self._blocks.after(before, scales, device) if exact else None)
+        return replace(outcome, after=self._blocks.after(before, scales, before.device) if exact else None)
 
     def _measured(self, policy: Policy, own: Gradients, norms: Tensor) -> Measured:
         weights = None
         if policy.reads_weights:
-            tensors = {place: self._parameters[place].detach() for place in own}
-            weights = self._blocks.norms(tensors, 2.0, norms.device)
+            weights = self._blocks.norms({place: self._parameters.piece(place) for place in own}, 2.0)
         return Measured(
             norms=norms,
             sizes=self._blocks.sizes(own, norms.device),
@@ -172,27 +165,36 @@ class Link:
             weights=weights,
         )
 
-    def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Tensor, may_look: bool) -> Outcome:
-        norms = norms_of(own, len(self._parameters), math.inf, before.device)
-        limits = torch.full_like(norms, math.inf)
-        exceeded = torch.zeros((), dtype=torch.long, device=before.device)
+    def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Tensor) -> Outcome:
+        norms = self._parameters.norms(own, math.inf)
+        limits, exceeded = torch.full_like(norms, math.inf), torch.zeros_like(norms)
         changed = False
         for place, gradient in own.items():
-            if gradient.numel() == 0:
-                continue
-            if policy.remembers and gradient.shape != self._parameters[place].shape:
-                raise ValueError(f"clip={policy.name} cannot take a sparse gradient, whose elements change; exclude it")
             memory = self._memories.get(place, {})
+            if policy.remembers and gradient.shape != self._parameters.piece(place).shape:
+                raise ValueError(f"clip={policy.name} cannot take a sparse gradient, whose elements change; exclude it")
             bound = policy.bounds(gradient, memory)
-            limits[place] = bound if isinstance(bound, float) else bound.amax()
-            if not (may_look and bool(norms[place] <= limits[place]) and isinstance(bound, float)):
+            if isinstance(bound, float):
+                limits[place] = bound
+            else:
+                limits[place] = bound.amax() if bound.numel() else 0.0  # an empty piece of a sharded parameter
+            if not (self._parameters.may_look and isinstance(bound, float) and bool(norms[place] <= bound)):
                 changed = True
-                exceeded += _clamp_to(gradient, bound).to(before.device)
+                exceeded[place] = _clamp_to(gradient, bound)
             if memory := policy.remember(gradient, memory):
                 self._memories[place] = memory
         chosen = places(tuple(self._selected), before.device)
-        total = sum(gradient.numel() for gradient in own.values())
-        return Outcome(norms[chosen], limits[chosen], exceeded, total, None if changed else before)
+        return Outcome(
+            norms[chosen],
+            self._parameters.whole(limits, math.inf)[chosen],
+            self._parameters.whole(exceeded, 1.0).sum(),
+            sum(self._numbers(place, gradient) for place, gradient in own.items()),
+            None if changed else before,
+        )
+
+    def _numbers(self, place: int, gradient: Tensor) -> int:
+        """How many elements the gradient has, of which this process may hold a piece."""
+        return self._parameters.all[place].numel() if self._parameters.cuts[place] else gradient.numel()
 
 
 def _clamp_to(gradient: Tensor, bound: Tensor | float) -> Tensor:

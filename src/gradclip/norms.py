@@ -63,17 +63,17 @@ def row_norms(rows: Tensor, p: float) -> Tensor:
 
 
 def combine(norms: Tensor, p: float) -> Tensor:
-    """The p-norm of a vector of norms, 0-d: the norm of all their tensors together.
+    """The p-norm of a vector of norms, 0-d: the norm of all their tensors together. Of a matrix, that of each column.
 
     Divided by the largest first, so that the powers neither overflow nor vanish.
     """
     if norms.numel() == 0:
-        return norms.new_zeros(())
-    largest = norms.amax()
+        return norms.new_zeros(norms.shape[1:])
+    largest = norms.amax(0)
     if p == math.inf:
         return largest
     usable = (largest > 0) & largest.isfinite()
-    return torch.where(usable, vector_norm(norms / largest, p) * largest, largest)
+    return torch.where(usable, vector_norm(norms / largest, p, dim=0) * largest, largest)
 
 
 def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor:
