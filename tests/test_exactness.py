@@ -150,9 +150,9 @@ def test_autoclip_by_parameter(percentile: float, window: int) -> None:
 
 @pytest.mark.parametrize("mode", ["reciprocal", "mean", "max"])
 @pytest.mark.parametrize("cap", [None, 1.0, 8.0])
-@pytest.mark.parametrize("warmup", [25, SPIKE, SPIKE + 1])
-def test_zclip(mode: str, cap: float | None, warmup: int) -> None:
-    alpha, threshold, eps = 0.97, 2.5, 1e-6
+@pytest.mark.parametrize(("warmup", "eps"), [(25, 1e-6), (SPIKE, 1e-6), (SPIKE + 1, 1e-6), (25, 0.7)])
+def test_zclip(mode: str, cap: float | None, warmup: int, eps: float) -> None:
+    alpha, threshold = 0.97, 2.5
     gathered: list[float] = []
     mean = variance = 0.0
     memory: list[tuple[float, float]] = []
@@ -179,11 +179,21 @@ def test_zclip(mode: str, cap: float | None, warmup: int) -> None:
         memory.append((mean, variance))
         return answer if cap is None else min(answer, cap)
 
-    found, states, _ = clipped_by(ZClip(mode=mode, max=cap, warmup=warmup))
+    found, states, _ = clipped_by(ZClip(mode=mode, max=cap, warmup=warmup, eps=eps))
     compare(found, by_model(limit))
     for state, (mean, variance) in zip(states, memory, strict=True):
         assert state["mean"].item() == pytest.approx(mean, rel=1e-6)
         assert state["variance"].item() == pytest.approx(variance, rel=1e-6, abs=1e-12)
+
+
+def test_zclip_takes_a_score_at_its_threshold_for_no_spike() -> None:
+    """Norms of 1 and 3 have mean 2 and deviation 1: the score of 4.5 is 2.5, and only a higher one is a spike."""
+    parameter = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    clipper = Clipper([("p", parameter)], ZClip(mode="mean", max=None, warmup=2, eps=0.0))
+    for size, left in ((1.0, 1.0), (3.0, 3.0), (4.5, 4.5)):
+        parameter.grad = torch.tensor(size, dtype=torch.float64)
+        clipper.clip()
+        assert parameter.grad.item() == left
 
 
 @pytest.mark.parametrize(("target", "lr", "bounds"), [(0.5, 0.2, (0.0, math.inf)), (0.9, 0.05, (0.5, 3.0))])

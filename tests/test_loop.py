@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradclip import Clipper, norms
-from gradclip.link import Link
+from gradclip.gradients import Parameters
 from tests.support import SMALL, compose, exact_norm, text_file, train
 from trainer import loop
 from trainer.data import Batch
@@ -87,7 +87,7 @@ def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monk
 
     def clip(self: Clipper) -> Any:
         report = real(self)
-        for parameter in self._parameters:
+        for parameter in self._parameters.all:
             parameter.grad *= 3
         return report
 
@@ -212,7 +212,7 @@ def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There nobody looks at every step: the bad one is found at the next log, evaluation or checkpoint."""
-    real_apply, real_meet, real, steps = Link.apply, Clipper._meet_nonfinite, loop.forward_backward, []
+    real_init, real, steps = Parameters.__init__, loop.forward_backward, []
 
     def spoilt(work: loop.Session, batch: Batch) -> Tensor:
         loss = real(work, batch)
@@ -221,13 +221,12 @@ def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
             work.model.output.bias.grad[0] = math.nan
         return loss
 
+    def unseen(self: Parameters, named: Any) -> None:
+        real_init(self, named)
+        self.may_look = False
+
     monkeypatch.setattr(loop, "forward_backward", spoilt)
-    monkeypatch.setattr(
-        Link, "apply", lambda self, gradients, before, may_look: real_apply(self, gradients, before, False)
-    )
-    monkeypatch.setattr(
-        Clipper, "_meet_nonfinite", lambda self, gradients, where, look: real_meet(self, gradients, where, False)
-    )
+    monkeypatch.setattr(Parameters, "__init__", unseen)
     ending = train(tmp_path, "steps=30", "log.every=20", "checkpoint.every=5", "evaluate_every=30")
     assert (ending.state, ending.code) == ("diverged", 3)
     assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 10"
