@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from trainer.loop import run_recorded
 from trainer.run import Ending
 
 ROOT = Path(__file__).parents[1]
+TRIED: Counter[tuple[str, str]] = Counter()  # examples of the laws by policy with scope, and type; tests/conftest.py
 SMALL = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=0", "steps=6",
          "evaluate_every=6", "log.progress=false")  # fmt: skip
 

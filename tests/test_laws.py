@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradclip import Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
-from tests.support import exact, exact_norm, policies, policy_id
+from tests.support import TRIED, exact, exact_norm, policies, policy_id
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 EVERY = pytest.mark.parametrize("policy", policies(), ids=policy_id)
@@ -63,7 +63,8 @@ def made(case: Case, dtype: torch.dtype, seed: int = 0) -> Named:
 
 
 def clipper(named: Named, policy: Policy) -> Clipper:
-    """With an optimizer of two parameter groups, for the scope that needs one."""
+    """With an optimizer of two parameter groups, for the scope that needs one. Counted for the suite's table."""
+    TRIED[policy_id(policy), str(named[0][1].dtype).removeprefix("torch.")] += 1
     parameters = [parameter for _, parameter in named]
     groups = [{"params": part} for part in (parameters[::2], parameters[1::2]) if part]
     return Clipper(named, policy, optimizer=torch.optim.SGD(groups, lr=0.1))
