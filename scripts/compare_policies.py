@@ -1,15 +1,19 @@
 """Runs policies beside public implementations and writes the largest differences: docs/policies_compared.md.
 
-    pip install optax timm autoclip zclip pytorch_optimizer    (in an environment of its own: optax brings jax)
+    pip install optax timm autoclip zclip pytorch_optimizer opacus    (in an environment of its own: optax brings jax)
     python scripts/compare_policies.py
 
 Both are given the same gradients, in float64, over 200 steps with spikes. The figure is the largest difference of
 a gradient after clipping, relative to that gradient's norm. A package that is not installed has no figure.
+
+Clipping that sits inside an optimizer is read there: without momentum (beta1 = 0) the first moment is the clipped
+gradient. Adafactor clips its update, which is the gradient times a constant once eps outweighs the second moment.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradclip import AGC, AutoClip, ClipByNorm, ClipByRMS, ClipByValue, Clipper, Policy, ZClip
+from gradclip import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    ClipByNorm,
+    ClipByRMS,
+    ClipByValue,
+    Clipper,
+    Policy,
+    QuantileClip,
+    SpikeClip,
+    ZClip,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "policies_compared.md"
 STEPS = 200
@@ -34,14 +50,16 @@ def main(arguments: list[str] | None = None) -> None:
         "# The policies beside public implementations",
         "",
         f"Written by `python scripts/compare_policies.py`: the same {STEPS} steps of float64 gradients with spikes,",
-        "and the largest difference of a gradient after clipping, relative to its norm.",
+        "and the largest difference of a gradient after clipping, relative to its norm. Clipping that is part of an",
+        "optimizer is read from the first moment at beta1 = 0, or from the update. Where packages are wrong:",
+        "[public_bugs.md](public_bugs.md).",
         "",
         "| policy | beside | version | largest difference | why, where it is not rounding |",
         "|---|---|---|---|---|",
     ]
     for ours, package, what, theirs, why in COMPARISONS:
         try:
-            version = importlib.metadata.version(package)
+            version = importlib.metadata.version(package).partition("+")[0]  # torch 2.13.0+cpu
             figure = f"{difference(ours, theirs):.1e}"
         except ImportError:  # PackageNotFoundError is one
             version, figure = "not installed", ""
@@ -160,6 +178,73 @@ def autoclip(given: list[nn.Parameter]) -> Callable[[], None]:
     return lambda: public.step()
 
 
+def opacus(given: list[nn.Parameter]) -> Callable[[], None]:
+    """Every step's gradient is a batch of one sample, whose norm is then the one that is compared with the bound."""
+    from opacus.optimizers import AdaClipDPOptimizer
+
+    public = AdaClipDPOptimizer(
+        torch.optim.SGD(given, lr=0.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1,
+        target_unclipped_quantile=0.5, clipbound_learning_rate=0.2, min_clipbound=0.0, max_clipbound=math.inf,
+        unclipped_num_std=1e-30,
+    )  # fmt: skip
+
+    def clip() -> None:
+        gradients = [parameter.grad for parameter in given]
+        public.zero_grad(set_to_none=True)
+        for parameter, gradient in zip(given, gradients, strict=True):
+            assert gradient is not None
+            parameter.grad_sample = gradient.unsqueeze(0)  # type: ignore[attr-defined]
+        public.pre_step()  # its step() without the inner optimizer's
+
+    return clip
+
+
+def first_moment(make: Callable[[Any, list[nn.Parameter]], Any]) -> Theirs:
+    """An optimizer of pytorch_optimizer that clips, made with beta1 = 0."""
+
+    def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
+        import pytorch_optimizer
+
+        optimizer = make(pytorch_optimizer, given)
+
+        def clip() -> None:
+            optimizer.step()
+            for parameter in given:
+                parameter.grad = optimizer.state[parameter]["exp_avg"].clone().view(parameter.shape)
+
+        return clip
+
+    return theirs
+
+
+def adagc(package: Any, given: list[nn.Parameter]) -> Any:
+    # It warms up while step < warmup_steps, one step less than the number says.
+    return package.AdaGC(given, betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=AdaGC().warmup + 1)
+
+
+def spam(package: Any, given: list[nn.Parameter]) -> Any:
+    return package.SPAM(given, betas=(0.0, 0.999), threshold=100, grad_accu_steps=21, update_proj_gap=10 * STEPS)
+
+
+def adafactor(given: list[nn.Parameter]) -> Callable[[], None]:
+    from pytorch_optimizer import AdaFactor
+
+    unit = 1e-15  # eps1 makes the update this times the gradient
+    optimizer = AdaFactor(
+        given, lr=1.0, betas=(None, 0.999), eps1=unit**-2, clip_threshold=0.5 * unit,
+        scale_parameter=False, relative_step=False,
+    )  # fmt: skip
+
+    def clip() -> None:
+        for parameter in given:
+            parameter.data.zero_()
+        optimizer.step()
+        for parameter in given:
+            parameter.grad = parameter.detach() / -unit
+
+    return clip
+
+
 AFTER = "it divides by the norm + 1e-6"
 COMPARISONS: list[tuple[Policy, str, str, Theirs, str]] = [
     (ClipByNorm(max=5.0), "torch", "`clip_grad_norm_`", torch_norm, AFTER),
@@ -167,12 +252,18 @@ COMPARISONS: list[tuple[Policy, str, str, Theirs, str]] = [
     (ClipByValue(max=0.7), "torch", "`clip_grad_value_`", torch_value, ""),
     (ClipByValue(max=0.7), "optax", "`clip`", optax(lambda o: o.clip(0.7)), ""),
     (ClipByRMS(max=0.5), "optax", "`clip_by_block_rms`", optax(lambda o: o.clip_by_block_rms(0.5)), ""),
+    (ClipByRMS(max=0.5), "pytorch_optimizer", "`AdaFactor`, its update", adafactor, ""),
     (AGC(exclude_last=False), "timm", "`adaptive_clip_grad`", timm_agc, ""),
     (AGC(exclude_last=False), "pytorch_optimizer", "`agc`", pytorch_optimizer_agc, ""),
     (ZClip(), "zclip", "`ZClip`, adaptive scaling", zclip("adaptive_scaling"), AFTER),
     (ZClip(mode="mean"), "zclip", "`ZClip`, mean", zclip("mean"), AFTER),
     (AutoClip(), "autoclip", "`QuantileClip`", autoclip, "its percentile leaves out the norm of the step itself"),
-]
+    (AdaGC(), "pytorch_optimizer", "`AdaGC`", first_moment(adagc), "its global norm in warm-up is in float32"),
+    (QuantileClip(), "opacus", "`AdaClipDPOptimizer`, no noise, one sample a step", opacus,
+     "its limit is in float32; it counts samples, `quantile` steps, so that they agree at one sample a step"),
+    (SpikeClip(theta=100.0, warmup=20), "pytorch_optimizer", "`SPAM`", first_moment(spam),
+     "none here; an element that was always 0 is held at 0, and passes in `spike`"),
+]  # fmt: skip
 
 
 if __name__ == "__main__":
