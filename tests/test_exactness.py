@@ -22,6 +22,7 @@ from gradclip import (
     ClipByRMS,
     ClipByValue,
     Clipper,
+    ClipReport,
     DropStep,
     EMAClip,
     InvalidField,
@@ -211,6 +212,23 @@ def test_quantile(target: float, lr: float, bounds: tuple[float, float]) -> None
     found, states, _ = clipped_by(QuantileClip(target=target, lr=lr, lower=bounds[0], upper=bounds[1]))
     compare(found, by_model(limit))
     assert [state["limits"].item() for state in states] == pytest.approx(memory, rel=1e-6)
+
+
+def first_report(policy: Policy, size: float) -> ClipReport:
+    parameter = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    parameter.grad = torch.tensor(size, dtype=torch.float64)
+    clipper = Clipper([("p", parameter)], policy)
+    report = clipper.clip()
+    return replace(report, limits=clipper.state_dict()[""]["memory"].get("limits", report.limits))
+
+
+def test_quantile_takes_a_norm_at_its_limit_for_within() -> None:
+    moved = first_report(QuantileClip(initial=2.0, target=0.5, lr=0.2), 2.0).limits
+    assert moved.item() == pytest.approx(2 * math.exp(-0.1))
+
+
+def test_adagc_has_no_limit_above_a_norm_within_its_warm_up() -> None:
+    assert first_report(AdaGC(warmup_max=1.0), 0.25).limits.item() == 0.25
 
 
 def test_normalize_and_soft() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradclip.norms import ROW, SHORT, combine, combine_groups, row_norms, tensor_norms
+from gradclip.norms import ROW, SMALL, combine, combine_groups, row_norms, tensor_norms
 from tests.support import exact_norm
 
 PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, math.inf]
@@ -20,7 +20,7 @@ def norm(tensor: Tensor, p: float = 2.0) -> float:
 
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", [1, 3, ROW, SHORT, SHORT + 1, 3 * SHORT + 77, 100_000])
+@pytest.mark.parametrize("size", [1, 3, ROW, SMALL, SMALL + 1, 3 * SMALL + 77, 100_000])
 def test_agrees_with_float64(p: float, dtype: torch.dtype, size: int) -> None:
     tensor = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
     assert norm(tensor, p) == pytest.approx(exact_norm([tensor], p), rel=1e-6)

@@ -1,7 +1,7 @@
 """Which gradients are measured together: the scopes."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class Blocks:
         self._block_of = block_of
         self._single = block_of == list(range(len(block_of)))  # every parameter its own block
         self._sizes: dict[tuple[int, ...], Tensor] = {}
+        self._together: dict[tuple[int, ...], dict[Any, list[int]]] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,19 +98,35 @@ class Blocks:
         touched: which blocks have a scale other than 1, where looking is free; None multiplies all.
         """
         look = None if touched is None else touched.tolist()
-        batches: dict[tuple[int, torch.device, torch.dtype], list[Tensor]] = {}
-        for block, place in zip(self._block_of, self.selected, strict=True):
-            if place in gradients and (look is None or look[block]):
-                gradient = gradients[place]
-                batches.setdefault((block, gradient.device, gradient.dtype), []).append(gradient)
-        for (block, device, dtype), batch in batches.items():
-            factor = scales[block].to(device)
-            for part in split_factor(factor, look=look is not None):
-                _multiply(batch, part.to(torch.promote_types(dtype, torch.float32)))
+        pieces = split_factor(scales, look=look is not None)
+        factors: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]] = {}
+        for (block, *kind), places_of in self._batches(gradients).items():
+            if look is None or look[block]:
+                device, dtype = kind
+                if (device, dtype) not in factors:
+                    wide = torch.promote_types(dtype, torch.float32)
+                    factors[device, dtype] = [piece.to(device, wide).unbind() for piece in pieces]
+                for factor in factors[device, dtype]:
+                    _multiply([gradients[place] for place in places_of], factor[block])
 
-    def after(self, before: Tensor, scales: Tensor, device: torch.device) -> Tensor | None:
+    def _batches(self, gradients: Gradients) -> dict[Any, list[int]]:
+        """(block, device, dtype) -> the places of the gradients that are multiplied together."""
+        key = tuple(gradients)
+        if key not in self._together:
+            together: dict[Any, list[int]] = {}
+            for block, place in zip(self._block_of, self.selected, strict=True):
+                if place in gradients:
+                    kind = gradients[place].device, gradients[place].dtype
+                    together.setdefault((block, *kind), []).append(place)
+            self._together[key] = together
+        return self._together[key]
+
+    def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor | None:
         """[parameters]: the 2-norms that scaling leaves of those before; None where only measuring can tell."""
-        each = scales if self._single else scales[places(tuple(self._block_of), device)]
+        if any(dtype.itemsize < 4 for _, _, dtype in self._batches(gradients)):
+            return None  # half precision rounds
+        device = before.device
+        each = scales if self._single or len(self) == 1 else scales[places(tuple(self._block_of), device)]
         if len(self.selected) == len(self._parameters):
             return before * each
         selected = places(tuple(self.selected), device)
@@ -157,13 +174,15 @@ class UnitBlocks(Blocks):
             if place not in gradients or (look is not None and not bool(look.any())):
                 continue
             gradient, here = gradients[place], self._here[place]
+            if gradient.numel() == 0:
+                continue
             factor = (part if here is None else part[here]).to(gradient.device)
             shaped = gradient if gradient.dim() else gradient.view(1)
             for piece in split_factor(factor, look=look is not None):
                 piece = piece.to(torch.promote_types(gradient.dtype, torch.float32))
                 shaped.mul_(piece.view(-1, *[1] * (shaped.dim() - 1)))
 
-    def after(self, before: Tensor, scales: Tensor, device: torch.device) -> Tensor | None:
+    def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor | None:
         return None
 
     def _matrix(self, tensor: Tensor, place: int) -> Tensor:
@@ -177,7 +196,7 @@ class UnitBlocks(Blocks):
 def split_factor(factor: Tensor, look: bool) -> list[Tensor]:
     """The factor, or two whose product it is where it is so small that float32 would keep few of its digits."""
     tiny = torch.finfo(torch.float32).tiny
-    if look and bool(((factor > 0) & (factor < tiny)).any()):
+    if look and factor.amin().item() < tiny and bool(((factor > 0) & (factor < tiny)).any()):
         return [factor.sqrt(), factor.sqrt()]
     return [factor]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -149,13 +150,15 @@ class Clipper:
         norms = self._parameters.norms(gradients)
         if mode == "keep" or (mode == "zero" and not may_look):
             return norms, False
+        if may_look and norms.amax().item() < math.inf:
+            return norms, False
         finite = norms.isfinite()
         if mode == "error" and not may_look:
             # The first bad step is kept: once the weights are bad, every name would be.
             seen = self._nonfinite_seen
             self._nonfinite_seen = ~finite if seen is None else torch.where(seen.any(), seen, ~finite)
             return norms, False
-        if bool(finite.all()):
+        if not may_look and bool(finite.all()):
             return norms, False
         if mode == "error":
             raise NonFiniteGradientError(self._named(~finite))
@@ -175,9 +178,10 @@ class Clipper:
         return self._report
 
     def _reported(self, before: Tensor, after: Tensor, outcome: Outcome) -> ClipReport:
+        together = combine(before, 2.0)
         return ClipReport(
-            before=combine(before, 2.0),
-            after=combine(after, 2.0),
+            before=together,
+            after=together if after is before else combine(after, 2.0),
             norms=outcome.norms,
             limits=outcome.limits,
             fraction=outcome.exceeded.to(before.dtype) / max(outcome.total, 1),

@@ -1,6 +1,6 @@
 """The parameters that a Clipper was given: their gradients, and the norms of these."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
-from gradclip.norms import tensor_norms, wide_dtype
+from gradclip.norms import Plan, tensor_norms, wide_dtype
 from gradclip.sharding import Gathered, as_placed, groups_of, is_sharded, piece
 
 Gradients = dict[int, Tensor]  # by the parameter's place in the list of all
@@ -39,9 +39,13 @@ class Parameters:
         self.cuts = [groups_of(parameter) for parameter in self.all]
         self._placed = [is_sharded(parameter) for parameter in self.all]
         self._gathered = Gathered(self.cuts)
+        self._plans: dict[tuple[int, ...], Plan] = {}
 
     def __len__(self) -> int:
         return len(self.all)
+
+    def __iter__(self) -> Iterator[Parameter]:
+        return iter(self.all)
 
     def piece(self, place: int) -> Tensor:
         """A parameter's values as far as they are here."""
@@ -49,19 +53,16 @@ class Parameters:
 
     def gradients(self) -> Gradients:
         """Those there are, as dense tensors that share their memory; a sparse one by its coalesced values."""
-        found: Gradients = {}
-        for place, parameter in enumerate(self.all):
-            gradient = parameter.grad
-            if gradient is None:
-                continue
+        found = {place: gradient for place, p in enumerate(self.all) if (gradient := p.grad) is not None}
+        for place, gradient in found.items():
             if gradient.is_sparse:
                 if not gradient.is_coalesced():
-                    parameter.grad = gradient = gradient.coalesce()
-                gradient = gradient._values()
+                    self.all[place].grad = gradient = gradient.coalesce()
+                found[place] = gradient._values()
+                self._plans.clear()  # the number of rows is another at every step
             elif self._placed[place]:
-                parameter.grad = gradient = as_placed(gradient, parameter)
-                gradient = piece(gradient)
-            found[place] = gradient
+                self.all[place].grad = gradient = as_placed(gradient, self.all[place])
+                found[place] = piece(gradient)
         return found
 
     def norms(self, tensors: Mapping[int, Tensor], p: float = 2.0) -> Tensor:
@@ -69,9 +70,12 @@ class Parameters:
         if not tensors:
             norms = torch.zeros(len(self), dtype=wide_dtype(self.device), device=self.device)
         else:
-            norms = tensor_norms(list(tensors.values()), p).to(self.device)
+            key, listed = tuple(tensors), list(tensors.values())
+            if key not in self._plans:
+                self._plans[key] = Plan(listed)
+            norms = tensor_norms(listed, p, self._plans[key]).to(self.device)
             if len(tensors) < len(self):
-                norms = norms.new_zeros(len(self)).index_copy(0, places(tuple(tensors), self.device), norms)
+                norms = norms.new_zeros(len(self)).index_copy(0, places(key, self.device), norms)
         return self.whole(norms, p)
 
     def whole(self, figures: Tensor, p: float) -> Tensor:

@@ -136,34 +136,28 @@ class Link:
     def _scale(self, policy: Policy, own: Gradients, before: Tensor) -> Outcome:
         p, may_look = policy.norm_type, self._parameters.may_look
         norms = self._blocks.norms(own, p, known=before if p == 2.0 else None)
-        limits, self._memory = policy.limits(self._measured(policy, own, norms), self._memory)
+        measured = Measured(
+            norms,
+            measure_total=lambda: combine(norms, p),
+            measure_sizes=lambda: self._blocks.sizes(own, norms.device),
+            measure_weights=lambda: self._blocks.norms({place: self._parameters.piece(place) for place in own}, 2.0),
+        )
+        limits, self._memory = policy.limits(measured, self._memory)
         if policy.caps and policy.max is not None:
             limits = limits.clamp(max=policy.max)
-        exceeds = ~(norms <= limits) & (limits != math.inf)  # a nan norm exceeds, and makes its block nan, as in torch
+        within = norms <= limits
+        if may_look and policy.kind != "rescale" and bool(within.all()):
+            return Outcome(norms, limits, norms.new_zeros(()), len(self._blocks), before)
+        exceeds = ~within & (limits != math.inf)  # a nan norm exceeds, and makes its block nan, as in torch
         outcome = Outcome(norms, limits, exceeds.sum(), len(self._blocks), before)
         if policy.kind == "measure":
             return outcome
         if policy.kind == "decision":
             return replace(outcome, dropped=bool(exceeds.any()))
         changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
-        if may_look and not bool(changes.any()):
-            return outcome
         scales = torch.where(changes, limits / norms, 1.0)
         self._blocks.multiply(own, scales, changes if may_look else None)
-        exact = all(gradient.dtype.itemsize >= 4 for gradient in own.values())  # half precision rounds: measured
-        return replace(outcome, after=self._blocks.after(before, scales, before.device) if exact else None)
-
-    def _measured(self, policy: Policy, own: Gradients, norms: Tensor) -> Measured:
-        weights = None
-        if policy.reads_weights:
-            weights = self._blocks.norms({place: self._parameters.piece(place) for place in own}, 2.0)
-        return Measured(
-            norms=norms,
-            sizes=self._blocks.sizes(own, norms.device),
-            seen=norms.isfinite() & (norms > 0),
-            total=combine(norms, policy.norm_type),
-            weights=weights,
-        )
+        return replace(outcome, after=self._blocks.after(own, before, scales))
 
     def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Tensor) -> Outcome:
         norms = self._parameters.norms(own, math.inf)

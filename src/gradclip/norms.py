@@ -8,13 +8,16 @@ looking would stop the queue, so everything is accumulated in float64 from the s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-ROW = 128  # one float32 accumulator over so many squares is right to 4e-7, even if they are equal or one is huge
-SHORT = 1024  # up to here one pass in float64 is cheaper than two operations
+# One float32 accumulator over so many squares is right to 9e-7, even if they are equal or one of them is huge.
+ROW = 256
+SMALL = 16384  # tensors of up to so many elements, and of one shape, are copied into one matrix: fewer operations
 
 
 def vector_norm(tensor: Tensor, p: float = 2.0, dim: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -28,20 +31,70 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def tensor_norms(tensors: Sequence[Tensor], p: float) -> Tensor:
+class Plan:
+    """How tensors of these shapes are measured: those of one small shape together, as the rows of one matrix.
+
+    Good for all lists of tensors with the same shapes in the same order, so that it need be made only once.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        groups: dict[Any, list[int]] = {}
+        self.on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
+        for place, tensor in enumerate(tensors):
+            if 0 < tensor.numel() <= SMALL and self.on_cpu:
+                groups.setdefault((tensor.shape, tensor.dtype), []).append(place)
+            elif tensor.numel() > 0:
+                groups[place] = [place]
+        self.count, self.groups = len(tensors), list(groups.values())
+        self.order = [place for group in self.groups for place in group]
+        self._sizes = [(tensors[place].numel(), tensors[place].dtype) for place in self.order]
+        # The norms are found in the groups' order, with a 0 at their end for every tensor that is empty.
+        found = {place: number for number, place in enumerate(self.order)}
+        self._back = torch.tensor([found.get(place, len(found)) for place in range(self.count)])
+        self._moves = self.order != list(range(self.count))
+
+    @cached_property
+    def pieces(self) -> Tensor:
+        """[tensors], in the groups' order: into how many pieces each is cut."""
+        return torch.tensor([-(-count // _piece(count)) for count, _ in self._sizes])
+
+    @cached_property
+    def floors(self) -> list[float]:
+        """[tensors], in the groups' order: the norms below which each has to be measured with care."""
+        return [_floor(dtype, count) for count, dtype in self._sizes]
+
+    def rows(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+        """[tensors of the group, elements]: each group as a matrix, a tensor a row."""
+        for group in self.groups:
+            if len(group) == 1:
+                yield _flat(tensors[group[0]]).unsqueeze(0)
+            else:
+                yield torch.stack([tensors[place] for place in group]).reshape(len(group), -1)
+
+    def in_order(self, norms: Tensor) -> Tensor:
+        """[tensors] from the norms in the groups' order; 0 for an empty tensor."""
+        if not self._moves:
+            return norms
+        if len(norms) < self.count:
+            norms = torch.cat([norms, norms.new_zeros(1)])
+        self._back = self._back.to(norms.device)  # sent once: sending waits for an accelerator
+        return norms.index_select(0, self._back)
+
+
+def tensor_norms(tensors: Sequence[Tensor], p: float, plan: Plan | None = None) -> Tensor:
     """The p-norm of each tensor, [tensors], on the first one's device in the widest type it has.
 
     Empty tensors have norm 0. A nan or infinite element gives a nan or infinite norm, and nothing else does.
+    plan: that of earlier tensors of the same shapes.
     """
+    plan = plan or Plan(tensors)
     device = tensors[0].device
     wide = wide_dtype(device)
-    full = [tensor.detach() for tensor in tensors if tensor.numel() > 0]
-    if p == 2.0 and all(tensor.device.type == "cpu" for tensor in full):
-        measured = iter(_cpu_norms(full))
-    else:
-        measured = iter(row_norms(_flat(tensor).view(1, -1), p).view(()) for tensor in full)
-    zero = torch.zeros((), dtype=wide, device=device)
-    return torch.stack([next(measured).to(device, wide) if tensor.numel() > 0 else zero for tensor in tensors])
+    if not plan.groups:
+        return torch.zeros(plan.count, dtype=wide, device=device)
+    if plan.on_cpu and p == 2.0:
+        return _cpu_norms(tensors, plan)
+    return plan.in_order(torch.cat([row_norms(rows, p).to(device, wide) for rows in plan.rows(tensors)]))
 
 
 def row_norms(rows: Tensor, p: float) -> Tensor:
@@ -52,12 +105,12 @@ def row_norms(rows: Tensor, p: float) -> Tensor:
     if p == math.inf:
         return vector_norm(rows, p, dim=1).to(wide)
     if rows.device.type == "cpu" and p == 2.0:
-        norms = _fast_row_norms(rows)
-        low, high = torch.aminmax(norms)
-        if low.item() > _floor(rows) and high.item() < math.inf:
+        norms = vector_norm(_pieces(rows).double(), dim=1)
+        floor = _floor(rows.dtype, rows.shape[1])
+        if bool(((norms > floor) & (norms < math.inf)).all()):
             return norms
         largest = vector_norm(rows, math.inf, dim=1)
-        doubtful = ((norms <= _floor(rows)) & (largest > 0)) | (norms.isinf() & largest.isfinite())
+        doubtful = ((norms <= floor) & (largest > 0)) | (norms.isinf() & largest.isfinite())
         return norms if not bool(doubtful.any()) else _careful_row_norms(rows, p)
     return _careful_row_norms(rows, p)
 
@@ -69,6 +122,8 @@ def combine(norms: Tensor, p: float) -> Tensor:
     """
     if norms.numel() == 0:
         return norms.new_zeros(norms.shape[1:])
+    if p == 2.0 and norms.device.type == "cpu" and norms.dim() == 1 and len(norms) <= 1000:
+        return norms.new_tensor(math.hypot(*norms.tolist()))  # two operations in the place of eight
     largest = norms.amax(0)
     if p == math.inf:
         return largest
@@ -87,33 +142,33 @@ def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor
     return torch.where(bad == 0, largest, bad)
 
 
-def _cpu_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The 2-norm of each non-empty tensor, 0-d float64."""
-    norms: dict[int, Tensor] = {}
-    short = [place for place, tensor in enumerate(tensors) if tensor.numel() <= SHORT]
-    for dtype in {tensors[place].dtype for place in short}:
-        same = [place for place in short if tensors[place].dtype == dtype]
-        norms.update(zip(same, torch._foreach_norm([tensors[p] for p in same], 2, dtype=torch.float64), strict=True))
-        if dtype == torch.float64:  # its own range is not safe
-            norms.update((place, _checked_norm(tensors[place], norms[place])) for place in same)
-    return [
-        norms[place] if place in norms else row_norms(_flat(tensor).view(1, -1), 2.0).view(())
-        for place, tensor in enumerate(tensors)
-    ]
+def _cpu_norms(tensors: Sequence[Tensor], plan: Plan) -> Tensor:
+    """The 2-norm of each tensor, [tensors] float64: few operations, of which one reads all elements."""
+    pieces = torch.cat([_pieces(rows).view(-1) for rows in plan.rows(tensors)])
+    squares = pieces.double().square_()
+    norms = torch.segment_reduce(squares, "sum", lengths=plan.pieces, unsafe=True).sqrt_()
+    for number, (norm, floor) in enumerate(zip(norms.tolist(), plan.floors, strict=True)):
+        if not floor < norm < math.inf:  # of nothing but zeros, not finite, or out of the range of squares
+            norms[number] = row_norms(_flat(tensors[plan.order[number]]).unsqueeze(0), 2.0)[0]
+    return plan.in_order(norms)
 
 
-def _checked_norm(tensor: Tensor, norm: Tensor) -> Tensor:
-    safe = _floor(tensor.view(1, -1) if tensor.is_contiguous() else tensor.reshape(1, -1)) < norm.item() < math.inf
-    return norm if safe else _careful_row_norms(tensor.reshape(1, -1), 2.0).view(())
+def _pieces(rows: Tensor) -> Tensor:
+    """[rows, pieces]: the 2-norms of short pieces of every row. Fast, and blind to the range of squares."""
+    dtype = None if rows.dtype in (torch.float32, torch.float64) else torch.float32
+    count, length = rows.shape
+    piece = _piece(length)
+    if length % piece == 0:
+        return vector_norm(rows.reshape(-1, piece), dim=1, dtype=dtype).view(count, -1)
+    cut = length // piece * piece
+    whole = vector_norm(rows[:, :cut].reshape(count, -1, piece), dim=2, dtype=dtype)
+    return torch.cat([whole, vector_norm(rows[:, cut:], dim=1, dtype=dtype).unsqueeze(1)], 1)
 
 
-def _fast_row_norms(rows: Tensor) -> Tensor:
-    """[rows] in float64: every row cut into pieces of ROW elements. Fast, and blind to the range of squares."""
-    dtype = rows.dtype if rows.dtype in (torch.float32, torch.float64) else torch.float32
-    cut = rows.shape[1] // ROW * ROW
-    pieces = vector_norm(rows[:, :cut].reshape(len(rows), cut // ROW, ROW), dim=2, dtype=dtype)
-    rest = vector_norm(rows[:, cut:], dim=1, dtype=dtype)
-    return vector_norm(torch.cat([pieces, rest.unsqueeze(1)], 1).double(), dim=1)
+@cache
+def _piece(length: int) -> int:
+    """The size of pieces, at most ROW, that leaves no rest where whole vector registers allow one."""
+    return next((size for size in range(ROW, ROW // 2, -16) if length % size == 0), min(ROW, length))
 
 
 def _careful_row_norms(rows: Tensor, p: float) -> Tensor:
@@ -130,11 +185,13 @@ def _careful_row_norms(rows: Tensor, p: float) -> Tensor:
 
 def _flat(tensor: Tensor) -> Tensor:
     """All elements in one dimension and any order: a view wherever the memory is dense."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     return tensor.permute(order).reshape(-1)
 
 
-def _floor(rows: Tensor) -> float:
-    """The 2-norm below which the squares of a row may have lost more than 1e-7 to underflow."""
-    dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    return math.sqrt(rows.shape[1]) * math.sqrt(torch.finfo(dtype).tiny / 1e-7)
+def _floor(dtype: torch.dtype, count: int) -> float:
+    """The 2-norm of so many elements below which their squares may have lost more than 1e-7 to underflow."""
+    accumulated = torch.float64 if dtype == torch.float64 else torch.float32
+    return math.sqrt(count) * math.sqrt(torch.finfo(accumulated).tiny / 1e-7)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from gradclip.errors import InvalidField
@@ -18,22 +19,38 @@ BELOW_UNIT = SCOPES[:-1]
 Memory = dict[str, "Tensor"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measured:
     """What a policy sees of the gradients: one entry a block, in the order of the parameters.
 
-    norms: [blocks], in the policy's own norm_type; 0 for a block without a gradient.
-    sizes: [blocks], the number of elements of each block's gradients.
-    seen: [blocks], whether the norm is finite and above 0: only then may it enter a memory.
-    total: 0-d, the norm of all blocks together, in the same norm_type.
-    weights: [blocks], the 2-norm of the parameters, for the policies with `reads_weights`.
+    norms: [blocks], in the policy's own norm_type; 0 for a block without a gradient. All else is measured
+    when a policy asks for it, which few do.
     """
 
     norms: Tensor
-    sizes: Tensor
-    seen: Tensor
-    total: Tensor
-    weights: Tensor | None = None
+    measure_total: Callable[[], Tensor]
+    measure_sizes: Callable[[], Tensor]
+    measure_weights: Callable[[], Tensor]
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """[blocks], whether the norm is finite and above 0: only then may it enter a memory."""
+        return self.norms.isfinite() & (self.norms > 0)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """0-d, the norm of all blocks together, in the same norm_type."""
+        return self.measure_total()
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """[blocks], the number of elements of each block's gradients."""
+        return self.measure_sizes()
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """[blocks], the 2-norm of the parameters: another pass over as many elements."""
+        return self.measure_weights()
 
 
 @dataclass(kw_only=True)
@@ -71,7 +88,6 @@ class Policy(Option):
     kind: ClassVar[str] = "limit"
     scopes: ClassVar[tuple[str, ...]] = SCOPES
     caps: ClassVar[bool] = True  # whether `max` is a cap beside the policy's own limit
-    reads_weights: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,11 +30,9 @@ class AGC(Policy):
     exclude_last: bool = key("leave the last layer's weights alone", default=True)
 
     scopes: ClassVar[tuple[str, ...]] = ("unit", "parameter")
-    reads_weights: ClassVar[bool] = True
 
     def left_alone(self, matrices: Sequence[str]) -> list[str]:
         return list(matrices[-1:]) if self.exclude_last and len(matrices) > 1 else []
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
-        assert measured.weights is not None
         return self.ratio * measured.weights.clamp(min=self.eps), memory
