@@ -36,19 +36,31 @@ class AutoClip(Policy):
     scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
-        norms, seen, nan = measured.norms, measured.seen, float("nan")
+        norms, seen = measured.norms, measured.seen
         count = memory.get("count", norms.new_zeros(len(norms)))
+        past = memory.get("norms", norms.new_full((len(norms), self.window), INFINITY))
         if self.window == 0:
-            past = norms.new_full((len(memory["norms"]) + 1 if memory else 1, len(norms)), nan)
-            if memory:
-                past[:-1] = memory["norms"]
-            past[-1] = norms.where(seen, nan)
+            longer = norms.new_full((len(norms), past.shape[1] + 1), INFINITY)
+            longer[:, :-1], longer[:, -1] = past, norms.where(seen, INFINITY)
+            past = longer
         else:
-            past = memory.get("norms", norms.new_full((self.window, len(norms)), nan))
-            place = count.remainder(self.window).long().unsqueeze(0)
-            past = past.scatter(0, place, norms.unsqueeze(0).where(seen, past.gather(0, place)))
-        limits = past.nanquantile(self.percentile / 100, dim=0)
-        return limits.where(~limits.isnan(), INFINITY), {"count": count + seen, "norms": past}
+            place = count.remainder(self.window).long().unsqueeze(1)
+            newest = norms.where(seen, past.gather(1, place).squeeze(1))
+            past = past.scatter(1, place, newest.unsqueeze(1))
+        count = count + seen
+        return self._percentile(past, count), {"count": count, "norms": past}
+
+    def _percentile(self, past: Tensor, count: Tensor) -> Tensor:
+        """[blocks]: that of each row, of which as many numbers are finite as there were norms; inf for none."""
+        share, most = self.percentile / 100, past.shape[1]
+        last = count.clamp(1, most) - 1
+        rank = last * share
+        low = rank.floor()
+        smallest = past.topk(min(int((most - 1) * share) + 2, most), dim=1, largest=False).values
+        below, above = (
+            smallest.gather(1, place.long().unsqueeze(1)).squeeze(1) for place in (low, (low + 1).minimum(last))
+        )
+        return (below + (above - below) * (rank - low)).where(count > 0, INFINITY)
 
 
 @dataclass(kw_only=True)
