@@ -70,13 +70,19 @@ class Parameters:
         if not tensors:
             norms = torch.zeros(len(self), dtype=wide_dtype(self.device), device=self.device)
         else:
-            key, listed = tuple(tensors), list(tensors.values())
-            if key not in self._plans:
-                self._plans[key] = Plan(listed)
-            norms = tensor_norms(listed, p, self._plans[key]).to(self.device)
+            norms = tensor_norms(list(tensors.values()), p, self.plan(tensors)).to(self.device)
             if len(tensors) < len(self):
-                norms = norms.new_zeros(len(self)).index_copy(0, places(key, self.device), norms)
+                norms = norms.new_zeros(len(self)).index_copy(0, places(tuple(tensors), self.device), norms)
         return self.whole(norms, p)
+
+    def plan(self, tensors: Mapping[int, Tensor]) -> Plan:
+        """How tensors by the parameters' places are measured; made once for the same places."""
+        key = tuple(tensors)
+        if key not in self._plans:
+            if len(self._plans) > 100:
+                self._plans.clear()  # which parameters exceed a bound may be others at every step
+            self._plans[key] = Plan(list(tensors.values()))
+        return self._plans[key]
 
     def whole(self, figures: Tensor, p: float) -> Tensor:
         """[parameters]: p-norms of whole tensors from those of the pieces here; with p = 1, sums."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradclip.blocks import make_blocks
 from gradclip.errors import ClipCheckError
 from gradclip.gradients import Gradients, Parameters, places, select
-from gradclip.norms import combine
+from gradclip.norms import Plan, combine
 from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ class Link:
         limits, exceeded = torch.full_like(norms, math.inf), torch.zeros_like(norms)
         looked = norms.tolist() if self._parameters.may_look else None
         changed: list[int] = []
+        together: dict[float, list[int]] = {}  # by their bound: those that exceed it, where looking is free
         for place, gradient in own.items():
             memory = self._memories.get(place, {})
             if policy.remembers and gradient.shape != self._parameters.piece(place).shape:
@@ -174,11 +175,18 @@ class Link:
                 limits[place] = bound
             else:
                 limits[place] = bound.amax() if bound.numel() else 0.0  # an empty piece of a sharded parameter
-            if not (looked and isinstance(bound, float) and looked[place] <= bound):
+            if looked and isinstance(bound, float):
+                together.setdefault(bound, []).extend([place] if not looked[place] <= bound else [])
+            else:
                 changed.append(place)
                 exceeded[place] = _clamp_to(gradient, bound)
             if memory := policy.remember(gradient, memory):
                 self._memories[place] = memory
+        for bound, over in together.items():
+            if over:
+                plan = self._parameters.plan({place: own[place] for place in over})
+                exceeded[over] = clamp_together([own[place] for place in over], bound, plan).to(exceeded)
+                changed += over
         chosen = places(tuple(self._selected), before.device)
         return Outcome(
             norms[chosen],
@@ -208,8 +216,6 @@ def _clamp_to(gradient: Tensor, bound: Tensor | float) -> Tensor:
     if isinstance(bound, float):
         if bound >= torch.finfo(gradient.dtype).max:
             return torch.zeros((), dtype=torch.long, device=gradient.device)
-        if gradient.device.type == "cpu" and gradient.dtype == torch.float32 and gradient.is_contiguous():
-            return _clamp_in_cache(gradient.view(-1), bound)
         exceeded = (gradient.abs() > bound).sum()
         gradient.clamp_(-bound, bound)
         return exceeded
@@ -219,10 +225,18 @@ def _clamp_to(gradient: Tensor, bound: Tensor | float) -> Tensor:
     return exceeded
 
 
-def _clamp_in_cache(gradient: Tensor, bound: float) -> Tensor:
-    """`_clamp_to` for float32 on the CPU, in parts that stay in a core's cache between counting and clamping."""
-    exceeded = 0.0
-    for part in torch.split(gradient, IN_CACHE):
-        exceeded += part.abs().gt_(bound).sum().item()
-        part.clamp_(-bound, bound)
-    return torch.tensor(exceeded)
+def clamp_together(gradients: Sequence[Tensor], bound: float, plan: Plan) -> Tensor:
+    """Clamps every element to one bound, in place, on the CPU; [gradients], how many of each exceeded it."""
+    counts = []
+    for group, rows in zip(plan.groups, plan.rows(gradients), strict=True):
+        if len(group) > 1 or rows.dtype != torch.float32 or rows.data_ptr() != gradients[group[0]].data_ptr():
+            counts.append((rows.abs() > bound).sum(1))
+            for place in group:
+                gradients[place].clamp_(-bound, bound)
+            continue
+        count = 0
+        for part in torch.split(rows[0], IN_CACHE):  # still in the core's cache when it is clamped
+            count += int(part.abs().gt_(bound).sum().item())
+            part.clamp_(-bound, bound)
+        counts.append(torch.tensor([count]))
+    return plan.in_order(torch.cat(counts))

@@ -1,0 +1,34 @@
+"""What clipping, logging and starting cost here; every subcommand writes its section of docs/benchmarks.md.
+
+python scripts/benchmark.py clip              clipping with both norms, against others' clipping alone
+python scripts/benchmark.py clip --policies   every policy against the passes that its formula needs
+python scripts/benchmark.py growth            against the number of parameters and of tensors: a picture
+python scripts/benchmark.py step              whole training steps, against a loop written by hand
+python scripts/benchmark.py log               200 scalars a step
+python scripts/benchmark.py start             from the command to the first step
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # started by its path, a script finds its neighbours alone
+
+from scripts.benchmarks import clip, growth, log, start
+
+COMMANDS = {"clip": clip, "growth": growth, "log": log, "start": start}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=(module.__doc__ or "").split("\n", 1)[0])
+        module.arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What clipping, logging and starting cost; `scripts/benchmark.py` runs these."""
