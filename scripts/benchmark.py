@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # started by its path, a script finds its neighbours alone
 
-from scripts.benchmarks import clip, growth, log, start
+from scripts.benchmarks import clip, growth, log, start, step
 
-COMMANDS = {"clip": clip, "growth": growth, "log": log, "start": start}
+COMMANDS = {"clip": clip, "growth": growth, "step": step, "log": log, "start": start}
 
 
 def main(arguments: list[str] | None = None) -> None:

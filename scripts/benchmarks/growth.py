@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     sizes = ELEMENTS[:-2] if args.quick else ELEMENTS
     counts = TENSORS[:-2] if args.quick else TENSORS
-    by_size = {count: [(count // 20,)] * 20 for count in sizes}
-    by_count = {count: [(FIXED // count,)] * count for count in counts}
+    by_size: dict[int, list[Shape]] = {count: [(count // 20,)] * 20 for count in sizes}
+    by_count: dict[int, list[Shape]] = {count: [(FIXED // count,)] * count for count in counts}
     found = [measured(by_size, args.turns), measured(by_count, args.turns)]
     draw(found)
     rows = [
