@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradclip.gradients import Gradients, Parameters, places
+from gradclip.gradients import Gradients, Norms, Parameters, places
 from gradclip.norms import combine, combine_groups, row_norms, wide_dtype
 from gradclip.sharding import Gathered, rows_of
 
@@ -70,12 +70,14 @@ class Blocks:
             return gradients
         return {place: gradients[place] for place in self.selected if place in gradients}
 
-    def norms(self, tensors: Mapping[int, Tensor], p: float, known: Tensor | None = None) -> Tensor:
+    def norms(self, tensors: Mapping[int, Tensor], p: float, known: Norms | None = None) -> Tensor:
         """[blocks]: the p-norm of each block of gradients, or of anything else by the parameters' places.
 
-        known: each parameter's p-norm, [parameters], where it has been measured already.
+        known: the parameters' norms, where these are what has been measured already.
         """
-        each = self._parameters.norms(tensors, p) if known is None else known
+        if known is not None and len(self) == 1 and len(self.selected) == len(self._parameters):
+            return known.total.view(1)
+        each = self._parameters.norms(tensors, p) if known is None else known.each
         if len(self.selected) < len(self._parameters):
             each = each[places(tuple(self.selected), each.device)]
         if len(self) == 1:
@@ -144,7 +146,7 @@ class UnitBlocks(Blocks):
         labels = [f"{parameters.names[place]}[{row}]" for place, rows in self._rows.items() for row in range(rows)]
         super().__init__(labels, selected, parameters, [])
 
-    def norms(self, tensors: Mapping[int, Tensor], p: float, known: Tensor | None = None) -> Tensor:
+    def norms(self, tensors: Mapping[int, Tensor], p: float, known: Norms | None = None) -> Tensor:
         device, parts = self._parameters.device, []
         for place, rows in self._rows.items():
             part = torch.zeros(rows, dtype=wide_dtype(device), device=device)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
-from gradclip.gradients import Gradients, Parameters
+from gradclip.gradients import Gradients, Norms, Parameters
 from gradclip.link import FLUSHED, TOLERANCE, Link, Outcome, joined
-from gradclip.norms import combine, wide_dtype
+from gradclip.norms import wide_dtype
 from gradclip.policies import Chain, Policy
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Clipper:
         for link in self._links.values():
             outcomes.append(link.apply(gradients, after))
             told = outcomes[-1].after
-            after = self._parameters.norms(gradients) if told is None else told
+            after = Norms(self._parameters.norms(gradients)) if told is None else told
         self._versions = self._parameters.versions()
         self._report = self._reported(before, after, joined(outcomes))
         return self._report
@@ -142,53 +142,53 @@ class Clipper:
         for label, link in self._links.items():
             link.load_state_dict(state[label], device, wide_dtype(device))
 
-    def _meet_nonfinite(self, gradients: Gradients) -> tuple[Tensor, bool]:
+    def _meet_nonfinite(self, gradients: Gradients) -> tuple[Norms, bool]:
         """The norms after what the policy says on nan and inf, and whether the step is to be left out."""
         mode, may_look = self.policy.nonfinite, self._parameters.may_look
         if mode == "zero" and not may_look:
             _zero_nonfinite(gradients)
-        norms = self._parameters.norms(gradients)
+        norms = Norms(self._parameters.norms(gradients))
         if mode == "keep" or (mode == "zero" and not may_look):
             return norms, False
-        if may_look and norms.amax().item() < math.inf:
+        if may_look and math.isfinite(norms.total.item()):
             return norms, False
-        finite = norms.isfinite()
+        finite = norms.each.isfinite()
         if mode == "error" and not may_look:
             # The first bad step is kept: once the weights are bad, every name would be.
             seen = self._nonfinite_seen
             self._nonfinite_seen = ~finite if seen is None else torch.where(seen.any(), seen, ~finite)
             return norms, False
-        if not may_look and bool(finite.all()):
+        if bool(finite.all()):
             return norms, False
         if mode == "error":
             raise NonFiniteGradientError(self._named(~finite))
         if mode == "zero":
             _zero_nonfinite(gradients)
-            return self._parameters.norms(gradients), False
+            return Norms(self._parameters.norms(gradients)), False
         return norms, True
 
     def _named(self, chosen: Tensor) -> list[str]:
         return [name for name, named in zip(self._parameters.names, chosen.tolist(), strict=True) if named]
 
-    def _left_out(self, before: Tensor) -> ClipReport:
+    def _left_out(self, before: Norms) -> ClipReport:
         """The report of a step whose gradients were not finite: nothing was measured or limited."""
-        nothing = Outcome(before.new_zeros(0), before.new_zeros(0), before.new_zeros(()), 0, before, dropped=True)
+        empty = before.each.new_zeros(0)
+        nothing = Outcome(empty, empty, before.each.new_zeros(()), 0, before, dropped=True)
         self._versions = self._parameters.versions()
         self._report = self._reported(before, before, nothing)
         return self._report
 
-    def _reported(self, before: Tensor, after: Tensor, outcome: Outcome) -> ClipReport:
-        together = combine(before, 2.0)
+    def _reported(self, before: Norms, after: Norms, outcome: Outcome) -> ClipReport:
         return ClipReport(
-            before=together,
-            after=together if after is before else combine(after, 2.0),
+            before=before.total,
+            after=after.total,
             norms=outcome.norms,
             limits=outcome.limits,
-            fraction=outcome.exceeded.to(before.dtype) / max(outcome.total, 1),
+            fraction=outcome.exceeded.to(before.each.dtype) / max(outcome.total, 1),
             dropped=outcome.dropped,
             names=self._parameters.names,
-            parameter_before=before,
-            parameter_after=after,
+            parameter_before=before.each,
+            parameter_after=after.each,
         )
 
 

@@ -2,16 +2,28 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
-from gradclip.norms import Plan, tensor_norms, wide_dtype
+from gradclip.norms import Plan, combine, tensor_norms, wide_dtype
 from gradclip.sharding import Gathered, as_placed, groups_of, is_sharded, piece
 
 Gradients = dict[int, Tensor]  # by the parameter's place in the list of all
+
+
+class Norms:
+    """The 2-norm of every parameter's gradient, [parameters], and of all together, 0-d, when it is asked for."""
+
+    def __init__(self, each: Tensor):
+        self.each = each
+
+    @cached_property
+    def total(self) -> Tensor:
+        return combine(self.each, 2.0)
 
 
 class Parameters:
@@ -40,6 +52,7 @@ class Parameters:
         self._placed = [is_sharded(parameter) for parameter in self.all]
         self._gathered = Gathered(self.cuts)
         self._plans: dict[tuple[int, ...], Plan] = {}
+        self._steady = True  # until a sparse gradient is seen, whose rows are others at every step
 
     def __len__(self) -> int:
         return len(self.all)
@@ -59,7 +72,7 @@ class Parameters:
                 if not gradient.is_coalesced():
                     self.all[place].grad = gradient = gradient.coalesce()
                 found[place] = gradient._values()
-                self._plans.clear()  # the number of rows is another at every step
+                self._steady = False
             elif self._placed[place]:
                 self.all[place].grad = gradient = as_placed(gradient, self.all[place])
                 found[place] = piece(gradient)
@@ -78,6 +91,8 @@ class Parameters:
     def plan(self, tensors: Mapping[int, Tensor]) -> Plan:
         """How tensors by the parameters' places are measured; made once for the same places."""
         key = tuple(tensors)
+        if not self._steady:
+            return Plan(list(tensors.values()))
         if key not in self._plans:
             if len(self._plans) > 100:
                 self._plans.clear()  # which parameters exceed a bound may be others at every step

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradclip.blocks import make_blocks
 from gradclip.errors import ClipCheckError
-from gradclip.gradients import Gradients, Parameters, places, select
+from gradclip.gradients import Gradients, Norms, Parameters, places, select
 from gradclip.norms import Plan, combine
 from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
 
@@ -33,14 +33,14 @@ class Outcome:
     """What a link found and did.
 
     norms, limits: [blocks]. exceeded, total: how many blocks (elements, for elementwise policies) were over
-    their limit, of how many. after: [parameters], the 2-norms; None where only measuring can tell.
+    their limit, of how many. after: the parameters' 2-norms; None where only measuring can tell.
     """
 
     norms: Tensor
     limits: Tensor
     exceeded: Tensor
     total: int
-    after: Tensor | None
+    after: Norms | None
     dropped: bool = False
 
 
@@ -76,8 +76,8 @@ class Link:
         self._step = 0
         self._last: tuple[Tensor, Tensor] | None = None  # norms and limits, for check()
 
-    def apply(self, gradients: Gradients, before: Tensor) -> Outcome:
-        """Limits the gradients in place. before: [parameters], the 2-norms as they are now."""
+    def apply(self, gradients: Gradients, before: Norms) -> Outcome:
+        """Limits the gradients in place. before: the parameters' 2-norms as they are now."""
         own = self._blocks.own(gradients)
         policy = self.policy.at(self._step)
         if isinstance(policy, ElementwisePolicy):
@@ -134,7 +134,7 @@ class Link:
         places_of = {self._selected[number]: memory for number, memory in found.items()}
         self._memories = {p: loaded(memory, self._parameters.all[p].device) for p, memory in places_of.items()}
 
-    def _scale(self, policy: Policy, own: Gradients, before: Tensor) -> Outcome:
+    def _scale(self, policy: Policy, own: Gradients, before: Norms) -> Outcome:
         p, may_look = policy.norm_type, self._parameters.may_look
         norms = self._blocks.norms(own, p, known=before if p == 2.0 else None)
         measured = Measured(
@@ -158,9 +158,10 @@ class Link:
         changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
         scales = torch.where(changes, limits / norms, 1.0)
         self._blocks.multiply(own, scales, changes if may_look else None)
-        return replace(outcome, after=self._blocks.after(own, before, scales))
+        after = self._blocks.after(own, before.each, scales)
+        return replace(outcome, after=None if after is None else Norms(after))
 
-    def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Tensor) -> Outcome:
+    def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Norms) -> Outcome:
         norms = self._parameters.norms(own, math.inf)
         limits, exceeded = torch.full_like(norms, math.inf), torch.zeros_like(norms)
         looked = norms.tolist() if self._parameters.may_look else None
@@ -187,7 +188,7 @@ class Link:
                 plan = self._parameters.plan({place: own[place] for place in over})
                 exceeded[over] = clamp_together([own[place] for place in over], bound, plan).to(exceeded)
                 changed += over
-        chosen = places(tuple(self._selected), before.device)
+        chosen = places(tuple(self._selected), norms.device)
         return Outcome(
             norms[chosen],
             self._parameters.whole(limits, math.inf)[chosen],
@@ -196,15 +197,13 @@ class Link:
             self._again(own, changed, before),
         )
 
-    def _again(self, own: Gradients, changed: list[int], before: Tensor) -> Tensor:
-        """[parameters]: the 2-norms, of which those of the changed ones are measured again."""
+    def _again(self, own: Gradients, changed: list[int], before: Norms) -> Norms:
+        """The parameters' 2-norms, of which those of the changed ones are measured again."""
         if not changed:
             return before
         now = self._parameters.norms({place: own[place] for place in changed})
-        if len(changed) == len(before):
-            return now
-        chosen = places(tuple(changed), before.device)
-        return before.index_copy(0, chosen, now[chosen])
+        chosen = places(tuple(changed), now.device)
+        return Norms(now if len(changed) == len(now) else before.each.index_copy(0, chosen, now[chosen]))
 
     def _numbers(self, place: int, gradient: Tensor) -> int:
         """How many elements the gradient has, of which this process may hold a piece."""

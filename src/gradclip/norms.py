@@ -18,6 +18,7 @@ from torch import Tensor
 # Over so many float32 squares an accumulator is right to 9e-7, even if they are equal or one of them is huge.
 ROW = 256
 ROW64 = 128  # float64: half as many fit into a register, and as few additions follow one another
+SHORT = 8192  # so many elements are measured in float64 in the time of a few operations
 SMALL = 16384  # tensors of up to so many elements, and of one shape, are copied into one matrix: fewer operations
 
 
@@ -48,21 +49,23 @@ class Plan:
                 groups[place] = [place]
         self.count, self.groups = len(tensors), list(groups.values())
         self.order = [place for group in self.groups for place in group]
-        self._sizes = [(tensors[place].numel(), tensors[place].dtype) for place in self.order]
+        kinds = [(len(group), tensors[group[0]].numel(), tensors[group[0]].dtype) for group in self.groups]
+        self.pieces = [_piece_of(*kind) for kind in kinds]
+        self._kinds = [kind for kind in kinds for _ in range(kind[0])]
         # The norms are found in the groups' order, with a 0 at their end for every tensor that is empty.
         found = {place: number for number, place in enumerate(self.order)}
         self._back = torch.tensor([found.get(place, len(found)) for place in range(self.count)])
         self._moves = self.order != list(range(self.count))
 
     @cached_property
-    def pieces(self) -> Tensor:
+    def lengths(self) -> Tensor:
         """[tensors], in the groups' order: into how many pieces each is cut."""
-        return torch.tensor([-(-count // _piece(count, dtype)) for count, dtype in self._sizes])
+        return torch.tensor([-(-count // _piece_of(alike, count, dtype)) for alike, count, dtype in self._kinds])
 
     @cached_property
     def floors(self) -> list[float]:
         """[tensors], in the groups' order: the norms below which each has to be measured with care."""
-        return [_floor(dtype, count) for count, dtype in self._sizes]
+        return [_floor(dtype, count) for _, count, dtype in self._kinds]
 
     def rows(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
         """[tensors of the group, elements]: each group as a matrix, a tensor a row."""
@@ -145,10 +148,18 @@ def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor
 
 
 def _cpu_norms(tensors: Sequence[Tensor], plan: Plan) -> Tensor:
-    """The 2-norm of each tensor, [tensors] float64: few operations, of which one reads all elements."""
-    pieces = torch.cat([_pieces(rows).view(-1) for rows in plan.rows(tensors)])
-    squares = pieces.double().square_()
-    norms = torch.segment_reduce(squares, "sum", lengths=plan.pieces, unsafe=True).sqrt_()
+    """The 2-norm of each tensor, [tensors] float64: few operations, since each costs as much as 10,000 elements."""
+    parts = []
+    for group, piece in zip(plan.groups, plan.pieces, strict=True):
+        alone = len(group) == 1
+        flat = _flat(tensors[group[0]]) if alone else torch.stack([tensors[place] for place in group]).reshape(-1)
+        if len(flat) // len(group) % piece:
+            parts.append(_pieces(flat.view(len(group), -1)).view(-1))
+        else:
+            wide = torch.float64 if piece > ROW else _accumulated(flat.dtype)
+            parts.append(vector_norm(flat.view(-1, piece), dim=1, dtype=wide))
+    squares = torch.cat(parts).double().square_()
+    norms = torch.segment_reduce(squares, "sum", lengths=plan.lengths, unsafe=True).sqrt_()
     for number, (norm, floor) in enumerate(zip(norms.tolist(), plan.floors, strict=True)):
         if not floor < norm < math.inf:  # of nothing but zeros, not finite, or out of the range of squares
             norms[number] = row_norms(_flat(tensors[plan.order[number]]).unsqueeze(0), 2.0)[0]
@@ -157,7 +168,7 @@ def _cpu_norms(tensors: Sequence[Tensor], plan: Plan) -> Tensor:
 
 def _pieces(rows: Tensor) -> Tensor:
     """[rows, pieces]: the 2-norms of short pieces of every row. Fast, and blind to the range of squares."""
-    dtype = None if rows.dtype in (torch.float32, torch.float64) else torch.float32
+    dtype = _accumulated(rows.dtype)
     count, length = rows.shape
     piece = _piece(length, rows.dtype)
     if length % piece == 0:
@@ -172,6 +183,12 @@ def _piece(length: int, dtype: torch.dtype) -> int:
     """The size of pieces, at most ROW, that leaves no rest where whole vector registers allow one."""
     most = ROW64 if dtype == torch.float64 else ROW
     return next((size for size in range(most, most // 2, -16) if length % size == 0), min(most, length))
+
+
+def _piece_of(alike: int, count: int, dtype: torch.dtype) -> int:
+    """The size of pieces of so many tensors of so many elements; the whole tensor where float64 costs less."""
+    piece = _piece(count, dtype)
+    return count if count % piece and alike * count <= SHORT and dtype != torch.float64 else piece
 
 
 def _careful_row_norms(rows: Tensor, p: float) -> Tensor:
@@ -192,6 +209,11 @@ def _flat(tensor: Tensor) -> Tensor:
         return tensor.view(-1)
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     return tensor.permute(order).reshape(-1)
+
+
+def _accumulated(dtype: torch.dtype) -> torch.dtype | None:
+    """In which type squares are added up: their own (None), but not in half precision."""
+    return None if dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def _floor(dtype: torch.dtype, count: int) -> float:
