@@ -17,11 +17,12 @@ from trainer import cli
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
 MISTAKES = [
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
-    ("model=transformer", "model=transformer: no such option; there are linear_net, lstm, mlp, rnn"),
+    ("model=transformer", "model=transformer: no such option; there are deep_linear, linear_net, lstm, mlp, rnn"),
     ("clip=null", "clip=null: no such option; did you mean clip=none? There are adagc, agc,"),
-    ("model=7", "model=7: no such option; there are linear_net, lstm, mlp, rnn"),
+    ("model=7", "model=7: no such option; there are deep_linear, linear_net, lstm, mlp, rnn"),
     ("clip=[norm,value]", "clip=[norm,value]: no such option; there are adagc,"),
-    ("experiment=nope", "experiment=nope: no such option; there are digits, lstm_text"),
+    ("experiment=nope", "experiment=nope: no such option; there are depth, digits, line_120, lstm_text, "
+     "through_time"),
     ("hydra/launcher=nope", "hydra/launcher=nope: no such option; there are basic"),
     ("clp=norm", "clp=norm: no such key; did you mean clip?"),
     ("clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),

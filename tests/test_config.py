@@ -17,7 +17,8 @@ from trainer.messages import all_keys
 
 OPTIONS = [(group, option) for group in GROUPS for option in composer().options(group)]
 FILES = sorted(CONF.rglob("*.yaml"))
-PAIRS = {"linear_net": "data=line", "mlp": "data=digits", "line": "model=linear_net", "digits": "model=mlp"}
+PAIRS = {"linear_net": "data=line", "mlp": "data=digits", "deep_linear": "data=direction", "line": "model=linear_net",
+         "digits": "model=mlp", "direction": "model=deep_linear"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -13,7 +13,13 @@ from trainer.config import Mistake
 from trainer.data.digits import EpochSampler
 from trainer.data.text import Text, read
 
-KINDS = {"text": ["data=text"], "digits": ["data=digits", "model=mlp"], "line": ["data=line", "model=linear_net"]}
+KINDS = {
+    "text": ["data=text"],
+    "digits": ["data=digits", "model=mlp"],
+    "line": ["data=line", "model=linear_net"],
+    "direction": ["data=direction", "model=deep_linear"],
+    "temporal_order": ["data=temporal_order"],
+}
 
 
 def build(kind: str, *overrides: str, seed: int = 1) -> data.Dataset:
@@ -115,3 +121,47 @@ def test_line() -> None:
     noisy = build("line", "data.noise=0.5")
     (validation,) = noisy.validation()
     assert not torch.equal(next(noisy.batches(0)).targets, validation.targets)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_direction_sends_a_gradient_of_length_one(rows: int) -> None:
+    work = build("direction", "data.width=5", f"data.batch_size={rows}", "data.target=2")
+    batch = next(work.batches(0))
+    assert batch.inputs.shape == (rows, 5)
+    assert batch.inputs.norm(dim=1).tolist() == pytest.approx([1.0] * rows)
+    outputs = (7 * torch.randn(1, 5)).expand(rows, 5).clone().requires_grad_()
+    work.loss(outputs, batch.targets).backward()
+    assert outputs.grad.sum(0).norm().item() == pytest.approx(1.0)  # of all rows, which are alike
+    read = outputs.grad.sum(0) if (outputs.grad.sum(0) @ outputs[0]).item() > 0 else -outputs.grad.sum(0)
+    reached = (read @ outputs[0]).item()
+    assert work.loss(outputs, batch.targets).item() in (pytest.approx(abs(reached - 2)), pytest.approx(reached + 2))
+
+
+@pytest.mark.parametrize("length", [10, 30, 100])
+def test_temporal_order(length: int) -> None:
+    work = build("temporal_order", f"data.length={length}", "data.batch_size=400", "data.validation=300")
+    batch, other = islice(work.batches(0), 2)
+    (held_out,) = work.validation()
+    assert held_out.inputs.shape == (300, length)
+    assert not torch.equal(batch.inputs, other.inputs)
+    places: dict[int, set[int]] = {0: set(), 1: set()}
+    for row, target in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+        marked = [(place, symbol - 4) for place, symbol in enumerate(row) if symbol >= 4]
+        (first, one), (second, two) = marked
+        assert target == 2 * one + two
+        places[0].add(first)
+        places[1].add(second)
+    assert places[0] == set(range(length // 10, 2 * length // 10))
+    assert places[1] == set(range(4 * length // 10, 5 * length // 10))
+    assert set(batch.targets.tolist()) == {0, 1, 2, 3}
+    assert set(batch.inputs.flatten().tolist()) == set(range(6))
+
+
+def test_temporal_order_is_asked_after_the_last_symbol() -> None:
+    work = build("temporal_order", "data.batch_size=5")
+    batch = next(work.batches(0))
+    outputs = torch.zeros(5, 30, 4)
+    outputs[torch.arange(5), -1, batch.targets] = 20.0
+    assert work.loss(outputs, batch.targets).item() < 1e-6
+    assert work.metrics(outputs, batch.targets)["accuracy"].item() == 1.0
+    assert work.metrics(outputs.flip(1), batch.targets)["accuracy"].item() < 1.0

@@ -13,10 +13,12 @@ from tests.support import ROOT
 # A module may import those of the floors below its own, never one beside or above it.
 FLOORS = [
     {"cli", "help"},
-    {"sweep"},
+    {"sweep", "studies"},
+    {"inspection"},
     {"compose", "loop", "needs"},
     {"summary"},
-    {"messages", "optim", "device", "tracking", "checkpoint", "run", "data", "models"},
+    {"messages", "optim", "device", "tracking", "checkpoint", "run", "data", "models", "diagnosis", "first_steps"},
+    {"flow"},
     {"config"},
 ]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))

@@ -54,6 +54,31 @@ def test_identity_start() -> None:
             assert not parameter.any()
 
 
+def test_orthogonal_start_and_gain() -> None:
+    net = build("model.init=orthogonal", "model.gain=1.5", "model.hidden=20", kind="characters")
+    weight = net.recurrent.weight_hh_l0.detach()
+    torch.testing.assert_close(weight @ weight.T, 2.25 * torch.eye(20), atol=1e-5, rtol=0)
+    assert not net.recurrent.bias_hh_l0.any()
+    plain, double = (build(f"model.gain={gain}", kind="characters").recurrent.weight_hh_l0 for gain in (1, 2))
+    assert torch.equal(2 * plain, double)
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.5])
+def test_deep_linear_multiplies_every_length_by_its_gain(gain: float) -> None:
+    net = build("model=deep_linear", "data=direction", "model.layers=7", f"model.gain={gain}", "model.bias=true",
+                kind="directions", inputs=16)  # fmt: skip
+    vector = torch.nn.functional.normalize(torch.randn(1, 16))
+    outputs, _ = net(vector, None)
+    assert outputs.norm().item() == pytest.approx(gain**7, rel=1e-5)
+    above = torch.nn.functional.normalize(torch.randn(1, 16))
+    outputs.backward(above)
+    for number, layer in enumerate(net.layers):
+        assert layer.weight.grad.norm().item() == pytest.approx(gain**6, rel=1e-4)
+        assert layer.bias.grad.norm().item() == pytest.approx(gain ** (6 - number), rel=1e-4)
+    bare = build("model=deep_linear", "data=direction", kind="directions", inputs=4)
+    assert all(layer.bias is None for layer in bare.layers)
+
+
 def test_nonlinearity() -> None:
     assert build("model.nonlinearity=relu", kind="characters").recurrent.nonlinearity == "relu"
 

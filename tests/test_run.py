@@ -259,7 +259,7 @@ def test_evaluate_refuses_in_one_line(
     for change, arguments, line in (
         (("", ""), ["--checkpoint", "nope.pt"], "nope.pt: no such checkpoint"),
         ((str(finished[0] / "small.txt"), str(other)), [], "the data has changed since this run"),
-        (("name: rnn", "name: gone"), [], "model=gone: no such option; there are linear_net"),
+        (("name: rnn", "name: gone"), [], "model=gone: no such option; there are deep_linear, linear_net"),
         (("hidden: 8", "hidden: 0"), [], "model.hidden=0: must be a whole number of at least 1"),
     ):
         config.write_text(saved.replace(*change) if change[0] else saved)

@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard import program
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gradclip import Clipper, ClipReport
 from tests.support import exact_norm, train
+from trainer import flow
 from trainer.tracking import Tracker
 
 EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",
@@ -42,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Clipper, "clip", clip)
-        train(folder, "steps=12", "clip.max=0.3", "log.parameters_every=5", "evaluate_every=6")
+        train(folder, "steps=12", "clip.max=0.3", "log.parameters_every=5", "evaluate_every=6", "log.histograms=true")
     (folder / "measured.json").write_text(json.dumps(measured))
     return folder / "run"
 
@@ -90,12 +92,63 @@ def test_one_event_a_step(run: Path) -> None:
 
     (path,) = run.glob("events.out.tfevents.*")
     steps = [event.step for event in EventFileLoader(str(path)).Load() if event.HasField("summary") and event.step]
-    assert steps == sorted([*range(1, 13), 6, 12])  # and one more for each evaluation
+    assert steps == sorted([*range(1, 13), *[6, 12] * 3])  # an evaluation: its values, picture, histograms
 
 
 def test_log_every(tmp_path: Path) -> None:
     train(tmp_path, "steps=11", "log.every=4", "log.parameters_every=2", "evaluate_every=11")
     assert [step for step, _ in scalars(tmp_path / "run")["loss/train"]] == [1, 4, 8, 11]
+
+
+def test_the_flow_picture_is_drawn_at_every_evaluation(run: Path) -> None:
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    pictures = events.Images("gradient_flow")
+    assert [picture.step for picture in pictures] == [6, 12]
+    found = {tag: dict(points) for tag, points in scalars(run).items()}
+    names = [tag.partition("/")[2] for tag in found if tag.startswith("grad_norm_before/")]
+    norms = {name: (found[f"grad_norm_before/{name}"][12], found[f"grad_norm_after/{name}"][12]) for name in names}
+    drawn = flow.draw(12, norms)
+    assert (pictures[1].width, pictures[1].height) == (drawn.width, drawn.height)
+    assert pictures[1].encoded_image_string == drawn.png
+
+
+def test_histograms_count_every_element(run: Path) -> None:
+    events = EventAccumulator(str(run), size_guidance={"histograms": 0})
+    events.Reload()
+    content = torch.load(run / "checkpoints" / "step_12.pt", weights_only=True)["model"]
+    assert set(events.Tags()["histograms"]) == {f"histogram/{k}/{name}" for k in ("weight", "gradient")
+                                                for name in content}  # fmt: skip
+    first, last = events.Histograms("histogram/weight/output.weight")
+    assert (first.step, last.step) == (6, 12)
+    values, histogram = content["output.weight"].double().numpy().ravel(), last.histogram_value
+    assert (histogram.num, histogram.min, histogram.max) == (values.size, values.min(), values.max())
+    assert histogram.sum == pytest.approx(values.sum(), rel=1e-4)
+    assert histogram.sum_squares == pytest.approx((values**2).sum(), rel=1e-4)
+    counts, _ = np.histogram(values, len(histogram.bucket), (values.min(), values.max()))
+    assert np.abs(np.array(histogram.bucket) - counts).sum() <= 2  # an element on an edge
+    assert histogram.bucket_limit[-1] == values.max()
+    gradient = events.Histograms("histogram/gradient/output.weight")[-1].histogram_value
+    norm = dict(scalars(run)["grad_norm_after/output.weight"])[12]
+    assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
+
+
+def test_pictures_can_be_left_out_and_histograms_are(tmp_path: Path) -> None:
+    train(tmp_path, "log.flow=false")
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert events.Tags()["images"] == events.Tags()["histograms"] == []
+
+
+def test_histograms_of_what_has_none(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, "", {})
+    tracker.histograms(1, {"none": None, "nan": torch.tensor([1.0, math.nan]), "empty": torch.zeros(0),
+                           "one": torch.full((3,), 2.0), "half": torch.ones(4).half()})  # fmt: skip
+    tracker.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["histograms"] == ["histogram/one", "histogram/half"]
+    assert sum(events.Histograms("histogram/one")[0].histogram_value.bucket) == 3
 
 
 def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
@@ -106,7 +159,7 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "", {})
     logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
     tracker.close()
-    assert logged == (0.0, 0.0, False, None)
+    assert logged == (0.0, 0.0, 0.0, False, None, {})
     assert scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
 
 
@@ -131,6 +184,13 @@ def test_the_server_shows_both_norms(server: str, run: Path) -> None:
         points = ask(server, "plugin/scalars/scalars", run="run", tag=tag)
         assert [step for _, step, _ in points] == list(range(1, 13))
         assert [value for _, _, value in points] == pytest.approx([v for _, v in scalars(run)[tag]])
+
+
+def test_the_server_shows_pictures_and_histograms(server: str) -> None:
+    pictures = ask(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
+    assert [picture["step"] for picture in pictures] == [6, 12]
+    points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/output.weight")
+    assert [point[1] for point in points] == [6, 12]
 
 
 def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -21,10 +21,12 @@ from gradclip.norms import combine, tensor_norms, wide_dtype
 from trainer import checkpoint, data, device, models, optim, summary
 from trainer.config import Divergence, Train
 from trainer.data import Batch, Dataset
+from trainer.diagnosis import Doctor, measure
+from trainer.first_steps import FirstSteps
 from trainer.models import State
 from trainer.run import Diverged, Ending, Interrupted, Run, seed_everything
 from trainer.summary import History
-from trainer.tracking import Tracker
+from trainer.tracking import Logged, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
     """The loop. Raises Diverged or Interrupted where it ends early."""
     config, model = session.config, session.model
     watch, detailed = Watch(config.divergence), 0
+    doctor, first = Doctor(config), FirstSteps(model, config.log.first_steps)
     model.train()
     started = time.perf_counter()
     for step, batch in enumerate(_progress(_batches(session), config), start=1):
@@ -104,12 +107,15 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
 
         rate = optim.set_rate(session.optimizer, config, step)
         try:
-            loss, report = take_step(session, batch, check=step == 1 or _due(step, config.check_every, config.steps))
+            check, shown = step == 1 or _due(step, config.check_every, config.steps), step <= first.steps
+            loss, report = take_step(session, batch, check=check, seen=first.before if shown else None)
             if looks:
                 session.clipper.raise_if_nonfinite()
         except NonFiniteGradientError as error:
             raise Diverged(f"{error}, seen at step {step}") from None
 
+        if shown:
+            first.after(step)
         history.dropped += report.dropped
         if looks:
             speed = step / (time.perf_counter() - started)
@@ -118,9 +124,14 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
             history.note(logged.loss, logged.before, logged.clipped)
             run.heartbeat(step)
             if not report.dropped:
+                doctor.follow(step, logged.loss, logged.after, report)
+                if weights and (step == 1 or evaluates):
+                    after = {name: after for name, (_, after) in logged.parameters.items()}
+                    doctor.examine(step, measure(model, weights, after), last=step == config.steps)
                 watch.look(step, logged.loss, logged.weight_norm)
         detailed = step if details else detailed
         if evaluates:
+            _draw(session, tracker, logged, step)
             _evaluate_and_keep(session, run, tracker, history, step)
         if saves:
             checkpoint.save(run.folder, session.parts, _notes(session, history, step), keep=config.checkpoint.keep)
@@ -128,12 +139,19 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
             raise Interrupted(stop)
 
 
-def take_step(session: Session, batch: Batch, *, check: bool) -> tuple[Tensor, ClipReport]:
-    """One step of the optimizer: the batch's mean loss, 0-d, and what clipping did."""
+def take_step(
+    session: Session, batch: Batch, *, check: bool, seen: Callable[[], None] | None = None
+) -> tuple[Tensor, ClipReport]:
+    """One step of the optimizer: the batch's mean loss, 0-d, and what clipping did.
+
+    seen: called while the gradients are those of backward.
+    """
     states = list(session.states)
     session.optimizer.zero_grad()
     loss = forward_backward(session, batch)
     session.scaler.unscale_(session.optimizer)
+    if seen is not None:
+        seen()
     report = session.clipper.clip()
     if check:
         optim.mend_fused(session.optimizer)
@@ -236,6 +254,16 @@ def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker, history: Hi
         run.update(objective=loss)
     shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
     log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
+
+
+def _draw(session: Session, tracker: Tracker, logged: Logged, step: int) -> None:
+    """The pictures of an evaluation, and the histograms where they are asked for."""
+    if session.config.log.flow:
+        tracker.picture(step, logged.parameters)
+    if session.config.log.histograms:
+        named = dict(session.model.named_parameters())
+        weights = {f"weight/{name}": parameter for name, parameter in named.items()}
+        tracker.histograms(step, weights | {f"gradient/{name}": parameter.grad for name, parameter in named.items()})
 
 
 def _notes(session: Session, history: History, step: int) -> dict[str, Any]:

@@ -1,14 +1,19 @@
 """TensorBoard: the names of all tags, one Summary a step, and the charts' layout."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gradclip import ClipReport
+from trainer import flow
+
+BINS = 64  # of a histogram
 
 OVERLAY = {
     "gradient clipping": {
@@ -22,12 +27,17 @@ OVERLAY = {
 
 
 class Logged(NamedTuple):
-    """The values of a logged step that the loop itself looks at."""
+    """The values of a logged step that the loop itself looks at.
+
+    parameters: each one's norm before and after clipping, at the steps that have them.
+    """
 
     loss: float
     before: float
+    after: float
     clipped: bool
     weight_norm: float | None
+    parameters: dict[str, tuple[float, float]]
 
 
 class Tracker:
@@ -66,16 +76,30 @@ class Tracker:
         together = torch.stack([value.detach().to(report.before) for value in tensors.values()])
         values = dict(zip(tensors, together.tolist(), strict=True))
         values |= {"lr": rate, "steps_per_second": speed, "dropped": float(dropped)}
-        if weights is not None:
-            for name, (before, after) in report.by_parameter().items():
-                values |= {f"grad_norm_before/{name}": before, f"grad_norm_after/{name}": after}
+        parameters = {} if weights is None else report.by_parameter()
+        for name, (before, after) in parameters.items():
+            values |= {f"grad_norm_before/{name}": before, f"grad_norm_after/{name}": after}
         self._write(step, values)
         return Logged(
             loss=values["loss/train"],
             before=values["grad_norm/before"],
+            after=values["grad_norm/after"],
             clipped=values["clip/fraction"] > 0,
             weight_norm=values.get("weight_norm"),
+            parameters=parameters,
         )
+
+    def picture(self, step: int, parameters: Mapping[str, tuple[float, float]]) -> None:
+        """Writes the gradient-flow picture of a step: each parameter's norm before and after clipping."""
+        drawn = flow.draw(step, parameters)
+        image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)
+        self._add(step, Summary(value=[Summary.Value(tag="gradient_flow", image=image)]))
+
+    def histograms(self, step: int, named: Mapping[str, Tensor | None]) -> None:
+        """Writes the distribution of each tensor's elements; one that is missing or not finite has none."""
+        found = {name: _histogram(tensor.detach()) for name, tensor in named.items() if tensor is not None}
+        values = [Summary.Value(tag=f"histogram/{name}", histo=histo) for name, histo in found.items() if histo]
+        self._add(step, Summary(value=values))
 
     def evaluation(self, step: int, loss: float, metrics: dict[str, float]) -> None:
         """Writes the loss and the metrics on the held-out data."""
@@ -90,4 +114,28 @@ class Tracker:
     def _write(self, step: int, values: dict[str, float]) -> None:
         # A Summary of 200 values costs 0.4 ms and a third of the bytes of 200 calls of add_scalar.
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._add(step, summary)
+
+    def _add(self, step: int, summary: Summary) -> None:
         self._writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+
+
+def _histogram(tensor: Tensor) -> HistogramProto | None:
+    """Counted by torch.histc: add_histogram copies everything to NumPy and takes four times as long."""
+    values = (tensor._values() if tensor.is_sparse else tensor).float().flatten()
+    if not values.numel():
+        return None
+    low, high = (bound.item() for bound in torch.aminmax(values))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    counts = torch.histc(values, BINS, low, high).tolist() if high > low else [0.0] * (BINS - 1) + [values.numel()]
+    width = (high - low) / BINS
+    return HistogramProto(
+        min=low,
+        max=high,
+        num=values.numel(),
+        sum=values.sum().item(),
+        sum_squares=values.square().sum().item(),
+        bucket_limit=[low + width * (place + 1) for place in range(BINS - 1)] + [high],
+        bucket=counts,
+    )

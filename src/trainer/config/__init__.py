@@ -3,12 +3,12 @@
 from typing import Any
 
 from gradclip.policies import Policy
-from trainer.config.data import Data, Digits, Line, Text
+from trainer.config.data import Data, Digits, Direction, Line, TemporalOrder, Text
 from trainer.config.device import Device
 from trainer.config.mistake import Mistake
-from trainer.config.model import LSTM, MLP, RNN, LinearNet, Model, Recurrent
+from trainer.config.model import LSTM, MLP, RNN, DeepLinear, LinearNet, Model, Recurrent
 from trainer.config.optim import SGD, Adam, AdamW, Constant, Cosine, Decay, Fused, Linear, Optimizer, RMSprop, Schedule
-from trainer.config.train import Divergence, Train, flat
+from trainer.config.train import Diagnosis, Divergence, Train, flat
 
 GROUPS: dict[str, type[Any]] = {
     "model": Model,
@@ -31,8 +31,11 @@ __all__ = [
     "Cosine",
     "Data",
     "Decay",
+    "DeepLinear",
     "Device",
+    "Diagnosis",
     "Digits",
+    "Direction",
     "Divergence",
     "Fused",
     "Line",
@@ -45,6 +48,7 @@ __all__ = [
     "RMSprop",
     "Recurrent",
     "Schedule",
+    "TemporalOrder",
     "Text",
     "Train",
     "flat",

@@ -46,3 +46,22 @@ class Line(Data):
     noise: float = key("standard deviation of the noise on the targets", least=0)
 
     kind: ClassVar[str] = "points"
+
+
+@dataclass(kw_only=True)
+class Direction(Data):
+    name: str = "direction"
+    batch_size: int = key("copies of the one vector; every step sees all of them", least=1)
+    width: int = key("elements of the vector", least=1)
+    target: float = key("what the output is to be along the direction that is read")
+
+    kind: ClassVar[str] = "directions"
+
+
+@dataclass(kw_only=True)
+class TemporalOrder(Data):
+    name: str = "temporal_order"
+    length: int = key("symbols of a sequence", least=10)
+    validation: int = key("sequences that are held out", least=1)
+
+    kind: ClassVar[str] = "characters"

@@ -30,9 +30,10 @@ class RNN(Recurrent):
     name: str = "rnn"
     nonlinearity: str = key("the activation", choices=("tanh", "relu"))
     init: str = key(
-        "recurrent weights at the start: torch's own, or the identity (Le, Jaitly, Hinton 2015)",
-        choices=("default", "identity"),
+        "recurrent weights at the start: torch's own, the identity (Le, Jaitly, Hinton 2015), or a random rotation",
+        choices=("default", "identity", "orthogonal"),
     )
+    gain: float = key("multiplies the recurrent weights at the start", above=0)
 
 
 @dataclass(kw_only=True)
@@ -54,3 +55,13 @@ class LinearNet(Model):
     name: str = "linear_net"
 
     takes: ClassVar[tuple[str, ...]] = ("points",)
+
+
+@dataclass(kw_only=True)
+class DeepLinear(Model):
+    name: str = "deep_linear"
+    layers: int = key("square layers, one after the other", least=1)
+    gain: float = key("what a layer multiplies lengths by at the start", above=0)
+    bias: bool = key("add a bias to each layer; its gradient is the signal that comes down to it")
+
+    takes: ClassVar[tuple[str, ...]] = ("directions",)

@@ -22,6 +22,10 @@ class Log(Checked):
     )
     parameters_every: int = key("the same for each parameter's norms, weight_norm and update_ratio, at logged steps",
                                 least=1)  # fmt: skip
+    first_steps: int = key("steps that are logged as a table: weight, gradient before and after clipping, update",
+                           least=0, most=1000)  # fmt: skip
+    flow: bool = key("draw each parameter's norm before and after clipping, at evaluations")
+    histograms: bool = key("write histograms of all weights and gradients, at evaluations")
     progress: bool = key("show a progress bar when the output is a terminal")
 
 
@@ -42,6 +46,21 @@ class Divergence(Checked):
         above=1,
     )
     smoothing: float = key("weight of the past in the smoothed training loss", least=0, below=1)
+
+
+@dataclass(kw_only=True)
+class Diagnosis(Checked):
+    """When the log warns, once, of gradients that explode, vanish or never come."""
+
+    explode: float = key("a gradient explodes above so many times its weight, or a norm above so many times the usual",
+                         above=1, infinite=True)  # fmt: skip
+    vanish_layer: float = key("a weight's gradient vanishes below this share of the model's largest, by element",
+                              least=0, below=1)  # fmt: skip
+    vanish_weight: float = key("or, at the first step, below this share of the weight itself", least=0, below=1)
+    smoothing: float = key("weight of the past in the usual norm and loss, means over the logged steps",
+                           least=0, below=1)  # fmt: skip
+    patience: int = key("looks, at the first step and at evaluations, after which a missing gradient is reported",
+                        least=1)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -66,6 +85,7 @@ class Train(Checked):
     log: Log = key("what is written, and how often")
     checkpoint: Checkpoint = key("what is kept of a run")
     divergence: Divergence = key("when a run counts as diverged")
+    diagnosis: Diagnosis = key("when the log warns of gradients")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from trainer import config as schema
 from trainer.models.recurrent import RecurrentNet, sizes
+
+INITS = {"identity": nn.init.eye_, "orthogonal": nn.init.orthogonal_}
 
 
 def build(config: schema.RNN, inputs: int, outputs: int, kind: str) -> "RNN":
@@ -16,10 +19,13 @@ class RNN(RecurrentNet):
     @staticmethod
     def core(config: Any, size: int) -> nn.RNNBase:
         core = nn.RNN(nonlinearity=config.nonlinearity, **sizes(config, size))
-        if config.init == "identity":
-            for name, parameter in core.named_parameters():
-                if name.startswith("weight_hh"):
-                    nn.init.eye_(parameter)
-                elif name.startswith("bias"):
-                    nn.init.zeros_(parameter)
+        for name, parameter in core.named_parameters():
+            if name.startswith("weight_hh"):
+                if config.init != "default":
+                    INITS[config.init](parameter)
+                if config.gain != 1.0:
+                    with torch.no_grad():
+                        parameter.mul_(config.gain)
+            elif name.startswith("bias") and config.init != "default":
+                nn.init.zeros_(parameter)
         return core

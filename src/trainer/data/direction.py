@@ -1,0 +1,40 @@
+"""One vector in, and the absolute error along one direction out: the gradient from above always has length 1."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from trainer import config as schema
+from trainer.data.base import Batch, Dataset
+
+
+def build(config: schema.Direction, seed: int) -> "Direction":
+    return Direction(config, seed)
+
+
+class Direction(Dataset):
+    """A random unit vector x, [batch_size, width], and the loss |u·y - target| for a random unit vector u.
+
+    Its gradient with regard to the outputs y is u or -u: whatever lies below sees a gradient of length 1.
+    """
+
+    def __init__(self, config: schema.Direction, seed: int):
+        random = torch.Generator().manual_seed(seed)
+        vector, read = torch.nn.functional.normalize(torch.randn(2, config.width, generator=random))
+        rows = config.batch_size
+        self._batch = Batch(vector.expand(rows, -1), torch.full((rows,), config.target))
+        self._read = read
+        self.inputs = self.outputs = config.width
+        self.facts = {"direction": f"{config.width} elements, target {config.target:g}"}
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        while True:
+            yield self._batch
+
+    def validation(self) -> Iterator[Batch]:
+        yield self._batch
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        along: Tensor = outputs @ self._read.to(outputs)
+        return (along - targets).abs().mean()

@@ -1,0 +1,30 @@
+"""Square linear layers on top of each other, each a rotation times a gain: the gradient is a product of gains."""
+
+from torch import Tensor, nn
+
+from trainer import config as schema
+from trainer.models import State
+
+
+def build(config: schema.DeepLinear, inputs: int, outputs: int, kind: str) -> "DeepLinear":
+    return DeepLinear(config, inputs)
+
+
+class DeepLinear(nn.Module):
+    """[batch, width] to [batch, width].
+
+    Orthogonal matrices keep every length (Saxe, McClelland, Ganguli 2014): at the start each layer
+    multiplies what goes up, and the gradient that comes down, by its gain exactly.
+    """
+
+    def __init__(self, config: schema.DeepLinear, width: int):
+        super().__init__()
+        layers = [nn.Linear(width, width, bias=config.bias) for _ in range(config.layers)]
+        for layer in layers:
+            nn.init.orthogonal_(layer.weight, gain=config.gain)
+            if config.bias:
+                nn.init.zeros_(layer.bias)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, inputs: Tensor, state: State = None) -> tuple[Tensor, State]:
+        return self.layers(inputs), None
