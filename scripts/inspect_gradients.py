@@ -1,0 +1,40 @@
+"""Shows a model's first gradients, parameter by parameter: `python scripts/inspect_gradients.py clip=norm clip.max=1`.
+
+Takes the overrides of train.py, trains for a few steps without a folder, and prints one row for every
+parameter: its norm, its gradient before and after backward and after clipping, and what is wrong with it.
+"""
+
+import argparse
+from pathlib import Path
+
+from trainer.cli import CONF, check_machine, one_line, one_line_errors
+from trainer.compose import Composer, checked
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = one_line_errors(argparse.ArgumentParser(description="Shows a model's first gradients, by parameter."))
+    parser.add_argument("--steps", type=int, default=1, help="steps to take; the last one is shown (1)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them: .png, .svg or .pdf (needs matplotlib)")
+    parser.add_argument("overrides", nargs="*", help="as for train.py, such as model=lstm clip.max=0.5")
+    args = parser.parse_intermixed_args(arguments)
+    if args.steps < 1:
+        parser.error(f"--steps={args.steps}: must be at least 1")
+    with one_line(args.overrides):
+        composer = Composer(CONF)
+        config = checked(composer.compose(composer.quoted(args.overrides)), args.overrides)
+        check_machine(config)
+        from trainer import inspection
+
+        if args.plot is not None:
+            inspection.check_plot(args.plot)
+        found = inspection.inspect(config, args.steps)
+        print(inspection.table(found, config))
+        if found.steps:
+            print(inspection.reach(found.steps))
+        if args.plot is not None:
+            inspection.plot(found, args.plot)
+            print(args.plot)
+
+
+if __name__ == "__main__":
+    main()

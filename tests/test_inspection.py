@@ -1,0 +1,173 @@
+"""scripts/inspect_gradients.py: the table, the marks, the norms by time step, the pictures, and mistakes."""
+
+import itertools
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts import inspect_gradients
+from tests.support import SMALL, compose, exact_norm, text_file
+from trainer import inspection, loop
+
+
+def run(capsys: pytest.CaptureFixture[str], arguments: str) -> str:
+    inspect_gradients.main(shlex.split(arguments))
+    return capsys.readouterr().out
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The table's rows by parameter."""
+    _, table, *_ = text.split("\n\n")
+    return {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:]}
+
+
+def test_linear_net_lists_what_is_unused(capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "model=linear_net data=line")
+    found = rows(text)
+    assert list(found) == ["linear.weight", "linear.bias", "linear2.weight", "linear2.bias"]
+    assert found["linear.weight"][:3] == ["1x1", "1", "None"]
+    assert found["linear.bias"][-1] == "None"  # no ratio to a weight of 0
+    for name in ("linear2.weight", "linear2.bias"):
+        assert found[name][2:] == ["None", "None", "None", "None", "unused"]
+    assert "unused: backward left None" in text
+    assert "named_parameters() gives each parameter with its name" in text
+
+
+def test_the_numbers_are_the_gradients(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "clip.max=0.05"]
+    work = loop.build(compose(*overrides))
+    before = {name: exact_norm([parameter]) for name, parameter in work.model.named_parameters()}
+    loop.forward_backward(work, next(work.data.batches(0)))
+    norms = {name: exact_norm([parameter.grad]) for name, parameter in work.model.named_parameters()}
+    total = math.hypot(*norms.values())
+    assert total > 0.05
+    found = rows(run(capsys, shlex.join(overrides)))
+    for name, (_, weight, earlier, gradient, after, ratio) in found.items():
+        assert earlier == "None"
+        assert float(weight) == pytest.approx(before[name], rel=1e-3)
+        assert float(gradient) == pytest.approx(norms[name], rel=1e-3)
+        assert float(after) == pytest.approx(norms[name] * 0.05 / total, rel=1e-3)
+        assert float(ratio) == pytest.approx(norms[name] / before[name], rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "marks"),
+    [("experiment=depth model.layers=12", {"exploding, clipped"}), ("experiment=depth clip=none", {"exploding"}),
+     ("experiment=depth model.gain=0.5", {"vanishing"}), ("experiment=depth model.gain=1", set()),
+     ("experiment=line_120", {"exploding, clipped", "unused"}), ("experiment=digits", set()), ("", set())],
+)  # fmt: skip
+def test_marks(arguments: str, marks: set[str]) -> None:
+    config = compose(*arguments.split())
+    assert set(inspection.inspect(config, 1).marks.values()) == marks
+
+
+def test_what_is_not_finite_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "experiment=depth clip=none --steps 9")
+    assert text.startswith("step 2;")
+    assert "stopped at step 2 of 9: a gradient is not finite" in text
+    assert "non-finite: nan or infinite" in text
+
+
+def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "model=lstm", "model.dropout=0.3", "clip.max=0.1"]
+    found = inspection.inspect(compose(*overrides), 4)
+    work = loop.build(compose(*overrides))
+    batches = work.data.batches(0)
+    for _ in range(4):
+        _, report = loop.take_step(work, next(batches), check=False)
+    expected = {name: before for name, (before, _) in report.by_parameter().items()}
+    assert {name: each.gradient for name, each in found.parameters.items()} == expected
+
+
+# -- by time step
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm"])
+def test_through_time_against_differences(tmp_path: Path, model: str) -> None:
+    """Along a random direction at one time step, the last step's loss changes as the gradient says."""
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, f"model={model}", "data.window=6"]
+    work = loop.build(compose(*overrides))
+    work.model.double()
+    batch = next(work.data.batches(0))
+    norms = inspection.through_time(work, batch)
+    assert norms is not None
+    assert len(norms) == 6
+    assert all(parameter.grad is None for parameter in work.model.parameters())
+
+    def last_loss(change: torch.Tensor) -> float:
+        entered = work.model.embedding(batch.inputs) + change
+        hidden, _ = work.model.recurrent(entered)
+        scores = work.model.output(hidden)[:, -1]
+        chosen = torch.log_softmax(scores, -1)[torch.arange(len(scores)), batch.targets[:, -1]]
+        return -chosen.sum().item() / batch.targets.numel()  # its share of the mean over all characters
+
+    for step in range(6):
+        squares, size = 0.0, 1e-5
+        for row, element in itertools.product(range(4), range(4)):
+            change = torch.zeros(4, 6, 4, dtype=torch.float64)
+            change[row, step, element] = size
+            squares += ((last_loss(change) - last_loss(-change)) / (2 * size)) ** 2
+        assert norms[step] == pytest.approx(math.sqrt(squares), rel=1e-5)
+
+
+def test_through_time_of_vectors_and_of_what_has_no_time() -> None:
+    digits = loop.build(compose("data=digits", "model.hidden=5", "model.gain=0.5"))
+    norms = inspection.through_time(digits, next(digits.data.batches(0)))
+    assert norms is not None
+    assert len(norms) == 64
+    assert norms[0] < 1e-6 * norms[-1]
+    line = loop.build(compose("model=mlp", "data=line"))
+    assert inspection.through_time(line, next(line.data.batches(0))) is None
+
+
+def test_time_steps_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "data=temporal_order model.hidden=8")
+    assert "by time step: the gradient at the last of 30 steps is" in text
+
+
+# -- pictures and mistakes
+
+
+@pytest.mark.parametrize("arguments", ["experiment=line_120", "data=temporal_order model.hidden=8"])
+def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "flow.svg"
+    run(capsys, f"{arguments} --plot {path}")
+    drawn = path.read_text()
+    assert drawn.count("<!-- 2-norm of the gradient -->") == 1
+    assert ("<!-- time step -->" in drawn) == ("temporal" in arguments)
+    assert ("<!-- linear2.weight (unused) -->" in drawn) == ("line_120" in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [("model=lstn", "model=lstn: no such option; did you mean model=lstm?"), ("--steps 0", "--steps=0: must be at"),
+     ("--steps 7 steps=6", "--steps=7: the run itself has steps=6"), ("--plot nowhere/a.png", "no such folder"),
+     ("--plot a.txt", "--plot a.txt: its ending must be one of"), ("clip.maks=1", "did you mean clip.max?"),
+     ("clip.include=[nope]", "matches no parameter"), ("--what", "unrecognized arguments: --what")],
+)  # fmt: skip
+def test_mistakes_are_one_line(
+    arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        inspect_gradients.main(shlex.split(arguments))
+    captured = capsys.readouterr()
+    assert end.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert line in captured.err
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_a_picture_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(SystemExit):
+        inspect_gradients.main(["--plot", "a.png"])
+    assert '-e ".[docs]"' in capsys.readouterr().err
