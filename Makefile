@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format tensorboard clean
+.PHONY: help install train test check format tensorboard studies clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ format: .venv/installed ## format the code and mend what lint can mend
 
 tensorboard: .venv/installed ## open all runs and sweeps in TensorBoard
 	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # outputs itself would show latest twice
+
+studies: .venv/installed ## measure and draw docs/gradients.md anew, in three minutes
+	$(BIN)/python scripts/studies.py $(ARGS)
 
 clean: ## delete the environment and the caches, but no runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -76,6 +76,11 @@ class Report:
         return {"small": (1.0, 1.0), "large": (9.0, 9.0)}
 
 
+def examine(doctor: Doctor, step: int, found: dict[str, Measured], last: bool = False, scale: float = 1.0) -> None:
+    """A look at gradients that clipping multiplied by a scale."""
+    doctor.examine(step, found, {name: (each.gradient or 0.0) * scale for name, each in found.items()}, last=last)
+
+
 def follow(norms: list[float], clip: str = "clip=none", rises: float = 1.0) -> int | None:
     """The step at which a sequence of norms is called an explosion; the loss rises by so much at each step."""
     doctor = Doctor(compose(clip))
@@ -110,20 +115,28 @@ def test_each_kind_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     doctor = Doctor(compose("clip=none"))
     for step in range(1, 6):
         doctor.follow(step, float(step), 100.0**step, Report())
-        doctor.examine(step, of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)), last=False)
+        examine(doctor, step, of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)))
     first = [line.removeprefix("warning: ").split(":")[0] for line in warnings(caplog)]
     assert sorted(first) == ["gradients explode", "gradients vanish", "no gradient"]
+
+
+def test_clipping_may_mend_an_explosion_and_is_no_vanishing(caplog: pytest.LogCaptureFixture) -> None:
+    doctor = Doctor(compose())
+    examine(doctor, 1, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=1e-9)
+    assert warnings(caplog) == []
+    examine(doctor, 2, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=0.5)
+    assert "gradients exceed 10 times the weight in a;" in warnings(caplog)[0]
 
 
 def test_a_part_that_is_used_now_and_then_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     doctor = Doctor(compose())
     for step in range(1, 8):
-        doctor.examine(step, of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)), last=False)
+        examine(doctor, step, of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
         assert bool(warnings(caplog)) == (step >= 3)
     assert "no gradient: c had none at any of 3 looks up to step 3" in warnings(caplog)[0]
     caplog.clear()
     short = Doctor(compose())
-    short.examine(1, of(a=(1.0, 1.0), b=(1.0, None)), last=True)
+    examine(short, 1, of(a=(1.0, 1.0), b=(1.0, None)), last=True)
     assert "no gradient: b" in warnings(caplog)[0]
 
 
@@ -172,11 +185,16 @@ def test_nothing_is_said_of_a_run_that_is_well(
 def test_the_weights_are_those_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a step of any size would be small beside what it made."""
     seen: list[dict[str, Measured]] = []
-    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, last: seen.append(parameters))
+    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, after, last: seen.append(parameters))
     config = compose("experiment=line_120", "clip=none", "steps=1", "log.progress=false")
     loop.run_recorded(config, tmp_path / "run")
     assert seen[0]["linear.weight"].weight == 1.0
     assert seen[0]["linear.weight"].gradient == pytest.approx(120.0)
+
+
+def test_a_short_run_is_told_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (line,) = warned(tmp_path, caplog, "model=linear_net", "data=line", "optimizer.lr=0.1", "steps=2")
+    assert "linear2.weight, linear2.bias had none at any of 2 looks up to step 2" in line
 
 
 def test_infinity_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -185,7 +203,7 @@ def test_infinity_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, last: steps.append(step))
+    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, after, last: steps.append(step))
     train(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
     assert steps == [1, 4, 8, 9]
 

@@ -71,7 +71,7 @@ def test_the_targets_exist() -> None:
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     targets = {line.split()[0] for line in listed.splitlines()}
-    assert targets == {"help", "install", "train", "test", "check", "format", "tensorboard", "clean"}
+    assert targets == {"help", "install", "train", "test", "check", "format", "tensorboard", "studies", "clean"}
     assert all(len(line.split()) > 2 for line in listed.splitlines()), "each with one line"
     assert {command[1] for command in commands("make")} <= targets
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 UNUSED, FROZEN, ZERO = "unused", "frozen", "zero"
 EXPLODING, VANISHING, NON_FINITE = "exploding", "vanishing", "non-finite"
-TABLE = "python scripts/inspect_gradients.py, with the same arguments, shows every parameter"
+TABLE = "scripts/inspect_gradients.py, with the same arguments, shows every parameter"
 
 
 class Measured(NamedTuple):
@@ -25,6 +25,11 @@ class Measured(NamedTuple):
     weight: float
     gradient: float | None
     frozen: bool = False
+
+
+def split(norms: Mapping[str, tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """A report's norms by parameter: those before clipping, and those after."""
+    return ({name: before for name, (before, _) in norms.items()}, {name: after for name, (_, after) in norms.items()})
 
 
 def measure(model: nn.Module, weights: Sequence[Tensor], norms: Mapping[str, float]) -> dict[str, Measured]:
@@ -82,8 +87,20 @@ def marks(parameters: Mapping[str, Measured], limits: Diagnosis, *, early: bool)
     return {name: word for name, word in found.items() if word is not None}
 
 
+def still_exploding(parameters: Mapping[str, Measured], after: Mapping[str, float], limits: Diagnosis) -> list[str]:
+    """The parameters whose gradients explode even with the norms that clipping left."""
+    given = {
+        name: each if each.gradient is None else each._replace(gradient=after[name])
+        for name, each in parameters.items()
+    }
+    return [name for name, word in marks(given, limits, early=False).items() if word == EXPLODING]
+
+
 class Doctor:
-    """Looks at a run a few times, and warns once of each thing that is wrong. Judges what the optimizer is given."""
+    """Looks at a run a few times, and warns once of each thing that is wrong.
+
+    An explosion is judged by what the optimizer is given, the rest by what backward left.
+    """
 
     def __init__(self, config: Train):
         self._config, self._limits = config, config.diagnosis
@@ -111,12 +128,11 @@ class Doctor:
         self._mean += (math.log(norm) - self._mean) * share
         self._loss += (loss - self._loss) * share
 
-    def examine(self, step: int, parameters: Mapping[str, Measured], *, last: bool) -> None:
-        """Takes in every parameter, with its gradient as clipping left it, at the first step and at evaluations."""
+    def examine(self, step: int, parameters: Mapping[str, Measured], after: Mapping[str, float], *, last: bool) -> None:
+        """Takes in every parameter, and the norms that clipping left, at the first step and at evaluations."""
         self._looks += 1
         found = marks(parameters, self._limits, early=step == 1)
-        exploding = {name: parameters[name].gradient or 0.0 for name, word in found.items() if word == EXPLODING}
-        if exploding:
+        if exploding := {name: after[name] for name in still_exploding(parameters, after, self._limits)}:
             ratio = f"{self._limits.explode:g} times the weight"
             self._warn_of_explosion(step, f"gradients exceed {ratio} in {_few(exploding)}", exploding)
         if vanishing := [name for name, word in found.items() if word == VANISHING]:
@@ -131,9 +147,10 @@ class Doctor:
                        "to rest: requires_grad_(False)")  # fmt: skip
 
     def _warn_of_explosion(self, step: int, what: str, norms: Mapping[str, float]) -> None:
-        clip, most = self._config.clip, max(norms, key=lambda name: norms[name])
+        clip = self._config.clip
+        most = f", most of it in {max(norms, key=lambda name: norms[name])}" if len(norms) > 1 else ""
         limit = "clip=norm" if clip.name == "none" else f"a tighter limit than that of clip={clip.name}"
-        self._warn(EXPLODING, f"gradients explode: at step {step} {what}, most of it in {most}; try {limit}, a smaller "
+        self._warn(EXPLODING, f"gradients explode: at step {step} {what}{most}; try {limit}, a smaller "
                    f"optimizer.lr, or schedule.warmup. {TABLE}")  # fmt: skip
 
     def _warn(self, kind: str, line: str) -> None:

@@ -12,7 +12,19 @@ from torch import Tensor, nn
 from trainer import loop, optim
 from trainer.config import Mistake, Train
 from trainer.data import Batch
-from trainer.diagnosis import EXPLODING, FROZEN, NON_FINITE, UNUSED, VANISHING, ZERO, Measured, marks, measure
+from trainer.diagnosis import (
+    EXPLODING,
+    FROZEN,
+    NON_FINITE,
+    UNUSED,
+    VANISHING,
+    ZERO,
+    Measured,
+    marks,
+    measure,
+    split,
+    still_exploding,
+)  # fmt: skip
 
 CLIPPED = f"{EXPLODING}, clipped"
 COLUMNS = ("parameter", "shape", "weight", "before backward", "after backward", "after clipping", "ratio", "")
@@ -66,15 +78,14 @@ def inspect(config: Train, steps: int) -> Inspection:
         earlier = {name: parameter.grad is not None for name, parameter in session.model.named_parameters()}
         weights = [parameter.detach().clone() for parameter in session.model.parameters()]
         _, report = loop.take_step(session, batch, check=step == 1)
-        norms = report.by_parameter()
-        found = measure(session.model, weights, {name: before for name, (before, _) in norms.items()})
+        before, given = split(report.by_parameter())
+        found = measure(session.model, weights, before)
         words = marks(found, config.diagnosis, early=True)
         if NON_FINITE in words.values():
             break
-    after = {name: None if found[name].gradient is None else after for name, (_, after) in norms.items()}
-    held = {name: each._replace(gradient=after[name]) for name, each in found.items()}
-    still = marks(held, config.diagnosis, early=True)
-    words |= {n: CLIPPED for n, word in words.items() if word == EXPLODING and still.get(n) != EXPLODING}
+    after = {name: None if found[name].gradient is None else norm for name, norm in given.items()}
+    still = still_exploding(found, given, config.diagnosis)
+    words |= {name: CLIPPED for name, word in words.items() if word == EXPLODING and name not in still}
     ended = f"stopped at step {step} of {steps}: a gradient is not finite" if step < steps else None
     return Inspection(found, earlier, after, words, time_steps, ended, step)
 

@@ -21,7 +21,7 @@ from gradclip.norms import combine, tensor_norms, wide_dtype
 from trainer import checkpoint, data, device, models, optim, summary
 from trainer.config import Divergence, Train
 from trainer.data import Batch, Dataset
-from trainer.diagnosis import Doctor, measure
+from trainer.diagnosis import Doctor, measure, split
 from trainer.first_steps import FirstSteps
 from trainer.models import State
 from trainer.run import Diverged, Ending, Interrupted, Run, seed_everything
@@ -126,8 +126,8 @@ def train(session: Session, run: Run, tracker: Tracker, history: History) -> Non
             if not report.dropped:
                 doctor.follow(step, logged.loss, logged.after, report)
                 if weights and (step == 1 or evaluates):
-                    after = {name: after for name, (_, after) in logged.parameters.items()}
-                    doctor.examine(step, measure(model, weights, after), last=step == config.steps)
+                    before, after = split(logged.parameters)
+                    doctor.examine(step, measure(model, weights, before), after, last=step == config.steps)
                 watch.look(step, logged.loss, logged.weight_norm)
         detailed = step if details else detailed
         if evaluates:
