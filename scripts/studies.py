@@ -1,6 +1,6 @@
 """Measures what docs/gradients.md says: `python scripts/studies.py` writes its tables and pictures anew.
 
-Four studies, three seeds where chance plays a part; three minutes on two cores. Needs matplotlib (extra `docs`).
+Five studies, three seeds where chance plays a part; three minutes on two cores. Needs matplotlib (extra `docs`).
 """
 
 import argparse
@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
 
 def main(arguments: list[str] | None = None) -> None:
     parser = one_line_errors(argparse.ArgumentParser(description="Measures what docs/gradients.md says."))
-    parser.add_argument("studies", nargs="*", help="which: line_120, depth, through_time, threshold (all)")
+    parser.add_argument("studies", nargs="*", help="which, such as depth (all)")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are replaced")
     args = parser.parse_args(arguments)
     with one_line():
@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
             found = study.measure(composer, CONF)
             table = study.page(found)
             args.page.write_text(replace(args.page.read_text(encoding="utf-8"), name, table), encoding="utf-8")
-            study.draw(found, pyplot).savefig(folder / f"{name}.png")
+            if study.draw is not None:
+                study.draw(found, pyplot).savefig(folder / f"{name}.png")
             print(f"{name}, {time.perf_counter() - started:.0f} s\n\n{table}\n")
 
 

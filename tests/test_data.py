@@ -157,6 +157,12 @@ def test_temporal_order(length: int) -> None:
     assert set(batch.inputs.flatten().tolist()) == set(range(6))
 
 
+def test_every_seed_has_its_own_sequences() -> None:
+    one, other = (build("temporal_order", seed=seed) for seed in (1, 2))
+    assert not torch.equal(next(one.batches(0)).inputs, next(other.batches(0)).inputs)
+    assert not torch.equal(next(one.validation()).inputs, next(other.validation()).inputs)
+
+
 def test_temporal_order_is_asked_after_the_last_symbol() -> None:
     work = build("temporal_order", "data.batch_size=5")
     batch = next(work.batches(0))

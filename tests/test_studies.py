@@ -10,9 +10,9 @@ import pytest
 
 from scripts import studies
 from tests.support import ROOT, SMALL, compose, composer, text_file
-from trainer import inspection
+from trainer import inspection, loop
 from trainer.config import Mistake
-from trainer.studies import STUDIES, base, depth, line_120, threshold, through_time
+from trainer.studies import STUDIES, base, depth, line_120, log_cost, threshold, through_time
 from trainer.studies.page import content, replace
 from trainer.studies.through_time import End
 
@@ -163,12 +163,28 @@ def test_where_every_step_is_clipped_only_the_product_counts(tmp_path: Path) -> 
     assert len(rows) == len(threshold.RATES) * len(threshold.LIMITS)
 
 
+# -- the cost of looking
+
+
+def test_the_cost_is_of_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_cost, "SIZES", (8,))
+    (found,) = log_cost.measure(composer())
+    model = loop.build(compose("model.hidden=8")).model
+    assert found.weights == sum(parameter.numel() for parameter in model.parameters())
+    assert all(seconds > 0 for seconds in (found.step, found.picture[0], found.histograms[0]))
+    assert 2000 < found.picture[1] < 20_000
+    assert 14 * 64 * 16 < found.histograms[1] < 14 * 2000  # two numbers for each of 64 bins of 14 tensors
+    assert len(cells("log_cost")) == 2
+
+
 # -- the page
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_its_table_and_picture(name: str) -> None:
     assert cells(name)
+    if STUDIES[name].draw is None:
+        return
     assert f"](gradients/{name}.png)" in PAGE
     assert (ROOT / "docs" / "gradients" / f"{name}.png").stat().st_size > 10_000
 
