@@ -62,7 +62,7 @@ def page(found: Threshold) -> str:
         median, high = norms.quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
         shares = [100 * end.clipped for end in ends]
         losses = ", ".join("not finite" if end.loss is None else f"{end.loss:.2f}" for end in ends)
-        rows.append([f"{rate:g}", f"{limit:g}", f"{rate * limit:g}", f"{min(shares):.0f} to {max(shares):.0f} %",
+        rows.append([f"{rate:g}", f"{limit:g}", f"{rate * limit:g}", _range(shares),
                      f"{median:.2g}, {high:.2g}", losses])  # fmt: skip
     header = [
         "lr",
@@ -73,6 +73,11 @@ def page(found: Threshold) -> str:
         f"validation loss after {STEPS} steps",
     ]
     return table(header, rows)
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def draw(found: Threshold, pyplot: Any) -> Any:
