@@ -121,8 +121,8 @@ class Tracker:
 
 
 def _histogram(tensor: Tensor) -> HistogramProto | None:
-    """Counted by torch.histc: add_histogram copies everything to NumPy and takes four times as long."""
-    values = (tensor._values() if tensor.is_sparse else tensor).float().flatten()
+    """Counted by torch.histc, in a quarter of add_histogram's time; on the CPU: on CUDA it is not deterministic."""
+    values = (tensor._values() if tensor.is_sparse else tensor).float().flatten().cpu()
     if not values.numel():
         return None
     low, high = (bound.item() for bound in torch.aminmax(values))
