@@ -301,7 +301,7 @@ len(clip.state["global_history"])""",
 w = leaf(0.0)
 clipper = gradclip.Clipper([("w", w)], gradclip.AutoClip(window=10))
 feed(w, clipper.clip, *[1.0] * 20)
-len(clipper.state_dict()[""]["memory"]["norms"])"""),
+clipper.state_dict()[""]["memory"]["norms"].numel()"""),
     Bug("pytorch_optimizer", "AdaGC divides by the square of the global norm in its warm-up",
         """
 from pytorch_optimizer import AdaGC
