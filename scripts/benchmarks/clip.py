@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -227,6 +228,7 @@ def limiting() -> Iterator[tuple[Policy, str]]:
                     yield replace(made, scope=scope, max=limit, **QUIET.get(name, {})), "nothing exceeds"
 
 
+@cache
 def from_conf(name: str) -> Policy:
     composer = Composer(CONF)
     return checked(composer.compose(composer.quoted([f"clip={name}"]))).clip

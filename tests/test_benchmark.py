@@ -1,0 +1,74 @@
+"""The benchmark runs: a smoke run of every subcommand, on little, that times nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradclip import Policy
+from scripts import benchmark
+from scripts.benchmarks import clip, growth, measure, step
+from tests.support import exact_norm
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the sections go instead of docs/benchmarks.md, with gradients of a few hundred elements."""
+    monkeypatch.setattr(measure, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(clip, "lists", lambda large: {"small": [(8, 8), (8, 8), (5,)]})
+    monkeypatch.setattr(growth, "ELEMENTS", (100, 200, 300, 400))
+    monkeypatch.setattr(growth, "TENSORS", (1, 2, 4, 8))
+    monkeypatch.setattr(growth, "FIXED", 80)
+    monkeypatch.setattr(growth, "PICTURE", tmp_path / "pictures" / "growth.png")
+    monkeypatch.setattr(step, "STEPS", 5)
+    return tmp_path / "page.md"
+
+
+def test_clip(page: Path) -> None:
+    benchmark.main(["clip", "--turns", "3"])
+    text = page.read_text("utf-8")
+    assert len(re.findall(r"^\| small \| [12] \| (scales|nothing exceeds)", text, re.MULTILINE)) == 4
+    assert len(re.findall(r"^\| small \| [12] \| value", text, re.MULTILINE)) == 4
+    benchmark.main(["clip", "--turns", "3"])
+    assert page.read_text("utf-8").count("## clip") == 1  # a section takes the place of the old one
+
+
+def test_every_policy_that_limits_has_a_row_where_it_scales(page: Path) -> None:
+    benchmark.main(["clip", "--policies", "--turns", "3"])
+    text = page.read_text("utf-8")
+    for name in ("norm", "rms", "agc", "autoclip", "zclip", "adagc", "ema", "quantile", "normalize", "soft"):
+        assert re.search(rf"^\| small \| {name} \| parameter \| scales", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(("policy", "what"), list(clip.limiting()), ids=lambda each: getattr(each, "name", each))
+def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
+    case = clip.Case([(8, 8), (8, 8), (5,)])
+    work, before = case.ours(policy), exact_norm(case.gradients)
+    for _ in range(3):
+        case.put_back()
+        work()
+        changed = exact_norm(case.gradients) != pytest.approx(before, rel=1e-9)
+        assert changed == (what == "scales")
+
+
+def test_growth(page: Path) -> None:
+    pytest.importorskip("matplotlib")
+    benchmark.main(["growth", "--turns", "3"])
+    assert "| zclip |" in page.read_text("utf-8")
+    assert growth.PICTURE.stat().st_size > 10_000
+
+
+def test_step_and_log(page: Path) -> None:
+    benchmark.main(["step", "--turns", "3", "--models", "MLP"])
+    benchmark.main(["log", "--turns", "3"])
+    text = page.read_text("utf-8")
+    assert re.search(r"^\| MLP \| 2 \| [\d.]+ ms \| [\d.]+ ms, [\d.]+ \(", text, re.MULTILINE)
+    assert "one Summary a step" in text
+
+
+def test_ratios_are_medians_of_the_ratios_within_a_turn() -> None:
+    times = {"a": [1.0, 2.0, 9.0], "b": [1.0, 1.0, 3.0]}
+    assert measure.ratio(times, "a", "b").median == 2.0
+    assert measure.in_turns({"a": lambda: None, "b": lambda: None}, 4).keys() == {"a", "b"}
