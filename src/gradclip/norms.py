@@ -10,7 +10,7 @@ looking would stop the queue, so everything is accumulated in float64 from the s
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 # Over so many float32 squares an accumulator is right to 9e-7, even if they are equal or one of them is huge.
 ROW = 256
 ROW64 = 128  # float64: half as many fit into a register, and as few additions follow one another
-SHORT = 8192  # so many elements are measured in float64 in the time of a few operations
+ACROSS = 16  # the norms of so many pieces are put together at once, before those of a tensor are
 SMALL = 16384  # tensors of up to so many elements, and of one shape, are copied into one matrix: fewer operations
 
 
@@ -49,23 +49,21 @@ class Plan:
                 groups[place] = [place]
         self.count, self.groups = len(tensors), list(groups.values())
         self.order = [place for group in self.groups for place in group]
-        kinds = [(len(group), tensors[group[0]].numel(), tensors[group[0]].dtype) for group in self.groups]
-        self.pieces = [_piece_of(*kind) for kind in kinds]
-        self._kinds = [kind for kind in kinds for _ in range(kind[0])]
+        self._kinds = {place: (tensors[place].numel(), tensors[place].dtype) for place in self.order}
         # The norms are found in the groups' order, with a 0 at their end for every tensor that is empty.
         found = {place: number for number, place in enumerate(self.order)}
         self._back = torch.tensor([found.get(place, len(found)) for place in range(self.count)])
         self._moves = self.order != list(range(self.count))
 
     @cached_property
-    def lengths(self) -> Tensor:
-        """[tensors], in the groups' order: into how many pieces each is cut."""
-        return torch.tensor([-(-count // _piece_of(alike, count, dtype)) for alike, count, dtype in self._kinds])
+    def slots(self) -> "Slots":
+        """Where the norms of the pieces are kept."""
+        return Slots([(group, *self._kinds[group[0]]) for group in self.groups])
 
     @cached_property
     def floors(self) -> list[float]:
         """[tensors], in the groups' order: the norms below which each has to be measured with care."""
-        return [_floor(dtype, count) for _, count, dtype in self._kinds]
+        return [_floor(dtype, count) for count, dtype in self._kinds.values()]
 
     def rows(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
         """[tensors of the group, elements]: each group as a matrix, a tensor a row."""
@@ -83,6 +81,50 @@ class Plan:
             norms = torch.cat([norms, norms.new_zeros(1)])
         self._back = self._back.to(norms.device)  # sent once: sending waits for an accelerator
         return norms.index_select(0, self._back)
+
+
+class Slot(NamedTuple):
+    """Room for the norms of a group's pieces.
+
+    shape: [tensors, pieces, elements], as which the group is measured; None where there is a rest.
+    norms: [tensors, pieces]. dtype: in which squares are added up, None for their own.
+    """
+
+    group: list[int]
+    shape: tuple[int, int, int] | None
+    norms: Tensor
+    dtype: torch.dtype | None
+
+
+class Slots:
+    """One buffer for the norms of all pieces, in which every tensor fills whole rows of ACROSS, the rest with 0.
+
+    groups: the places of its tensors, how many elements each has, and of which type.
+    """
+
+    def __init__(self, groups: Sequence[tuple[list[int], int, torch.dtype]]):
+        numbers = [-(-count // _piece(count, dtype)) for _, count, dtype in groups]
+        rows = [-(-number // ACROSS) for number in numbers]
+        sizes = [len(group) * row * ACROSS for (group, _, _), row in zip(groups, rows, strict=True)]
+        double = any(dtype == torch.float64 for _, _, dtype in groups)
+        self._buffer = torch.zeros(sum(sizes), dtype=torch.float64 if double else torch.float32)
+        self._lengths = torch.tensor([row for (group, _, _), row in zip(groups, rows, strict=True) for _ in group])
+        self.all = [
+            self._slot(group, count, dtype, part.view(len(group), -1)[:, :number])
+            for (group, count, dtype), number, part in zip(
+                groups, numbers, torch.split(self._buffer, sizes), strict=True
+            )
+        ]
+
+    def _slot(self, group: list[int], count: int, dtype: torch.dtype, norms: Tensor) -> Slot:
+        even = count % _piece(count, dtype) == 0 and (_accumulated(dtype) or dtype) == norms.dtype
+        shape = (*norms.shape, _piece(count, dtype)) if even else None
+        return Slot(group, shape, norms, _accumulated(dtype))
+
+    def together(self) -> Tensor:
+        """[tensors] float64, in the groups' order: the norm of each one's pieces."""
+        rows = vector_norm(self._buffer.double().view(-1, ACROSS), dim=1)
+        return torch.segment_reduce(rows.square_(), "sum", lengths=self._lengths, unsafe=True).sqrt_()
 
 
 def tensor_norms(tensors: Sequence[Tensor], p: float, plan: Plan | None = None) -> Tensor:
@@ -148,18 +190,20 @@ def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor
 
 
 def _cpu_norms(tensors: Sequence[Tensor], plan: Plan) -> Tensor:
-    """The 2-norm of each tensor, [tensors] float64: few operations, since each costs as much as 10,000 elements."""
-    parts = []
-    for group, piece in zip(plan.groups, plan.pieces, strict=True):
+    """The 2-norm of each tensor, [tensors] float64.
+
+    Between two passes over large tensors the cache is cold, and a line of Python costs as much as 50,000
+    elements: what can be known beforehand stands in the plan.
+    """
+    measure = torch.linalg.vector_norm
+    for group, shape, norms, dtype in plan.slots.all:
         alone = len(group) == 1
-        flat = _flat(tensors[group[0]]) if alone else torch.stack([tensors[place] for place in group]).reshape(-1)
-        if len(flat) // len(group) % piece:
-            parts.append(_pieces(flat.view(len(group), -1)).view(-1))
+        values = tensors[group[0]] if alone else torch.stack([tensors[place] for place in group])
+        if shape is not None and values.is_contiguous():
+            measure(values.view(shape), 2, 2, dtype=dtype, out=norms)
         else:
-            wide = torch.float64 if piece > ROW else _accumulated(flat.dtype)
-            parts.append(vector_norm(flat.view(-1, piece), dim=1, dtype=wide))
-    squares = torch.cat(parts).double().square_()
-    norms = torch.segment_reduce(squares, "sum", lengths=plan.lengths, unsafe=True).sqrt_()
+            norms.copy_(_pieces(_flat(values).unsqueeze(0) if alone else values.reshape(len(group), -1)))
+    norms = plan.slots.together()
     for number, (norm, floor) in enumerate(zip(norms.tolist(), plan.floors, strict=True)):
         if not floor < norm < math.inf:  # of nothing but zeros, not finite, or out of the range of squares
             norms[number] = row_norms(_flat(tensors[plan.order[number]]).unsqueeze(0), 2.0)[0]
@@ -180,15 +224,10 @@ def _pieces(rows: Tensor) -> Tensor:
 
 @cache
 def _piece(length: int, dtype: torch.dtype) -> int:
-    """The size of pieces, at most ROW, that leaves no rest where whole vector registers allow one."""
+    """The size of pieces, at most ROW: one that leaves no rest, of whole vector registers if there is one."""
     most = ROW64 if dtype == torch.float64 else ROW
-    return next((size for size in range(most, most // 2, -16) if length % size == 0), min(most, length))
-
-
-def _piece_of(alike: int, count: int, dtype: torch.dtype) -> int:
-    """The size of pieces of so many tensors of so many elements; the whole tensor where float64 costs less."""
-    piece = _piece(count, dtype)
-    return count if count % piece and alike * count <= SHORT and dtype != torch.float64 else piece
+    sizes = [*range(most, most // 2, -16), *range(most, most // 2, -1)]
+    return next((size for size in sizes if length % size == 0), min(most, length))
 
 
 def _careful_row_norms(rows: Tensor, p: float) -> Tensor:
