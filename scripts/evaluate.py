@@ -23,15 +23,16 @@ def evaluate(folder: Path, which: str = "best") -> tuple[int, float, dict[str, f
 
     Raises Mistake if the run, the checkpoint or the data is not there, or the data is not what the run saw.
     """
-    from trainer import checkpoint, loop
+    from trainer import checkpoint, loop, weights
     from trainer.compose import load
     from trainer.config import Mistake
 
     session = loop.build(load(folder))
-    content = checkpoint.load(checkpoint.find(folder, which))
-    if content["data"] != session.data.facts:
-        raise Mistake(f"{folder}: the data has changed since this run: {content['data']} is now {session.data.facts}")
-    session.model.load_state_dict(content["model"])
+    path = checkpoint.find(folder, which)
+    content = checkpoint.load(path)
+    if (facts := content.get("data")) != session.data.facts:
+        raise Mistake(f"{folder}: the data has changed since this run: {facts} is now {session.data.facts}")
+    weights.load(session.model, path)
     return content["step"], *loop.evaluate(session), loop.sample(session)
 
 

@@ -97,9 +97,19 @@ MISTAKES = [
     ("data.batch_size=1000000", "characters are too few"),
     ("data=digits model=mlp data.batch_size=5000", "data.batch_size=5000, data.validation=0.2: of 1797 images"),
     ("~steps", "steps: has no value"),
+    ("model.layers=10000000", "model.layers=10000000: must be a whole number of at least 1 and at most 1,000"),
+    ("model.hidden=1000000", "model=rnn: 1,000,"),
     ("+experiment=digits", "+experiment=digits: the group is there already; write experiment=digits"),
     ("device.threads=99999999", "device.threads=99999999: must be a whole number of at least 1 and at most 1,024"),
     ("data.windowé=1", "data.windowé=1: 'data.windowé' cannot be read as a key"),
+    ("resume=nope", "resume=nope: there is no nope"),
+    ("resume=latest", "resume=latest: there is no outputs/latest"),
+    ("resume=taken", "resume=taken: not a run, since it has no config.yaml"),
+    ("resum=latest", "resum=latest: no such key; did you mean resume?"),
+    ("-m resume=taken seed=1,2", "resume=taken: does not go with --multirun"),
+    ("init_from=nope.pt", "init_from=nope.pt: no such checkpoint"),
+    ("init_from=short", "init_from=short: not a whole checkpoint of this program"),
+    ("init_from=nope.safetensors", "init_from=nope.safetensors: no such file"),
     ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
     ("--resolve", "--resolve: goes with --cfg"),
     ("-m --cfg job", "--multirun and --cfg: only one of them at a time"),
@@ -233,7 +243,7 @@ def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.Capt
 # -- without torch, and fast
 
 TORCH_FREE = [["--help"], ["--cfg", "job"], ["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"],
-              ["model=linear_net"], ["data.path=/no/such/file"], ["-sc", "query=bash"]]  # fmt: skip
+              ["model=linear_net"], ["data.path=/no/such/file"], ["resume=nope"], ["-sc", "query=bash"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", TORCH_FREE, ids=" ".join)

@@ -1,6 +1,7 @@
 """Data sets: what they yield, the same for the same seed, from any step on."""
 
 import math
+import os
 from itertools import chain, islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from tests.support import compose, text_file
 from trainer import data
 from trainer.config import Mistake
+from trainer.data import digits
 from trainer.data.digits import EpochSampler
 from trainer.data.text import Text, read
 
@@ -102,6 +104,16 @@ def test_data_workers_give_the_same_batches() -> None:
     alone, helped = (build("digits", f"data.workers={workers}") for workers in (0, 1))
     for one, other in zip(islice(alone.batches(5), 4), islice(helped.batches(5), 4), strict=False):
         assert torch.equal(one.inputs, other.inputs)
+
+
+def test_a_worker_whose_training_process_is_gone_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    digits._settle(os.getppid(), 0)
+    assert ended == []
+    digits._settle(os.getpid(), 0)  # not the parent
+    assert ended == [1]
 
 
 def test_making_batches_draws_nothing_from_the_global_generator() -> None:

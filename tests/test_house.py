@@ -13,12 +13,25 @@ from tests.support import ROOT
 # A module may import those of the floors below its own, never one beside or above it.
 FLOORS = [
     {"cli", "help"},
-    {"sweep", "studies"},
+    {"sweep", "studies", "resume"},
     {"inspection"},
     {"compose", "loop", "needs"},
-    {"summary"},
-    {"messages", "optim", "device", "tracking", "checkpoint", "run", "data", "models", "diagnosis", "first_steps"},
-    {"flow"},
+    {"session"},
+    {"summary", "divergence", "weights"},
+    {
+        "messages",
+        "optim",
+        "device",
+        "tracking",
+        "checkpoint",
+        "run",
+        "randomness",
+        "data",
+        "models",
+        "diagnosis",
+        "first_steps",
+    },
+    {"flow", "files", "lock"},
     {"config"},
 ]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))

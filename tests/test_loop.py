@@ -190,9 +190,21 @@ def test_divergence() -> None:
     assert look([0.0] + [1e-9] * 50) is None
 
 
-def test_a_weight_that_is_not_finite_is_divergence() -> None:
-    with pytest.raises(Diverged, match="weight"):
-        loop.Watch(compose().divergence).look(1, 1.0, math.inf)
+@pytest.mark.parametrize("mode", ["error", "drop", "zero"])
+def test_a_weight_that_is_not_finite_is_divergence_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Its gradients are not finite either, nor the loss; they are not the cause, and leaving the step out no cure."""
+    real = loop.forward_backward
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        if work.step == 2:
+            work.model.output.bias.data[0] = math.nan
+        return real(work, batch)
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    assert train(tmp_path, f"clip.nonfinite={mode}", "log.parameters_every=1").code == 3
+    assert status(tmp_path)["reason"] == "non-finite weight in output.bias, seen at step 3"
 
 
 def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from trainer import loop
 from trainer.cli import CONF
 from trainer.compose import Composer, checked
 from trainer.data import Batch, Dataset
+from trainer.divergence import Watch
 from trainer.run import Run
-from trainer.summary import History
 from trainer.tracking import Tracker
 
 STEPS = 12  # a turn; the first two are left out
@@ -148,9 +148,10 @@ def ours(*overrides: str) -> Loop:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
         clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0), optimizer=optimizer)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        session = loop.Session(config, torch.device("cpu"), data, model, optimizer, clipper, scaler, [None])
+        watch = Watch(config.divergence)
+        session = loop.Session(config, torch.device("cpu"), data, model, optimizer, clipper, scaler, [None], watch)
         tracker = Tracker(folder, "", data.facts)
-        loop.train(session, Run(folder, STEPS), tracker, History())
+        loop.train(session, Run(folder, STEPS), tracker)
         tracker.close()
 
     return run

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,18 +13,21 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import sweep
-from trainer.compose import Composer, checked, register, save, without_hydra
+from trainer import lock, resume, sweep
+from trainer.compose import Composer, checked, load, register, save, without_hydra
 from trainer.config import Mistake, Text, Train
+from trainer.files import is_unwritable
 from trainer.help import help_text
 from trainer.messages import explain, is_mistake
 
 CONF = Path(__file__).parents[2] / "conf"
 MISTAKE = 2  # the exit status of a user's mistake
+FAILED = 1  # and of what is wrong with the machine or the program
 
 log = logging.getLogger(__name__)
 register()
@@ -35,7 +39,9 @@ def preflight(argv: list[str] | None = None) -> None:
     Answers `--help` by itself. For a sweep every point is checked, and the plan is written into the
     sweep's folder, which `argv` (sys.argv by default) then names to Hydra.
     """
-    argv = sys.argv if argv is None else argv
+    if argv is None:
+        argv = sys.argv
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run itself listens, there is nothing to save
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 loses no line
@@ -48,6 +54,10 @@ def preflight(argv: list[str] | None = None) -> None:
         overrides = composer.quoted(args.overrides)
         # Hydra's own parser takes no flag after an override that follows another flag.
         argv[1:] = [argument for argument in argv[1:] if argument not in args.overrides] + overrides
+        parsed = composer.parse(overrides)
+        if (run := resume.asked(parsed)) is not None and not args.help:
+            argv[1:] = _go_on(args, run, parsed)
+            return
         config = composer.compose(overrides, multirun=args.multirun)
         if args.help:
             _answer(help_text(composer, config))
@@ -57,6 +67,8 @@ def preflight(argv: list[str] | None = None) -> None:
             argv.append(_plan_sweep(composer, config, overrides))
             return
         settings = checked(config, overrides)
+        if settings.resume is not None:
+            raise Mistake(f"resume={settings.resume}: belongs on the command line, and in no file")
         if args.cfg:
             _show(args, config)
         elif not args.info:
@@ -72,25 +84,30 @@ def check_machine(config: Train) -> None:
 
 
 def run(config: DictConfig) -> None:
-    """One run, or one job of a sweep: from the composed configuration to an exit status."""
+    """One run, one job of a sweep, or the rest of a run: from the composed configuration to an exit status."""
     logging.raiseExceptions = False  # a closed pipe, as in `… | head`, ends nothing
-    settings = checked(config)
-    if isinstance(settings.data, Text) and settings.data.path is not None:
-        settings.data.path = to_absolute_path(settings.data.path)  # the run can be evaluated from anywhere
+    _answer_write_errors_in_one_line()
     job = HydraConfig.get()
-    folder = Path(job.runtime.output_dir)
     in_sweep = job.mode == RunMode.MULTIRUN
+    resumed = config.resume is not None
+    folder = Path(config.resume if resumed else job.runtime.output_dir)
+    settings = load(folder) if resumed else _with_absolute_paths(checked(config))
     from trainer.run import Run, point_latest
 
-    record = Run(folder, settings.steps)
-    if in_sweep and (earlier := sweep.duplicate_of(Path(job.sweep.dir), job.job.num, settings)) is not None:
-        record.duplicate(earlier)
-        log.info("the same as job %d, which is not run again", earlier)
-        return
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.hold(folder)
+        earlier = sweep.duplicate_of(Path(job.sweep.dir), job.job.num, settings) if in_sweep else None
+        if not resumed and earlier is None:
+            save(settings, folder)  # first of all: with it a run can go on, wherever it is killed
+        record = Run(folder, settings.steps, resumed=resumed)
+        if earlier is not None:
+            record.duplicate(earlier)
+            log.info("the same as job %d, which is not run again", earlier)
+            return
         with record.recorded():
-            save(settings, folder)
-            point_latest(Path(job.sweep.dir) if in_sweep else folder)
+            if in_sweep or not (folder.parent / sweep.PLAN).exists():
+                point_latest(Path(job.sweep.dir) if in_sweep else folder)
             from trainer import loop  # brings torch in, and a signal may come meanwhile
 
             loop.execute(settings, record)
@@ -100,6 +117,10 @@ def run(config: DictConfig) -> None:
         if in_sweep:
             raise
         refuse(str(error))
+    except OSError as error:
+        if in_sweep or not is_unwritable(error):
+            raise
+        refuse(f"{error.filename}: {error.strerror}; the run can go on: resume={folder}", FAILED)
     ending = record.ending()
     # A sweep goes on after a job that diverged, and ends with one that was interrupted.
     if ending.interrupted or (ending.code and not in_sweep):
@@ -119,10 +140,10 @@ def one_line(overrides: Sequence[str] = ()) -> Iterator[None]:
         refuse(explain(error, overrides))
 
 
-def refuse(message: str) -> NoReturn:
+def refuse(message: str, code: int = MISTAKE) -> NoReturn:
     """Ends the program with one line."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(MISTAKE)
+    sys.exit(code)
 
 
 def one_line_errors(parser: ArgumentParser) -> ArgumentParser:
@@ -146,6 +167,59 @@ def _check_flags(args: Namespace) -> None:
     for flag, value in (("--package", args.package), ("--resolve", args.resolve)):
         if value and not args.cfg:
             raise Mistake(f"{flag}: goes with --cfg")
+
+
+def _go_on(args: Namespace, name: str, overrides: list[Override]) -> list[str]:
+    """Checks and prepares the continuation of a run; returns the arguments with which Hydra finds its folder."""
+    if args.multirun or args.info:
+        raise Mistake(f"resume={name}: does not go with {'--multirun' if args.multirun else '--info'}")
+    folder = resume.folder_of(name)
+    settings = resume.settings(folder, overrides)
+    if args.cfg:
+        _answer(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
+    check_machine(settings)
+    lock.hold(folder)
+    save(settings, folder)
+    own = [str(override.input_line) for override in overrides if override.key_or_group.startswith("hydra")]
+    quoted = _quoted(folder)
+    return [*own, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+
+
+def _quoted(folder: Path) -> str:
+    """A path as Hydra's grammar reads it back."""
+    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _with_absolute_paths(config: Train) -> Train:
+    """So that the run can be evaluated, and go on, from anywhere."""
+    if isinstance(config.data, Text) and config.data.path is not None:
+        config.data.path = to_absolute_path(config.data.path)
+    if config.init_from is not None:
+        config.init_from = str(Path(to_absolute_path(config.init_from)).resolve())  # outputs/latest will be this run
+    return config
+
+
+def _answer_write_errors_in_one_line() -> None:
+    """A log that cannot be written ends no run, but is not lost without a word either.
+
+    TensorBoard's writing thread hands its error on to the main thread, which says it.
+    """
+
+    def hand_on(error: threading.ExceptHookArgs) -> None:
+        if error.exc_value is None or not is_unwritable(error.exc_value):
+            threading.__excepthook__(error)
+
+    threading.excepthook = hand_on
+
+    def say(record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and is_unwritable(error) and not said:
+            said.append(True)
+            print(f"warning: {handler.baseFilename}: {error.strerror}; the run goes on", file=sys.stderr)
+
+    said: list[bool] = []
+    for handler in [each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]:
+        handler.handleError = say  # type: ignore[method-assign]
 
 
 def _composer(args: Namespace) -> Composer:
@@ -180,8 +254,7 @@ def _plan_sweep(composer: Composer, master: DictConfig, overrides: list[str]) ->
                 raise Mistake(f"{error} (job {job.number}: {' '.join(job.overrides)})") from None
     folder = Path(master.hydra.sweep.dir)
     sweep.write(folder, overrides, jobs)
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"hydra.sweep.dir='{quoted}'"
+    return f"hydra.sweep.dir={_quoted(folder)}"
 
 
 def _check_folder(key: str, value: str, file: str, what: str) -> None:

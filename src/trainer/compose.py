@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -15,13 +16,16 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from trainer.config import GROUPS, Mistake, Train
+from trainer.files import write_atomically
 from trainer.messages import missing, unknown_key, unknown_option, unreadable
 
 SAVED = "config.yaml"  # in a run's folder
+LARGEST = 1 << 20  # bytes of such a file, which has two thousand
 VALUES = ("nan", "inf", "null", "true", "false")  # words that Hydra's grammar does not read as text
 
 
@@ -135,7 +139,7 @@ def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
 
 def save(config: Train, folder: Path) -> None:
     """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
-    OmegaConf.save(OmegaConf.structured(config), folder / SAVED)
+    write_atomically(folder / SAVED, OmegaConf.to_yaml(OmegaConf.structured(config)).encode(), sync=True)
 
 
 def load(folder: Path) -> Train:
@@ -146,11 +150,27 @@ def load(folder: Path) -> Train:
     path = folder / SAVED
     if not path.is_file():
         raise Mistake(f"{folder}: not the folder of a run; it has no {SAVED}")
-    saved = OmegaConf.load(path)
+    saved = _read(path)
     config = OmegaConf.structured(Train)
     for group, base in GROUPS.items():
         config[group] = _typed(OmegaConf.select(saved, group), base, group, path)
     return checked(OmegaConf.merge(config, saved))  # type: ignore[arg-type]
+
+
+def _read(path: Path) -> DictConfig:
+    """A saved configuration's plain values. Nothing in it is executed, and no few lines grow into a large tree."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise Mistake(f"{path}: {path.stat().st_size:,} bytes are not the configuration of a run")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise Mistake(f"{path}: not the configuration of a run, which has no aliases")
+        saved = OmegaConf.create(text)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise Mistake(f"{path}: not the configuration of a run: {' '.join(str(error).split())}") from error
+    if not isinstance(saved, DictConfig):
+        raise Mistake(f"{path}: not the configuration of a run")
+    return saved
 
 
 def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:

@@ -4,50 +4,32 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gradclip import Clipper, ClipReport, NonFiniteGradientError
 from gradclip.norms import combine, tensor_norms, wide_dtype
-from trainer import checkpoint, data, device, models, optim, summary
-from trainer.config import Divergence, Train
-from trainer.data import Batch, Dataset
+from trainer import checkpoint, data, device, models, optim, summary, weights
+from trainer.config import Train
+from trainer.data import Batch
 from trainer.diagnosis import Doctor, measure, split
+from trainer.divergence import Watch
 from trainer.first_steps import FirstSteps
 from trainer.models import State
-from trainer.run import Diverged, Ending, Interrupted, Run, seed_everything
-from trainer.summary import History
-from trainer.tracking import Logged, Tracker
+from trainer.randomness import seed_everything
+from trainer.run import Diverged, Ending, Interrupted, Run
+from trainer.session import Session as Session
+from trainer.session import notes as notes
+from trainer.session import restore
+from trainer.tracking import Logged, Tracker, cut_back
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Session:
-    """All that a run consists of, built once from its configuration."""
-
-    config: Train
-    device: torch.device
-    data: Dataset
-    model: nn.Module
-    optimizer: Optimizer
-    clipper: Clipper
-    scaler: torch.amp.GradScaler
-    states: list[State]  # one for each part of a split batch, carried from window to window
-
-    @property
-    def parts(self) -> dict[str, checkpoint.HasState]:
-        """What a checkpoint holds."""
-        return {"model": self.model, "optimizer": self.optimizer, "clipper": self.clipper, "scaler": self.scaler}
 
 
 def build(config: Train) -> Session:
@@ -59,12 +41,13 @@ def build(config: Train) -> Session:
     optimizer = optim.build(config.optimizer, model)
     clipper = Clipper(model.named_parameters(), config.clip, optimizer=optimizer)
     scaler = device.loss_scaler(config.device, where)
-    return Session(config, where, dataset, model, optimizer, clipper, scaler, [None] * config.accumulate)
+    states: list[State] = [None] * config.accumulate
+    return Session(config, where, dataset, model, optimizer, clipper, scaler, states, Watch(config.divergence))
 
 
-def run_recorded(config: Train, folder: Path) -> Ending:
-    """A whole run in a folder, with its records, from this process."""
-    run = Run(folder, config.steps)
+def run_recorded(config: Train, folder: Path, *, resumed: bool = False) -> Ending:
+    """A whole run in a folder, or the rest of one, with its records, from this process."""
+    run = Run(folder, config.steps, resumed=resumed)
     with run.recorded():
         execute(config, run)
     return run.ending()
@@ -72,69 +55,92 @@ def run_recorded(config: Train, folder: Path) -> Ending:
 
 def execute(config: Train, run: Run) -> None:
     """Builds, trains and sums up: the log, TensorBoard, checkpoints. Raises Diverged or Interrupted at the end."""
-    history, end = History(), None
+    end = None
     with torch.autograd.set_detect_anomaly(config.detect_anomaly):
         session = build(config)
-        tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.structured(config)), session.data.facts)
-        log.info("data: %s", "; ".join(f"{name} {value}" for name, value in session.data.facts.items()))
+        facts = session.data.facts
+        log.info("data: %s", "; ".join(f"{name} {value}" for name, value in facts.items()))
+        if run.resumed:
+            resume(session, run)
+        if session.step == 0 and config.init_from is not None:
+            weights.load(session.model, Path(config.init_from))
+        tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.structured(config)), facts, after=session.step)
         try:
-            train(session, run, tracker, history)
+            train(session, run, tracker)
         except (Diverged, Interrupted) as early:
             end = early
         finally:
             tracker.close()
-    summary.show(run, history, end, None if end else sample(session))
+    summary.show(run, session.history, end, None if end else sample(session))
     if end is not None:
         raise end
 
 
-def train(session: Session, run: Run, tracker: Tracker, history: History) -> None:
+def resume(session: Session, run: Run) -> None:
+    """Sets a session and the run's folder back to the newest good checkpoint; to the start if there is none.
+
+    Raises Mistake if there are only bad ones, or if the checkpoint belongs to another run.
+    """
+    found = checkpoint.newest(run.folder)
+    checkpoint.tidy(run.folder, found[0] if found else None)
+    if found is not None:
+        restore(session, *found)
+    cut_back(run.folder, found[1]["events"] if found else {})
+    run.update(step=session.step, objective=session.history.best)
+    log.info("goes on after step %d of %s", session.step, found[0].name if found else "no checkpoint")
+
+
+def train(session: Session, run: Run, tracker: Tracker) -> None:
     """The loop. Raises Diverged or Interrupted where it ends early."""
-    config, model = session.config, session.model
-    watch, detailed = Watch(config.divergence), 0
+    config, model, history = session.config, session.model, session.history
     doctor, first = Doctor(config), FirstSteps(model, config.log.first_steps)
     model.train()
-    started = time.perf_counter()
-    for step, batch in enumerate(_progress(_batches(session), config), start=1):
+    started, earlier = time.perf_counter(), session.step
+    for step, batch in enumerate(_progress(_batches(session), session), start=earlier + 1):
         stop = run.stop  # a signal makes this step the last one
         evaluates = _due(step, config.evaluate_every, config.steps)
-        saves = _due(step, config.checkpoint.every, config.steps) or stop is not None
+        saves = _due(step, config.checkpoint.every, config.steps)
         # Nothing is evaluated or saved unseen: a checkpoint of bad weights would replace the last good one.
         looks = step == 1 or _due(step, config.log.every, config.steps) or evaluates or saves
         every = config.log.parameters_every
-        details = looks and (step == 1 or step // every > detailed // every or evaluates or saves)
-        weights = _copy(model) if details else None
+        details = looks and (step == 1 or step // every > session.detailed // every or evaluates or saves)
+        copies = _copy(model) if details else None
 
         rate = optim.set_rate(session.optimizer, config, step)
         try:
             check, shown = step == 1 or _due(step, config.check_every, config.steps), step <= first.steps
             loss, report = take_step(session, batch, check=check, seen=first.before if shown else None)
-            if looks:
-                session.clipper.raise_if_nonfinite()
         except NonFiniteGradientError as error:
-            raise Diverged(f"{error}, seen at step {step}") from None
+            # At once: so a weight that is bad too was bad before its gradient.
+            raise Diverged(f"{_bad_weight(model) or error}, seen at step {step}") from None
+        if looks or stop is not None:
+            _look_back(session, step)
 
+        session.step = step
         if shown:
             first.after(step)
         history.dropped += report.dropped
+        run.heartbeat(step)
         if looks:
-            speed = step / (time.perf_counter() - started)
-            sizes = _weight_sizes(model, weights) if weights else None
+            speed = (step - earlier) / (time.perf_counter() - started)
+            sizes = _weight_sizes(model, copies) if copies else None
             logged = tracker.step(step, loss, report, rate=rate, speed=speed, dropped=history.dropped, weights=sizes)
             history.note(logged.loss, logged.before, logged.clipped)
-            run.heartbeat(step)
+            if logged.weight_norm is not None and not math.isfinite(logged.weight_norm):
+                raise Diverged(f"{_bad_weight(model)}, seen at step {step}")
             if not report.dropped:
                 doctor.follow(step, logged.loss, logged.after, report)
-                if weights and (step == 1 or evaluates):
+                if copies and (step == 1 or evaluates):
                     before, after = split(logged.parameters)
-                    doctor.examine(step, measure(model, weights, before), after, last=step == config.steps)
-                watch.look(step, logged.loss, logged.weight_norm)
-        detailed = step if details else detailed
+                    doctor.examine(step, measure(model, copies, before), after, last=step == config.steps)
+                session.watch.look(step, logged.loss)
+            session.detailed = step if details else session.detailed
         if evaluates:
             _draw(session, tracker, logged, step)
-            _evaluate_and_keep(session, run, tracker, history, step)
-        if saves:
-            checkpoint.save(run.folder, session.parts, _notes(session, history, step), keep=config.checkpoint.keep)
+            _evaluate_and_keep(session, run, tracker)
+        # What a signal saves is not logged: the run that goes on has the points of one that never stopped.
+        if saves or (stop is not None and weights.first_nonfinite(model) is None):
+            checkpoint.save(run.folder, session.parts, notes(session, tracker), keep=config.checkpoint.keep)
         if stop is not None:
             raise Interrupted(stop)
 
@@ -203,54 +209,32 @@ def evaluate(session: Session) -> tuple[float, dict[str, float]]:
     return metrics.pop("loss"), metrics
 
 
-class Watch:
-    """The one rule of divergence: a non-finite loss or weight, or a smoothed loss far above its start."""
-
-    def __init__(self, config: Divergence):
-        self._config = config
-        self._first = self._smoothed = math.nan
-
-    def look(self, step: int, loss: float, weight_norm: float | None = None) -> None:
-        """Raises Diverged if the values of a logged step say so."""
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss is {loss} at step {step}")
-        if weight_norm is not None and not math.isfinite(weight_norm):
-            raise Diverged(f"a weight is not finite at step {step}")
-        if math.isnan(self._first):
-            self._first = self._smoothed = loss
-        past = self._config.smoothing
-        self._smoothed = past * self._smoothed + (1 - past) * loss
-        factor = self._config.factor
-        # By the first loss's size, so that a negative one has a threshold above it, and 0 one above rounding.
-        if factor is not None and self._smoothed > self._first + (factor - 1) * max(abs(self._first), 1e-3):
-            raise Diverged(
-                f"the smoothed training loss {self._smoothed:.4g} at step {step} is more than "
-                f"{factor:g} times the first one, {self._first:.4g}"
-            )
-
-
 def _batches(session: Session) -> Iterator[Batch]:
-    """As many training batches as there are steps."""
-    config = session.config
-    batches = session.data.batches(0)
-    if config.repeat_batches is not None:
-        batches = cycle(list(islice(batches, config.repeat_batches)))
-    return islice(batches, config.steps)
+    """The training batches of all steps that are left."""
+    config, done = session.config, session.step
+    if config.repeat_batches is None:
+        batches = session.data.batches(done)
+    else:
+        first = list(islice(session.data.batches(0), min(config.repeat_batches, config.steps)))
+        batches = islice(cycle(first), done % len(first), None)
+    return islice(batches, config.steps - done)
 
 
-def _progress(batches: Iterator[Batch], config: Train) -> Iterator[Batch]:
+def _progress(batches: Iterator[Batch], session: Session) -> Iterator[Batch]:
     """The batches with a progress bar on a terminal, and with none in a pipe."""
+    config = session.config
     disable = None if config.log.progress else True
     with logging_redirect_tqdm():
-        yield from tqdm(batches, total=config.steps, unit="step", disable=disable, leave=False)
+        yield from tqdm(batches, initial=session.step, total=config.steps, unit="step", disable=disable, leave=False)
 
 
-def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker, history: History, step: int) -> None:
+def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker) -> None:
+    history, step = session.history, session.step
     loss, metrics = evaluate(session)
     tracker.evaluation(step, loss, metrics)
     tracker.flush()
     if history.improves(step, loss):
-        checkpoint.save_best(run.folder, session.parts, _notes(session, history, step))
+        checkpoint.save_best(run.folder, session.parts, notes(session, tracker))
         run.update(objective=loss)
     shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
     log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
@@ -266,9 +250,17 @@ def _draw(session: Session, tracker: Tracker, logged: Logged, step: int) -> None
         tracker.histograms(step, weights | {f"gradient/{name}": parameter.grad for name, parameter in named.items()})
 
 
-def _notes(session: Session, history: History, step: int) -> dict[str, Any]:
-    """What a checkpoint says beside the states of its parts."""
-    return {"step": step, "best": history.best, "best_step": history.best_step, "data": session.data.facts}
+def _look_back(session: Session, step: int) -> None:
+    """Raises Diverged for what nobody looked at when it came: on an accelerator, a non-finite gradient."""
+    try:
+        session.clipper.raise_if_nonfinite()
+    except NonFiniteGradientError as error:
+        raise Diverged(f"{error}, seen at step {step}") from None
+
+
+def _bad_weight(model: nn.Module) -> str | None:
+    name = weights.first_nonfinite(model)
+    return f"non-finite weight in {name}" if name else None
 
 
 def _copy(model: nn.Module) -> list[Tensor]:

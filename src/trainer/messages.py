@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import errno
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ from trainer.config import GROUPS, Mistake, Train
 def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
     """The one line for an error that composing or checking a configuration with these overrides raised."""
     line = next((line for cause in _causes(error) if (line := _line(cause, overrides))), None)
+    if line is None and (file := _file_read(error)):
+        line = f"{file}: not a file of configuration: {error}"
     if line is None:
         known = isinstance(error, HydraException | OmegaConfBaseException)
         line = str(error) if known else f"{type(error).__name__}: {error}"
@@ -36,9 +39,21 @@ def is_mistake(error: BaseException) -> bool:
     """Whether the user can mend it: what the configuration raises, or Hydra about it; anything else is a bug."""
     if isinstance(error, Mistake | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError):
         return True
+    if isinstance(error, OverflowError):  # a whole number of hundreds of digits
+        return True
+    if _file_read(error) is not None or getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        return True
     frames = traceback.extract_tb(error.__traceback__)
     inside = {"hydra", "omegaconf"} & set(Path(frames[-1].filename).parts) if frames else set()
-    return isinstance(error, ValueError | TypeError | AssertionError | AttributeError) and bool(inside)
+    return isinstance(error, ValueError | TypeError | OverflowError | AssertionError | AttributeError) and bool(inside)
+
+
+def _file_read(error: BaseException) -> str | None:
+    """The file of conf/ that Hydra was reading when the error came; what is wrong is then in the file."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "load_config" and frame.f_code.co_filename.endswith("file_config_source.py"):
+            return str(frame.f_locals.get("full_path"))
+    return None
 
 
 def _line(error: BaseException, overrides: Sequence[str]) -> str | None:

@@ -3,9 +3,13 @@
 import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
 from trainer.config import Digits, Mistake, Text, Train
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def check(config: Train) -> None:
@@ -16,6 +20,9 @@ def check(config: Train) -> None:
             raise Mistake(f"data.path={data.path}: {'not a file' if Path(data.path).exists() else 'no such file'}")
         if not os.access(data.path, os.R_OK):
             raise Mistake(f"data.path={data.path}: cannot be read")
+        if (size := Path(data.path).stat().st_size) > data.LARGEST:
+            raise Mistake(f"data.path={data.path}: {size:,} bytes; the whole text is held in memory, and "
+                          f"{data.LARGEST:,} are the most")  # fmt: skip
     if isinstance(data, Digits) and importlib.util.find_spec("sklearn") is None:
         raise Mistake('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"')
     if config.device.name in ("cuda", "mps"):
@@ -23,8 +30,11 @@ def check(config: Train) -> None:
 
         device.find(config.device)
     inputs, outputs = _sizes(repr(data), config)
+    _check_memory(config, inputs, outputs)
     if config.clip.include or config.clip.exclude:
         _check_patterns(config, inputs, outputs)
+    if config.init_from is not None:
+        _check_weights(config, config.init_from, inputs, outputs)
 
 
 _seen: dict[str, tuple[int, int]] = {}
@@ -40,16 +50,41 @@ def _sizes(key: str, config: Train) -> tuple[int, int]:
     return _seen[key]
 
 
-def _check_patterns(config: Train, inputs: int, outputs: int) -> None:
-    """The patterns against the model's names; the model is built without memory for its weights."""
+def _bare_model(config: Train, inputs: int, outputs: int) -> "nn.Module":
+    """The model without memory for its weights: names and shapes."""
     import torch
 
-    from gradclip.gradients import select
     from trainer import models
 
     with torch.device("meta"):
-        model = models.build(config.model, inputs, outputs, config.data.kind)
+        return models.build(config.model, inputs, outputs, config.data.kind)
+
+
+def _check_memory(config: Train, inputs: int, outputs: int) -> None:
+    """Weights and gradients against the memory of this machine: an accelerator seldom has more."""
+    weights = sum(parameter.numel() for parameter in _bare_model(config, inputs, outputs).parameters())
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    if there is not None and (needed := 8 * weights) > there:
+        raise Mistake(f"model={config.model.name}: {weights:,} weights and their gradients need {needed / 1e9:,.0f} GB,"
+                      f" and this machine has {there / 1e9:,.0f}")  # fmt: skip
+
+
+def _check_weights(config: Train, path: str, inputs: int, outputs: int) -> None:
+    """The file that a run starts from: whether it can be read, and whether it fits the model."""
+    from trainer import weights
+
     try:
-        select([name for name, _ in model.named_parameters()], config.clip.include, config.clip.exclude)
+        weights.fits(_bare_model(config, inputs, outputs), weights.read(Path(path)), Path(path))
+    except Mistake as mistake:
+        raise Mistake(f"init_from={path}: {str(mistake).removeprefix(f'{path}: ')}") from mistake
+
+
+def _check_patterns(config: Train, inputs: int, outputs: int) -> None:
+    """The patterns against the model's names."""
+    from gradclip.gradients import select
+
+    names = [name for name, _ in _bare_model(config, inputs, outputs).named_parameters()]
+    try:
+        select(names, config.clip.include, config.clip.exclude)
     except (UnmatchedPatternError, InvalidField) as error:
         raise Mistake(f"clip.{error}") from None

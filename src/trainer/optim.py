@@ -45,6 +45,20 @@ def set_rate(optimizer: Optimizer, config: schema.Train, step: int) -> float:
     return rate
 
 
+def load(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Takes over a saved state; the step stays fused only where it was, and where it is safe here too.
+
+    torch takes the flag from the saved groups alone, and leaves the one for loss scalers as it was built.
+    """
+    safe = [bool(group.get("fused")) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, here in zip(optimizer.param_groups, safe, strict=True):
+        if "fused" in group:
+            group["fused"] = bool(group["fused"]) and here
+    if not all(group.get("fused") for group in optimizer.param_groups):
+        _treat_as_not_fused(optimizer)
+
+
 def mend_fused(optimizer: Optimizer) -> None:
     """Turns the fused step off where a gradient does not lie in memory as its parameter does.
 
@@ -59,9 +73,14 @@ def mend_fused(optimizer: Optimizer) -> None:
                 log.warning("optimizer.fused: off, since a gradient lies otherwise in memory than its parameter")
                 for each in optimizer.param_groups:
                     each["fused"] = False
-                if hasattr(optimizer, "_step_supports_amp_scaling"):
-                    optimizer._step_supports_amp_scaling = False  # or a loss scaler would still treat it as fused
+                _treat_as_not_fused(optimizer)
                 return
+
+
+def _treat_as_not_fused(optimizer: Optimizer) -> None:
+    """Or a loss scaler would leave the unscaling to a fused step that is none."""
+    if hasattr(optimizer, "_step_supports_amp_scaling"):
+        optimizer._step_supports_amp_scaling = False
 
 
 def _groups(config: schema.Optimizer, named: list[tuple[str, Parameter]]) -> list[dict[str, Any]]:

@@ -1,24 +1,28 @@
-"""A run's folder: its status, its exit status, its seeds, and the signals that end it early."""
+"""A run's folder: its status, its exit status, and the signals that end it early."""
 
 import json
 import logging
 import os
-import random
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trainer import lock
+from trainer.files import is_unwritable, write_atomically
+
 log = logging.getLogger(__name__)
 
 STATUS = "status.json"
 CODES = {"finished": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupted is 128 + the signal
+# The last is a scheduler's notice that it is about to take the machine away.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Diverged(Exception):
@@ -50,10 +54,14 @@ class Ending:
 
 
 class Run:
-    """A run's folder and its status.json, which is whole at every moment."""
+    """A run's folder, held against other processes, and its status.json, which is whole at every moment.
 
-    def __init__(self, folder: Path, steps: int):
+    resumed: the folder is that of an earlier run, which goes on. Raises Mistake if another process trains in it.
+    """
+
+    def __init__(self, folder: Path, steps: int, *, resumed: bool = False):
         self.folder = folder
+        self.resumed = resumed
         self.stop: int | None = None  # the signal that asked for an end
         self._written = 0.0
         self._status: dict[str, Any] = {
@@ -68,6 +76,10 @@ class Run:
             "duplicate_of": None,
         }
         folder.mkdir(parents=True, exist_ok=True)
+        lock.hold(folder)
+        if resumed:
+            kept = ("step", "objective", "started")
+            self._status |= {name: value for name, value in read_status(folder).items() if name in kept}
         self.update()
 
     def update(self, **changes: Any) -> None:
@@ -85,6 +97,7 @@ class Run:
     def duplicate(self, earlier: int) -> None:
         """Marks a job of a sweep that repeats an earlier one and is not run."""
         self.update(state="duplicate", duplicate_of=earlier)
+        lock.release(self.folder)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -96,16 +109,24 @@ class Run:
         except (Diverged, Interrupted) as end:
             self.update(state=end.state, reason=str(end))
         except KeyboardInterrupt:
-            self.update(state="interrupted", reason="SIGINT, twice")
+            self._note("interrupted", "SIGINT, twice")
             raise
         except BaseException as error:
             # What a signal to the whole process group does to helper processes is no bug of the run.
-            state = "failed" if self.stop is None else "interrupted"
-            self.update(state=state, reason=f"{type(error).__name__}: {error}")
-            if self.stop is None:
+            interrupted = self.stop is not None and not is_unwritable(error)
+            self._note("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
+            if not interrupted:
                 raise
+        finally:
+            lock.release(self.folder)
+
+    def _note(self, state: str, reason: str) -> None:
+        """Writes how the run ended, if the disk still takes it; what ended it is on its way to the user."""
+        with suppress(OSError):
+            self.update(state=state, reason=reason)
 
     def ending(self) -> Ending:
+        """How the run ended."""
         state = self._status["state"]
         return Ending(state, CODES[state] if state in CODES else 128 + (self.stop or 0))
 
@@ -115,7 +136,7 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM asks the loop to stop after the step; a second SIGINT ends at once."""
+        """The first signal asks the loop to stop after the step; a SIGINT that follows one ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -124,7 +145,7 @@ class Run:
             self.stop = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        earlier = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        earlier = {number: signal.signal(number, ask) for number in SIGNALS}
         try:
             yield
         finally:
@@ -132,11 +153,22 @@ class Run:
                 signal.signal(number, handler)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+def read_status(folder: Path) -> dict[str, Any]:
+    """What status.json says; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def actual_state(folder: Path) -> str | None:
+    """The state of a run as it really is: `killed` where status.json says running, but no process is.
+
+    None where there is no status.json.
+    """
+    state: str | None = read_status(folder).get("state")
+    return "killed" if state == "running" and not lock.is_held(folder) else state
 
 
 def point_latest(folder: Path) -> None:
@@ -152,16 +184,6 @@ def point_latest(folder: Path) -> None:
     except OSError as error:
         link.unlink()
         log.warning("%s cannot be made to point here: %s", outputs / "latest", error.strerror)
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _now() -> str:

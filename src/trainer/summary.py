@@ -5,6 +5,7 @@ import math
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,10 +13,16 @@ from trainer.run import Diverged, Interrupted, Run
 
 log = logging.getLogger(__name__)
 
+MOST = 1 << 14  # norms kept for the quantiles
+
 
 @dataclass
 class History:
-    """The few numbers of a run that its summary needs, gathered at the logged steps."""
+    """The few numbers of a run that its summary needs, gathered at the logged steps.
+
+    before: the norms before clipping, of every logged step, and in a long run of every `stride`-th one, so
+    that the memory stays the same.
+    """
 
     first: float = math.nan
     last: float = math.nan
@@ -23,6 +30,8 @@ class History:
     best_step: int = 0
     clipped: int = 0
     dropped: int = 0
+    logged: int = 0
+    stride: int = 1
     before: "array[float]" = field(default_factory=lambda: array("d"))
 
     def note(self, loss: float, before: float, clipped: bool) -> None:
@@ -30,7 +39,11 @@ class History:
         self.first = loss if math.isnan(self.first) else self.first
         self.last = loss
         self.clipped += clipped
-        self.before.append(before)
+        if self.logged % self.stride == 0:
+            self.before.append(before)
+        if len(self.before) == MOST:
+            self.before, self.stride = self.before[::2], 2 * self.stride
+        self.logged += 1
 
     def improves(self, step: int, loss: float) -> bool:
         """Takes in an evaluation; whether it is the best so far."""
@@ -39,10 +52,19 @@ class History:
         self.best, self.best_step = loss, step
         return True
 
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return vars(self) | {"before": torch.tensor(self.before, dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """From a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, array("d", value.tolist()) if name == "before" else value)
+
 
 def show(run: Run, history: History, end: Diverged | Interrupted | None, sample: str | None) -> None:
     """Prints and logs the summary; `end` is what ended the run early."""
-    status, logged = run.status, len(history.before)
+    status, logged = run.status, history.logged
     state = "finished" if end is None else f"{end.state}: {end}"
     rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
     if logged:
@@ -58,6 +80,8 @@ def show(run: Run, history: History, end: Diverged | Interrupted | None, sample:
         rows["sample"] = sample.strip().replace("\n", "\n" + " " * 13)
     folder = _shown(run.folder)
     rows |= {"run": str(folder), "TensorBoard": f"tensorboard --logdir {folder}"}
+    if isinstance(end, Interrupted):
+        rows["to go on"] = f"python train.py resume={folder}"
     log.info("\n%s", "\n".join(f"{name:<13}{text}" for name, text in rows.items()))
 
 

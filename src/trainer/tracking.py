@@ -1,6 +1,9 @@
 """TensorBoard: the names of all tags, one Summary a step, and the charts' layout."""
 
+import logging
 import math
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +15,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gradclip import ClipReport
 from trainer import flow
+from trainer.files import naming
 
 BINS = 64  # of a histogram
 
+log = logging.getLogger(__name__)
+
+EVENTS = "events.out.tfevents.*"
 OVERLAY = {
     "gradient clipping": {
         "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
@@ -41,10 +48,18 @@ class Logged(NamedTuple):
 
 
 class Tracker:
-    """Writes one run's event file."""
+    """Writes one run's event file.
 
-    def __init__(self, folder: Path, settings: str, facts: dict[str, str]):
-        self._writer = SummaryWriter(str(folder))
+    after: the steps that the folder's event files already hold. TensorBoard forgets what it has read of later ones,
+    and the texts of the start are not written again.
+    """
+
+    def __init__(self, folder: Path, settings: str, facts: dict[str, str], *, after: int = 0):
+        self._folder = folder
+        purges = after > 0 and _sorts_last(folder)
+        self._writer = SummaryWriter(str(folder), purge_step=after + 1 if purges else None)
+        if after:
+            return
         self._writer.add_custom_scalars(OVERLAY)
         self._writer.add_text("config", f"```yaml\n{settings}\n```")
         self._writer.add_text("data", "\n".join(f"- {name}: {value}" for name, value in facts.items()))
@@ -106,10 +121,19 @@ class Tracker:
         self._write(step, {"loss/val": loss} | {f"metric/{name}": value for name, value in metrics.items()})
 
     def flush(self) -> None:
-        self._writer.flush()
+        """Everything so far is in the file."""
+        with naming(self._folder / EVENTS):
+            self._writer.flush()
+
+    def written(self) -> dict[str, int]:
+        """The folder's event files and their lengths, everything so far included: for a checkpoint."""
+        self.flush()
+        return {path.name: path.stat().st_size for path in self._folder.glob(EVENTS)}
 
     def close(self) -> None:
-        self._writer.close()
+        """Ends the file."""
+        with naming(self._folder / EVENTS):
+            self._writer.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         # A Summary of 200 values costs 0.4 ms and a third of the bytes of 200 calls of add_scalar.
@@ -117,7 +141,8 @@ class Tracker:
         self._add(step, summary)
 
     def _add(self, step: int, summary: Summary) -> None:
-        self._writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+        with naming(self._folder / EVENTS):
+            self._writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
 
 
 def _histogram(tensor: Tensor) -> HistogramProto | None:
@@ -139,3 +164,29 @@ def _histogram(tensor: Tensor) -> HistogramProto | None:
         bucket_limit=[low + width * (place + 1) for place in range(BINS - 1)] + [high],
         bucket=counts,
     )
+
+
+def _sorts_last(folder: Path) -> bool:
+    """Whether an event file begun now comes after the others by its name, which holds the second.
+
+    TensorBoard reads in that order. Told to forget in an earlier file, as after a clock was set back, it would
+    forget what is good.
+    """
+    seconds = [name.split(".")[3] for name in (path.name for path in folder.glob(EVENTS))]
+    return time.time() > max((int(each) for each in seconds if each.isdecimal()), default=0) + 1
+
+
+def cut_back(folder: Path, lengths: dict[str, int]) -> None:
+    """Takes away what event files hold beyond a checkpoint, whose `written()` this is.
+
+    What came after it will come again, and no reader is to find it twice. A file that is not named
+    was begun later.
+    """
+    for path in folder.glob(EVENTS):
+        length = lengths.get(path.name)
+        if length is None:
+            path.unlink()
+        elif path.stat().st_size >= length:
+            os.truncate(path, length)
+        else:
+            log.warning("%s: points are missing at its end", path)

@@ -8,7 +8,7 @@ from trainer.config.device import Device
 from trainer.config.mistake import Mistake
 from trainer.config.model import LSTM, MLP, RNN, DeepLinear, LinearNet, Model, Recurrent
 from trainer.config.optim import SGD, Adam, AdamW, Constant, Cosine, Decay, Fused, Linear, Optimizer, RMSprop, Schedule
-from trainer.config.train import Diagnosis, Divergence, Train, flat
+from trainer.config.train import EXTENDING, Diagnosis, Divergence, Train, flat, turned
 
 GROUPS: dict[str, type[Any]] = {
     "model": Model,
@@ -20,6 +20,7 @@ GROUPS: dict[str, type[Any]] = {
 }
 
 __all__ = [
+    "EXTENDING",
     "GROUPS",
     "LSTM",
     "MLP",
@@ -52,4 +53,5 @@ __all__ = [
     "Text",
     "Train",
     "flat",
+    "turned",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from gradclip.fields import Option, key
 class Data(Option):
     """Base of the data options; `kind` is what a model must be able to take."""
 
-    batch_size: int = key("rows of a batch", least=1)
+    batch_size: int = key("rows of a batch", least=1, most=10**6)
 
     kind: ClassVar[str] = ""
 
@@ -21,9 +21,10 @@ class Text(Data):
     path: str | None = key("a UTF-8 text file; null reads the help topics that come with Python")
     window: int = key("characters between two truncations of back-propagation through time", least=1)
     validation: float = key("share of the text, at its end, that is held out", above=0, below=1)
-    sample: int = key("characters of generated text at the end of a run; 0 for none", least=0)
+    sample: int = key("characters of generated text at the end of a run; 0 for none", least=0, most=10**6)
 
     kind: ClassVar[str] = "characters"
+    LARGEST: ClassVar[int] = 1 << 27  # bytes of a file: held in memory, at up to 20 bytes a character while it is read
 
 
 @dataclass(kw_only=True)
@@ -38,7 +39,7 @@ class Digits(Data):
 @dataclass(kw_only=True)
 class Line(Data):
     name: str = "line"
-    batch_size: int = key("points on the line; every step sees all of them", least=1)
+    batch_size: int = key("points on the line; every step sees all of them", least=1, most=10**6)
     slope: float = key("the line's slope")
     intercept: float = key("the line's value at 0")
     low: float = key("the smallest input")

@@ -17,9 +17,9 @@ class Model(Option):
 class Recurrent(Model):
     """What the recurrent models share: they read characters, or a vector one number after the other."""
 
-    embedding: int = key("size of a character's embedding; vectors have none", least=1)
-    hidden: int = key("size of the hidden state", least=1)
-    layers: int = key("recurrent layers on top of each other", least=1)
+    embedding: int = key("size of a character's embedding; vectors have none", least=1, most=10**6)
+    hidden: int = key("size of the hidden state", least=1, most=10**6)
+    layers: int = key("recurrent layers on top of each other", least=1, most=1000)
     dropout: float = key("share of activations dropped between layers and before the output", least=0, below=1)
 
     takes: ClassVar[tuple[str, ...]] = ("characters", "vectors")
@@ -44,7 +44,7 @@ class LSTM(Recurrent):
 @dataclass(kw_only=True)
 class MLP(Model):
     name: str = "mlp"
-    hidden: list[int] = key("sizes of the hidden layers", least=1)
+    hidden: list[int] = key("sizes of the hidden layers", least=1, most=10**7)
     activation: str = key("the activation between layers", choices=("relu", "tanh", "gelu"))
 
     takes: ClassVar[tuple[str, ...]] = ("vectors", "points")

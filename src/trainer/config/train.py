@@ -11,6 +11,13 @@ from trainer.config.mistake import Mistake
 from trainer.config.model import Model
 from trainer.config.optim import SGD, Optimizer, Schedule
 
+# What may change when a run goes on: how long it is, what is looked at, written and kept. The weights do not
+# depend on any of it. Everything else makes another run.
+EXTENDING = {
+    "steps", "evaluate_every", "check_every", "detect_anomaly", "log.every", "log.parameters_every", "log.progress",
+    "checkpoint.every", "checkpoint.keep", "divergence.factor", "data.sample", "data.workers", "resume",
+}  # fmt: skip
+
 
 @dataclass(kw_only=True)
 class Log(Checked):
@@ -86,6 +93,8 @@ class Train(Checked):
     checkpoint: Checkpoint = key("what is kept of a run")
     divergence: Divergence = key("when a run counts as diverged")
     diagnosis: Diagnosis = key("when the log warns of gradients")
+    resume: str | None = key("a run's folder, or latest: that run goes on where it stopped, as it was configured")
+    init_from: str | None = key("a checkpoint or a safetensors file: the weights that a new run starts from")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,3 +125,10 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Checked | dict)
         values |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return values
+
+
+def turned(earlier: dict[str, Any], later: dict[str, Any]) -> list[str]:
+    """The keys of two flat configurations whose difference makes the later one another run."""
+    names = sorted(name for name in earlier.keys() | later.keys() if name not in EXTENDING)
+    missing = object()
+    return [name for name in names if earlier.get(name, missing) != later.get(name, missing)]

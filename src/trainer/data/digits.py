@@ -1,7 +1,9 @@
 """Small images of handwritten digits, from scikit-learn (the extra `digits`)."""
 
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,7 +50,7 @@ class Digits(Dataset):
             batch_sampler=sampler,
             num_workers=self._config.workers,
             generator=torch.Generator().manual_seed(self._seed),  # or it would draw from the global one
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=partial(_settle, os.getpid()),
         )
         for inputs, targets in loader:
             yield Batch(inputs, targets)
@@ -63,10 +65,17 @@ class Digits(Dataset):
         return accuracy(outputs, targets)
 
 
-def _ignore_signals(worker: int) -> None:
-    """A signal to the whole process group is the training process's to answer; it then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _settle(parent: int, worker: int) -> None:
+    """A signal to the whole process group is the training process's to answer; it then ends its workers.
+
+    torch's workers end when their parent is gone, but take whoever is their parent when they look first: one
+    whose training process was killed while it started would wait for ever.
+    """
+    if os.getppid() != parent:
+        os._exit(1)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class EpochSampler(Sampler[list[int]]):

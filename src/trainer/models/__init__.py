@@ -7,6 +7,7 @@ None for a model that remembers nothing.
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import nn
 
 from trainer import config as schema
@@ -25,3 +26,12 @@ def detach(state: State) -> State:
     if state is None:
         return None
     return state.detach() if hasattr(state, "detach") else tuple(part.detach() for part in state)
+
+
+def copied(state: State, device: torch.device) -> State:
+    """The state's values, on a device, in memory of their own."""
+    if state is None:
+        return None
+    if hasattr(state, "detach"):
+        return state.detach().to(device, copy=True)
+    return tuple(copied(part, device) for part in state)

@@ -1,0 +1,32 @@
+"""Writes a run's bare weights, for other programs: `python scripts/export.py outputs/latest`."""
+
+import argparse
+from pathlib import Path
+
+from trainer.cli import one_line, one_line_errors
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = one_line_errors(argparse.ArgumentParser(description="Writes a run's bare weights as a safetensors file."))
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--checkpoint", default="best", help="best (the default), last, a step, or a file")
+    parser.add_argument("--to", type=Path, help="the file that is written; model.safetensors in the run's folder")
+    args = parser.parse_args(arguments)
+    with one_line():
+        path = export(args.run, args.checkpoint, args.to)
+    print(path)
+
+
+def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:
+    """The file that was written. Raises Mistake if the checkpoint is not there, or not good."""
+    from trainer import checkpoint, weights
+
+    path = checkpoint.find(folder, which)
+    content = checkpoint.load(path)
+    to = to or folder / "model.safetensors"
+    weights.write(to, weights.in_checkpoint(content, path), {"format": "pt", "step": str(content["step"])})
+    return to
+
+
+if __name__ == "__main__":
+    main()

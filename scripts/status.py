@@ -1,0 +1,33 @@
+"""Tells a run that was killed from one that trains: `python scripts/status.py outputs/latest`."""
+
+import argparse
+from pathlib import Path
+
+from trainer.cli import one_line, one_line_errors
+from trainer.config import Mistake
+from trainer.run import actual_state, read_status
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = one_line_errors(argparse.ArgumentParser(description="Says how runs are doing."))
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    args = parser.parse_args(arguments)
+    with one_line():
+        for folder in args.runs:
+            print(f"{folder}: {describe(folder)}")
+
+
+def describe(folder: Path) -> str:
+    """One line. Raises Mistake where there is no run."""
+    state, found = actual_state(folder), read_status(folder)
+    if state is None:
+        raise Mistake(f"{folder}: not the folder of a run; it has no status.json")
+    line = f"{state} at step {found.get('step')} of {found.get('steps')}"
+    line += f" ({found['reason']})" if found.get("reason") else ""
+    if state in ("running", "killed"):
+        line += f", process {found.get('pid')}, last heartbeat {found.get('updated')}"
+    return line + (f"; python train.py resume={folder}" if state in ("killed", "interrupted", "failed") else "")
+
+
+if __name__ == "__main__":
+    main()

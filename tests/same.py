@@ -1,0 +1,67 @@
+"""Whether two runs are the same, bit for bit."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from torch import Tensor
+
+from trainer import checkpoint
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
+    """All points but the times, in the order in which they were written."""
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for tag, step, value in points(folder):
+        if tag != "steps_per_second":
+            found.setdefault(tag, []).append((step, value))
+    return found
+
+
+def points(folder: Path) -> list[tuple[str, int, Any]]:
+    """The tag, step and number of everything in the event files, whatever a reader would make of it.
+
+    A file's name ends in its process's number and a count. TensorBoard sorts by name, and so takes the tenth file
+    before the ninth; but only of one process in one second, as tests alone write them.
+    """
+    files = sorted(folder.glob("events*"), key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+    return [
+        (value.tag, event.step, value.tensor.SerializeToString() if value.HasField("tensor") else value.simple_value)
+        for path in files
+        for event in EventFileLoader(str(path)).Load()
+        if event.HasField("summary")
+        for value in event.summary.value
+    ]
+
+
+def same(one: Any, other: Any, path: str = "") -> None:
+    """Fails, with the place, unless two saved trees are equal bit for bit."""
+    assert type(one) is type(other), path
+    if isinstance(one, Tensor):
+        assert one.dtype == other.dtype, path
+        assert torch.equal(*(tensor.reshape(-1).view(torch.uint8) for tensor in (one, other))), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for place, pair in enumerate(zip(one, other, strict=True)):
+            same(*pair, f"{path}[{place}]")
+    else:
+        assert one == other or one != one, f"{path}: {one} is not {other}"
+
+
+def same_run(one: Path, other: Path, step: int) -> None:
+    """The last and the best checkpoint, and all points, of two runs."""
+    for which in (f"step_{step}.pt", "best.pt"):
+        contents = [checkpoint.load(folder / "checkpoints" / which) for folder in (one, other)]
+        for content in contents:
+            del content["events"]  # their lengths hold the times
+        same(*contents)
+    assert scalars(one) == scalars(other)
+    for folder in (one, other):
+        places = [(tag, step) for tag, step, _ in points(folder)]
+        assert len(set(places)) == len(places), "a point twice"

@@ -1,0 +1,370 @@
+"""A run that was ended anywhere and goes on is, bit for bit, the run that was never ended."""
+
+import json
+import math
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.same import same, same_run, scalars
+from tests.support import compose, program, text_file
+from tests.test_tracking import scalars as tensorboards
+from trainer import checkpoint, loop
+from trainer.compose import load, save
+from trainer.config import EXTENDING, GROUPS, Mistake, Train
+from trainer.messages import all_keys
+from trainer.randomness import Randomness
+from trainer.run import actual_state
+from trainer.summary import MOST, History
+
+STEPS = 12
+COMMON = (f"steps={STEPS}", "log.progress=false", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4")
+TEXT = ("data.window=200", "data.batch_size=4", "data.sample=0", "model.hidden=8", "model.embedding=4")  # 5 an epoch
+DIGITS = ("data=digits", "data.batch_size=359")  # 4 batches an epoch
+LINE = ("data=line", "model=linear_net", "optimizer.lr=0.1", "data.noise=0.1")
+
+# Every model, data set, policy, optimizer and schedule, with whatever else carries something from step to step.
+PAIRS = [
+    (*TEXT, "clip=norm"),
+    (*TEXT, "clip=zclip", "model=lstm", "model.dropout=0.3", "model.layers=2", "optimizer=adam", "schedule=cosine"),
+    (*TEXT, "clip=autoclip", "clip.window=4", "accumulate=2", "optimizer=rmsprop", "optimizer.lr=0.01", "log.every=5"),
+    (*TEXT, "clip=adagc", "clip.warmup=2", "optimizer.momentum=0.9", "schedule=linear", "optimizer.lr=0.3"),
+    (*TEXT, "clip=ema", "clip.warmup=2", "repeat_batches=4"),
+    (*TEXT, "clip=quantile", "model=lstm", "accumulate=3", "log.every=4", "schedule.warmup=6"),
+    (*TEXT, "clip=spike", "clip.warmup=2", "clip.theta=3", "optimizer=adamw", "optimizer.fused=false"),
+    (*TEXT, "clip=none", "device.precision=bfloat16", "model=lstm"),
+    (*TEXT, "clip=norm", "clip.nonfinite=drop", "device.precision=float16", "optimizer.lr=0.1"),
+    (*TEXT, "clip=norm", "clip.schedule=linear", "clip.final=0.1", "clip.over=10"),
+    (*DIGITS, "clip=value", "model=mlp", "model.hidden=[8]", "optimizer.lr=0.1"),
+    (*DIGITS, "clip=agc", "model=mlp", "model.hidden=[8]", "data.workers=2", "optimizer=adam"),
+    (*DIGITS, "clip=chain", "clip@clip.links.whole=zclip", "model=rnn", "model.hidden=4", "optimizer.lr=0.1"),
+    (*DIGITS, "clip=rms", "model=lstm", "model.hidden=4", "model.dropout=0.5", "data.workers=1", "optimizer.lr=0.1"),
+    (*LINE, "clip=normalize"),
+    (*LINE, "clip=soft", "model=mlp", "model.hidden=[4]"),
+    (*LINE, "clip=drop", "clip.max=1.5"),
+]  # fmt: skip
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process: nothing more is done, and nothing saved."""
+
+
+def ended_at(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> None:
+    """Ends a run in the middle of the named steps, once each: by a signal, or as SIGKILL would."""
+    real, left = loop.take_step, dict(ends)
+
+    def take_step(session: loop.Session, *arguments: Any, **named: Any) -> Any:
+        step = session.step + 1
+        if step in left:
+            number = left.pop(step)
+            if number is None:
+                raise Killed
+            os.kill(os.getpid(), number)
+        return real(session, *arguments, **named)
+
+    monkeypatch.setattr(loop, "take_step", take_step)
+
+
+def until_done(config: Train, folder: Path) -> list[str]:
+    """Runs and goes on until nothing ends it any more; how each part ended."""
+    found: list[str] = []
+    while not found or found[-1] not in ("finished", "diverged"):
+        try:
+            found.append(loop.run_recorded(config, folder, resumed=bool(found)).state)
+        except Killed:
+            found.append("killed")
+        random.seed(len(found))  # what else a new process would have of its own
+        np.random.seed(len(found))
+        torch.manual_seed(len(found))
+    return found
+
+
+def config_for(folder: Path, overrides: tuple[str, ...]) -> Train:
+    data = () if any(each.startswith("data=") for each in overrides) else (f"data.path={text_file(folder)}",)
+    return compose(*data, *COMMON, *overrides)
+
+
+@pytest.mark.parametrize("overrides", PAIRS, ids=lambda pair: " ".join(each for each in pair if each not in TEXT))
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    """Killed before the first checkpoint, in the middle of an epoch, at its end (4, 5), and stopped by a signal."""
+    config = config_for(tmp_path, overrides)
+    assert loop.run_recorded(config, tmp_path / "whole").state == "finished"
+    ended_at(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
+    ends = until_done(config, tmp_path / "parts")
+    assert ends == ["killed", "killed", "interrupted", "interrupted", "killed", "killed", "finished"]
+    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+
+
+def test_the_pairs_cover_everything() -> None:
+    chosen = {name for pair in PAIRS for name in pair} | {
+        "model=rnn",
+        "data=text",
+        "optimizer=sgd",
+        "schedule=constant",
+    }
+    for group in ("model", "data", "optimizer", "schedule", "clip"):
+        assert {f"{group}={name}" for name in GROUPS[group].options} <= chosen
+
+
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """With dropout, a memory, momentum and a hidden state; an epoch ends at 5."""
+    config = config_for(tmp_path, (*TEXT, "model=lstm", "model.dropout=0.3", "clip=zclip", "optimizer=adam"))
+    loop.run_recorded(config, tmp_path / "whole")
+    ended_at(monkeypatch, {step: signal.SIGINT})
+    assert until_done(config, tmp_path / "parts") == ["interrupted", "finished"]
+    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+
+
+def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(tmp_path, (*TEXT, "clip=none", "optimizer.lr=20", "log.every=2"))
+    assert loop.run_recorded(config, tmp_path / "whole").state == "diverged"
+    ended_at(monkeypatch, {3: signal.SIGTERM, 4: None})
+    assert until_done(config, tmp_path / "parts")[-1] == "diverged"
+    found = [json.loads((tmp_path / name / "status.json").read_text()) for name in ("whole", "parts")]
+    assert found[0]["step"] > 4
+    assert [found[1][key] for key in ("step", "reason")] == [found[0][key] for key in ("step", "reason")]
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "parts")
+
+
+def test_a_fused_step_that_was_turned_off_stays_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import optim
+
+    session = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    other = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    assert session.optimizer.param_groups[0]["fused"]
+    for group in session.optimizer.param_groups:
+        group["fused"] = False
+    optim.load(other.optimizer, session.optimizer.state_dict())
+    assert not other.optimizer.param_groups[0]["fused"]
+    assert not other.optimizer._step_supports_amp_scaling
+    plain = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam", "optimizer.fused=false")))
+    fused = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    optim.load(plain.optimizer, fused.optimizer.state_dict())
+    assert not plain.optimizer.param_groups[0]["fused"]
+
+
+# -- the parts
+
+
+def test_every_generator_is_set_back(tmp_path: Path) -> None:
+    def draw() -> tuple[float, float, float, float]:
+        return random.random(), np.random.standard_normal(), np.random.random(), torch.rand(()).item()
+
+    draw()  # NumPy then holds the second half of a pair of normal numbers
+    path = checkpoint.save(tmp_path, {"random": Randomness()}, {"step": 1}, keep=1)
+    after = draw(), draw()
+    Randomness().load_state_dict(checkpoint.load(path)["random"])
+    assert (draw(), draw()) == after
+
+
+def test_the_history_of_a_long_run_keeps_its_size() -> None:
+    history, values = History(), [math.sin(step) for step in range(5 * MOST)]
+    for value in values:
+        history.note(1.0, value, False)
+    assert MOST // 2 <= len(history.before) < MOST
+    assert list(history.before) == values[:: history.stride]
+    assert history.logged == len(values)
+    copy = History()
+    copy.load_state_dict(history.state_dict())
+    assert copy == history
+
+
+# -- which checkpoint
+
+
+def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Or, counted among the newest, it would push good ones out."""
+    config = config_for(tmp_path, (*TEXT, "evaluate_every=100", "checkpoint.every=4", "checkpoint.keep=2"))
+    loop.run_recorded(config, tmp_path / "whole")
+    loop.run_recorded(config, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "best.pt").unlink()
+    (folder / "step_12.pt").write_bytes((folder / "step_12.pt").read_bytes()[:-1])
+    for place in (folder, folder.parent):
+        (place / ".half.pt.part").touch()
+    with caplog.at_level("INFO"):
+        loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert f"{folder / 'step_12.pt'}: not a whole checkpoint of this program; it is skipped" in caplog.messages
+    assert "goes on after step 8 of step_8.pt" in caplog.messages
+    assert {path.name for path in folder.iterdir()} == {"step_8.pt", "step_12.pt", "step_12.pt.damaged", "best.pt"}
+    assert not (folder.parent / ".half.pt.part").exists()
+    same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+
+
+def test_the_best_checkpoint_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken where it is newer than the others."""
+    config = config_for(tmp_path, (*TEXT, "evaluate_every=5", "checkpoint.every=4"))
+    loop.run_recorded(config, tmp_path / "whole")
+    ended_at(monkeypatch, {7: None})
+    with pytest.raises(Killed):
+        loop.run_recorded(config, tmp_path / "run")
+    found = checkpoint.newest(tmp_path / "run")
+    assert found is not None
+    assert (found[0].name, found[1]["step"]) == ("best.pt", 5)
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+
+
+# -- what may change
+
+
+def finished(folder: Path, *overrides: str) -> Train:
+    """The configuration of a small run that has ended, in folder/run."""
+    config = config_for(folder, (*TEXT, *overrides))
+    (folder / "run").mkdir()
+    save(config, folder / "run")
+    assert loop.run_recorded(config, folder / "run").state == "finished"
+    return config
+
+
+CHANGES = {
+    "steps": "20", "evaluate_every": "3", "check_every": "2", "detect_anomaly": "true", "log.every": "5",
+    "log.parameters_every": "2", "log.progress": "true", "checkpoint.every": "7", "checkpoint.keep": "5",
+    "divergence.factor": "null", "data.sample": "30",
+}  # fmt: skip
+
+
+def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> None:
+    """With all that may change changed: the same weights."""
+    config = finished(tmp_path, "clip=zclip", "model.dropout=0.2")
+    changed = config_for(tmp_path, (*TEXT, "clip=zclip", "model.dropout=0.2", *map("=".join, CHANGES.items())))
+    assert set(CHANGES) | {"data.workers", "resume"} == EXTENDING <= set(all_keys(Train))
+    loop.run_recorded(changed, tmp_path / "whole")
+    loop.run_recorded(changed, tmp_path / "run", resumed=True)
+    one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_20.pt") for name in ("whole", "run"))
+    for part in ("model", "optimizer", "clipper", "random", "states"):
+        same(one[part], other[part], part)
+    assert load(tmp_path / "run") == config  # only the command line writes it anew
+
+
+REFUSED = [
+    ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is check_every,"),
+    ("clip=value", "clip=value: no option is chosen when a run goes on; what can change is"),
+    ("experiment=digits", "experiment=digits: no option is chosen when a run goes on"),
+    ("clip@clip.links.a=norm", "clip@clip.links.a=norm: no option is chosen when a run goes on"),
+    ("stesp=3", "stesp=3: no such key; did you mean steps?"),
+    ("steps=0", "steps=0: must be a whole number of at least 1"),
+    ("steps=x", "steps=x: must be a whole number of at least 1"),
+    ("steps=1,2", "steps=1,2: one run goes on at a time"),
+    ("+steps=30", "+steps=30: nothing is added or taken away when a run goes on"),
+    ("~seed", "~seed: nothing is added or taken away when a run goes on"),
+    ("hydra.run.dir=x", "hydra.run.dir=x: a run goes on in its own folder"),
+    ("-m steps=30", "resume=run: does not go with --multirun"),
+    ("log.every=2", "run: has finished its 12 steps; steps=24 goes on"),
+    ("data.workers=2", "data.workers=2: no such key in data=text; it belongs to data=digits"),
+    ("init_from=x.pt steps=30", "init_from=x.pt: would make it another run"),
+]
+
+
+def test_overrides_that_would_make_it_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.test_cli import refused
+
+    finished(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for arguments, line in REFUSED:
+        assert line in refused(["resume=run", *arguments.split()], capsys), arguments
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "config.yaml").touch()
+    for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
+                       ("small.txt", "not the folder of a run"), (".", "resume=.: a sweep; name one of its jobs: "),
+                       ("run/checkpoints", "resume=run/checkpoints: not a run, since it has no config.yaml"),
+                       ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
+        assert line in refused([f"resume={name}"], capsys)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_another_number_of_steps_is_another_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.test_cli import refused
+
+    finished(tmp_path, "schedule=cosine")
+    monkeypatch.chdir(tmp_path)
+    line = refused(["resume=run", "steps=30"], capsys)
+    assert line == "steps=30: schedule=cosine spans all steps, so that every rate changes"
+
+
+def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path)
+    for overrides, line in (
+        (("clip.max=3", "steps=20"), r"step_12\.pt: saved with another clip\.max than"),
+        (("steps=5",), r"steps=5: .*step_12\.pt has done 12 already"),
+    ):
+        with pytest.raises(Mistake, match=line):
+            loop.run_recorded(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
+    (tmp_path / "small.txt").write_text((tmp_path / "small.txt").read_text().replace("clip", "clop"))
+    with pytest.raises(Mistake, match="the data has changed"):
+        loop.run_recorded(compose(f"data.path={tmp_path / 'small.txt'}", *COMMON, *TEXT, "steps=20"), tmp_path / "run",
+                          resumed=True)  # fmt: skip
+
+
+# -- the program
+
+
+def test_the_program_goes_on(tmp_path: Path) -> None:
+    """In the same folder, with what extends it written into its configuration, and its first log kept."""
+    arguments = [f"data.path={text_file(tmp_path)}", *TEXT, *COMMON]
+    assert program(*arguments, cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    hydras = {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
+    done = program("resume=latest", "steps=15", "log.every=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [each.name for each in (tmp_path / "outputs" / "runs").iterdir()] == [folder.name]
+    assert load(folder).steps == 15
+    assert load(folder).log.every == 2
+    assert load(folder).resume is None
+    assert {path: path.read_bytes() for path in (folder / ".hydra").iterdir()} == hydras
+    log = (folder / "train.log").read_text()
+    assert "goes on after step 12 of step_12.pt" in log
+    assert log.index("finished (step 12 of 12)") < log.index("finished (step 15 of 15)")
+    shown = tensorboards(folder)
+    assert [step for step, _ in shown["loss/train"]] == [*range(1, 13), 14, 15]
+    for tag, points in scalars(folder).items():
+        assert [step for step, _ in shown.get(tag, points)] == [step for step, _ in points]
+    assert actual_state(folder) == "finished"
+    asked = program(f"resume={folder}", "steps=20", "--cfg", "job", cwd=tmp_path)
+    assert "steps: 20\n" in asked.stdout
+    assert load(folder).steps == 15
+
+
+def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads the files by the seconds in their names, and the later one would come first."""
+    config = config_for(tmp_path, TEXT)
+    loop.run_recorded(config, tmp_path / "whole")
+    ended_at(monkeypatch, {7: signal.SIGTERM})
+    loop.run_recorded(config, tmp_path / "run")
+    monkeypatch.setattr("time.time", lambda: 1.6e9)
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert len(list((tmp_path / "run").glob("events*"))) == 2
+    for tag, points in tensorboards(tmp_path / "whole").items():
+        if tag != "steps_per_second":
+            assert sorted(tensorboards(tmp_path / "run")[tag]) == points
+
+
+# -- init_from
+
+
+def test_a_new_run_from_saved_weights(tmp_path: Path) -> None:
+    finished(tmp_path)
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    rate = ("optimizer.lr=1e-12", "checkpoint.every=1", "checkpoint.keep=20")
+    config = config_for(tmp_path, (*TEXT, f"init_from={best}", *rate))
+    loop.run_recorded(config, tmp_path / "tuned")
+    first = checkpoint.load(tmp_path / "tuned" / "checkpoints" / "step_1.pt")
+    for name, weight in checkpoint.load(best)["model"].items():
+        torch.testing.assert_close(first["model"][name], weight, rtol=0, atol=1e-9)
+    assert first["step"] == 1
+    with pytest.raises(Mistake, match=r"recurrent\.weight_ih_l0 has shape \(8, 4\) there and \(9, 4\) here"):
+        loop.run_recorded(config_for(tmp_path, (*TEXT, f"init_from={best}", "model.hidden=9")), tmp_path / "other")
