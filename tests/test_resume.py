@@ -48,6 +48,8 @@ PAIRS = [
     (*LINE, "clip=normalize"),
     (*LINE, "clip=soft", "model=mlp", "model.hidden=[4]"),
     (*LINE, "clip=drop", "clip.max=1.5"),
+    ("data=direction", "model=deep_linear", "model.layers=3", "optimizer.lr=0.01", "clip=norm", "log.histograms=true"),
+    ("data=temporal_order", "data.length=12", "model.hidden=8", "clip=zclip", "optimizer.lr=0.1", "log.flow=true"),
 ]  # fmt: skip
 
 
@@ -229,7 +231,9 @@ def finished(folder: Path, *overrides: str) -> Train:
 CHANGES = {
     "steps": "20", "evaluate_every": "3", "check_every": "2", "detect_anomaly": "true", "log.every": "5",
     "log.parameters_every": "2", "log.progress": "true", "checkpoint.every": "7", "checkpoint.keep": "5",
-    "divergence.factor": "null", "data.sample": "30",
+    "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.flow": "true",
+    "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.vanish_layer": "0", "diagnosis.vanish_weight": "0",
+    "diagnosis.smoothing": "0.5", "diagnosis.patience": "9",
 }  # fmt: skip
 
 

@@ -14,8 +14,10 @@ from trainer.config.optim import SGD, Optimizer, Schedule
 # What may change when a run goes on: how long it is, what is looked at, written and kept. The weights do not
 # depend on any of it. Everything else makes another run.
 EXTENDING = {
-    "steps", "evaluate_every", "check_every", "detect_anomaly", "log.every", "log.parameters_every", "log.progress",
-    "checkpoint.every", "checkpoint.keep", "divergence.factor", "data.sample", "data.workers", "resume",
+    "steps", "evaluate_every", "check_every", "detect_anomaly", "log.every", "log.parameters_every", "log.first_steps",
+    "log.flow", "log.histograms", "log.progress", "checkpoint.every", "checkpoint.keep", "divergence.factor",
+    "diagnosis.explode", "diagnosis.vanish_layer", "diagnosis.vanish_weight", "diagnosis.smoothing",
+    "diagnosis.patience", "data.sample", "data.workers", "resume",
 }  # fmt: skip
 
 
