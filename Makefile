@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format tensorboard studies clean
+.PHONY: help install train test check format tensorboard report studies clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ format: .venv/installed ## format the code and mend what lint can mend
 
 tensorboard: .venv/installed ## open all runs and sweeps in TensorBoard
 	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # outputs itself would show latest twice
+
+report: .venv/installed ## say what the newest sweep found; ARGS="SWEEP …" names others
+	$(BIN)/python scripts/report.py $(ARGS)
 
 studies: .venv/installed ## measure and draw docs/gradients.md anew, in three minutes
 	$(BIN)/python scripts/studies.py $(ARGS)

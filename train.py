@@ -12,5 +12,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.preflight()  # a mistake ends here, in one line
+    if sweep := cli.preflight():  # a mistake ends here, in one line
+        cli.run_sweep(sweep)
     main()

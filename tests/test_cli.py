@@ -90,8 +90,14 @@ MISTAKES = [
     ("-m clip=7", "clip=7: no such option"),
     ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
-    ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: must tell the jobs apart"),
+    ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number"),
     ("-m data.batch_size=4,1000000", "characters are too few: training and validation (data.validation=0.1) need"),
+    ("-m seed=1,2 hydra.sweep.dir=swept", "hydra.sweep.dir=swept: holds a sweep already"),
+    ("-m seed=1,2 hydra.sweep.dir=numbered", "numbered/1, where a job would run, is there already"),
+    ("sweep.dry_run=true", "sweep.dry_run=true: there is no sweep; add -m"),
+    ("sweep.dryrun=true", "sweep.dryrun=true: no such key; did you mean sweep.dry_run?"),
+    ("sweep.resume=short", "sweep.resume=short: not the folder of a sweep; it has no sweep.json that can be read"),
+    ("-m sweep.resume=swept", "swept: not the folder of a sweep; it has no sweep.json that can be read"),
     ("hydra.run.dir=short/run", "cannot be made, since"),
     ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
     ("data.batch_size=1000000", "characters are too few"),
@@ -127,6 +133,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "short").write_text("too short")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "status.json").touch()
+    (tmp_path / "numbered" / "1").mkdir(parents=True)
+    (tmp_path / "swept").mkdir()
+    (tmp_path / "swept" / "sweep.json").write_text('{"jobs": 3}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     return tmp_path
@@ -187,13 +196,12 @@ def test_an_unreadable_file(here: Path, capsys: pytest.CaptureFixture[str], monk
 
 @pytest.mark.parametrize("arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,nan"])
 def test_flags_and_options_in_any_order_and_spelling(arguments: str, here: Path) -> None:
-    """The plan is written, and Hydra is given flags first, quoted options, and the sweep's folder."""
-    argv = ["train.py", *arguments.split()]
-    cli.preflight(argv)
-    assert argv[1] in ("-m", "--multirun")
-    assert argv[-1].startswith("hydra.sweep.dir=")
-    assert ("debug=fast,'nan'" in argv) == ("nan" in arguments)
+    """The plan is written, with quoted options."""
+    sweep = cli.preflight(["train.py", *arguments.split()])
+    assert sweep is not None
+    assert ("debug=fast,'nan'" in sweep.plan.arguments) == ("nan" in arguments)
     (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
+    assert plan.parent == sweep.folder.absolute()
     assert len(json.loads(plan.read_text())["jobs"]) == 2
 
 

@@ -13,11 +13,12 @@ from tests.support import ROOT
 # A module may import those of the floors below its own, never one beside or above it.
 FLOORS = [
     {"cli", "help"},
-    {"sweep", "studies", "resume"},
+    {"launch", "studies", "tune"},
+    {"sweep", "report", "resume"},
     {"inspection"},
     {"compose", "loop", "needs"},
     {"session"},
-    {"summary", "divergence", "weights"},
+    {"results", "summary", "divergence", "weights"},
     {
         "messages",
         "optim",
@@ -28,6 +29,7 @@ FLOORS = [
         "randomness",
         "data",
         "models",
+        "parallel",
         "diagnosis",
         "first_steps",
     },

@@ -39,6 +39,8 @@ def test_the_commands_run(tmp_path: Path) -> None:
     trainings = [command for command in found if command[0] == "train.py" and command not in later]
     assert len(trainings) >= 12
     shortened = [command if "--help" in command else [*command, *SHORT] for command in trainings]
+    shortened = [[*c, "model.hidden=8", "data.sample=0"] if "-m" in c else c for c in shortened]
+    shortened = [[*c, "sweep.dry_run=true"] if "hydra/launcher=submitit_slurm" in c else c for c in shortened]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda command: run(command, tmp_path), shortened))
     for command, done in zip(trainings, results, strict=True):
@@ -51,6 +53,10 @@ def test_the_commands_run(tmp_path: Path) -> None:
         shorter = [*SHORT, f"steps={number}"] if command[0] == "train.py" else []
         done = run([*command, *shorter], tmp_path)
         assert done.returncode == 0, (command, done.stderr)
+    for command in found:  # last, since a search is the newest, too
+        if command[0] != "train.py" and command not in later:
+            done = run([*command, *SHORT, *(["--trials=2"] if "tune" in command[0] else [])], tmp_path)
+            assert done.returncode == 0, (command, done.stderr)
 
 
 def test_the_answers_are_the_programs(tmp_path: Path) -> None:
@@ -72,7 +78,18 @@ def test_the_targets_exist() -> None:
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     targets = {line.split()[0] for line in listed.splitlines()}
-    assert targets == {"help", "install", "train", "test", "check", "format", "tensorboard", "studies", "clean"}
+    assert targets == {
+        "help",
+        "install",
+        "train",
+        "test",
+        "check",
+        "format",
+        "tensorboard",
+        "report",
+        "studies",
+        "clean",
+    }
     assert all(len(line.split()) > 2 for line in listed.splitlines()), "each with one line"
     assert {command[1] for command in commands("make")} <= targets
 

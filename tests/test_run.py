@@ -20,7 +20,7 @@ from trainer.config import Mistake
 from trainer.run import Diverged, Interrupted, Run, point_latest
 
 QUICK = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=30", "steps=6")
-FIELDS = {"state", "step", "steps", "objective", "reason", "started", "updated", "pid", "duplicate_of"}
+FIELDS = {"state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of"}
 
 
 def status(folder: Path) -> dict[str, Any]:

@@ -64,12 +64,12 @@ def test_every_step_has_its_tags(run: Path) -> None:
         assert [step for step, _ in found[tag]] == list(range(1, 13)), tag
     for tag in DETAILS | {f"grad_norm_{side}/output.weight" for side in ("before", "after")}:
         assert [step for step, _ in found[tag]] == [1, 5, 6, 10, 12], tag
-    for tag in ("loss/val", "metric/accuracy"):
+    for tag in ("loss/val", "metric/accuracy", "best/objective"):
         assert [step for step, _ in found[tag]] == [6, 12], tag
     parameters = {f"grad_norm_{side}/{name}" for side in ("before", "after") for name in (
         "embedding.weight", "recurrent.weight_ih_l0", "recurrent.weight_hh_l0", "recurrent.bias_ih_l0",
         "recurrent.bias_hh_l0", "output.weight", "output.bias")}  # fmt: skip
-    assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/accuracy"}
+    assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/accuracy", "best/objective"}
 
 
 def test_derived_tags(run: Path) -> None:

@@ -14,30 +14,34 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import lock, resume, sweep
+from trainer import launch, lock, parallel, resume, sweep
 from trainer.compose import Composer, checked, load, register, save, without_hydra
 from trainer.config import Mistake, Text, Train
 from trainer.files import is_unwritable
 from trainer.help import help_text
 from trainer.messages import explain, is_mistake
+from trainer.results import PLAN, Plan, read_plan
 
 CONF = Path(__file__).parents[2] / "conf"
+FLAGS = ("config_path", "config_name", "config_dir")  # of Hydra's own, which a resumed sweep needs again
 MISTAKE = 2  # the exit status of a user's mistake
 FAILED = 1  # and of what is wrong with the machine or the program
 
 log = logging.getLogger(__name__)
 register()
+parallel.register()
 
 
-def preflight(argv: list[str] | None = None) -> None:
+def preflight(argv: list[str] | None = None) -> launch.Sweep | None:
     """Ends the program in one line if anything is wrong with the arguments, before any folder is made.
 
-    Answers `--help` by itself. For a sweep every point is checked, and the plan is written into the
-    sweep's folder, which `argv` (sys.argv by default) then names to Hydra.
+    Answers `--help` and `sweep.dry_run=true` by itself. Returns a sweep, every point of which was checked;
+    for a single run nothing, and quoted options in `argv` (sys.argv by default) for Hydra to read.
     """
     if argv is None:
         argv = sys.argv
@@ -47,7 +51,7 @@ def preflight(argv: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 loses no line
     args = one_line_errors(get_args_parser()).parse_intermixed_args(argv[1:])
     if args.hydra_help or args.shell_completion:
-        return
+        return None
     with one_line(args.overrides):
         _check_flags(args)
         composer = _composer(args)
@@ -57,15 +61,16 @@ def preflight(argv: list[str] | None = None) -> None:
         parsed = composer.parse(overrides)
         if (run := resume.asked(parsed)) is not None and not args.help:
             argv[1:] = _go_on(args, run, parsed)
-            return
+            return None
         config = composer.compose(overrides, multirun=args.multirun)
         if args.help:
             _answer(help_text(composer, config))
-        if config.hydra.mode == RunMode.MULTIRUN and not args.multirun:
-            args.multirun, config = True, composer.compose(overrides, multirun=True)
-        if args.multirun:
-            argv.append(_plan_sweep(composer, config, overrides))
-            return
+        if config.sweep.resume is not None:
+            return _resumed(args, config.sweep.resume, overrides)
+        if args.multirun or config.hydra.mode == RunMode.MULTIRUN:
+            return _planned(args, composer, overrides)
+        if config.sweep.dry_run:
+            raise Mistake("sweep.dry_run=true: there is no sweep; add -m")
         settings = checked(config, overrides)
         if settings.resume is not None:
             raise Mistake(f"resume={settings.resume}: belongs on the command line, and in no file")
@@ -74,6 +79,13 @@ def preflight(argv: list[str] | None = None) -> None:
         elif not args.info:
             _check_folder("hydra.run.dir", config.hydra.run.dir, "status.json", "a run")
             check_machine(settings)
+    return None
+
+
+def run_sweep(planned: launch.Sweep) -> NoReturn:
+    """Runs every job of a checked sweep that has no result yet, and ends the program."""
+    with one_line():
+        sys.exit(launch.launch(planned, run))
 
 
 def check_machine(config: Train) -> None:
@@ -97,20 +109,15 @@ def run(config: DictConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.hold(folder)
-        earlier = sweep.duplicate_of(Path(job.sweep.dir), job.job.num, settings) if in_sweep else None
-        if not resumed and earlier is None:
+        if not resumed:
             save(settings, folder)  # first of all: with it a run can go on, wherever it is killed
         record = Run(folder, settings.steps, resumed=resumed)
-        if earlier is not None:
-            record.duplicate(earlier)
-            log.info("the same as job %d, which is not run again", earlier)
-            return
         with record.recorded():
-            if in_sweep or not (folder.parent / sweep.PLAN).exists():
-                point_latest(Path(job.sweep.dir) if in_sweep else folder)
+            if not in_sweep and not (folder.parent / PLAN).exists():
+                point_latest(folder)
             from trainer import loop  # brings torch in, and a signal may come meanwhile
 
-            loop.execute(settings, record)
+            loop.execute(settings, record, sweep.swept(folder))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Mistake as error:  # what only came to light now, such as a file that has vanished
@@ -121,10 +128,8 @@ def run(config: DictConfig) -> None:
         if in_sweep or not is_unwritable(error):
             raise
         refuse(f"{error.filename}: {error.strerror}; the run can go on: resume={folder}", FAILED)
-    ending = record.ending()
-    # A sweep goes on after a job that diverged, and ends with one that was interrupted.
-    if ending.interrupted or (ending.code and not in_sweep):
-        sys.exit(ending.code)
+    if code := record.ending().code:
+        sys.exit(code)
 
 
 @contextmanager
@@ -239,22 +244,72 @@ def _show(args: Namespace, config: DictConfig) -> None:
         _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
 
 
-def _plan_sweep(composer: Composer, master: DictConfig, overrides: list[str]) -> str:
-    """Checks every point and writes the plan; returns the override that names the sweep's folder to Hydra."""
-    jobs, configs = sweep.plan(composer, master, overrides)
+def _planned(args: Namespace, composer: Composer, overrides: list[str]) -> launch.Sweep:
+    """A new sweep: checks every point, and writes the plan unless this is a dry run, which ends here."""
+    master = composer.compose(overrides, multirun=True)
+    _check_sweeper(master)
+    plan, configs = sweep.plan(composer, master, overrides, {name: getattr(args, name) for name in FLAGS})
+    _check_folder("hydra.sweep.dir", master.hydra.sweep.dir, PLAN, "a sweep")
+    folder = Path(master.hydra.sweep.dir)
+    if taken := next((job for job in plan.jobs if (folder / str(job.number)).exists()), None):
+        raise Mistake(
+            f"hydra.sweep.dir={folder}: {folder / str(taken.number)}, where a job would run, is there already"
+        )
+    _check_jobs(plan, configs)
+    found = launch.Sweep(folder, plan, composer, _at(composer, overrides, master.hydra.sweep.dir))
+    if master.sweep.dry_run:
+        _answer(launch.dry_run(found))
+    plan.write(found.folder)
+    return found
+
+
+def _resumed(args: Namespace, path: str, overrides: list[str]) -> launch.Sweep:
+    """A sweep that was planned before; its launcher may be another one now."""
+    folder = Path(path).resolve()  # outputs/latest will point here
+    if (plan := read_plan(folder)) is None:
+        raise Mistake(f"sweep.resume={path}: not the folder of a sweep; it has no {PLAN} that can be read")
+    own = [each for each in overrides if each.split("=")[0] not in ("sweep.resume", "sweep.dry_run")]
+    if wrong := next((each for each in own if not each.lstrip("+").startswith("hydra")), None):
+        raise Mistake(f"{wrong}: a sweep is resumed with the arguments that {folder / PLAN} names; leave this out")
+    composer = _composer(Namespace(**{name: getattr(args, name) or plan.flags.get(name) for name in FLAGS}))
+    changed = {each.partition("=")[0] for each in own}
+    kept = [each for each in plan.arguments if each.lstrip("+").partition("=")[0] not in changed]
+    if "hydra/launcher" in changed:  # the values of the launcher before mean nothing to another one
+        kept = [each for each in kept if not each.lstrip("+").startswith("hydra.launcher.")]
+    arguments = [*kept, *own]
+    master = composer.compose(arguments, multirun=True)
+    _check_sweeper(master)
+    configs = sweep.plan_again(plan, composer, master, folder)
+    _check_jobs(plan, configs)
+    found = launch.Sweep(folder, plan, composer, _at(composer, arguments, str(folder)))
+    if "sweep.dry_run=true" in overrides:
+        _answer(launch.dry_run(found))
+    return found
+
+
+def _at(composer: Composer, overrides: list[str], folder: str) -> DictConfig:
+    """The sweep's configuration with its folder written out, so that every process means the same one."""
+    JobRuntime.instance().set("name", composer.name)  # as hydra.main does, and the log's name
+    quoted = str(Path(folder).absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return composer.compose([*overrides, f"hydra.sweep.dir='{quoted}'", "hydra.mode=MULTIRUN"], multirun=True)
+
+
+def _check_sweeper(master: DictConfig) -> None:
+    if (name := master.hydra.runtime.choices["hydra/sweeper"]) != "basic":
+        raise Mistake(f"hydra/sweeper={name}: sweeps are grids here; scripts/tune.py searches")
     subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
-    if len(jobs) > 1 and not any(part in str(subdir) for part in ("job.num", "job.id", "override_dirname")):
-        raise Mistake(f"hydra.sweep.subdir={subdir}: must tell the jobs apart, as ${{hydra.job.num}} does")
-    _check_folder("hydra.sweep.dir", master.hydra.sweep.dir, sweep.PLAN, "a sweep")
-    for job, config in zip(jobs, configs, strict=True):
+    if subdir != "${hydra.job.num}":
+        raise Mistake(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
+
+
+def _check_jobs(plan: Plan, configs: list[Train]) -> None:
+    """Whether this machine, the data and the models take every configuration."""
+    for job, config in zip(plan.jobs, configs, strict=True):
         if job.duplicate_of is None:
             try:
                 check_machine(config)
             except Mistake as error:
                 raise Mistake(f"{error} (job {job.number}: {' '.join(job.overrides)})") from None
-    folder = Path(master.hydra.sweep.dir)
-    sweep.write(folder, overrides, jobs)
-    return f"hydra.sweep.dir={_quoted(folder)}"
 
 
 def _check_folder(key: str, value: str, file: str, what: str) -> None:

@@ -1,6 +1,7 @@
 """Hydra in, checked dataclasses out."""
 
 import dataclasses
+import importlib
 import secrets
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -35,6 +36,9 @@ def register() -> None:
     store.store(name="train", node=Train, group="schema")
     for group, base in GROUPS.items():
         store.repo["schema"][group] = Schemas(group, base.options)
+    store.repo["schema"]["launcher"] = Launchers()
+    hydra = store.repo["hydra"]
+    hydra["launcher"] = WithoutPlugins(hydra.get("launcher", {}))
     OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
 
 
@@ -48,6 +52,47 @@ class Schemas(dict[str, Any]):
     def __getitem__(self, name: str) -> ConfigNode:
         schema = OmegaConf.structured(super().__getitem__(name))
         return ConfigNode(name=name, node=schema, group=self._group, package=None, provider=None)
+
+
+LAUNCHERS = {  # where the types of a launcher's keys stand, in its plug-in's own module
+    "joblib": ("hydra_joblib_launcher", "JobLibLauncherConf"),
+    "submitit_local": ("hydra_submitit_launcher", "LocalQueueConf"),
+    "submitit_slurm": ("hydra_submitit_launcher", "SlurmQueueConf"),
+}
+
+
+class Launchers(dict[str, Any]):
+    """The schemas of the launchers that conf/hydra/launcher has values for, from plug-ins that may be absent."""
+
+    def __init__(self) -> None:
+        super().__init__({f"{name}.yaml": where for name, where in LAUNCHERS.items()})
+
+    def __getitem__(self, name: str) -> ConfigNode:
+        package, schema = super().__getitem__(name)
+        launcher = name.removesuffix(".yaml")
+        try:
+            module = importlib.import_module(f"hydra_plugins.{package}.config")
+        except ImportError:
+            needs = f'needs {package.replace("_", "-")}: pip install -c constraints.txt -e ".[launchers]"'
+            raise Mistake(f"hydra/launcher={launcher} {needs}") from None
+        node = OmegaConf.structured(getattr(module, schema))
+        return ConfigNode(name=name, node=node, group="schema/launcher", package=None, provider=None)
+
+
+class WithoutPlugins(dict[str, Any]):
+    """The launchers in Hydra's store, without those of plug-ins that conf/hydra/launcher has a file for.
+
+    Two configurations of one name would be merged, each with a class of its own.
+    """
+
+    def __init__(self, entries: dict[str, Any]):
+        super().__init__()
+        for name, node in entries.items():
+            self[name] = node
+
+    def __setitem__(self, name: str, node: Any) -> None:
+        if name.removesuffix(".yaml") not in LAUNCHERS:
+            super().__setitem__(name, node)
 
 
 class Composer:

@@ -2,10 +2,13 @@
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -23,7 +26,7 @@ from trainer.divergence import Watch
 from trainer.first_steps import FirstSteps
 from trainer.models import State
 from trainer.randomness import seed_everything
-from trainer.run import Diverged, Ending, Interrupted, Run
+from trainer.run import Diverged, Ended, Ending, Interrupted, Run
 from trainer.session import Session as Session
 from trainer.session import notes as notes
 from trainer.session import restore
@@ -53,8 +56,11 @@ def run_recorded(config: Train, folder: Path, *, resumed: bool = False) -> Endin
     return run.ending()
 
 
-def execute(config: Train, run: Run) -> None:
-    """Builds, trains and sums up: the log, TensorBoard, checkpoints. Raises Diverged or Interrupted at the end."""
+def execute(config: Train, run: Run, swept: dict[str, Any] | None = None) -> None:
+    """Builds, trains and sums up: the log, TensorBoard, checkpoints. Raises what ended the run early.
+
+    swept: what a sweep varies, and its values in this run, for TensorBoard's HParams.
+    """
     end = None
     with torch.autograd.set_detect_anomaly(config.detect_anomaly):
         session = build(config)
@@ -65,12 +71,13 @@ def execute(config: Train, run: Run) -> None:
         if session.step == 0 and config.init_from is not None:
             weights.load(session.model, Path(config.init_from))
         tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.structured(config)), facts, after=session.step)
+        tracker.begin(swept or {})
         try:
             train(session, run, tracker)
-        except (Diverged, Interrupted) as early:
+        except Ended as early:
             end = early
         finally:
-            tracker.close()
+            tracker.close(finished=end is None and sys.exception() is None)
     summary.show(run, session.history, end, None if end else sample(session))
     if end is not None:
         raise end
@@ -224,20 +231,23 @@ def _progress(batches: Iterator[Batch], session: Session) -> Iterator[Batch]:
     """The batches with a progress bar on a terminal, and with none in a pipe."""
     config = session.config
     disable = None if config.log.progress else True
-    with logging_redirect_tqdm():
-        yield from tqdm(batches, initial=session.step, total=config.steps, unit="step", disable=disable, leave=False)
+    bar = tqdm(batches, initial=session.step, total=config.steps, unit="step", disable=disable, leave=False)
+    with nullcontext() if bar.disable else logging_redirect_tqdm():  # it would print where nobody asked for a screen
+        yield from bar
 
 
 def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker) -> None:
     history, step = session.history, session.step
     loss, metrics = evaluate(session)
-    tracker.evaluation(step, loss, metrics)
+    improved = history.improves(step, loss)
+    tracker.evaluation(step, loss, metrics, history.best)
     tracker.flush()
-    if history.improves(step, loss):
+    if improved:
         checkpoint.save_best(run.folder, session.parts, notes(session, tracker))
         run.update(objective=loss)
     shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
     log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
+    run.evaluated(step, loss)
 
 
 def _draw(session: Session, tracker: Tracker, logged: Logged, step: int) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,18 +21,30 @@ from trainer.files import is_unwritable, write_atomically
 log = logging.getLogger(__name__)
 
 STATUS = "status.json"
-CODES = {"finished": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupted is 128 + the signal
+CODES = {"finished": 0, "pruned": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupted is 128 + the signal
 # The last is a scheduler's notice that it is about to take the machine away.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
-class Diverged(Exception):
-    """The run is over because it diverged: a result, not a failure. The message says why."""
+class Ended(Exception):
+    """The run is over before its last step, in this state. The message says why."""
+
+    state: str
+
+
+class Diverged(Ended):
+    """It diverged: a result, not a failure."""
 
     state = "diverged"
 
 
-class Interrupted(Exception):
+class Pruned(Ended):
+    """A search has seen enough of it: a result too."""
+
+    state = "pruned"
+
+
+class Interrupted(Ended):
     """A signal asked for an end; the step was finished."""
 
     state = "interrupted"
@@ -73,6 +86,7 @@ class Run:
             "started": _now(),
             "updated": _now(),
             "pid": os.getpid(),
+            "host": socket.gethostname(),
             "duplicate_of": None,
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +108,9 @@ class Run:
         if time.monotonic() - self._written > 1.0:
             self.update()
 
+    def evaluated(self, step: int, loss: float) -> None:
+        """Takes in an evaluation's loss; a search's run may raise Pruned here."""
+
     def duplicate(self, earlier: int) -> None:
         """Marks a job of a sweep that repeats an earlier one and is not run."""
         self.update(state="duplicate", duplicate_of=earlier)
@@ -106,7 +123,7 @@ class Run:
             with self._signals():
                 yield
             self.update(state="finished")
-        except (Diverged, Interrupted) as end:
+        except Ended as end:
             self.update(state=end.state, reason=str(end))
         except KeyboardInterrupt:
             self._note("interrupted", "SIGINT, twice")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainer.run import Diverged, Interrupted, Run
+from trainer.run import Ended, Interrupted, Run
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class History:
             setattr(self, name, array("d", value.tolist()) if name == "before" else value)
 
 
-def show(run: Run, history: History, end: Diverged | Interrupted | None, sample: str | None) -> None:
+def show(run: Run, history: History, end: Ended | None, sample: str | None) -> None:
     """Prints and logs the summary; `end` is what ended the run early."""
     status, logged = run.status, history.logged
     state = "finished" if end is None else f"{end.state}: {end}"

@@ -1,15 +1,17 @@
-"""TensorBoard: the names of all tags, one Summary a step, and the charts' layout."""
+"""TensorBoard: the names of all tags, one Summary a step, the charts' layout, and the rows of HParams."""
 
+import json
 import logging
 import math
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,6 +24,11 @@ BINS = 64  # of a histogram
 log = logging.getLogger(__name__)
 
 EVENTS = "events.out.tfevents.*"
+LOSS, VALIDATION = "loss/train", "loss/val"
+OBJECTIVE = "best/objective"  # the first of all tags, so that HParams shows it beside the swept keys
+BEFORE, AFTER = "grad_norm/before", "grad_norm/after"
+LIMIT, FRACTION = "clip/limit", "clip/fraction"
+
 OVERLAY = {
     "gradient clipping": {
         "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
@@ -56,6 +63,7 @@ class Tracker:
 
     def __init__(self, folder: Path, settings: str, facts: dict[str, str], *, after: int = 0):
         self._folder = folder
+        self._swept: dict[str, Any] = {}
         purges = after > 0 and _sorts_last(folder)
         self._writer = SummaryWriter(str(folder), purge_step=after + 1 if purges else None)
         if after:
@@ -80,12 +88,12 @@ class Tracker:
         weights: weight_norm and update_ratio at the steps that have them; then each parameter's norms follow too.
         """
         tensors = {
-            "loss/train": loss,
-            "grad_norm/before": report.before,
-            "grad_norm/after": report.after,
-            "clip/limit": report.limits.median(),
+            LOSS: loss,
+            BEFORE: report.before,
+            AFTER: report.after,
+            LIMIT: report.limits.median(),
             "clip/scale": torch.where(report.before > 0, report.after / report.before, 1.0),
-            "clip/fraction": report.fraction,
+            FRACTION: report.fraction,
             **(weights or {}),
         }
         together = torch.stack([value.detach().to(report.before) for value in tensors.values()])
@@ -96,10 +104,10 @@ class Tracker:
             values |= {f"grad_norm_before/{name}": before, f"grad_norm_after/{name}": after}
         self._write(step, values)
         return Logged(
-            loss=values["loss/train"],
-            before=values["grad_norm/before"],
-            after=values["grad_norm/after"],
-            clipped=values["clip/fraction"] > 0,
+            loss=values[LOSS],
+            before=values[BEFORE],
+            after=values[AFTER],
+            clipped=values[FRACTION] > 0,
             weight_norm=values.get("weight_norm"),
             parameters=parameters,
         )
@@ -116,9 +124,20 @@ class Tracker:
         values = [Summary.Value(tag=f"histogram/{name}", histo=histo) for name, histo in found.items() if histo]
         self._add(step, Summary(value=values))
 
-    def evaluation(self, step: int, loss: float, metrics: dict[str, float]) -> None:
-        """Writes the loss and the metrics on the held-out data."""
-        self._write(step, {"loss/val": loss} | {f"metric/{name}": value for name, value in metrics.items()})
+    def evaluation(self, step: int, loss: float, metrics: dict[str, float], best: float | None = None) -> None:
+        """Writes the loss and the metrics on the held-out data; and the best loss, which HParams shows."""
+        values = {VALIDATION: loss} | {f"metric/{name}": value for name, value in metrics.items()}
+        self._write(step, values | ({} if best is None else {OBJECTIVE: best}))
+
+    def begin(self, swept: dict[str, Any]) -> None:
+        """A row in HParams with a column for every swept key; a null has no column's value."""
+        self._swept = {key: value for key, value in swept.items() if value is not None}
+        if self._swept:
+            start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+            for key, value in self._swept.items():
+                _set_value(start.hparams[key], value)
+            self._hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start)
+            self._writer.flush()
 
     def flush(self) -> None:
         """Everything so far is in the file."""
@@ -130,10 +149,21 @@ class Tracker:
         self.flush()
         return {path.name: path.stat().st_size for path in self._folder.glob(EVENTS)}
 
-    def close(self) -> None:
-        """Ends the file."""
+    def close(self, finished: bool = True) -> None:
+        """Ends the row in HParams, and the file."""
+        if self._swept:
+            status = api_pb2.STATUS_SUCCESS if finished else api_pb2.STATUS_FAILURE
+            end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+            self._hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end)
         with naming(self._folder / EVENTS):
             self._writer.close()
+
+    def _hparams(self, tag: str, **content: Any) -> None:
+        # Never the Experiment: the first run's would hide every other run's columns.
+        data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
+        marker = metadata.create_summary_metadata(data)
+        summary = Summary(value=[Summary.Value(tag=tag, metadata=marker, tensor=metadata.NULL_TENSOR)])
+        self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         # A Summary of 200 values costs 0.4 ms and a third of the bytes of 200 calls of add_scalar.
@@ -190,3 +220,13 @@ def cut_back(folder: Path, lengths: dict[str, int]) -> None:
             os.truncate(path, length)
         else:
             log.warning("%s: points are missing at its end", path)
+
+
+def _set_value(field: Any, value: Any) -> None:
+    """HParams knows true and false, numbers, and text for everything else."""
+    if isinstance(value, bool):
+        field.bool_value = value
+    elif isinstance(value, int | float) and math.isfinite(value):
+        field.number_value = value
+    else:
+        field.string_value = value if isinstance(value, str) else json.dumps(value)

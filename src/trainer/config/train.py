@@ -73,6 +73,14 @@ class Diagnosis(Checked):
 
 
 @dataclass(kw_only=True)
+class Sweep(Checked):
+    """What `-m` does with the grid; of no meaning to a single run."""
+
+    dry_run: bool = key("with -m: list the jobs, their folders and duplicates, and run nothing")
+    resume: str | None = key("the folder of a sweep, of which whatever is missing or unfinished is run")
+
+
+@dataclass(kw_only=True)
 class Train(Checked):
     """One run, as the code sees it."""
 
@@ -97,6 +105,7 @@ class Train(Checked):
     diagnosis: Diagnosis = key("when the log warns of gradients")
     resume: str | None = key("a run's folder, or latest: that run goes on where it stopped, as it was configured")
     init_from: str | None = key("a checkpoint or a safetensors file: the weights that a new run starts from")
+    sweep: Sweep = key("what -m does with the grid")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,24 @@
+"""Thresholds from the norms of one run: `python scripts/suggest_max.py outputs/latest`.
+
+Event files of other programs do as well: `python scripts/suggest_max.py FOLDER --tag train/grad_norm`.
+"""
+
+import argparse
+from pathlib import Path
+
+from trainer.cli import one_line, one_line_errors
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = one_line_errors(argparse.ArgumentParser(description="Suggests thresholds from the norms of one run."))
+    parser.add_argument("run", type=Path, help="the run's folder, or any folder with an event file of TensorBoard")
+    parser.add_argument("--tag", help="the scalar that holds the norm before clipping; ours by default")
+    args = parser.parse_args(arguments)
+    with one_line():
+        from trainer.report.advice import advise
+
+        print(advise(args.run, args.tag) if args.tag else advise(args.run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Made-up sweeps with a known answer: the folders that a real one leaves, written directly."""
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from tests.support import compose
+from trainer.results import Job, Plan
+from trainer.sweep import hash_of, run_values
+
+
+@dataclass
+class Fake:
+    """One job: how it ended. limit: its median; None where nothing is limited. clipped: the share of steps."""
+
+    overrides: Sequence[str]
+    objective: float | None = None
+    state: str = "finished"
+    limit: float | None = None
+    clipped: float = 0.25
+    steps: int = 40
+    extra: Mapping[str, float] = field(default_factory=dict)  # further tags of every step
+
+
+def made_up(folder: Path, jobs: Sequence[Fake], swept: Sequence[str] = ("clip", "clip.max", "seed")) -> Path:
+    """Writes sweep.json, and for every job but a missing one status.json and an event file."""
+    flats = [values_of(job.overrides) for job in jobs]
+    common = {key: value for key, value in flats[0].items() if all(flat.get(key, ...) == value for flat in flats)}
+    plan = []
+    for number, (job, values) in enumerate(zip(jobs, flats, strict=True)):
+        own = {key: value for key, value in values.items() if key not in common}
+        chosen = {key: values.get(key, values.get(f"{key}.name")) for key in swept}
+        plan.append(Job(number, list(job.overrides), hash_of(values), None, chosen, own))
+        if job.state != "missing":
+            write_run(folder / str(number), job, seed=number)
+    Plan(["made", "up"], plan, {}, common).write(folder)
+    return folder
+
+
+def values_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """A job's whole configuration; seeds share one composition."""
+    seeds = [int(each.removeprefix("seed=")) for each in overrides if each.startswith("seed=")]
+    return composed(tuple(each for each in overrides if not each.startswith("seed="))) | {"seed": [1, *seeds][-1]}
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return run_values(compose(*overrides))
+
+
+def write_run(folder: Path, job: Fake, seed: int = 0) -> None:
+    """A run's status and events: a falling loss, norms spread log-normally around 1."""
+    folder.mkdir(parents=True)
+    last = job.steps if job.state == "finished" else job.steps // 4
+    status = {"state": job.state, "step": last, "steps": job.steps, "objective": job.objective, "reason": None,
+              "started": "2026-01-01T00:00:00+00:00", "updated": "2026-01-01T00:00:00+00:00", "pid": 1, "host": "there",
+              "duplicate_of": None}  # fmt: skip
+    if job.state in ("diverged", "failed"):
+        status["reason"] = f"made up at step {last}"
+    (folder / "status.json").write_text(json.dumps(status))
+    dice = random.Random(seed)
+    with (folder / "events.out.tfevents.1.made.up").open("wb") as file:
+        for step in range(1, last + 1):
+            loss = 3.0 + 2.0 * math.exp(-step / last) if job.state == "finished" else 3.0 + step / 4
+            before = math.exp(dice.gauss(0.0, 0.7))
+            limit = math.inf if job.limit is None else job.limit
+            values = {"loss/train": loss, "grad_norm/before": before, "grad_norm/after": min(before, limit),
+                      "clip/limit": limit, "clip/scale": min(1.0, limit / before),
+                      "clip/fraction": float(dice.random() < job.clipped), "lr": 0.1, "steps_per_second": 100.0,
+                      "dropped": 0.0, **job.extra}  # fmt: skip
+            write_event(file, step, values)
+            if step % (job.steps // 4) == 0 and job.objective is not None:
+                write_event(file, step, {"loss/val": job.objective + (job.steps - step) / job.steps})
+
+
+def write_event(file: Any, step: int, values: Mapping[str, float]) -> None:
+    """One record as TensorBoard frames it."""
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+    RecordWriter(file).write(Event(wall_time=float(step), step=step, summary=summary).SerializeToString())
