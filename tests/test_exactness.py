@@ -227,6 +227,10 @@ def test_quantile_takes_a_norm_at_its_limit_for_within() -> None:
     assert moved.item() == pytest.approx(2 * math.exp(-0.1))
 
 
+def test_autoclip_has_no_limit_before_its_first_norm() -> None:
+    assert first_report(AutoClip(), 0.0).limits.item() == math.inf
+
+
 def test_adagc_has_no_limit_above_a_norm_within_its_warm_up() -> None:
     assert first_report(AdaGC(warmup_max=1.0), 0.25).limits.item() == 0.25
 
