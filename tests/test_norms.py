@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradclip.norms import ROW, SMALL, combine, combine_groups, row_norms, tensor_norms
+from gradclip.norms import ROW, SMALL, Plan, combine, combine_groups, row_norms, tensor_norms
 from tests.support import exact_norm
 
 PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, math.inf]
@@ -129,3 +129,39 @@ def test_norms_of_groups(p: float) -> None:
         if p >= 0.5 and number == 1 and p < 1:
             assert found[1].item() == pytest.approx(4e200, rel=1e-12)
         torch.testing.assert_close(found[number], expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("exponent", [-30, 0, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_as_on_an_accelerator(dtype: torch.dtype, exponent: int) -> None:
+    """There all tensors are measured by one call, in float64; where that has not the range, with care."""
+    random = torch.Generator().manual_seed(1)
+    shapes = [(300,), (0,), (20, 30), (300,), ()]
+    tensors = [(torch.randn(shape, generator=random) * 10.0**exponent).to(dtype) for shape in shapes]
+    plan = Plan(tensors)
+    plan.on_cpu = False
+    for found, tensor in zip(tensor_norms(tensors, 2.0, plan).tolist(), tensors, strict=True):
+        assert found == pytest.approx(exact_norm([tensor]), rel=1e-6)
+
+
+def test_a_plan_serves_other_tensors_of_the_same_shapes() -> None:
+    """Nothing of the values that it was made with stays behind."""
+    random = torch.Generator().manual_seed(1)
+    shapes = [(300,), (5, 7), (0,), (300,), (70_000,), (5, 7), (1009,), (1009,)]
+    plan = Plan([torch.full(shape, math.nan) for shape in shapes])
+    for _ in range(3):
+        tensors = [torch.randn(shape, generator=random) for shape in shapes]
+        for found, tensor in zip(tensor_norms(tensors, 2.0, plan).tolist(), tensors, strict=True):
+            assert found == pytest.approx(exact_norm([tensor]), rel=1e-6)
+        assert tensor_norms([torch.full(shape, math.inf) for shape in shapes], 2.0, plan)[0] == math.inf
+
+
+def test_equal_elements_and_one_huge_one_are_right_to_a_millionth() -> None:
+    """What a float32 accumulator does worst: every rounding of equal squares, or of small ones beside a huge one."""
+    for value in (0.3, 1 / 3, 0.7, 1.1):
+        tensor = torch.full((100 * ROW,), value)
+        assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6, abs=0)
+    for small in (2.0**-12.05, 2.0**-12.5, 2.0**-11.9):
+        tensor = torch.full((100 * ROW,), small)
+        tensor[::ROW] = 1.0
+        assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6, abs=0)

@@ -56,6 +56,11 @@ class Plan:
         self._moves = self.order != list(range(self.count))
 
     @cached_property
+    def squares_fit(self) -> bool:
+        """Whether the squares of all elements are within float64's range."""
+        return all(dtype != torch.float64 for _, dtype in self._kinds.values())
+
+    @cached_property
     def slots(self) -> "Slots":
         """Where the norms of the pieces are kept."""
         return Slots([(group, *self._kinds[group[0]]) for group in self.groups])
@@ -140,6 +145,9 @@ def tensor_norms(tensors: Sequence[Tensor], p: float, plan: Plan | None = None) 
         return torch.zeros(plan.count, dtype=wide, device=device)
     if plan.on_cpu and p == 2.0:
         return _cpu_norms(tensors, plan)
+    if p == 2.0 and wide == torch.float64 and plan.squares_fit:
+        full = [tensors[place] for place in plan.order]
+        return plan.in_order(torch.stack([norm.to(device) for norm in torch._foreach_norm(full, 2, dtype=wide)]))
     return plan.in_order(torch.cat([row_norms(rows, p).to(device, wide) for rows in plan.rows(tensors)]))
 
 
