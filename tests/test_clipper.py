@@ -75,7 +75,7 @@ def test_value_equals_torch(model: nn.Module, threshold: float) -> None:
 
 
 def test_a_single_tensor() -> None:
-    """The study note's single-tensor calls: one named tensor of a model, or a tensor alone."""
+    """A single tensor: one named tensor of a model, or a tensor alone."""
     weight = nn.Parameter(torch.zeros(1, 1))
     weight.grad = torch.tensor([[120.0]])
     report = Clipper([("weight", weight)], ClipByValue(max=1.1)).clip()

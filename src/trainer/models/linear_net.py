@@ -1,4 +1,4 @@
-"""The net of a study note: one weight that learns, and a layer that forward never uses."""
+"""A teaching net: one weight that learns, and a layer that forward never uses."""
 
 from torch import Tensor, nn
 
