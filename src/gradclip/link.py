@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ IN_CACHE = 1 << 17  # elements: half a megabyte in float32
 FLUSHED = 1.2e-38  # what a float32 unit that flushes to zero may lose of an element
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """What a link found and did.
 
@@ -154,12 +154,14 @@ class Link:
         if policy.kind == "measure":
             return outcome
         if policy.kind == "decision":
-            return replace(outcome, dropped=bool(exceeds.any()))
+            outcome.dropped = bool(exceeds.any())
+            return outcome
         changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
         scales = torch.where(changes, limits / norms, 1.0)
         self._blocks.multiply(own, scales, changes if may_look else None)
         after = self._blocks.after(own, before.each, scales)
-        return replace(outcome, after=None if after is None else Norms(after))
+        outcome.after = None if after is None else Norms(after)
+        return outcome
 
     def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Norms) -> Outcome:
         norms = self._parameters.norms(own, math.inf)
