@@ -136,10 +136,7 @@ def train(session: Session, run: Run, tracker: Tracker) -> None:
             if logged.weight_norm is not None and not math.isfinite(logged.weight_norm):
                 raise Diverged(f"{_bad_weight(model)}, seen at step {step}")
             if not report.dropped:
-                doctor.follow(step, logged.loss, logged.after, report)
-                if copies and (step == 1 or evaluates):
-                    before, after = split(logged.parameters)
-                    doctor.examine(step, measure(model, copies, before), after, last=step == config.steps)
+                _diagnose(session, doctor, logged, report, copies if step == 1 or evaluates else None)
                 session.watch.look(step, logged.loss)
             session.detailed = step if details else session.detailed
         if evaluates:
@@ -248,6 +245,17 @@ def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker) -> None:
     shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
     log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
     run.evaluated(step, loss)
+
+
+def _diagnose(
+    session: Session, doctor: Doctor, logged: Logged, report: ClipReport, copies: list[Tensor] | None
+) -> None:
+    """What the log warns of. copies: the weights before the step, where every parameter is looked at."""
+    doctor.follow(session.step, logged.loss, logged.after, report)
+    if copies:
+        before, after = split(logged.parameters)
+        measured = measure(session.model, copies, before)
+        doctor.examine(session.step, measured, after, last=session.step == session.config.steps)
 
 
 def _draw(session: Session, tracker: Tracker, logged: Logged, step: int) -> None:
