@@ -229,6 +229,7 @@ def test_quantile_takes_a_norm_at_its_limit_for_within() -> None:
 
 def test_autoclip_has_no_limit_before_its_first_norm() -> None:
     assert first_report(AutoClip(), 0.0).limits.item() == math.inf
+    assert first_report(AutoClip(), 2.0).limits.item() == 2.0
 
 
 def test_adagc_has_no_limit_above_a_norm_within_its_warm_up() -> None:
