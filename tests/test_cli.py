@@ -37,6 +37,8 @@ MISTAKES = [
     ("+clip=value", "+clip=value: the group is there already; write clip=value"),
     ("clip.max=abc", "clip.max=abc: must be a number above 0"),
     ("clip.max=nan", "clip.max=nan: must be a number above 0"),
+    ("sweep=${steps}", "sweep=1500: must be given by its keys, sweep.…"),
+    ("model=mlp data=line data.low=1e39", "data.low=1e+39: must be a number of at least -1e+30 and at most 1e+30"),
     ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
     ("clip.max=0", "clip.max=0.0: must be a number above 0"),
     ("clip.max=true", "clip.max=true: must be a number above 0"),

@@ -65,6 +65,8 @@ def preflight(argv: list[str] | None = None) -> launch.Sweep | None:
         config = composer.compose(overrides, multirun=args.multirun)
         if args.help:
             _answer(help_text(composer, config))
+        if not isinstance(config.sweep, DictConfig):
+            checked(config, overrides)  # an interpolation in its place: refused with its name
         if config.sweep.resume is not None:
             return _resumed(args, config.sweep.resume, overrides)
         if args.multirun or config.hydra.mode == RunMode.MULTIRUN:

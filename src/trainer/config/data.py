@@ -5,6 +5,8 @@ from typing import ClassVar
 
 from gradclip.fields import Option, key
 
+LARGE = 1e30  # numbers of the data stay well within float32
+
 
 @dataclass(kw_only=True)
 class Data(Option):
@@ -40,11 +42,11 @@ class Digits(Data):
 class Line(Data):
     name: str = "line"
     batch_size: int = key("points on the line; every step sees all of them", least=1, most=10**6)
-    slope: float = key("the line's slope")
-    intercept: float = key("the line's value at 0")
-    low: float = key("the smallest input")
-    high: float = key("the largest input")
-    noise: float = key("standard deviation of the noise on the targets", least=0)
+    slope: float = key("the line's slope", least=-LARGE, most=LARGE)
+    intercept: float = key("the line's value at 0", least=-LARGE, most=LARGE)
+    low: float = key("the smallest input", least=-LARGE, most=LARGE)
+    high: float = key("the largest input", least=-LARGE, most=LARGE)
+    noise: float = key("standard deviation of the noise on the targets", least=0, most=LARGE)
 
     kind: ClassVar[str] = "points"
 
@@ -52,9 +54,9 @@ class Line(Data):
 @dataclass(kw_only=True)
 class Direction(Data):
     name: str = "direction"
-    batch_size: int = key("copies of the one vector; every step sees all of them", least=1)
-    width: int = key("elements of the vector", least=1)
-    target: float = key("what the output is to be along the direction that is read")
+    batch_size: int = key("copies of the one vector; every step sees all of them", least=1, most=10**6)
+    width: int = key("elements of the vector", least=1, most=10**5)
+    target: float = key("what the output is to be along the direction that is read", least=-LARGE, most=LARGE)
 
     kind: ClassVar[str] = "directions"
 
@@ -62,7 +64,7 @@ class Direction(Data):
 @dataclass(kw_only=True)
 class TemporalOrder(Data):
     name: str = "temporal_order"
-    length: int = key("symbols of a sequence", least=10)
-    validation: int = key("sequences that are held out", least=1)
+    length: int = key("symbols of a sequence", least=10, most=10**6)
+    validation: int = key("sequences that are held out", least=1, most=10**6)
 
     kind: ClassVar[str] = "characters"
