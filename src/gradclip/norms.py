@@ -164,7 +164,7 @@ def row_norms(rows: Tensor, p: float) -> Tensor:
         floor = _floor(rows.dtype, rows.shape[1])
         if bool(((norms > floor) & (norms < math.inf)).all()):
             return norms
-        largest = vector_norm(rows, math.inf, dim=1)
+        largest = row_norms(rows, math.inf)
         doubtful = ((norms <= floor) & (largest > 0)) | (norms.isinf() & largest.isfinite())
         return norms if not bool(doubtful.any()) else _careful_row_norms(rows, p)
     return _careful_row_norms(rows, p)
