@@ -220,11 +220,27 @@ def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeyp
     assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 1"
 
 
+def away_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything as where looking at a value would stop an accelerator's queue."""
+    parameters, plan = Parameters.__init__, norms.Plan.__init__
+
+    def unseen(self: Parameters, named: Any) -> None:
+        parameters(self, named)
+        self.may_look = False
+
+    def elsewhere(self: norms.Plan, tensors: Any) -> None:
+        plan(self, tensors)
+        self.on_cpu = False
+
+    monkeypatch.setattr(Parameters, "__init__", unseen)
+    monkeypatch.setattr(norms.Plan, "__init__", elsewhere)
+
+
 def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There nobody looks at every step: the bad one is found at the next log, evaluation or checkpoint."""
-    real_init, real, steps = Parameters.__init__, loop.forward_backward, []
+    real, steps = loop.forward_backward, []
 
     def spoilt(work: loop.Session, batch: Batch) -> Tensor:
         loss = real(work, batch)
@@ -233,12 +249,8 @@ def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
             work.model.output.bias.grad[0] = math.nan
         return loss
 
-    def unseen(self: Parameters, named: Any) -> None:
-        real_init(self, named)
-        self.may_look = False
-
     monkeypatch.setattr(loop, "forward_backward", spoilt)
-    monkeypatch.setattr(Parameters, "__init__", unseen)
+    away_from_the_host(monkeypatch)
     ending = train(tmp_path, "steps=30", "log.every=20", "checkpoint.every=5", "evaluate_every=30")
     assert (ending.state, ending.code) == ("diverged", 3)
     assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 10"
@@ -258,10 +270,8 @@ def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytes
 
     for module in ("gradclip.norms", "gradclip.gradients", "gradclip.blocks", "gradclip.clipper", "trainer.loop"):
         monkeypatch.setattr(f"{module}.wide_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(
-        "gradclip.norms._cpu_norms",
-        lambda tensors, plan: plan.in_order(torch.cat([norms._careful_row_norms(r, 2.0) for r in plan.rows(tensors)])),
-    )
+    monkeypatch.setattr(norms, "row_norms", norms._careful_row_norms)
+    away_from_the_host(monkeypatch)
     for clip in ("clip=norm", "clip=value", "clip=none"):
         work = session(tmp_path, clip, "clip.max=0.01")
         with No64():

@@ -1,5 +1,6 @@
 """Which gradients are measured together: the scopes."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +47,16 @@ def _groups(selected: list[int], parameters: Parameters, optimizer: "Optimizer |
     return {place: f"group {groups[id(parameters.all[place])]}" for place in selected}
 
 
+TINY = torch.finfo(torch.float32).tiny  # below, float32 loses digits
+
+
 class Blocks:
     """The selected parameters, each of them a part of one block.
 
     labels: the blocks' names. selected: the parameters' places in the list of all.
     """
+
+    few = True  # no more blocks than parameters: on the host their figures are plain floats
 
     def __init__(self, labels: list[str], selected: list[int], parameters: Parameters, block_of: list[int]):
         self.labels, self.selected = labels, selected
@@ -94,22 +100,18 @@ class Blocks:
             self._sizes[key] = torch.tensor(counts, dtype=wide_dtype(device), device=device)
         return self._sizes[key]
 
-    def multiply(self, gradients: Gradients, scales: Tensor, touched: Tensor | None) -> None:
-        """Multiplies every gradient by the scale of its block, in place.
-
-        touched: which blocks have a scale other than 1, where looking is free; None multiplies all.
-        """
-        look = None if touched is None else touched.tolist()
-        pieces = split_factor(scales, look=look is not None)
-        factors: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, ...]]] = {}
-        for (block, *kind), places_of in self._batches(gradients).items():
-            if look is None or look[block]:
-                device, dtype = kind
-                if (device, dtype) not in factors:
-                    wide = torch.promote_types(dtype, torch.float32)
-                    factors[device, dtype] = [piece.to(device, wide).unbind() for piece in pieces]
-                for factor in factors[device, dtype]:
-                    _multiply([gradients[place] for place in places_of], factor[block])
+    def multiply(self, gradients: Gradients, scales: Tensor | list[float]) -> None:
+        """Multiplies every gradient by the scale of its block, in place; where scales are floats, not by 1."""
+        sent: dict[Any, tuple[Tensor, ...]] = {}
+        for (block, device, dtype), places_of in self._batches(gradients).items():
+            batch, wide = [gradients[place] for place in places_of], torch.promote_types(dtype, torch.float32)
+            if isinstance(scales, Tensor):
+                if (device, wide) not in sent:
+                    sent[device, wide] = scales.to(device, wide).unbind()
+                _multiply(batch, sent[device, wide][block])
+            elif scales[block] != 1.0:
+                for factor in split_factor(scales[block]):
+                    _multiply(batch, torch.tensor(factor, dtype=wide))
 
     def _batches(self, gradients: Gradients) -> dict[Any, list[int]]:
         """(block, device, dtype) -> the places of the gradients that are multiplied together."""
@@ -123,20 +125,27 @@ class Blocks:
             self._together[key] = together
         return self._together[key]
 
-    def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor | None:
-        """[parameters]: the 2-norms that scaling leaves of those before; None where only measuring can tell."""
+    def after(self, gradients: Gradients, before: Norms, scales: Tensor | list[float]) -> Norms | None:
+        """The 2-norms that scaling leaves of those before; None where only measuring can tell."""
         if any(dtype.itemsize < 4 for _, _, dtype in self._batches(gradients)):
             return None  # half precision rounds
-        device = before.device
+        if isinstance(scales, list):
+            now = before.listed.copy()
+            for block, place in zip(self._block_of, self.selected, strict=True):
+                now[place] *= scales[block]
+            return Norms(now)
+        device = scales.device
         each = scales if self._single or len(self) == 1 else scales[places(tuple(self._block_of), device)]
         if len(self.selected) == len(self._parameters):
-            return before * each
+            return Norms(before.each * each)
         selected = places(tuple(self.selected), device)
-        return before.index_copy(0, selected, before[selected] * each)
+        return Norms(before.each.index_copy(0, selected, before.each[selected] * each))
 
 
 class UnitBlocks(Blocks):
     """Blocks of rows: the fan-in of one output; a vector or a scalar is one block."""
+
+    few = False
 
     def __init__(self, selected: list[int], parameters: Parameters):
         whole = parameters.all
@@ -168,23 +177,23 @@ class UnitBlocks(Blocks):
             self._sizes[key] = torch.tensor(counts, dtype=wide_dtype(device), device=device)
         return self._sizes[key]
 
-    def multiply(self, gradients: Gradients, scales: Tensor, touched: Tensor | None) -> None:
-        counts = list(self._rows.values())
-        parts = torch.split(scales, counts)
-        looks = [None] * len(parts) if touched is None else torch.split(touched, counts)
-        for place, part, look in zip(self.selected, parts, looks, strict=True):
-            if place not in gradients or (look is not None and not bool(look.any())):
+    def multiply(self, gradients: Gradients, scales: Tensor | list[float]) -> None:
+        assert isinstance(scales, Tensor)
+        for place, part in zip(self.selected, torch.split(scales, list(self._rows.values())), strict=True):
+            if place not in gradients or (self._parameters.may_look and bool((part == 1).all())):
                 continue
             gradient, here = gradients[place], self._here[place]
             if gradient.numel() == 0:
                 continue
             factor = (part if here is None else part[here]).to(gradient.device)
             shaped = gradient if gradient.dim() else gradient.view(1)
-            for piece in split_factor(factor, look=look is not None):
+            tiny = (factor > 0) & (factor < TINY)
+            halves = [factor.sqrt()] * 2 if self._parameters.may_look and bool(tiny.any()) else [factor]
+            for piece in halves:
                 piece = piece.to(torch.promote_types(gradient.dtype, torch.float32))
                 shaped.mul_(piece.view(-1, *[1] * (shaped.dim() - 1)))
 
-    def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor | None:
+    def after(self, gradients: Gradients, before: Norms, scales: Tensor | list[float]) -> Norms | None:
         return None
 
     def _matrix(self, tensor: Tensor, place: int) -> Tensor:
@@ -195,12 +204,9 @@ class UnitBlocks(Blocks):
         return tensor.detach().reshape(rows, -1) if tensor.numel() else tensor.new_zeros(rows, 0)
 
 
-def split_factor(factor: Tensor, look: bool) -> list[Tensor]:
+def split_factor(factor: float) -> list[float]:
     """The factor, or two whose product it is where it is so small that float32 would keep few of its digits."""
-    tiny = torch.finfo(torch.float32).tiny
-    if look and factor.amin().item() < tiny and bool(((factor > 0) & (factor < tiny)).any()):
-        return [factor.sqrt(), factor.sqrt()]
-    return [factor]
+    return [math.sqrt(factor)] * 2 if 0.0 < factor < TINY else [factor]
 
 
 def _multiply(gradients: list[Tensor], factor: Tensor) -> None:

@@ -87,7 +87,7 @@ class Clipper:
         for link in self._links.values():
             outcomes.append(link.apply(gradients, after))
             told = outcomes[-1].after
-            after = Norms(self._parameters.norms(gradients)) if told is None else told
+            after = self._parameters.measure(gradients) if told is None else told
         self._versions = self._parameters.versions()
         self._report = self._reported(before, after, joined(outcomes))
         return self._report
@@ -147,10 +147,10 @@ class Clipper:
         mode, may_look = self.policy.nonfinite, self._parameters.may_look
         if mode == "zero" and not may_look:
             _zero_nonfinite(gradients)
-        norms = Norms(self._parameters.norms(gradients))
+        norms = self._parameters.measure(gradients)
         if mode == "keep" or (mode == "zero" and not may_look):
             return norms, False
-        if may_look and math.isfinite(norms.total.item()):
+        if may_look and math.isfinite(norms.listed_total):
             return norms, False
         finite = norms.each.isfinite()
         if mode == "error" and not may_look:
@@ -164,7 +164,7 @@ class Clipper:
             raise NonFiniteGradientError(self._named(~finite))
         if mode == "zero":
             _zero_nonfinite(gradients)
-            return Norms(self._parameters.norms(gradients)), False
+            return self._parameters.measure(gradients), False
         return norms, True
 
     def _named(self, chosen: Tensor) -> list[str]:
@@ -179,12 +179,13 @@ class Clipper:
         return self._report
 
     def _reported(self, before: Norms, after: Norms, outcome: Outcome) -> ClipReport:
+        share = outcome.exceeded / max(outcome.total, 1)
         return ClipReport(
             before=before.total,
             after=after.total,
             norms=outcome.norms,
             limits=outcome.limits,
-            fraction=outcome.exceeded.to(before.each.dtype) / max(outcome.total, 1),
+            fraction=torch.as_tensor(share, dtype=before.each.dtype, device=before.each.device),
             dropped=outcome.dropped,
             names=self._parameters.names,
             parameter_before=before.each,

@@ -1,5 +1,6 @@
 """The parameters that a Clipper was given: their gradients, and the norms of these."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -9,21 +10,44 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
-from gradclip.norms import Plan, combine, tensor_norms, wide_dtype
+from gradclip.norms import Plan, combine, host_norms, tensor_norms, wide_dtype
 from gradclip.sharding import Gathered, as_placed, groups_of, is_sharded, piece
 
 Gradients = dict[int, Tensor]  # by the parameter's place in the list of all
 
 
 class Norms:
-    """The 2-norm of every parameter's gradient, [parameters], and of all together, 0-d, when it is asked for."""
+    """The 2-norm of every parameter's gradient, and of all together; as tensors and as floats, whichever is asked for.
 
-    def __init__(self, each: Tensor):
-        self.each = each
+    each: [parameters], on the gradients' device, or plain floats on the host. Asking an accelerator for floats
+    waits for it.
+    """
+
+    def __init__(self, each: Tensor | list[float]):
+        if isinstance(each, Tensor):
+            self.each = each
+        else:
+            self.listed = each
+
+    @cached_property
+    def each(self) -> Tensor:
+        """[parameters]"""
+        return torch.tensor(self.listed, dtype=torch.float64)
+
+    @cached_property
+    def listed(self) -> list[float]:
+        found: list[float] = self.each.tolist()
+        return found
 
     @cached_property
     def total(self) -> Tensor:
-        return combine(self.each, 2.0)
+        """0-d"""
+        on_host = "listed" in vars(self)
+        return torch.tensor(self.listed_total, dtype=torch.float64) if on_host else combine(self.each, 2.0)
+
+    @cached_property
+    def listed_total(self) -> float:
+        return math.hypot(*self.listed)
 
 
 class Parameters:
@@ -49,6 +73,7 @@ class Parameters:
         # Looking at a value costs nothing on the CPU; on an accelerator it would stop the queue.
         self.may_look = all(parameter.device.type == "cpu" for parameter in self.all)
         self.cuts = [groups_of(parameter) for parameter in self.all]
+        self._cut = any(self.cuts)
         self._placed = [is_sharded(parameter) for parameter in self.all]
         self._gathered = Gathered(self.cuts)
         self._plans: dict[tuple[int, ...], Plan] = {}
@@ -59,6 +84,11 @@ class Parameters:
 
     def __iter__(self) -> Iterator[Parameter]:
         return iter(self.all)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all are whole and on the host, so that figures of them may be plain floats."""
+        return self.may_look and not self._cut
 
     def piece(self, place: int) -> Tensor:
         """A parameter's values as far as they are here."""
@@ -87,6 +117,12 @@ class Parameters:
             if len(tensors) < len(self):
                 norms = norms.new_zeros(len(self)).index_copy(0, places(tuple(tensors), self.device), norms)
         return self.whole(norms, p)
+
+    def measure(self, gradients: Gradients) -> Norms:
+        """The gradients' 2-norms."""
+        if self.plain and len(gradients) == len(self):
+            return Norms(host_norms(list(gradients.values()), self.plan(gradients)))
+        return Norms(self.norms(gradients))
 
     def plan(self, tensors: Mapping[int, Tensor]) -> Plan:
         """How tensors by the parameters' places are measured; made once for the same places."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from gradclip.blocks import make_blocks
+from gradclip.clamping import Clamped, clamp_on_host, clamp_to
 from gradclip.errors import ClipCheckError
 from gradclip.gradients import Gradients, Norms, Parameters, places, select
-from gradclip.norms import Plan, combine
+from gradclip.norms import combine
 from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOLERANCE = 5e-6  # relative: twice the error of a norm, and the rounding of a product
-IN_CACHE = 1 << 17  # elements: half a megabyte in float32
 FLUSHED = 1.2e-38  # what a float32 unit that flushes to zero may lose of an element
 
 
@@ -38,7 +38,7 @@ class Outcome:
 
     norms: Tensor
     limits: Tensor
-    exceeded: Tensor
+    exceeded: Tensor | int
     total: int
     after: Norms | None
     dropped: bool = False
@@ -51,7 +51,7 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(
         norms=torch.cat([outcome.norms for outcome in outcomes]),
         limits=torch.cat([outcome.limits for outcome in outcomes]),
-        exceeded=torch.stack([outcome.exceeded for outcome in outcomes]).sum(),
+        exceeded=sum(outcome.exceeded for outcome in outcomes),
         total=sum(outcome.total for outcome in outcomes),
         after=outcomes[-1].after,
         dropped=any(outcome.dropped for outcome in outcomes),
@@ -146,10 +146,9 @@ class Link:
         limits, self._memory = policy.limits(measured, self._memory)
         if policy.caps and policy.max is not None:
             limits = limits.clamp(max=policy.max)
-        within = norms <= limits
-        if may_look and policy.kind != "rescale" and bool(within.all()):
-            return Outcome(norms, limits, norms.new_zeros(()), len(self._blocks), before)
-        exceeds = ~within & (limits != math.inf)  # a nan norm exceeds, and makes its block nan, as in torch
+        if may_look and self._blocks.few:
+            return self._limited_on_host(policy, own, before, norms, limits)
+        exceeds = ~(norms <= limits) & (limits != math.inf)  # a nan norm exceeds, and makes its block nan, as in torch
         outcome = Outcome(norms, limits, exceeds.sum(), len(self._blocks), before)
         if policy.kind == "measure":
             return outcome
@@ -157,87 +156,86 @@ class Link:
             outcome.dropped = bool(exceeds.any())
             return outcome
         changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
+        if may_look and not bool(changes.any()):
+            return outcome
         scales = torch.where(changes, limits / norms, 1.0)
-        self._blocks.multiply(own, scales, changes if may_look else None)
-        after = self._blocks.after(own, before.each, scales)
-        outcome.after = None if after is None else Norms(after)
+        self._blocks.multiply(own, scales)
+        outcome.after = self._blocks.after(own, before, scales)
+        return outcome
+
+    def _limited_on_host(self, policy: Policy, own: Gradients, before: Norms, norms: Tensor, limits: Tensor) -> Outcome:
+        """The same in plain floats: an operation on a handful of numbers costs as much as 50,000 elements."""
+        pairs = list(zip(norms.tolist(), limits.tolist(), strict=True))
+        exceeds = [not norm <= limit and limit != math.inf for norm, limit in pairs]
+        outcome = Outcome(norms, limits, sum(exceeds), len(pairs), before)
+        if policy.kind == "decision":
+            outcome.dropped = any(exceeds)
+        if policy.kind == "rescale":
+            exceeds = [norm not in (0.0, limit) for norm, limit in pairs]
+        if policy.kind in ("limit", "rescale") and any(exceeds):
+            scales = [limit / norm if over else 1.0 for (norm, limit), over in zip(pairs, exceeds, strict=True)]
+            self._blocks.multiply(own, scales)
+            outcome.after = self._blocks.after(own, before, scales)
         return outcome
 
     def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Norms) -> Outcome:
-        norms = self._parameters.norms(own, math.inf)
-        limits, exceeded = torch.full_like(norms, math.inf), torch.zeros_like(norms)
-        looked = norms.tolist() if self._parameters.may_look else None
-        changed: list[int] = []
-        together: dict[float, list[int]] = {}  # by their bound: those that exceed it, where looking is free
+        bounds: dict[int, Tensor | float] = {}
         for place, gradient in own.items():
-            memory = self._memories.get(place, {})
             if policy.remembers and gradient.shape != self._parameters.piece(place).shape:
                 raise ValueError(f"clip={policy.name} cannot take a sparse gradient, whose elements change; exclude it")
-            bound = policy.bounds(gradient, memory)
+            bounds[place] = policy.bounds(gradient, self._memories.get(place, {}))
+        numbers = {bound for bound in bounds.values() if isinstance(bound, float)}
+        if self._parameters.plain and len(numbers) == 1 and not any(isinstance(b, Tensor) for b in bounds.values()):
+            outcome = self._clamped_on_host(own, numbers.pop(), before)
+        else:
+            outcome = self._clamped_each(own, bounds, before)
+        for place, gradient in own.items():
+            if memory := policy.remember(gradient, self._memories.get(place, {})):
+                self._memories[place] = memory
+        return outcome
+
+    def _clamped_on_host(self, own: Gradients, bound: float, before: Norms) -> Outcome:
+        """All elements clamped to one bound."""
+        found = dict(zip(own, clamp_on_host(list(own.values()), bound, self._parameters.plan(own)), strict=True))
+        none = Clamped(0.0, 0, None)
+        now = before.listed.copy()
+        for place, clamped in found.items():
+            if clamped.after is not None:
+                now[place] = clamped.after
+        return Outcome(
+            torch.tensor([found.get(place, none).largest for place in self._selected], dtype=torch.float64),
+            torch.tensor([bound if place in found else math.inf for place in self._selected], dtype=torch.float64),
+            sum(clamped.exceeded for clamped in found.values()),
+            sum(gradient.numel() for gradient in own.values()),
+            before if now == before.listed else Norms(now),
+        )
+
+    def _clamped_each(self, own: Gradients, bounds: Mapping[int, Tensor | float], before: Norms) -> Outcome:
+        """Every gradient clamped to bounds of its own, without looking at the values."""
+        norms = self._parameters.norms(own, math.inf)
+        limits, exceeded = torch.full_like(norms, math.inf), torch.zeros_like(norms)
+        for place, gradient in own.items():
+            bound = bounds[place]
             if isinstance(bound, float):
                 limits[place] = bound
             else:
                 limits[place] = bound.amax() if bound.numel() else 0.0  # an empty piece of a sharded parameter
-            if looked and isinstance(bound, float):
-                together.setdefault(bound, []).extend([place] if not looked[place] <= bound else [])
-            else:
-                changed.append(place)
-                exceeded[place] = _clamp_to(gradient, bound)
-            if memory := policy.remember(gradient, memory):
-                self._memories[place] = memory
-        for bound, over in together.items():
-            if over:
-                plan = self._parameters.plan({place: own[place] for place in over})
-                exceeded[over] = clamp_together([own[place] for place in over], bound, plan).to(exceeded)
-                changed += over
+            exceeded[place] = clamp_to(gradient, bound)
+        if own:
+            now = self._parameters.norms(own)
+            if len(own) < len(now):
+                chosen = places(tuple(own), now.device)
+                now = before.each.index_copy(0, chosen, now[chosen])
+            before = Norms(now)
         chosen = places(tuple(self._selected), norms.device)
         return Outcome(
             norms[chosen],
             self._parameters.whole(limits, math.inf)[chosen],
             self._parameters.whole(exceeded, 1.0).sum(),
             sum(self._numbers(place, gradient) for place, gradient in own.items()),
-            self._again(own, changed, before),
+            before,
         )
-
-    def _again(self, own: Gradients, changed: list[int], before: Norms) -> Norms:
-        """The parameters' 2-norms, of which those of the changed ones are measured again."""
-        if not changed:
-            return before
-        now = self._parameters.norms({place: own[place] for place in changed})
-        chosen = places(tuple(changed), now.device)
-        return Norms(now if len(changed) == len(now) else before.each.index_copy(0, chosen, now[chosen]))
 
     def _numbers(self, place: int, gradient: Tensor) -> int:
         """How many elements the gradient has, of which this process may hold a piece."""
         return self._parameters.all[place].numel() if self._parameters.cuts[place] else gradient.numel()
-
-
-def _clamp_to(gradient: Tensor, bound: Tensor | float) -> Tensor:
-    """Clamps every element to its bound, in place; 0-d, how many exceeded it."""
-    if isinstance(bound, float):
-        if bound >= torch.finfo(gradient.dtype).max:
-            return torch.zeros((), dtype=torch.long, device=gradient.device)
-        exceeded = (gradient.abs() > bound).sum()
-        gradient.clamp_(-bound, bound)
-        return exceeded
-    exceeded = (gradient.abs() > bound).sum()
-    bound = bound.to(gradient.dtype)
-    gradient.copy_(gradient.clamp(-bound, bound).where(~gradient.isnan(), gradient))
-    return exceeded
-
-
-def clamp_together(gradients: Sequence[Tensor], bound: float, plan: Plan) -> Tensor:
-    """Clamps every element to one bound, in place, on the CPU; [gradients], how many of each exceeded it."""
-    counts = []
-    for group, rows in zip(plan.groups, plan.rows(gradients), strict=True):
-        if len(group) > 1 or rows.dtype != torch.float32 or rows.data_ptr() != gradients[group[0]].data_ptr():
-            counts.append((rows.abs() > bound).sum(1))
-            for place in group:
-                gradients[place].clamp_(-bound, bound)
-            continue
-        count = 0
-        for part in torch.split(rows[0], IN_CACHE):  # still in the core's cache when it is clamped
-            count += int(part.abs().gt_(bound).sum().item())
-            part.clamp_(-bound, bound)
-        counts.append(torch.tensor([count]))
-    return plan.in_order(torch.cat(counts))

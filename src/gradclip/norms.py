@@ -10,6 +10,7 @@ looking would stop the queue, so everything is accumulated in float64 from the s
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 # Over so many float32 squares an accumulator is right to 9e-7, even if they are equal or one of them is huge.
 ROW = 256
 ROW64 = 128  # float64: half as many fit into a register, and as few additions follow one another
-ACROSS = 16  # the norms of so many pieces are put together at once, before those of a tensor are
+ACROSS = 32  # the norms of so many pieces are put together at once, before those of a tensor are
 SMALL = 16384  # tensors of up to so many elements, and of one shape, are copied into one matrix: fewer operations
 
 
@@ -52,7 +53,8 @@ class Plan:
         self._kinds = {place: (tensors[place].numel(), tensors[place].dtype) for place in self.order}
         # The norms are found in the groups' order, with a 0 at their end for every tensor that is empty.
         found = {place: number for number, place in enumerate(self.order)}
-        self._back = torch.tensor([found.get(place, len(found)) for place in range(self.count)])
+        self._listed = [found.get(place, len(found)) for place in range(self.count)]
+        self._back = torch.tensor(self._listed)
         self._moves = self.order != list(range(self.count))
 
     @cached_property
@@ -74,7 +76,7 @@ class Plan:
         """[tensors of the group, elements]: each group as a matrix, a tensor a row."""
         for group in self.groups:
             if len(group) == 1:
-                yield _flat(tensors[group[0]]).unsqueeze(0)
+                yield flat_view(tensors[group[0]]).unsqueeze(0)
             else:
                 yield torch.stack([tensors[place] for place in group]).reshape(len(group), -1)
 
@@ -86,6 +88,10 @@ class Plan:
             norms = torch.cat([norms, norms.new_zeros(1)])
         self._back = self._back.to(norms.device)  # sent once: sending waits for an accelerator
         return norms.index_select(0, self._back)
+
+    def listed_in_order(self, norms: list[float]) -> list[float]:
+        """`in_order` of plain floats."""
+        return [*map([*norms, 0.0].__getitem__, self._listed)] if self._moves else norms
 
 
 class Slot(NamedTuple):
@@ -112,13 +118,13 @@ class Slots:
         rows = [-(-number // ACROSS) for number in numbers]
         sizes = [len(group) * row * ACROSS for (group, _, _), row in zip(groups, rows, strict=True)]
         double = any(dtype == torch.float64 for _, _, dtype in groups)
-        self._buffer = torch.zeros(sum(sizes), dtype=torch.float64 if double else torch.float32)
-        self._lengths = torch.tensor([row for (group, _, _), row in zip(groups, rows, strict=True) for _ in group])
+        buffer = torch.zeros(sum(sizes), dtype=torch.float64 if double else torch.float32)
+        self._rows = buffer.view(-1, ACROSS)
+        ends = [0, *accumulate(row for (group, _, _), row in zip(groups, rows, strict=True) for _ in group)]
+        self._spans = list(pairwise(ends))  # of each tensor's rows
         self.all = [
             self._slot(group, count, dtype, part.view(len(group), -1)[:, :number])
-            for (group, count, dtype), number, part in zip(
-                groups, numbers, torch.split(self._buffer, sizes), strict=True
-            )
+            for (group, count, dtype), number, part in zip(groups, numbers, torch.split(buffer, sizes), strict=True)
         ]
 
     def _slot(self, group: list[int], count: int, dtype: torch.dtype, norms: Tensor) -> Slot:
@@ -126,10 +132,10 @@ class Slots:
         shape = (*norms.shape, _piece(count, dtype)) if even else None
         return Slot(group, shape, norms, _accumulated(dtype))
 
-    def together(self) -> Tensor:
-        """[tensors] float64, in the groups' order: the norm of each one's pieces."""
-        rows = vector_norm(self._buffer.double().view(-1, ACROSS), dim=1)
-        return torch.segment_reduce(rows.square_(), "sum", lengths=self._lengths, unsafe=True).sqrt_()
+    def together(self) -> list[float]:
+        """[tensors], in the groups' order: the norm of each one's pieces."""
+        rows = vector_norm(self._rows, dim=1).tolist()
+        return [rows[begin] if end == begin + 1 else math.hypot(*rows[begin:end]) for begin, end in self._spans]
 
 
 def tensor_norms(tensors: Sequence[Tensor], p: float, plan: Plan | None = None) -> Tensor:
@@ -144,15 +150,41 @@ def tensor_norms(tensors: Sequence[Tensor], p: float, plan: Plan | None = None) 
     if not plan.groups:
         return torch.zeros(plan.count, dtype=wide, device=device)
     if plan.on_cpu and p == 2.0:
-        return _cpu_norms(tensors, plan)
+        return torch.tensor(host_norms(tensors, plan), dtype=torch.float64)
     if p == 2.0 and wide == torch.float64 and plan.squares_fit:
         full = [tensors[place] for place in plan.order]
         return plan.in_order(torch.stack([norm.to(device) for norm in torch._foreach_norm(full, 2, dtype=wide)]))
     return plan.in_order(torch.cat([row_norms(rows, p).to(device, wide) for rows in plan.rows(tensors)]))
 
 
-def row_norms(rows: Tensor, p: float) -> Tensor:
-    """The p-norm of each row of a matrix, [rows], in the widest type of its device, whatever its range."""
+def host_norms(tensors: Sequence[Tensor], plan: Plan) -> list[float]:
+    """The 2-norm of each tensor on the CPU, [tensors].
+
+    Between two passes over large tensors the cache is cold, and an operation on a handful of numbers costs as
+    much as 50,000 elements: what can be known beforehand stands in the plan, and the rest is plain floats.
+    """
+    if not plan.groups:
+        return [0.0] * plan.count
+    measure = torch.linalg.vector_norm
+    for group, shape, norms, dtype in plan.slots.all:
+        alone = len(group) == 1
+        values = tensors[group[0]] if alone else torch.stack([tensors[place] for place in group])
+        if shape is not None and values.is_contiguous():
+            measure(values.view(shape), 2, 2, dtype=dtype, out=norms)
+        else:
+            norms.copy_(pieces_of(flat_view(values).unsqueeze(0) if alone else values.reshape(len(group), -1)))
+    found = plan.slots.together()
+    for number, (norm, floor) in enumerate(zip(found, plan.floors, strict=True)):
+        if not floor < norm < math.inf:  # of nothing but zeros, not finite, or out of the range of squares
+            found[number] = row_norms(flat_view(tensors[plan.order[number]]).unsqueeze(0), 2.0).item()
+    return plan.listed_in_order(found)
+
+
+def row_norms(rows: Tensor, p: float, pieces: Tensor | None = None) -> Tensor:
+    """The p-norm of each row of a matrix, [rows], in the widest type of its device, whatever its range.
+
+    pieces: what `pieces_of` found, where that is known.
+    """
     wide = wide_dtype(rows.device)
     if rows.numel() == 0:
         return torch.zeros(len(rows), dtype=wide, device=rows.device)
@@ -160,7 +192,7 @@ def row_norms(rows: Tensor, p: float) -> Tensor:
         high, low = (rows.amax(), rows.amin()) if len(rows) == 1 else (rows.amax(1), rows.amin(1))
         return torch.maximum(high, -low).view(-1).to(wide)
     if rows.device.type == "cpu" and p == 2.0:
-        norms = vector_norm(_pieces(rows).double(), dim=1)
+        norms = vector_norm((pieces_of(rows) if pieces is None else pieces).double(), dim=1)
         floor = _floor(rows.dtype, rows.shape[1])
         if bool(((norms > floor) & (norms < math.inf)).all()):
             return norms
@@ -197,28 +229,7 @@ def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor
     return torch.where(bad == 0, largest, bad)
 
 
-def _cpu_norms(tensors: Sequence[Tensor], plan: Plan) -> Tensor:
-    """The 2-norm of each tensor, [tensors] float64.
-
-    Between two passes over large tensors the cache is cold, and a line of Python costs as much as 50,000
-    elements: what can be known beforehand stands in the plan.
-    """
-    measure = torch.linalg.vector_norm
-    for group, shape, norms, dtype in plan.slots.all:
-        alone = len(group) == 1
-        values = tensors[group[0]] if alone else torch.stack([tensors[place] for place in group])
-        if shape is not None and values.is_contiguous():
-            measure(values.view(shape), 2, 2, dtype=dtype, out=norms)
-        else:
-            norms.copy_(_pieces(_flat(values).unsqueeze(0) if alone else values.reshape(len(group), -1)))
-    norms = plan.slots.together()
-    for number, (norm, floor) in enumerate(zip(norms.tolist(), plan.floors, strict=True)):
-        if not floor < norm < math.inf:  # of nothing but zeros, not finite, or out of the range of squares
-            norms[number] = row_norms(_flat(tensors[plan.order[number]]).unsqueeze(0), 2.0)[0]
-    return plan.in_order(norms)
-
-
-def _pieces(rows: Tensor) -> Tensor:
+def pieces_of(rows: Tensor) -> Tensor:
     """[rows, pieces]: the 2-norms of short pieces of every row. Fast, and blind to the range of squares."""
     dtype = _accumulated(rows.dtype)
     count, length = rows.shape
@@ -250,7 +261,7 @@ def _careful_row_norms(rows: Tensor, p: float) -> Tensor:
     return torch.where(usable, vector_norm(values / unit, p, dim=1) * largest, largest)
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def flat_view(tensor: Tensor) -> Tensor:
     """All elements in one dimension and any order: a view wherever the memory is dense."""
     if tensor.is_contiguous():
         return tensor.view(-1)
