@@ -53,6 +53,11 @@ def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
         assert changed == (what == "scales")
 
 
+def test_fold(page: Path) -> None:
+    benchmark.main(["fold", "--turns", "3"])
+    assert len(re.findall(r"^\| small \| [12] \|", page.read_text("utf-8"), re.MULTILINE)) == 2
+
+
 def test_growth(page: Path) -> None:
     pytest.importorskip("matplotlib")
     benchmark.main(["growth", "--turns", "3"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradclip.norms import Plan, flat_view, pieces_of, row_norms
 
-IN_CACHE = 1 << 16  # elements: what the next operation still finds in a core's cache
+IN_CACHE = 1 << 17  # elements: what the next operation still finds in a core's cache
 
 
 class Clamped(NamedTuple):
