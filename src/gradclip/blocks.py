@@ -102,16 +102,31 @@ class Blocks:
 
     def multiply(self, gradients: Gradients, scales: Tensor | list[float]) -> None:
         """Multiplies every gradient by the scale of its block, in place; where scales are floats, not by 1."""
+        if isinstance(scales, list):
+            self._multiply_on_host(gradients, scales)
+            return
         sent: dict[Any, tuple[Tensor, ...]] = {}
         for (block, device, dtype), places_of in self._batches(gradients).items():
-            batch, wide = [gradients[place] for place in places_of], torch.promote_types(dtype, torch.float32)
-            if isinstance(scales, Tensor):
-                if (device, wide) not in sent:
-                    sent[device, wide] = scales.to(device, wide).unbind()
-                _multiply(batch, sent[device, wide][block])
-            elif scales[block] != 1.0:
-                for factor in split_factor(scales[block]):
-                    _multiply(batch, torch.tensor(factor, dtype=wide))
+            wide = torch.promote_types(dtype, torch.float32)
+            if (device, wide) not in sent:
+                sent[device, wide] = scales.to(device, wide).unbind()
+            _multiply([gradients[place] for place in places_of], sent[device, wide][block])
+
+    def _multiply_on_host(self, gradients: Gradients, scales: list[float]) -> None:
+        alone: dict[Any, list[tuple[Tensor, float]]] = {}  # blocks of one gradient, multiplied in one call
+        for (block, _, dtype), places_of in self._batches(gradients).items():
+            if (scale := scales[block]) == 1.0:
+                continue
+            if len(places_of) == 1 and dtype.itemsize >= 4 and not 0.0 < scale < TINY:
+                alone.setdefault(dtype, []).append((gradients[places_of[0]], scale))
+                continue
+            for factor in split_factor(scale):
+                wide = torch.promote_types(dtype, torch.float32)
+                _multiply([gradients[place] for place in places_of], torch.tensor(factor, dtype=wide))
+        for dtype, pairs in alone.items():
+            torch._foreach_mul_(
+                [one for one, _ in pairs], torch.tensor([one for _, one in pairs], dtype=dtype).unbind()
+            )
 
     def _batches(self, gradients: Gradients) -> dict[Any, list[int]]:
         """(block, device, dtype) -> the places of the gradients that are multiplied together."""
