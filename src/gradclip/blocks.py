@@ -1,14 +1,15 @@
 """Which gradients are measured together: the scopes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from gradclip.gradients import Gradients, Norms, Parameters, places
-from gradclip.norms import combine, combine_groups, row_norms, wide_dtype
+from gradclip.norms import SMALL, combine, combine_groups, row_norms, wide_dtype
 from gradclip.sharding import Gathered, rows_of
 
 if TYPE_CHECKING:
@@ -169,17 +170,38 @@ class UnitBlocks(Blocks):
         self._gathered = Gathered([parameters.cuts[place] for place, rows in self._rows.items() for _ in range(rows)])
         labels = [f"{parameters.names[place]}[{row}]" for place, rows in self._rows.items() for row in range(rows)]
         super().__init__(labels, selected, parameters, [])
+        self._owners = [place for place, rows in self._rows.items() for _ in range(rows)]
+        self._starts = dict(zip(self._rows, accumulate(self._rows.values(), initial=0), strict=False))
+        self._found: dict[tuple[int, ...], Tensor] = {}
 
     def norms(self, tensors: Mapping[int, Tensor], p: float, known: Norms | None = None) -> Tensor:
-        device, parts = self._parameters.device, []
-        for place, rows in self._rows.items():
-            part = torch.zeros(rows, dtype=wide_dtype(device), device=device)
-            if place in tensors:
-                norms = row_norms(self._matrix(tensors[place], place), p).to(device)
-                here = self._here[place]
-                part = norms if here is None else part.index_copy(0, here, norms)
-            parts.append(part)
-        return self._gathered.whole(torch.cat(parts), p)
+        device = self._parameters.device
+        own = [(place, tensors[place]) for place in self.selected if place in tensors and tensors[place].numel()]
+        if not own:
+            return self._gathered.whole(torch.zeros(len(self), dtype=wide_dtype(device), device=device), p)
+        groups: dict[Any, list[tuple[int, Tensor]]] = {}  # small tensors of one shape are measured in one go
+        for place, tensor in own:
+            many = self._parameters.may_look and tensor.numel() <= SMALL
+            groups.setdefault((tensor.shape, tensor.dtype) if many else place, []).append((place, tensor))
+        parts, order = [], []
+        for group in groups.values():
+            matrices = [self._matrix(tensor, place) for place, tensor in group]
+            parts.append(row_norms(torch.cat(matrices) if len(matrices) > 1 else matrices[0], p).to(device))
+            order += [place for place, _ in group]
+        parts.append(parts[0].new_zeros(1))
+        return self._gathered.whole(torch.cat(parts)[self._back(tuple(order), device)], p)
+
+    def _back(self, order: tuple[int, ...], device: torch.device) -> Tensor:
+        """[blocks]: where each block's norm is found among those of these parameters; behind them, where nowhere."""
+        if order not in self._found:
+            count, found = 0, torch.full((len(self),), -1)
+            for place in order:
+                here, rows = self._here[place], self._rows[place]
+                own = torch.arange(rows) if here is None else here.cpu()
+                found[self._starts[place] + own] = torch.arange(count, count + len(own))
+                count += len(own)
+            self._found = {order: found.where(found >= 0, count).to(device)}
+        return self._found[order]
 
     def sizes(self, gradients: Gradients, device: torch.device) -> Tensor:
         key = tuple(gradients)
@@ -194,19 +216,32 @@ class UnitBlocks(Blocks):
 
     def multiply(self, gradients: Gradients, scales: Tensor | list[float]) -> None:
         assert isinstance(scales, Tensor)
-        for place, part in zip(self.selected, torch.split(scales, list(self._rows.values())), strict=True):
-            if place not in gradients or (self._parameters.may_look and bool((part == 1).all())):
+        chosen: Iterable[int] = self.selected
+        if self._parameters.may_look:
+            chosen = {self._owners[row] for row in torch.nonzero(scales != 1).flatten().tolist()}
+            if bool(((scales > 0) & (scales < TINY)).any()):  # two factors, where float32 would lose digits of one
+                scales = scales.sqrt()
+                self._multiply_rows(gradients, chosen, scales)
+        self._multiply_rows(gradients, chosen, scales)
+
+    def _multiply_rows(self, gradients: Gradients, chosen: Iterable[int], scales: Tensor) -> None:
+        batches: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        sent: dict[Any, dict[int, Tensor]] = {}
+        for place in chosen:
+            if place not in gradients or gradients[place].numel() == 0:
                 continue
             gradient, here = gradients[place], self._here[place]
-            if gradient.numel() == 0:
-                continue
-            factor = (part if here is None else part[here]).to(gradient.device)
+            kind = gradient.device, torch.promote_types(gradient.dtype, torch.float32)
+            if kind not in sent:
+                parts = torch.split(scales.to(*kind), list(self._rows.values()))
+                sent[kind] = dict(zip(self.selected, parts, strict=True))
+            factor = sent[kind][place]
             shaped = gradient if gradient.dim() else gradient.view(1)
-            tiny = (factor > 0) & (factor < TINY)
-            halves = [factor.sqrt()] * 2 if self._parameters.may_look and bool(tiny.any()) else [factor]
-            for piece in halves:
-                piece = piece.to(torch.promote_types(gradient.dtype, torch.float32))
-                shaped.mul_(piece.view(-1, *[1] * (shaped.dim() - 1)))
+            several, factors = batches.setdefault(kind, ([], []))
+            several.append(shaped)
+            factors.append((factor if here is None else factor[here]).view(-1, *[1] * (shaped.dim() - 1)))
+        for several, factors in batches.values():
+            torch._foreach_mul_(several, factors)
 
     def after(self, gradients: Gradients, before: Norms, scales: Tensor | list[float]) -> Norms | None:
         return None
