@@ -43,12 +43,11 @@ def clamp_on_host(gradients: Sequence[Tensor], bound: float, plan: Plan) -> list
     A long gradient goes through the cache once, in parts that all operations meet there; small ones of one
     shape are looked at together.
     """
-    if bound >= max(torch.finfo(gradient.dtype).max for gradient in gradients):
-        bound = math.inf
     found: list[Clamped] = [Clamped(0.0, 0, None)] * len(gradients)
     for group in plan.groups:
         chosen = [gradients[place] for place in group]
-        clamped = _clamp_equals(chosen, bound) if len(group) > 1 else [_clamp_one(chosen[0], bound)]
+        finite = bound if bound < torch.finfo(chosen[0].dtype).max else math.inf
+        clamped = _clamp_equals(chosen, finite) if len(group) > 1 else [_clamp_one(chosen[0], finite)]
         for place, one in zip(group, clamped, strict=True):
             found[place] = one
     return found
@@ -80,11 +79,12 @@ def _clamp_one(gradient: Tensor, bound: float) -> Clamped:
 def _clamp_equals(gradients: list[Tensor], bound: float) -> list[Clamped]:
     """Gradients of one shape and dtype, as the rows of one matrix."""
     rows = torch.stack(gradients).view(len(gradients), -1)
-    largest = row_norms(rows, math.inf).tolist()
+    sizes = rows.abs() if rows.dtype.itemsize >= 4 else rows.float().abs_()
+    largest = sizes.amax(1).tolist()
     over = [number for number, size in enumerate(largest) if not size <= bound]
     if not over:
         return [Clamped(size, 0, None) for size in largest]
-    exceeded = (rows.abs() > bound).sum(1).tolist()
+    exceeded = map(int, sizes.gt_(bound).sum(1).tolist())
     rows.clamp_(-bound, bound)
     after = row_norms(rows, 2.0).tolist()
     torch._foreach_copy_(

@@ -1,0 +1,68 @@
+"""Clamping elements in parts that stay in the cache: the counts and norms of the whole, against NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gradclip import ClipByValue, Clipper
+from gradclip.clamping import IN_CACHE
+from tests.support import exact_norm, with_gradients
+
+LONG = 2 * IN_CACHE + 77
+
+
+def spread(count: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("bound", [0.0625, 2.5, 4.75, 100.0])
+def test_long_short_equal_and_oddly_laid_out_gradients(dtype: torch.dtype, bound: float) -> None:
+    wide = spread(600 * 300, dtype).view(600, 300)
+    gradients = [spread(LONG, dtype), spread(40, dtype, 1), spread(40, dtype, 2), wide.t(), wide[::2, ::3]]
+    gradients += [spread(1, dtype).view(()), torch.zeros(0, dtype=dtype)]
+    model = with_gradients(gradients)
+    exact = [gradient.double().numpy() for gradient in gradients]
+    report = Clipper(model.named_parameters(), ClipByValue(max=bound)).clip()
+    exceeded = sum(int((np.abs(one) > bound).sum()) for one in exact)
+    assert report.fraction.item() == pytest.approx(exceeded / sum(one.size for one in exact), abs=1e-15)
+    assert report.norms.tolist() == [np.abs(one).max(initial=0.0) for one in exact]
+    for parameter, one, (before, after) in zip(model.values(), exact, report.by_parameter().values(), strict=True):
+        clamped = np.clip(one, -bound, bound)
+        assert np.array_equal(parameter.grad.double().numpy(), clamped)
+        assert before == pytest.approx(math.sqrt(np.square(one).sum()), rel=1e-6)
+        assert after == pytest.approx(math.sqrt(np.square(clamped).sum()), rel=1e-6)
+    assert report.after.item() == pytest.approx(exact_norm([p.grad for p in model.values()]), rel=1e-6)
+
+
+@pytest.mark.parametrize("place", [5, IN_CACHE + 5, LONG - 1])
+def test_one_part_alone_exceeds(place: int) -> None:
+    gradient = torch.full((LONG,), 0.25)
+    gradient[place] = -3.0
+    model = with_gradients([gradient])
+    report = Clipper(model.named_parameters(), ClipByValue(max=1.0)).clip()
+    gradient[place] = -1.0
+    assert torch.equal(model["p0"].grad, gradient)
+    assert report.fraction.item() == 1 / LONG
+    assert report.norms.tolist() == [3.0]
+    assert report.after.item() == pytest.approx(exact_norm([gradient]), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bound", [0.5, 1e6, 1e39])
+def test_what_is_not_finite_passes_as_in_torch(bad: float, bound: float) -> None:
+    """Also where the bound is beyond the range of one of the types."""
+    gradients = [torch.full((LONG,), 0.25), torch.ones(4, dtype=torch.float16), torch.ones(4, dtype=torch.float64)]
+    for gradient in gradients:
+        gradient[2] = bad
+    model = with_gradients(gradients)
+    clipper = Clipper(model.named_parameters(), ClipByValue(max=bound, nonfinite="keep"))
+    report = clipper.clip()
+    clipper.check()
+    for parameter, gradient in zip(model.values(), gradients, strict=True):
+        most = min(bound, torch.finfo(gradient.dtype).max) if bound < torch.finfo(gradient.dtype).max else math.inf
+        torch.testing.assert_close(parameter.grad, gradient.clamp(-most, most), rtol=0, atol=0, equal_nan=True)
+    assert [math.isnan(size) if math.isnan(bad) else size == bad for size in report.norms.tolist()] == [True] * 3
