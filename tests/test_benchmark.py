@@ -31,6 +31,8 @@ def test_clip(page: Path) -> None:
     text = page.read_text("utf-8")
     assert len(re.findall(r"^\| small \| [12] \| (scales|nothing exceeds)", text, re.MULTILINE)) == 4
     assert len(re.findall(r"^\| small \| [12] \| value", text, re.MULTILINE)) == 4
+    errors = [float(row.split("|")[-2]) for row in text.splitlines() if row.startswith("| small")]
+    assert 0 < max(errors) < 1e-6
     benchmark.main(["clip", "--turns", "3"])
     assert page.read_text("utf-8").count("## clip") == 1  # a section takes the place of the old one
 

@@ -82,6 +82,15 @@ class Case:
     def norm(self) -> float:
         return torch.nn.utils.get_total_norm([gradient.double() for gradient in self.gradients]).item()
 
+    def error(self, policy: Policy) -> float:
+        """The largest relative error of all norms of a report, before and after, against float64."""
+        self.put_back()
+        report = Clipper(self.named, policy, optimizer=self.optimizer).clip()
+        exact = [exact_norms(self._kept), exact_norms(self.gradients)]
+        told = [report.parameter_before, report.parameter_after]
+        pairs = [(report.before, exact[0].norm()), (report.after, exact[1].norm()), *zip(told, exact, strict=True)]
+        return max(((one - other).abs() / other).max().item() for one, other in pairs)
+
     def ours(self, policy: Policy) -> Work:
         """`clip()` with before, after and every parameter's norms read."""
         clipper = Clipper(self.named, policy, optimizer=self.optimizer)
@@ -128,6 +137,11 @@ class Case:
         return work
 
 
+def exact_norms(tensors: list[Tensor]) -> Tensor:
+    """[tensors] float64"""
+    return torch.stack([tensor.double().square().sum().sqrt() for tensor in tensors])
+
+
 def run(args: argparse.Namespace) -> None:
     if args.policies:
         policies(args)
@@ -140,7 +154,8 @@ def run(args: argparse.Namespace) -> None:
             for what, limit in (("scales", 0.999 * case.norm()), ("nothing exceeds", 1e3 * case.norm())):
                 times = norm_times(case, limit, args.turns)
                 rows.append([name, str(threads), what, *(str(ratio(times, "ours", other)) for other in OTHERS),
-                             *(milliseconds(times, work) for work in times)])  # fmt: skip
+                             *(milliseconds(times, work) for work in times),
+                             f"{case.error(ClipByNorm(max=limit)):.0e}"])  # fmt: skip
             for what, limit in (("value, clamps", 0.02), ("value, nothing exceeds", 1.0)):
                 value = in_turns(
                     {"ours": case.ours(ClipByValue(max=limit)), "today": case.todays_value(limit)},
@@ -148,10 +163,11 @@ def run(args: argparse.Namespace) -> None:
                     case.put_back,
                 )
                 rows.append([name, str(threads), what, "", str(ratio(value, "ours", "today")), "",
-                             milliseconds(value, "ours"), "", milliseconds(value, "today"), ""])  # fmt: skip
+                             milliseconds(value, "ours"), "", milliseconds(value, "today"), "",
+                             f"{case.error(ClipByValue(max=limit)):.0e}"])  # fmt: skip
             print(name, threads, flush=True)
     head = ["gradients", "threads", "", "ours / torch alone", "ours / today's", "ours / floor"]
-    head += ["ours, ms", "torch alone, ms", "today's, ms", "floor, ms"]
+    head += ["ours, ms", "torch alone, ms", "today's, ms", "floor, ms", "norms off by"]
     write("clip", f"{ABOUT}\n\n{machine()}\n\n{table(head, rows)}")
 
 
@@ -161,7 +177,8 @@ ABOUT = """`python scripts/benchmark.py clip`
 *Ours* is `clip()` with the norm before, the norm after and every parameter's two norms read. *torch alone* is
 `clip_grad_norm_`: one norm. *Today's* is what people write who want to see both: that and every parameter's
 `.norm().item()` before and after; for `value`: the norm, `clip_grad_value_`, the norm. The *floor* is one pass that
-reads (and, where it scales, one that scales), each by torch's fastest kernel, whatever the accuracy of its sum."""
+reads (and, where it scales, one that scales), each by torch's fastest kernel, whatever the accuracy of its sum.
+*Norms off by*: the largest relative error of all of our norms, before and after, against float64."""
 
 
 def norm_times(case: Case, limit: float, turns: int) -> Times:
