@@ -89,7 +89,7 @@ class Case:
         exact = [exact_norms(self._kept), exact_norms(self.gradients)]
         told = [report.parameter_before, report.parameter_after]
         pairs = [(report.before, exact[0].norm()), (report.after, exact[1].norm()), *zip(told, exact, strict=True)]
-        return max(((one - other).abs() / other).max().item() for one, other in pairs)
+        return max(float(((one - other).abs() / other).max()) for one, other in pairs)
 
     def ours(self, policy: Policy) -> Work:
         """`clip()` with before, after and every parameter's norms read."""
