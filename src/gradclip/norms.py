@@ -72,6 +72,10 @@ class Plan:
         """[tensors], in the groups' order: the norms below which each has to be measured with care."""
         return [_floor(dtype, count) for count, dtype in self._kinds.values()]
 
+    @cached_property
+    def highest_floor(self) -> float:
+        return max(self.floors)
+
     def rows(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
         """[tensors of the group, elements]: each group as a matrix, a tensor a row."""
         for group in self.groups:
@@ -174,9 +178,10 @@ def host_norms(tensors: Sequence[Tensor], plan: Plan) -> list[float]:
         else:
             norms.copy_(pieces_of(flat_view(values).unsqueeze(0) if alone else values.reshape(len(group), -1)))
     found = plan.slots.together()
-    for number, (norm, floor) in enumerate(zip(found, plan.floors, strict=True)):
-        if not floor < norm < math.inf:  # of nothing but zeros, not finite, or out of the range of squares
-            found[number] = row_norms(flat_view(tensors[plan.order[number]]).unsqueeze(0), 2.0).item()
+    if min(found) <= plan.highest_floor or not math.isfinite(sum(found)):
+        for number, (norm, floor) in enumerate(zip(found, plan.floors, strict=True)):
+            if not floor < norm < math.inf:  # of nothing but zeros, not finite, or out of the range of squares
+                found[number] = row_norms(flat_view(tensors[plan.order[number]]).unsqueeze(0), 2.0).item()
     return plan.listed_in_order(found)
 
 
