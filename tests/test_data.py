@@ -13,7 +13,7 @@ from trainer import data
 from trainer.config import Mistake
 from trainer.data import digits
 from trainer.data.digits import EpochSampler
-from trainer.data.text import Text, read
+from trainer.data.text import Text, numbered, read
 
 KINDS = {
     "text": ["data=text"],
@@ -62,6 +62,14 @@ def test_text_is_read_in_streams_and_predicts_the_next_character(tmp_path: Path)
         assert read_back == expected[:20]
         assert target == expected[1:21]
     assert (first.continues, second.continues) == (False, True)
+
+
+@pytest.mark.parametrize("text", ["", "a", "ba\nab", "na\u00efve \u6f22\u5b57 \U0001f600 a\U0010ffff\0"])
+def test_characters_are_numbered_in_order(text: str) -> None:
+    characters, numbers = numbered(text)
+    assert characters == sorted(set(text))
+    assert numbers.dtype == torch.int64
+    assert numbers.tolist() == [characters.index(character) for character in text]
 
 
 def test_training_and_validation_text_do_not_overlap(tmp_path: Path) -> None:
