@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.support import compose
 from trainer import optim
@@ -22,7 +23,8 @@ def net(dtype: torch.dtype = torch.float32) -> nn.Module:
 def test_each_is_torchs_own_with_the_configured_values(name: str) -> None:
     config = compose(f"optimizer={name}", "optimizer.lr=0.125").optimizer
     optimizer = optim.build(config, net())
-    assert type(optimizer) is CLASSES[name]
+    assert isinstance(optimizer, CLASSES[name])
+    assert type(optimizer).__name__ == CLASSES[name].__name__  # profilers show it
     group = optimizer.param_groups[0]
     assert group["lr"] == 0.125
     for key in ("momentum", "nesterov", "eps", "alpha"):
@@ -31,6 +33,39 @@ def test_each_is_torchs_own_with_the_configured_values(name: str) -> None:
     if hasattr(config, "beta1"):
         assert group["betas"] == (config.beta1, config.beta2)
     assert group.get("fused", False) is (name != "rmsprop")
+
+
+FUSED = {name: ["optimizer.fused=true", "optimizer.fused=false"] for name in CLASSES} | {"rmsprop": ["steps=1"]}
+
+
+@pytest.mark.parametrize(("name", "fused"), [(name, each) for name, both in FUSED.items() for each in both])
+def test_each_takes_torchs_own_steps_bit_by_bit(name: str, fused: str) -> None:
+    """Across a saved and loaded state too, hooks included: what lies below torch's marks is all there is to them."""
+    own, others = net(), net()
+    ours = optim.build(
+        compose(f"optimizer={name}", "optimizer.lr=0.1", "optimizer.weight_decay=0.01", fused).optimizer, own
+    )
+    groups = [dict(group) for group in ours.param_groups]
+    names = {id(parameter): name for name, parameter in own.named_parameters()}
+    by_name = dict(others.named_parameters())
+    for group in groups:
+        group["params"] = [by_name[names[id(parameter)]] for parameter in group["params"]]
+    torchs = CLASSES[name](groups)
+    hooked: list[str] = []
+    ours.register_step_post_hook(lambda *_: hooked.append("instance"))
+    everywhere = register_optimizer_step_post_hook(lambda *_: hooked.append("all"))
+    for step in range(6):
+        for model, optimizer in ((own, ours), (others, torchs)):
+            optimizer.zero_grad()
+            model(torch.full((3, 9), 0.1 * step)).square().sum().backward()
+            optimizer.step()
+            if step == 2:
+                optimizer.load_state_dict(optimizer.state_dict())
+    everywhere.remove()
+    for one, other in zip(own.parameters(), others.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert hooked == ["instance", "all", "all"] * 6
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
 
 
 def test_weight_decay_leaves_the_named_parameters_alone() -> None:

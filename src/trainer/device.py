@@ -26,7 +26,8 @@ def prepare(config: Device) -> torch.device:
         torch.set_num_threads(config.threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
-    torch.use_deterministic_algorithms(config.deterministic)
+    # use_deterministic_algorithms would import the compiler, torch._inductor, to set a flag of its own too.
+    torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
     torch.backends.cudnn.benchmark = not config.deterministic
     return device
 

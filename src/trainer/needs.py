@@ -3,10 +3,11 @@
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
 from trainer.config import Digits, Mistake, Text, Train
+from trainer.imports import bring_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,7 @@ def check(config: Train) -> None:
                           f"{data.LARGEST:,} are the most")  # fmt: skip
     if isinstance(data, Digits) and importlib.util.find_spec("sklearn") is None:
         raise Mistake('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"')
+    bring_torch()
     if config.device.name in ("cuda", "mps"):
         from trainer import device
 
@@ -53,10 +55,21 @@ def _sizes(key: str, config: Train) -> tuple[int, int]:
 def _bare_model(config: Train, inputs: int, outputs: int) -> "nn.Module":
     """The model without memory for its weights: names and shapes."""
     import torch
+    from torch import nn
+    from torch.overrides import TorchFunctionMode
 
     from trainer import models
 
-    with torch.device("meta"):
+    class Undrawn(TorchFunctionMode):
+        """Leaves normal draws out: on the meta device, and there alone, torch imports its compiler for them."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func in (nn.init.normal_, torch.Tensor.normal_):
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **kwargs)
+
+    with torch.device("meta"), Undrawn():
         return models.build(config.model, inputs, outputs, config.data.kind)
 
 
