@@ -12,6 +12,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    if sweep := cli.preflight():  # a mistake ends here, in one line
-        cli.run_sweep(sweep)
-    main()
+    if checked := cli.preflight():  # a mistake ends here, in one line
+        cli.start(checked, main)
+    else:
+        main()

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -19,13 +19,15 @@ from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from trainer import launch, lock, parallel, resume, sweep
+from trainer import launch, lock, parallel, resume, single, sweep
 from trainer.compose import Composer, checked, load, register, save, without_hydra
 from trainer.config import Mistake, Text, Train
 from trainer.files import is_unwritable
 from trainer.help import help_text
+from trainer.imports import bring_torch
 from trainer.messages import explain, is_mistake
 from trainer.results import PLAN, Plan, read_plan
+from trainer.single import Single
 
 CONF = Path(__file__).parents[2] / "conf"
 FLAGS = ("config_path", "config_name", "config_dir")  # of Hydra's own, which a resumed sweep needs again
@@ -37,11 +39,11 @@ register()
 parallel.register()
 
 
-def preflight(argv: list[str] | None = None) -> launch.Sweep | None:
+def preflight(argv: list[str] | None = None) -> launch.Sweep | Single | None:
     """Ends the program in one line if anything is wrong with the arguments, before any folder is made.
 
-    Answers `--help` and `sweep.dry_run=true` by itself. Returns a sweep, every point of which was checked;
-    for a single run nothing, and quoted options in `argv` (sys.argv by default) for Hydra to read.
+    Answers `--help` and `sweep.dry_run=true` by itself. Returns a sweep, every point of which was checked, or a
+    checked run; for what is left to Hydra nothing, and quoted options in `argv` (sys.argv by default) for it to read.
     """
     if argv is None:
         argv = sys.argv
@@ -55,6 +57,7 @@ def preflight(argv: list[str] | None = None) -> launch.Sweep | None:
     with one_line(args.overrides):
         _check_flags(args)
         composer = _composer(args)
+        JobRuntime.instance().set("name", task := Path(argv[0]).stem)  # as hydra.main does, and the log's name
         overrides = composer.quoted(args.overrides)
         # Hydra's own parser takes no flag after an override that follows another flag.
         argv[1:] = [argument for argument in argv[1:] if argument not in args.overrides] + overrides
@@ -81,13 +84,17 @@ def preflight(argv: list[str] | None = None) -> launch.Sweep | None:
         elif not args.info:
             _check_folder("hydra.run.dir", config.hydra.run.dir, "status.json", "a run")
             check_machine(settings)
+            return Single(composer, config, task)
     return None
 
 
-def run_sweep(planned: launch.Sweep) -> NoReturn:
-    """Runs every job of a checked sweep that has no result yet, and ends the program."""
-    with one_line():
-        sys.exit(launch.launch(planned, run))
+def start(planned: launch.Sweep | Single, main: Callable[..., object]) -> None:
+    """Starts a checked run, with the function that `@hydra.main` decorates; or runs a checked sweep's open jobs."""
+    if isinstance(planned, Single):
+        single.start(planned, main)
+    else:
+        with one_line():
+            sys.exit(launch.launch(planned, run))
 
 
 def check_machine(config: Train) -> None:
@@ -117,7 +124,8 @@ def run(config: DictConfig) -> None:
         with record.recorded():
             if not in_sweep and not (folder.parent / PLAN).exists():
                 point_latest(folder)
-            from trainer import loop  # brings torch in, and a signal may come meanwhile
+            bring_torch()  # a signal may come meanwhile
+            from trainer import loop
 
             loop.execute(settings, record, sweep.swept(folder))
     except KeyboardInterrupt:

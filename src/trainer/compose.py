@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -102,7 +103,7 @@ class Composer:
         setup_globals()
         path = create_config_search_path(str(folder))
         if extra is not None:
-            path.prepend("command-line", f"file://{extra}", anchor=None)
+            path.prepend("command-line", f"file://{extra}", anchor=SearchPathQuery(provider="schema"))
         self.name = name
         self.loader = ConfigLoaderImpl(path)
 
