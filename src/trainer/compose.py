@@ -185,7 +185,8 @@ def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
 
 def save(config: Train, folder: Path) -> None:
     """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
-    write_atomically(folder / SAVED, OmegaConf.to_yaml(OmegaConf.structured(config)).encode(), sync=True)
+    text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    write_atomically(folder / SAVED, text.encode(), sync=True)
 
 
 def load(folder: Path) -> Train:

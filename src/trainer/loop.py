@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def execute(config: Train, run: Run, swept: dict[str, Any] | None = None) -> Non
             resume(session, run)
         if session.step == 0 and config.init_from is not None:
             weights.load(session.model, Path(config.init_from))
-        tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.structured(config)), facts, after=session.step)
+        tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.create(asdict(config))), facts, after=session.step)
         tracker.begin(swept or {})
         try:
             train(session, run, tracker)
