@@ -1,6 +1,8 @@
 """The benchmark runs: a smoke run of every subcommand, on little, that times nothing."""
 
 import re
+import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from gradclip import Policy
 from scripts import benchmark
-from scripts.benchmarks import clip, growth, measure, step
+from scripts.benchmarks import clip, growth, measure, start, step
 from tests.support import exact_norm
 
 
@@ -73,6 +75,33 @@ def test_step_and_log(page: Path) -> None:
     text = page.read_text("utf-8")
     assert re.search(r"^\| MLP \| 2 \| [\d.]+ ms \| [\d.]+ ms, [\d.]+ \(", text, re.MULTILINE)
     assert "one Summary a step" in text
+
+
+def test_start(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every phase is there, and together they are what the run took until its first step."""
+    begun = time.time()
+    phases = start.phase_by_phase()
+    took = time.time() - begun
+    assert list(phases) == [
+        "start Python", "import Hydra", "import this project", "read the command, find the configuration", "compose",
+        "check keys, values and folder", "import torch", "look at data, model and memory",
+        "Hydra: folder, .hydra, log", "import TensorBoard", "config.yaml, status.json, lock",
+        "build data, model and optimizer", "texts for TensorBoard", "begin the event file", "first step",
+    ]  # fmt: skip
+    assert all(wall > 0 and work > 0 for wall, work in phases.values())
+    assert 0.5 * took < sum(wall for wall, _ in phases.values()) < took
+    assert max(phases, key=lambda name: phases[name][0]) == "import torch"
+
+    monkeypatch.setattr(start, "phase_by_phase", lambda: phases)
+    monkeypatch.setattr(start, "first_step", cache(start.first_step))
+    monkeypatch.setattr(start, "STAGES", {start.IMPORTING: "import json"})
+    benchmark.main(["start", "--turns", "2"])
+    text = page.read_text("utf-8")
+    assert re.search(r"^\| `python train.py` to its first step \| [\d.]+ \| [\d.]+ \(", text, re.MULTILINE)
+    total = sum(wall for wall, _ in phases.values()) * 1e3
+    assert f"| all | {total:.0f} |" in text
+    ours = total - 1e3 * sum(phases[name][0] for name in start.PARTS)
+    assert f"| all that is ours | {ours:.0f} |" in text
 
 
 def test_ratios_are_medians_of_the_ratios_within_a_turn() -> None:
