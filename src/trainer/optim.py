@@ -3,8 +3,9 @@
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from types import MethodType
 from typing import Any
 
 import torch
@@ -25,28 +26,31 @@ def build(config: schema.Optimizer, model: nn.Module) -> Optimizer:
         common["fused"] = config.fused and _fused_is_safe(model.parameters())
     match config:
         case schema.SGD():
-            return uncompiled(torch.optim.SGD)(groups, momentum=config.momentum, nesterov=config.nesterov, **common)
+            return uncompiled(torch.optim.SGD, groups, momentum=config.momentum, nesterov=config.nesterov, **common)
         case schema.Adam():
-            return uncompiled(torch.optim.Adam)(groups, betas=(config.beta1, config.beta2), eps=config.eps, **common)
+            return uncompiled(torch.optim.Adam, groups, betas=(config.beta1, config.beta2), eps=config.eps, **common)
         case schema.AdamW():
-            return uncompiled(torch.optim.AdamW)(groups, betas=(config.beta1, config.beta2), eps=config.eps, **common)
+            return uncompiled(torch.optim.AdamW, groups, betas=(config.beta1, config.beta2), eps=config.eps, **common)
         case schema.RMSprop():
             own = {"alpha": config.alpha, "eps": config.eps, "momentum": config.momentum}
-            return uncompiled(torch.optim.RMSprop)(groups, **own, **common)
+            return uncompiled(torch.optim.RMSprop, groups, **own, **common)
     raise NotImplementedError(f"optimizer={config.name} has a schema, but nothing in {__name__} builds it")
 
 
-def uncompiled(kind: type[Optimizer]) -> Callable[..., Optimizer]:
-    """torch's own class, with the methods that lie below its marks for torch.compile.
+def uncompiled(kind: type[Optimizer], groups: list[dict[str, Any]], **values: Any) -> Optimizer:
+    """torch's own optimizer, whose methods are called below their marks for torch.compile.
 
     The first mark that is met imports the compiler, torch._dynamo, to tell it to leave the optimizer alone: most of
     a second at every start. Nothing is compiled here. A fork that compiles the optimizer's step, and not its
-    model alone, leaves this function out.
+    model alone, writes `kind(groups, **values)`.
     """
-    marked = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in marked}
-    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))  # its mark turns autograd off too
-    return type(kind.__name__, (kind,), methods)
+    optimizer = kind.__new__(kind)
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        setattr(optimizer, name, MethodType(inspect.unwrap(getattr(kind, name)), optimizer))
+    kind.__init__(optimizer, groups, **values)  # it adds the groups
+    step = torch.no_grad()(inspect.unwrap(kind.step))  # its mark turns autograd off too
+    optimizer.step = MethodType(kind.profile_hook_step(step), optimizer)  # type: ignore[method-assign]
+    return optimizer
 
 
 def set_rate(optimizer: Optimizer, config: schema.Train, step: int) -> float:
