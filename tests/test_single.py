@@ -45,7 +45,7 @@ def test_a_run_is_hydras_own_and_imports_nothing_it_has_no_use_for(tmp_path: Pat
     (tmp_path / "train.py").write_text(PLAIN)
     arguments = ["--config-dir", str(tmp_path / "conf"), "optimizer=adamw", "clip=tight", *SMALL, "steps=2",
                  f"data.path={text_file(tmp_path)}", "data.sample=9", "log.histograms=true", "hydra.run.dir=run",
-                 "+hydra.job.env_set.TRIED=yes", "hydra.job.env_copy=[HOME]"]  # fmt: skip
+                 "hydra.verbose=[hydra]", "+hydra.job.env_set.TRIED=yes", "hydra.job.env_copy=[HOME]"]  # fmt: skip
     printed = python("-c", MODULES, str(ROOT / "train.py"), *arguments, cwd=tmp_path)
     loaded = set(json.loads(printed.splitlines()[-1]))
     assert loaded & NEEDLESS == set()

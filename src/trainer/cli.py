@@ -84,7 +84,7 @@ def preflight(argv: list[str] | None = None) -> launch.Sweep | Single | None:
         elif not args.info:
             _check_folder("hydra.run.dir", config.hydra.run.dir, "status.json", "a run")
             check_machine(settings)
-            return Single(composer, config, task)
+            return Single(composer, config, overrides, task)
     return None
 
 

@@ -23,20 +23,26 @@ class Single:
 
     composer: Composer
     config: DictConfig
+    overrides: list[str]
     task: str
 
 
 def start(single: Single, main: Callable[..., Any]) -> None:
     """Makes the folder, sets up the log, and calls what `@hydra.main` decorates, all by Hydra's own code."""
-    config, loader = single.config, single.composer.loader
+    config, loader, overrides = single.config, single.composer.loader, list(single.overrides)
     if config.hydra.mode is None:
         config.hydra.mode = RunMode.RUN
         config.hydra.overrides.hydra.append("hydra.mode=RUN")  # so says hydra.main
-    loader.load_configuration = lambda **asked: config  # type: ignore[method-assign]
+        overrides.append("hydra.mode=RUN")
+
+    def give_once(**asked: Any) -> DictConfig:
+        del loader.load_configuration  # asked again, as for hydra.verbose, it composes
+        return config
+
+    loader.load_configuration = give_once  # type: ignore[method-assign, assignment]
     hydra = Hydra(single.task, loader)
     GlobalHydra.instance().initialize(hydra)
     try:
-        task = inspect.unwrap(main)
-        run_and_report(lambda: hydra.run(single.composer.name, task, overrides=list(config.hydra.overrides.task)))
+        run_and_report(lambda: hydra.run(single.composer.name, inspect.unwrap(main), overrides))
     finally:
         GlobalHydra.instance().clear()
