@@ -147,7 +147,7 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path) -> None:
 def test_an_option_without_its_schema_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "extra" / "clip"
     folder.mkdir(parents=True)
-    (folder / "norm.yaml").write_text("name: norm\nmax: 1.0\n")
-    done = program("-cd", str(tmp_path / "extra"), "--cfg", "job", cwd=tmp_path)
+    (folder / "mine.yaml").write_text("name: norm\nmax: 1.0\n")
+    done = program("-cd", str(tmp_path / "extra"), "clip=mine", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 2
     assert "has to begin with its schema: defaults: [/schema/clip/norm@_here_, _self_]" in done.stderr
