@@ -137,6 +137,20 @@ def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.M
     assert scalars(tmp_path / "whole") == scalars(tmp_path / "parts")
 
 
+def test_a_warning_is_not_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of a part without gradients comes at the third look, and would be due again at every later one."""
+    config = config_for(tmp_path, (*LINE, "evaluate_every=1", "clip=none"))
+    loop.run_recorded(config, tmp_path / "whole")
+    said = [line for line in caplog.messages if line.startswith("warning: ")]
+    assert any("no gradient: linear2" in line for line in said)
+    caplog.clear()
+    ended_at(monkeypatch, {1: signal.SIGTERM, 5: signal.SIGTERM})
+    until_done(config, tmp_path / "parts")
+    assert [line for line in caplog.messages if line.startswith("warning: ")] == said
+
+
 def test_a_fused_step_that_was_turned_off_stays_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trainer import optim
 

@@ -171,8 +171,8 @@ def test_checkpoints_last_and_best(tmp_path: Path) -> None:
     assert best["best"] == status(tmp_path / "run")["objective"]
     last = checkpoint.load(checkpoint.find(tmp_path / "run", "last"))
     assert last["step"] == 9
-    assert set(last) == {"model", "optimizer", "clipper", "scaler", "watch", "history", "random", "step", "detailed",
-                         "best", "best_step", "states", "data", "config", "events", "place"}  # fmt: skip
+    assert set(last) == {"model", "optimizer", "clipper", "scaler", "watch", "doctor", "history", "random", "step",
+                         "detailed", "best", "best_step", "states", "data", "config", "events", "place"}  # fmt: skip
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 

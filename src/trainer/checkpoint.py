@@ -17,7 +17,7 @@ import torch
 from trainer.config import Mistake
 from trainer.files import naming, part_of, remove_parts, sync_folder
 
-FORMAT = 2
+FORMAT = 3
 SEAL = "\ngradclip checkpoint, format {format}, sha256 {sum}\n"
 SEAL_LENGTH = len(SEAL.format(format=FORMAT, sum="0" * 64))
 

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -145,6 +145,22 @@ class Doctor:
             self._warn(UNUSED, f"no gradient: {_few(self._idle)} had none at any of {self._looks} looks up to "
                        f"step {step}; does forward use it, is something detached, are its units dead? If it is meant "
                        "to rest: requires_grad_(False)")  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: what it goes by, and what it has said."""
+        return {
+            "mean": self._mean,
+            "first": self._first,
+            "loss": self._loss,
+            "looks": self._looks,
+            "idle": self._idle,
+            "warned": sorted(self._warned),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """From a checkpoint."""
+        self._mean, self._first, self._loss = state["mean"], state["first"], state["loss"]
+        self._looks, self._idle, self._warned = state["looks"], state["idle"], set(state["warned"])
 
     def _warn_of_explosion(self, step: int, what: str, norms: Mapping[str, float]) -> None:
         clip = self._config.clip

@@ -22,7 +22,7 @@ from gradclip.norms import combine, tensor_norms, wide_dtype
 from trainer import checkpoint, data, device, models, optim, summary, weights
 from trainer.config import Train
 from trainer.data import Batch
-from trainer.diagnosis import Doctor, measure, split
+from trainer.diagnosis import measure, split
 from trainer.divergence import Watch
 from trainer.first_steps import FirstSteps
 from trainer.models import State
@@ -101,7 +101,7 @@ def resume(session: Session, run: Run) -> None:
 def train(session: Session, run: Run, tracker: Tracker) -> None:
     """The loop. Raises Diverged or Interrupted where it ends early."""
     config, model, history = session.config, session.model, session.history
-    doctor, first = Doctor(config), FirstSteps(model, config.log.first_steps)
+    first = FirstSteps(model, config.log.first_steps)
     model.train()
     started, earlier = time.perf_counter(), session.step
     for step, batch in enumerate(_progress(_batches(session), session), start=earlier + 1):
@@ -137,7 +137,7 @@ def train(session: Session, run: Run, tracker: Tracker) -> None:
             if logged.weight_norm is not None and not math.isfinite(logged.weight_norm):
                 raise Diverged(f"{_bad_weight(model)}, seen at step {step}")
             if not report.dropped:
-                _diagnose(session, doctor, logged, report, copies if step == 1 or evaluates else None)
+                _diagnose(session, logged, report, copies if step == 1 or evaluates else None)
                 session.watch.look(step, logged.loss)
             session.detailed = step if details else session.detailed
         if evaluates:
@@ -248,15 +248,13 @@ def _evaluate_and_keep(session: Session, run: Run, tracker: Tracker) -> None:
     run.evaluated(step, loss)
 
 
-def _diagnose(
-    session: Session, doctor: Doctor, logged: Logged, report: ClipReport, copies: list[Tensor] | None
-) -> None:
+def _diagnose(session: Session, logged: Logged, report: ClipReport, copies: list[Tensor] | None) -> None:
     """What the log warns of. copies: the weights before the step, where every parameter is looked at."""
-    doctor.follow(session.step, logged.loss, logged.after, report)
+    session.doctor.follow(session.step, logged.loss, logged.after, report)
     if copies:
         before, after = split(logged.parameters)
         measured = measure(session.model, copies, before)
-        doctor.examine(session.step, measured, after, last=session.step == session.config.steps)
+        session.doctor.examine(session.step, measured, after, last=session.step == session.config.steps)
 
 
 def _draw(session: Session, tracker: Tracker, logged: Logged, step: int) -> None:

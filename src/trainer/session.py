@@ -13,6 +13,7 @@ from gradclip import Clipper
 from trainer import checkpoint, models, optim, weights
 from trainer.config import Mistake, Train, flat, turned
 from trainer.data import Dataset
+from trainer.diagnosis import Doctor
 from trainer.divergence import Watch
 from trainer.models import State
 from trainer.randomness import Randomness
@@ -38,6 +39,10 @@ class Session:
     history: History = field(default_factory=History)
     step: int = 0  # the last one that is done
     detailed: int = 0  # the last one whose parameters were logged one by one
+    doctor: Doctor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.doctor = Doctor(self.config)
 
     @property
     def parts(self) -> dict[str, checkpoint.HasState]:
@@ -48,6 +53,7 @@ class Session:
             "clipper": self.clipper,
             "scaler": self.scaler,
             "watch": self.watch,
+            "doctor": self.doctor,
             "history": self.history,
             "random": Randomness(),
         }
