@@ -216,6 +216,18 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pyt
     same_run(tmp_path / "whole", tmp_path / "run", STEPS)
 
 
+def test_checkpoints_of_an_earlier_program_are_refused_by_their_format(tmp_path: Path) -> None:
+    config = finished(tmp_path)
+    files = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    for path in files:
+        path.write_bytes(path.read_bytes().replace(b"checkpoint, format 3", b"checkpoint, format 2"))
+    config.steps = 20
+    line = r"none of 3 checkpoints is good: .*best\.pt: a checkpoint in format 2, where this program reads format 3"
+    with pytest.raises(Mistake, match=line):
+        loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert sorted((tmp_path / "run" / "checkpoints").iterdir()) == files
+
+
 def test_the_best_checkpoint_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is taken where it is newer than the others."""
     config = config_for(tmp_path, (*TEXT, "evaluate_every=5", "checkpoint.every=4"))

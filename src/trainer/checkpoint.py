@@ -72,15 +72,17 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     best = folder / "checkpoints" / "best.pt"
     files = [*([best] if best.exists() else []), *reversed(steps(folder))]
     good: list[tuple[Path, dict[str, Any]]] = []
+    bad: list[Mistake] = []
     for path in files:
         try:
             good.append((path, load(path)))
         except Mistake as mistake:
+            bad.append(mistake)
             log.warning("%s; it is skipped", mistake)
         if good and good[-1][0] != best:
             break  # those left are older
     if files and not good:
-        raise Mistake(f"{folder}: none of its {len(files)} checkpoints is good; delete them to start from step 1")
+        raise Mistake(f"none of {len(files)} checkpoints is good: {bad[0]}; with them moved away it starts anew")
     return max(good, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
 
 

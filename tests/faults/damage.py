@@ -83,5 +83,5 @@ def _says_none_is_good(run: Path) -> bool:
     try:
         checkpoint.newest(run)
     except Mistake as mistake:
-        return "none of its 2 checkpoints is good" in str(mistake)
+        return "none of 2 checkpoints is good" in str(mistake)
     return False
