@@ -126,6 +126,36 @@ def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step:
     same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
+def test_a_run_that_was_killed_after_its_last_step_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it could write its last checkpoint beside the best one, or say that it has finished."""
+    config, real = config_for(tmp_path, TEXT), checkpoint.save
+
+    def save(folder: Path, parts: Any, notes: dict[str, Any], *, keep: int) -> None:
+        if notes["step"] == STEPS:
+            raise Killed
+        real(folder, parts, notes, keep=keep)
+
+    def show(*arguments: Any) -> None:
+        raise Killed
+
+    loop.run_recorded(config, tmp_path / "whole")
+    for place, name, killed in ((checkpoint, "save", save), (loop.summary, "show", show)):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(place, name, killed)
+            loop.run_recorded(config, tmp_path / name)
+        assert (tmp_path / name / "checkpoints" / "step_12.pt").exists() == (name == "show")
+        assert loop.run_recorded(config, tmp_path / name, resumed=True).state == "finished"
+        same_run(tmp_path / "whole", tmp_path / name, STEPS)
+
+
+def test_a_signal_before_the_last_step_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(tmp_path, TEXT)
+    ended_at(monkeypatch, {STEPS - 1: signal.SIGTERM})
+    assert loop.run_recorded(config, tmp_path / "run").state == "finished"
+
+
 def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path, (*TEXT, "clip=none", "optimizer.lr=20", "log.every=2"))
     assert loop.run_recorded(config, tmp_path / "whole").state == "diverged"

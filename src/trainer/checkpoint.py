@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 import torch
 
 from trainer.config import Mistake
-from trainer.files import naming, part_of, remove_parts, sync_folder
+from trainer.files import naming, part_of, remove_parts, sync_folder, write_atomically
 
 FORMAT = 3
 SEAL = "\ngradclip checkpoint, format {format}, sha256 {sum}\n"
@@ -31,7 +31,7 @@ class HasState(Protocol):
 
 def save(folder: Path, parts: dict[str, HasState], notes: dict[str, Any], *, keep: int) -> Path:
     """Writes checkpoints/step_<step>.pt, with the step from `notes`, and deletes all but the newest `keep`."""
-    path = folder / "checkpoints" / f"step_{notes['step']}.pt"
+    path = _path(folder, notes["step"])
     _write(path, parts, notes)
     for old in steps(folder)[:-keep]:
         old.unlink()
@@ -48,7 +48,15 @@ def save_best(folder: Path, parts: dict[str, HasState], notes: dict[str, Any]) -
 def steps(folder: Path) -> list[Path]:
     """The checkpoints of a run by their steps, the newest last."""
     found = [path for path in (folder / "checkpoints").glob("step_*.pt") if path.stem[5:].isdecimal()]
-    return sorted(found, key=lambda path: int(path.stem[5:]))
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem[5:])
+
+
+def _path(folder: Path, step: int | str) -> Path:
+    return folder / "checkpoints" / f"step_{step}.pt"
 
 
 def find(folder: Path, which: str) -> Path:
@@ -56,7 +64,7 @@ def find(folder: Path, which: str) -> Path:
     if which == "best":
         return folder / "checkpoints" / "best.pt"
     if which.isdecimal():
-        return folder / "checkpoints" / f"step_{which}.pt"
+        return _path(folder, which)
     if which != "last":
         return Path(which)
     if (found := newest(folder)) is None:
@@ -86,21 +94,22 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return max(good, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
 
 
-def tidy(folder: Path, chosen: Path | None) -> None:
-    """Before a run goes on: deletes half-written files, and sets those aside that the chosen one was taken for.
+def tidy(folder: Path, chosen: Path | None, step: int) -> None:
+    """Before a run goes on after `step`: deletes half-written files, and sets those aside that are not good.
 
     A damaged file with a higher step would otherwise count as one of the newest, and push good ones out.
+    Where the best one was chosen, the run was killed before it could write that step's own, which is made up for.
     """
     remove_parts(folder)
     remove_parts(folder / "checkpoints")
-    newer = (
-        steps(folder) if chosen is None or chosen.stem == "best" else steps(folder)[steps(folder).index(chosen) + 1 :]
-    )
-    for path in newer:
-        try:
-            load(path)
-        except Mistake:
-            path.rename(path.with_suffix(".pt.damaged"))
+    for path in steps(folder):
+        if _step(path) >= step and path != chosen:
+            try:
+                load(path)
+            except Mistake:
+                path.rename(path.with_suffix(".pt.damaged"))
+    if chosen is not None and chosen.stem == "best":
+        write_atomically(_path(folder, step), chosen.read_bytes(), sync=True)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -90,9 +90,9 @@ def resume(session: Session, run: Run) -> None:
     Raises Mistake if there are only bad ones, or if the checkpoint belongs to another run.
     """
     found = checkpoint.newest(run.folder)
-    checkpoint.tidy(run.folder, found[0] if found else None)
     if found is not None:
         restore(session, *found)
+    checkpoint.tidy(run.folder, found[0] if found else None, session.step)
     cut_back(run.folder, found[1]["events"] if found else {})
     run.update(step=session.step, objective=session.history.best)
     log.info("goes on after step %d of %s", session.step, found[0].name if found else "no checkpoint")
@@ -146,7 +146,7 @@ def train(session: Session, run: Run, tracker: Tracker) -> None:
         # What a signal saves is not logged: the run that goes on has the points of one that never stopped.
         if saves or (stop is not None and weights.first_nonfinite(model) is None):
             checkpoint.save(run.folder, session.parts, notes(session, tracker), keep=config.checkpoint.keep)
-        if stop is not None:
+        if stop is not None and step < config.steps:
             raise Interrupted(stop)
 
 

@@ -83,7 +83,8 @@ def restore(session: Session, path: Path, content: dict[str, Any]) -> None:
             raise Mistake(f"{path}: saved with another {', '.join(names)} than the run's config.yaml says")
         if content["data"] != session.data.facts:
             raise Mistake(f"{path}: the data has changed: {content['data']} is now {session.data.facts}")
-        if content["step"] >= config.steps:
+        # The last step's own is taken: the run was ended after it, before it could say that it is finished.
+        if content["step"] >= config.steps and not content["step"] == config.steps == content["config"]["steps"]:
             raise Mistake(f"steps={config.steps}: {path} has done {content['step']} already")
         if content["place"] != (here := _place(session)):
             log.warning("saved with %s, goes on with %s: the same to rounding only", content["place"], here)
