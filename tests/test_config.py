@@ -11,9 +11,10 @@ from gradclip import Policy
 from gradclip.fields import Checked
 from tests.support import ROOT, compose, composer, program
 from trainer.cli import CONF
-from trainer.compose import checked, load, save
+from trainer.compose import checked, load
 from trainer.config import GROUPS, Train, flat
 from trainer.messages import all_keys
+from trainer.run import save
 
 OPTIONS = [(group, option) for group in GROUPS for option in composer().options(group)]
 FILES = sorted(CONF.rglob("*.yaml"))

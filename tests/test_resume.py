@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from tests.same import same, same_run, scalars
 from tests.support import compose, program, text_file
 from tests.test_tracking import scalars as tensorboards
 from trainer import checkpoint, loop
-from trainer.compose import load, save
+from trainer.compose import load
 from trainer.config import EXTENDING, GROUPS, Mistake, Train
 from trainer.messages import all_keys
 from trainer.randomness import Randomness
-from trainer.run import actual_state
+from trainer.run import actual_state, read_status, save
 from trainer.summary import MOST, History
 
 STEPS = 12
@@ -126,9 +127,7 @@ def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step:
     same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
-def test_a_run_that_was_killed_after_its_last_step_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it could write its last checkpoint beside the best one, or say that it has finished."""
     config, real = config_for(tmp_path, TEXT), checkpoint.save
 
@@ -142,9 +141,10 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(
 
     loop.run_recorded(config, tmp_path / "whole")
     for place, name, killed in ((checkpoint, "save", save), (loop.summary, "show", show)):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch:
             patch.setattr(place, name, killed)
-            loop.run_recorded(config, tmp_path / name)
+            with pytest.raises(Killed):
+                loop.run_recorded(config, tmp_path / name)
         assert (tmp_path / name / "checkpoints" / "step_12.pt").exists() == (name == "show")
         assert loop.run_recorded(config, tmp_path / name, resumed=True).state == "finished"
         same_run(tmp_path / "whole", tmp_path / name, STEPS)
@@ -295,7 +295,7 @@ CHANGES = {
 
 def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> None:
     """With all that may change changed: the same weights."""
-    config = finished(tmp_path, "clip=zclip", "model.dropout=0.2")
+    finished(tmp_path, "clip=zclip", "model.dropout=0.2")
     changed = config_for(tmp_path, (*TEXT, "clip=zclip", "model.dropout=0.2", *map("=".join, CHANGES.items())))
     assert set(CHANGES) | {"data.workers", "resume"} == EXTENDING <= set(all_keys(Train))
     loop.run_recorded(changed, tmp_path / "whole")
@@ -303,7 +303,7 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
     one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_20.pt") for name in ("whole", "run"))
     for part in ("model", "optimizer", "clipper", "random", "states"):
         same(one[part], other[part], part)
-    assert load(tmp_path / "run") == config  # only the command line writes it anew
+    assert load(tmp_path / "run") == changed
 
 
 REFUSED = [
@@ -368,6 +368,30 @@ def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> N
     with pytest.raises(Mistake, match="the data has changed"):
         loop.run_recorded(compose(f"data.path={tmp_path / 'small.txt'}", *COMMON, *TEXT, "steps=20"), tmp_path / "run",
                           resumed=True)  # fmt: skip
+
+
+def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
+    """Neither in the configuration, or the run could go on no more, nor in its status, or it would have failed."""
+    finished(tmp_path)
+    folder, weights, text = tmp_path / "run", tmp_path / "weights.pt", tmp_path / "small.txt"
+    (folder / "checkpoints" / "best.pt").rename(weights)
+    shutil.rmtree(folder)
+    config = finished(tmp_path, f"init_from={weights}")
+    weights.unlink()  # they are in the checkpoints now
+    (folder / "checkpoints" / "step_13.pt").touch()
+    (folder / "status.json").write_text(json.dumps(read_status(folder) | {"state": "interrupted"}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    text.write_text((whole := text.read_text()) + "more")
+    with pytest.raises(Mistake, match="the data has changed"):
+        loop.run_recorded(config, folder, resumed=True)
+    text.write_text(whole)
+    done = program("resume=run", "steps=11", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+    assert "steps=11: " in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert program("resume=run", "steps=14", cwd=tmp_path).returncode == 0
+    assert (read_status(folder)["state"], load(folder).steps, config.steps) == ("finished", 14, STEPS)
+    assert (folder / "checkpoints" / "step_13.pt.damaged").exists()
 
 
 # -- the program

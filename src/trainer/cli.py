@@ -1,5 +1,6 @@
 """The command line: what is checked before a run, and the run itself as Hydra calls it."""
 
+import dataclasses
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from trainer import launch, lock, parallel, resume, single, sweep
-from trainer.compose import Composer, checked, load, register, save, without_hydra
+from trainer.compose import Composer, checked, load, register, without_hydra
 from trainer.config import Mistake, Text, Train
 from trainer.files import is_unwritable
 from trainer.help import help_text
@@ -35,6 +36,7 @@ MISTAKE = 2  # the exit status of a user's mistake
 FAILED = 1  # and of what is wrong with the machine or the program
 
 log = logging.getLogger(__name__)
+_going_on: dict[Path, Train] = {}  # what a resumed run was checked with, for this process to run
 register()
 parallel.register()
 
@@ -112,8 +114,8 @@ def run(config: DictConfig) -> None:
     in_sweep = job.mode == RunMode.MULTIRUN
     resumed = config.resume is not None
     folder = Path(config.resume if resumed else job.runtime.output_dir)
-    settings = load(folder) if resumed else _with_absolute_paths(checked(config))
-    from trainer.run import Run, point_latest
+    settings = _going_on.get(folder) or load(folder) if resumed else _with_absolute_paths(checked(config))
+    from trainer.run import Run, point_latest, save
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -192,9 +194,9 @@ def _go_on(args: Namespace, name: str, overrides: list[Override]) -> list[str]:
     settings = resume.settings(folder, overrides)
     if args.cfg:
         _answer(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
-    check_machine(settings)
+    check_machine(dataclasses.replace(settings, init_from=None))  # read only if there is no checkpoint
     lock.hold(folder)
-    save(settings, folder)
+    _going_on[folder] = settings  # saved when the run has its state back
     own = [str(override.input_line) for override in overrides if override.key_or_group.startswith("hydra")]
     quoted = _quoted(folder)
     return [*own, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]

@@ -23,10 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from trainer.config import GROUPS, Mistake, Train
-from trainer.files import write_atomically
 from trainer.messages import missing, unknown_key, unknown_option, unreadable
+from trainer.run import SAVED
 
-SAVED = "config.yaml"  # in a run's folder
 LARGEST = 1 << 20  # bytes of such a file, which has two thousand
 VALUES = ("nan", "inf", "null", "true", "false")  # words that Hydra's grammar does not read as text
 
@@ -181,12 +180,6 @@ def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
             raise InvalidField(_join(path, error.key), error.value, error.allowed) from None
     assert isinstance(built, Train)
     return built
-
-
-def save(config: Train, folder: Path) -> None:
-    """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
-    text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-    write_atomically(folder / SAVED, text.encode(), sync=True)
 
 
 def load(folder: Path) -> Train:

@@ -94,7 +94,7 @@ def resume(session: Session, run: Run) -> None:
         restore(session, *found)
     checkpoint.tidy(run.folder, found[0] if found else None, session.step)
     cut_back(run.folder, found[1]["events"] if found else {})
-    run.update(step=session.step, objective=session.history.best)
+    run.goes_on(session.config, session.step, session.history.best)
     log.info("goes on after step %d of %s", session.step, found[0].name if found else "no checkpoint")
 
 

@@ -7,9 +7,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from trainer.compose import SAVED, checked, load
+from trainer.compose import checked, load
 from trainer.config import EXTENDING, GROUPS, Constant, Mistake, Train, flat, turned
-from trainer.run import actual_state, read_status
+from trainer.run import SAVED, actual_state, read_status
 
 LATEST = Path("outputs") / "latest"
 CHANGES = ", ".join(sorted(EXTENDING - {"resume"}))

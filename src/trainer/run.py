@@ -1,5 +1,6 @@
-"""A run's folder: its status, its exit status, and the signals that end it early."""
+"""A run's folder: its configuration, its status, its exit status, and the signals that end it early."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -15,12 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from trainer import lock
+from trainer.config import Mistake, Train
 from trainer.files import is_unwritable, write_atomically
 
 log = logging.getLogger(__name__)
 
 STATUS = "status.json"
+SAVED = "config.yaml"
 CODES = {"finished": 0, "pruned": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupted is 128 + the signal
 # The last is a scheduler's notice that it is about to take the machine away.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -69,7 +74,8 @@ class Ending:
 class Run:
     """A run's folder, held against other processes, and its status.json, which is whole at every moment.
 
-    resumed: the folder is that of an earlier run, which goes on. Raises Mistake if another process trains in it.
+    resumed: the folder is that of an earlier run, which goes on; its status stays until `goes_on`. Raises Mistake
+    if another process trains in it.
     """
 
     def __init__(self, folder: Path, steps: int, *, resumed: bool = False):
@@ -94,13 +100,19 @@ class Run:
         if resumed:
             kept = ("step", "objective", "started")
             self._status |= {name: value for name, value in read_status(folder).items() if name in kept}
-        self.update()
+        else:
+            self.update()
 
     def update(self, **changes: Any) -> None:
         """Writes the changes and the time: the heartbeat by which a running job is told from a dead one."""
         self._status |= changes | {"updated": _now()}
         self._written = time.monotonic()
         write_atomically(self.folder / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
+
+    def goes_on(self, config: Train, step: int, objective: float | None) -> None:
+        """A resumed run has its state back: only now does the folder say that it trains, and with what."""
+        save(config, self.folder)
+        self.update(step=step, objective=objective)
 
     def heartbeat(self, step: int) -> None:
         """Notes the step, and writes it at most once a second: so much may be missing after a crash."""
@@ -129,6 +141,8 @@ class Run:
             self._note("interrupted", "SIGINT, twice")
             raise
         except BaseException as error:
+            if isinstance(error, Mistake) and not self._written:
+                raise  # it did not go on, and its folder stays as if nobody had asked
             # What a signal to the whole process group does to helper processes is no bug of the run.
             interrupted = self.stop is not None and not is_unwritable(error)
             self._note("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
@@ -168,6 +182,12 @@ class Run:
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
+
+
+def save(config: Train, folder: Path) -> None:
+    """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
+    text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    write_atomically(folder / SAVED, text.encode(), sync=True)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from gradclip.policies import Policy
-from trainer.compose import Composer, checked, save
+from trainer.compose import Composer, checked
 from trainer.config import Mistake, Train
 from trainer.messages import explain
 from trainer.results import LOG, shown
-from trainer.run import Pruned, Run, point_latest
+from trainer.run import Pruned, Run, point_latest, save
 from trainer.sweep import run_values
 
 POLICIES = ("norm", "value", "autoclip", "zclip")  # searched where the command line names none

@@ -10,8 +10,8 @@ from tests.faults import Tally
 from tests.same import same
 from tests.support import SMALL, compose, text_file
 from trainer import checkpoint, loop
-from trainer.compose import save
 from trainer.config import Mistake
+from trainer.run import save
 
 
 class Heard(logging.Handler):
