@@ -394,6 +394,25 @@ def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
     assert (folder / "checkpoints" / "step_13.pt.damaged").exists()
 
 
+def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
+    """torch takes an optimizer's state of any shape, and its fused step would write past the end of a smaller one."""
+    from tests.faults.foreign import saved, sealed
+
+    config = finished(tmp_path, "optimizer=adam", "checkpoint.keep=1")
+    config.steps = 20
+    path = tmp_path / "run" / "checkpoints" / "step_12.pt"
+    for spoil, line in ((lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+                         r"step_12\.pt: not a checkpoint of such a run \(ValueError: exp_avg has shape \(3,\)"),
+                        (lambda content: content["states"].clear(), "has 0 hidden states for accumulate=1")):  # fmt: skip
+        content = checkpoint.load(path)
+        spoil(content)
+        whole = path.read_bytes()
+        path.write_bytes(sealed(saved(content)))
+        with pytest.raises(Mistake, match=line):
+            loop.run_recorded(config, tmp_path / "run", resumed=True)
+        path.write_bytes(whole)
+
+
 # -- the program
 
 

@@ -9,7 +9,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -68,9 +68,16 @@ def load(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Takes over a saved state; the step stays fused only where it was, and where it is safe here too.
 
     torch takes the flag from the saved groups alone, and leaves the one for loss scalers as it was built.
+    Raises ValueError for a state of another shape than its parameter's: torch takes it, and a fused step
+    then writes past its end.
     """
     safe = [bool(group.get("fused")) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            shape = () if name == "step" else parameter.shape
+            if isinstance(value, Tensor) and value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)} and its parameter {tuple(parameter.shape)}")
     for group, here in zip(optimizer.param_groups, safe, strict=True):
         if "fused" in group:
             group["fused"] = bool(group["fused"]) and here

@@ -94,6 +94,8 @@ def restore(session: Session, path: Path, content: dict[str, Any]) -> None:
                 optim.load(session.optimizer, content[name])
             else:
                 part.load_state_dict(content[name])
+        if len(content["states"]) != config.accumulate:
+            raise Mistake(f"{path}: has {len(content['states'])} hidden states for accumulate={config.accumulate}")
         session.states = [models.copied(state, session.device) for state in content["states"]]
         session.step, session.detailed = content["step"], content["detailed"]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
