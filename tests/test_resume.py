@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -392,6 +393,19 @@ def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
     assert program("resume=run", "steps=14", cwd=tmp_path).returncode == 0
     assert (read_status(folder)["state"], load(folder).steps, config.steps) == ("finished", 14, STEPS)
     assert (folder / "checkpoints" / "step_13.pt.damaged").exists()
+
+
+def test_a_machine_that_sums_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = finished(tmp_path)
+    config.steps = 13
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert "to rounding only" not in caplog.text
+    config.steps = 14
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert re.search(r"saved with .*threads: 1; goes on with .*threads: 7: the same to rounding only", caplog.text)
 
 
 def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:

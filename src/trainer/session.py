@@ -87,7 +87,7 @@ def restore(session: Session, path: Path, content: dict[str, Any]) -> None:
         if content["step"] >= config.steps and not content["step"] == config.steps == content["config"]["steps"]:
             raise Mistake(f"steps={config.steps}: {path} has done {content['step']} already")
         if content["place"] != (here := _place(session)):
-            log.warning("saved with %s, goes on with %s: the same to rounding only", content["place"], here)
+            log.warning("saved with %s; goes on with %s: the same to rounding only", content["place"], here)
         weights.fits(session.model, content["model"], path)
         for name, part in session.parts.items():
             if name == "optimizer":
@@ -104,5 +104,8 @@ def restore(session: Session, path: Path, content: dict[str, Any]) -> None:
 
 
 def _place(session: Session) -> str:
-    """Where the same configuration gives the same bits."""
-    return f"torch {torch.__version__} on {session.device.type}"
+    """Where the same configuration gives the same bits: sums depend on the instructions and the number of threads."""
+    if session.device.type == "cuda":
+        return f"torch {torch.__version__} on {torch.cuda.get_device_name(session.device)}"
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+    return f"torch {torch.__version__} on {session.device.type}, {cpu}"
