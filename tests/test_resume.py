@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.same import same, same_run, scalars
+from tests.same import points, same, same_run, scalars
 from tests.support import compose, program, text_file
 from tests.test_tracking import scalars as tensorboards
 from trainer import checkpoint, loop
@@ -22,7 +22,7 @@ from trainer.compose import load
 from trainer.config import EXTENDING, GROUPS, Mistake, Train
 from trainer.messages import all_keys
 from trainer.randomness import Randomness
-from trainer.run import actual_state, read_status, save
+from trainer.run import Run, actual_state, read_status, save
 from trainer.summary import MOST, History
 
 STEPS = 12
@@ -417,7 +417,7 @@ def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
     path = tmp_path / "run" / "checkpoints" / "step_12.pt"
     for spoil, line in ((lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
                          r"step_12\.pt: not a checkpoint of such a run \(ValueError: exp_avg has shape \(3,\)"),
-                        (lambda content: content["states"].clear(), "has 0 hidden states for accumulate=1")):  # fmt: skip
+                        (lambda content: content["states"].clear(), "has 0 hidden states")):  # fmt: skip
         content = checkpoint.load(path)
         spoil(content)
         whole = path.read_bytes()
@@ -468,6 +468,17 @@ def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: p
     for tag, points in tensorboards(tmp_path / "whole").items():
         if tag != "steps_per_second":
             assert sorted(tensorboards(tmp_path / "run")[tag]) == points
+
+
+def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HParams' start is a point of the run too, and is not written twice; its end comes when it is over."""
+    ended_at(monkeypatch, {7: signal.SIGTERM})
+    for resumed in (False, True):
+        run = Run(tmp_path / "run", STEPS, resumed=resumed)
+        with run.recorded():
+            loop.execute(config_for(tmp_path, TEXT), run, {"clip.max": 1.0})
+    found = [(tag, step) for tag, step, _ in points(tmp_path / "run") if "hparams" in tag]
+    assert found == [("_hparams_/session_start_info", 0), ("_hparams_/session_end_info", 0)]
 
 
 # -- init_from

@@ -64,6 +64,7 @@ class Tracker:
     def __init__(self, folder: Path, settings: str, facts: dict[str, str], *, after: int = 0):
         self._folder = folder
         self._swept: dict[str, Any] = {}
+        self._goes_on = after > 0
         purges = after > 0 and _sorts_last(folder)
         self._writer = SummaryWriter(str(folder), purge_step=after + 1 if purges else None)
         if after:
@@ -130,9 +131,9 @@ class Tracker:
         self._write(step, values | ({} if best is None else {OBJECTIVE: best}))
 
     def begin(self, swept: dict[str, Any]) -> None:
-        """A row in HParams with a column for every swept key; a null has no column's value."""
+        """A row in HParams with a column for every swept key, once; a null has no column's value."""
         self._swept = {key: value for key, value in swept.items() if value is not None}
-        if self._swept:
+        if self._swept and not self._goes_on:
             start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
             for key, value in self._swept.items():
                 _set_value(start.hparams[key], value)
