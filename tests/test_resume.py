@@ -448,8 +448,8 @@ def test_the_program_goes_on(tmp_path: Path) -> None:
     assert log.index("finished (step 12 of 12)") < log.index("finished (step 15 of 15)")
     shown = tensorboards(folder)
     assert [step for step, _ in shown["loss/train"]] == [*range(1, 13), 14, 15]
-    for tag, points in scalars(folder).items():
-        assert [step for step, _ in shown.get(tag, points)] == [step for step, _ in points]
+    for tag, found in scalars(folder).items():
+        assert [step for step, _ in shown.get(tag, found)] == [step for step, _ in found]
     assert actual_state(folder) == "finished"
     asked = program(f"resume={folder}", "steps=20", "--cfg", "job", cwd=tmp_path)
     assert "steps: 20\n" in asked.stdout
@@ -465,9 +465,9 @@ def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("time.time", lambda: 1.6e9)
     loop.run_recorded(config, tmp_path / "run", resumed=True)
     assert len(list((tmp_path / "run").glob("events*"))) == 2
-    for tag, points in tensorboards(tmp_path / "whole").items():
+    for tag, found in tensorboards(tmp_path / "whole").items():
         if tag != "steps_per_second":
-            assert sorted(tensorboards(tmp_path / "run")[tag]) == points
+            assert sorted(tensorboards(tmp_path / "run")[tag]) == found
 
 
 def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,22 +1,19 @@
 """What a sweep planned and what became of every job: sweep.json and the status.json of each, read without torch."""
 
 import json
-import os
-import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trainer.files import write_atomically
+from trainer.lock import alive
 from trainer.run import STATUS
 
 PLAN = "sweep.json"
 LOG = "train.log"
 ENDED = ("finished", "diverged", "pruned", "duplicate")  # a result; every other state is run again by a resume
-SILENCE = 600.0  # seconds without a heartbeat after which a running job counts as dead
 
 
 @dataclass(frozen=True)
@@ -98,30 +95,6 @@ def read_one(folder: Path, job: Job) -> Result:
     if state == "duplicate":
         reason = f"of job {status['duplicate_of']}"
     return Result(job, folder, state, status["step"], status["steps"], status["objective"], reason)
-
-
-def alive(status: dict[str, Any]) -> bool:
-    """Whether a job that says it is running is: a process of this machine, or a fresh heartbeat from another."""
-    silent = (datetime.now(UTC) - datetime.fromisoformat(status["updated"])).total_seconds()
-    if silent > SILENCE:
-        return False
-    if status.get("host", socket.gethostname()) != socket.gethostname():
-        return True
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _is_zombie(status["pid"])
-
-
-def _is_zombie(pid: int) -> bool:
-    """Dead, and its parent has not looked yet; only Linux can be asked."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
 
 
 def mark(folder: Path, **changes: Any) -> None:

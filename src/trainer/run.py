@@ -204,8 +204,12 @@ def actual_state(folder: Path) -> str | None:
 
     None where there is no status.json.
     """
-    state: str | None = read_status(folder).get("state")
-    return "killed" if state == "running" and not lock.is_held(folder) else state
+    status = read_status(folder)
+    state: str | None = status.get("state")
+    if state != "running":
+        return state
+    held = lock.is_held(folder)
+    return state if held or (held is None and lock.alive(status)) else "killed"
 
 
 def point_latest(folder: Path) -> None:
