@@ -117,6 +117,17 @@ def test_export_writes_the_weights_and_nothing_else(tmp_path: Path, capsys: pyte
     assert all(torch.allclose(tuned[name], weights[name], rtol=0, atol=1e-9) for name in weights)
 
 
+def test_an_export_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, and nothing is put in the place of a device or a folder."""
+    train(tmp_path)
+    for to, why in ((tmp_path / "nope" / "x", "No such file or directory"), (tmp_path, "not a file"),
+                    (Path("/dev/null"), "not a file")):  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            export.main([str(tmp_path / "run"), "--to", str(to)])
+        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {to}: {why}\n")
+    assert Path("/dev/null").is_char_device()
+
+
 def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from trainer import checkpoint
 from trainer.config import Mistake
+from trainer.files import write_atomically
 
 MISSING = 'safetensors is not installed: pip install -c constraints.txt -e ".[export]"'
 
@@ -41,11 +42,17 @@ def in_checkpoint(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 def write(path: Path, weights: Mapping[str, Tensor], facts: dict[str, str]) -> None:
     """A safetensors file, which holds no code and which other programs read; `facts` go into its header."""
     try:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     except ImportError:
         raise Mistake(MISSING) from None
     # The format takes no two tensors that share memory, as tied ones do.
-    save_file({name: weight.detach().clone().contiguous() for name, weight in weights.items()}, path, metadata=facts)
+    content = save({name: weight.detach().clone().contiguous() for name, weight in weights.items()}, metadata=facts)
+    if path.exists() and not path.is_file():
+        raise Mistake(f"{path}: not a file")
+    try:
+        write_atomically(path, content, sync=True)
+    except OSError as error:
+        raise Mistake(f"{path}: {error.strerror}") from error
 
 
 def load(model: nn.Module, path: Path) -> None:
