@@ -1,5 +1,7 @@
 """A run that was ended anywhere and goes on is, bit for bit, the run that was never ended."""
 
+import contextlib
+import copy
 import json
 import math
 import os
@@ -13,13 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
+from gradclip.errors import InvalidField
 from tests.same import points, same, same_run, scalars
-from tests.support import compose, program, text_file
+from tests.support import compose, composer, program, text_file
 from tests.test_tracking import scalars as tensorboards
-from trainer import checkpoint, loop
+from trainer import checkpoint, loop, resume
 from trainer.compose import load
-from trainer.config import EXTENDING, GROUPS, Mistake, Train
+from trainer.config import EXTENDING, GROUPS, Mistake, Train, flat
 from trainer.messages import all_keys
 from trainer.randomness import Randomness
 from trainer.run import Run, actual_state, read_status, save
@@ -346,6 +351,25 @@ def test_overrides_that_would_make_it_another_run(
     assert {path: path.read_bytes() for path in before} == before
 
 
+OTHERS = {str: ("drop", "relu", "bfloat16"), bool: ("true", "false"), list: ("[x]", "[3]"), type(None): ("1", "x")}
+
+
+@pytest.mark.parametrize("overrides", [(), ("data=digits", "model=mlp", "clip=agc", "schedule=cosine")])
+def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]) -> None:
+    """Every key of a configuration is given other values: those taken change nothing but what extends a run."""
+    saved = compose(*overrides)
+    monkeypatch.setattr(resume, "load", lambda folder: copy.deepcopy(saved))
+    before, taken = flat(saved), set()
+    for name, value in before.items():
+        numbers = (value + 1, value / 2) if type(value) in (int, float) else ()
+        for new in [*OTHERS.get(type(value), ()), *numbers]:
+            with contextlib.suppress(Mistake, InvalidField, OmegaConfBaseException, HydraException):
+                later = flat(resume.settings(tmp_path, composer().parse([f"{name}={new}"])))
+                taken |= {key for key, here in later.items() if here != before[key]}
+    kept = {"resume", "steps"} if "schedule=cosine" in overrides else {"resume"}
+    assert taken == (EXTENDING & before.keys()) - kept
+
+
 def test_another_number_of_steps_is_another_schedule(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -355,6 +379,8 @@ def test_another_number_of_steps_is_another_schedule(
     monkeypatch.chdir(tmp_path)
     line = refused(["resume=run", "steps=30"], capsys)
     assert line == "steps=30: schedule=cosine spans all steps, so that every rate changes"
+    assert refused(["resume=run"], capsys) == "run: has finished its 12 steps"
+    assert refused(["resume=run,other"], capsys).startswith("resume=run,other: one run goes on at a time")
 
 
 def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ HYDRAS = ("hydra.verbose", "hydra.job_logging", "hydra/job_logging")  # what of 
 
 def asked(overrides: Sequence[Override]) -> str | None:
     """The value of `resume=` on the command line."""
-    found = [override.value() for override in overrides if override.key_or_group == "resume"]
-    return None if not found or found[-1] is None else str(found[-1])
+    found = [override for override in overrides if override.key_or_group == "resume"]
+    for override in found:
+        _check_form(override)
+    return None if not found or (value := found[-1].value()) is None else str(value)
 
 
 def folder_of(name: str) -> Path:
@@ -62,7 +64,8 @@ def settings(folder: Path, overrides: Sequence[Override]) -> Train:
         )
     status = read_status(folder)
     if status.get("state") == "finished" and later.steps <= status.get("step", 0):
-        raise Mistake(f"{folder.name}: has finished its {status['step']} steps; steps={2 * status['step']} goes on")
+        hint = f"; steps={2 * status['step']} goes on" if isinstance(saved.schedule, Constant) else ""
+        raise Mistake(f"{folder.name}: has finished its {status['step']} steps{hint}")
     return later
 
 
