@@ -113,7 +113,7 @@ def page(tallies: "dict[str, Tally]", earlier: str = "") -> str:
         "- YAML aliases that grow exponentially in a file of `conf/` or `--config-dir`: Hydra expands them. A",
         "  run's own `config.yaml` with any alias in it is refused.",
         "- Two machines on one folder of a network disk: the lock is a POSIX record lock, which such disks pass on, or",
-        "  do not.",
+        "  do not. Where a disk has no locks at all, the process and the heartbeat in `status.json` decide.",
     ]
     return "\n".join(lines) + "\n"
 

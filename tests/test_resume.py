@@ -434,6 +434,15 @@ def test_a_machine_that_sums_otherwise_is_told(
     assert re.search(r"saved with .*threads: 1; goes on with .*threads: 7: the same to rounding only", caplog.text)
 
 
+def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = finished(tmp_path)
+    (events,) = (tmp_path / "run").glob("events*")
+    events.unlink()
+    config.steps = 13
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert f"{events}: gone, and its points with it" in caplog.messages
+
+
 def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
     """torch takes an optimizer's state of any shape, and its fused step would write past the end of a smaller one."""
     from tests.faults.foreign import saved, sealed

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,32 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeyp
         checkpoint.save_best(tmp_path, {"part": Part()}, {"step": 2})
     assert (tmp_path / "checkpoints" / "best.pt").read_bytes() == whole
     assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 1
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_one_it_replaces_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File, name and folder are synced, the folder's own name too, and only then is an old one deleted."""
+    calls: list[str] = []
+
+    def noting(where: Any, name: str, shown: Callable[..., str]) -> None:
+        real = getattr(where, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls.append(f"{name} {shown(*arguments)}")
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(where, name, call)
+
+    noting(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink().name)
+    noting(Path, "replace", lambda path, to: f"{path.name} {to.name}")
+    noting(Path, "unlink", lambda path, **named: path.name)
+    for step in (1, 2):
+        checkpoint.save(tmp_path, {}, {"step": step}, keep=1)
+    writes = [
+        [f"fsync .step_{n}.pt.part", f"replace .step_{n}.pt.part step_{n}.pt", "fsync checkpoints"] for n in (1, 2)
+    ]
+    assert calls == [f"fsync {tmp_path.name}", *writes[0], *writes[1], "unlink step_1.pt"]
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

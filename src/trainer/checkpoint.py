@@ -181,7 +181,9 @@ def _write(path: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> Non
     content = {name: part.state_dict() for name, part in parts.items()} | notes
     part = part_of(path)
     with naming(path):
-        path.parent.mkdir(exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir()
+            sync_folder(path.parent.parent)
         try:
             with part.open("wb") as file:
                 _write_sealed(file, content)

@@ -213,8 +213,11 @@ def cut_back(folder: Path, lengths: dict[str, int]) -> None:
     What came after it will come again, and no reader is to find it twice. A file that is not named
     was begun later.
     """
-    for path in folder.glob(EVENTS):
-        length = lengths.get(path.name)
+    found = {path.name: path for path in folder.glob(EVENTS)}
+    for name in lengths.keys() - found:
+        log.warning("%s: gone, and its points with it", folder / name)
+    for name, path in found.items():
+        length = lengths.get(name)
         if length is None:
             path.unlink()
         elif path.stat().st_size >= length:
