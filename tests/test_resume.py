@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,32 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, m
         assert (tmp_path / name / "checkpoints" / "step_12.pt").exists() == (name == "show")
         assert loop.run_recorded(config, tmp_path / name, resumed=True).state == "finished"
         same_run(tmp_path / "whole", tmp_path / name, STEPS)
+
+
+def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turn before and after a syncing, renaming, deleting or cutting: of a checkpoint, the status, the events."""
+    config = config_for(tmp_path, (*TEXT, "checkpoint.every=2", "evaluate_every=3", "clip=zclip", "optimizer=adam"))
+    loop.run_recorded(config, tmp_path / "whole")
+    count = 0
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            ends = count < 80 and count % 11 == 0  # every start cuts one more file, and would get no further
+            if ends and count % 2:
+                raise Killed
+            result = real(*arguments, **named)
+            if ends:
+                raise Killed
+            return result
+
+        return call
+
+    for where, name in ((os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "unlink"), (Path, "rename")):
+        monkeypatch.setattr(where, name, deadly(getattr(where, name)))
+    assert until_done(config, tmp_path / "parts") == ["killed"] * 7 + ["finished"]
+    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
 def test_a_signal_before_the_last_step_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
