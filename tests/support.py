@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -55,11 +56,8 @@ def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.Comp
 @cache
 def policies() -> list[Policy]:
     """Every option of conf/clip at every scope that it takes."""
-    return [
-        compose(f"clip={name}", f"clip.scope={scope}").clip
-        for name, schema in sorted(GROUPS["clip"].options.items())
-        for scope in schema.scopes
-    ]
+    composed = [compose(f"clip={name}").clip for name in sorted(GROUPS["clip"].options)]
+    return [replace(policy, scope=scope) for policy in composed for scope in policy.scopes]
 
 
 def policy_id(policy: Policy) -> str:

@@ -29,7 +29,9 @@ def quick(policy: Policy) -> Policy:
     return replace(policy, max=low[policy.name]) if policy.name in low else policy
 
 
-CASES = [quick(policy) for policy in policies()]
+def cases() -> list[Policy]:
+    """Made once, and handed to the processes: to compose them takes longer than to clip with them."""
+    return [quick(policy) for policy in policies()]
 
 
 def network() -> nn.Module:
@@ -83,21 +85,21 @@ def fsdp(model: nn.Module) -> nn.Module:
     return model
 
 
-def worker(rank: int, port: int, folder: str) -> None:
+def worker(rank: int, port: int, folder: str, those: list[Policy]) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=PROCESSES)
     found = {
-        "fsdp": {policy_id(policy): steps(policy, fsdp, rank, PROCESSES) for policy in CASES},
+        "fsdp": {policy_id(policy): steps(policy, fsdp, rank, PROCESSES) for policy in those},
         "ddp": {
-            policy_id(p): steps(p, nn.parallel.DistributedDataParallel, rank, PROCESSES) for p in CASES[::5]
+            policy_id(p): steps(p, nn.parallel.DistributedDataParallel, rank, PROCESSES) for p in those[::5]
         },  # gradients are whole there: a few are enough
-        "placed": placed(),
+        "placed": placed(those),
     }
     torch.save(found, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
-def placed() -> dict[str, list[Record]]:
+def placed(those: list[Policy]) -> dict[str, list[Record]]:
     """Gradients cut along columns, and whole ones that are not yet summed."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -105,7 +107,7 @@ def placed() -> dict[str, list[Record]]:
     mesh = init_device_mesh("cpu", (PROCESSES,))
     values, gradients = columns()
     found = {}
-    for policy in CASES:
+    for policy in those:
         parameters = [
             nn.Parameter(distribute_tensor(values[0], mesh, [Shard(1)])),
             nn.Parameter(distribute_tensor(values[1], mesh, [Replicate()])),
@@ -141,14 +143,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, str(folder)), nprocs=PROCESSES)
+    torch.multiprocessing.spawn(worker, (port, str(folder), cases()), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
 
 def test_as_one_process_with_one_big_batch(found: list[Any], subtests: pytest.Subtests) -> None:
     """One test, since every worker of the suite that had a part of it would start its own processes."""
     values, gradients = columns()
-    for policy in CASES:
+    for policy in cases():
         name = policy_id(policy)
         parameters = [nn.Parameter(value) for value in values]
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -165,6 +167,6 @@ def test_as_one_process_with_one_big_batch(found: list[Any], subtests: pytest.Su
 
 def test_the_cases_limit_something() -> None:
     """A policy that limits nothing within the few steps would prove nothing."""
-    for policy in CASES:
+    for policy in cases():
         records = steps(policy, lambda model: model, 0, 1)
         assert policy.name == "none" or any(each["report"][4] > 0 for each in records), policy_id(policy)

@@ -1,0 +1,100 @@
+"""Programs as a user starts them, each in a process of its own, but forked where torch is imported already.
+
+Importing it costs a program of a few steps most of its time. Of a real start it lacks just that: what it imports
+is there, torch has its one thread, and it hashes strings as its siblings do. tests/support.py has real starts.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support import ROOT
+
+BEFORE = ["trainer.cli", "trainer.loop", "trainer.needs", "trainer.tune", "tests.programs", "optuna"]
+SERVER: Any = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(BEFORE)
+
+
+class Program:
+    """`python SCRIPT ARGUMENTS` in a folder; what subprocess.Popen has and the tests use."""
+
+    def __init__(self, script: str | Path, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None):
+        self._files = [tempfile.NamedTemporaryFile(prefix="program") for _ in range(2)]  # noqa: SIM115
+        names = [file.name for file in self._files]
+        command, environment = [str(cwd / script), *arguments], dict(os.environ if env is None else env)
+        self._process = SERVER.Process(target=_run, args=(command, str(cwd), environment, names))
+        self._process.start()
+        atexit.register(self.kill)  # multiprocessing would wait for it
+        self.args, self.pid = command, self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        code: int | None = self._process.exitcode
+        return code
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        atexit.unregister(self.kill)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for its end; all that it wrote to stdout and stderr."""
+        self.wait(timeout)
+        out, err = (Path(file.name).read_text(encoding="utf-8") for file in self._files)
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+        self.wait()
+
+
+def run(
+    script: str | Path, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """The program run to its end."""
+    with Program(script, *arguments, cwd=cwd, env=env) as program:
+        out, err = program.communicate(timeout)
+    return subprocess.CompletedProcess(program.args, program.wait(), out, err)
+
+
+def _run(command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]) -> None:
+    """In the child: all that a new interpreter would set up."""
+    for number, output in enumerate(outputs, start=1):
+        file = os.open(output, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = command
+    sys.path[:] = [str(Path(command[0]).resolve().parent), *(each for each in sys.path if each not in ("", str(ROOT)))]
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        threading._shutdown()  # in this order, as an interpreter that ends
+        atexit._run_exitfuncs()
