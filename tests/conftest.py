@@ -1,11 +1,15 @@
 """One thread, so that tests neither disturb each other nor depend on the machine; and the table of the laws."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start, too; read when torch is imported
+
 import torch
 
 from tests.support import TRIED
@@ -15,7 +19,7 @@ from tests.support import TRIED
 def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")  # use_deterministic_algorithms would import the compiler
 
 
 @pytest.fixture(autouse=True)
