@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_a_search_of_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture
     other = subprocess.run([*arguments, "seed=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "this study searches something else" in other.stderr
+
+
+def test_processes_that_begin_a_study_at_once_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are left out; each thread has a connection of its own, as a process has."""
+    monkeypatch.setattr(tune, "conclusion", lambda search, study: study.study_name)
+    space = tune.space(composer(), ["clip=norm"])
+    for number in range(4):
+        folder = tmp_path / str(number)
+        search = tune.Search(folder, f"sqlite:///{folder / 'study.db'}", 0, space, composer())
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(tune.run, [search] * 4)) == [str(number)] * 4
 
 
 def test_a_killed_search_is_continued(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ import importlib.util
 import itertools
 import json
 import logging
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from trainer.messages import explain
 from trainer.results import LOG, shown
 from trainer.run import Pruned, Run, point_latest, save
 from trainer.sweep import run_values
+
+if sys.platform != "win32":
+    import fcntl
 
 POLICIES = ("norm", "value", "autoclip", "zclip")  # searched where the command line names none
 REACH = 30.0  # a threshold is searched from its default divided by this to its default times this
@@ -154,7 +158,8 @@ def run(search: Search) -> str:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     search.folder.mkdir(parents=True, exist_ok=True)
-    study = _study(search)
+    with _alone(search.folder):
+        study = _study(search)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     point_latest(search.folder)
     if len(study.get_trials(deepcopy=False, states=ended)) < search.trials:
@@ -163,6 +168,16 @@ def run(search: Search) -> str:
             callbacks=[optuna.study.MaxTrialsCallback(search.trials, states=ended)],
         )
     return conclusion(search, study)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits for its turn: two processes that make the tables of a new study at once fail at each other's."""
+    with (folder / ".lock").open("w") as file:
+        if sys.platform != "win32":
+            with suppress(OSError):  # a disk without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _study(search: Search) -> Any:
