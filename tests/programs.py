@@ -8,6 +8,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 from tests.support import ROOT
 
 BEFORE = ["trainer.cli", "trainer.loop", "trainer.needs", "trainer.tune", "tests.programs", "optuna"]
+OUTPUTS = ("stdout", "stderr")
 SERVER: Any = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(BEFORE)
 
@@ -29,10 +31,10 @@ class Program:
     """`python SCRIPT ARGUMENTS` in a folder; what subprocess.Popen has and the tests use."""
 
     def __init__(self, script: str | Path, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None):
-        self._files = [tempfile.NamedTemporaryFile(prefix="program") for _ in range(2)]  # noqa: SIM115
-        names = [file.name for file in self._files]
+        self._written = Path(tempfile.mkdtemp(prefix="program"))
+        atexit.register(shutil.rmtree, self._written)
         command, environment = [str(cwd / script), *arguments], dict(os.environ if env is None else env)
-        self._process = SERVER.Process(target=_run, args=(command, str(cwd), environment, names))
+        self._process = SERVER.Process(target=_run, args=(command, str(cwd), environment, str(self._written)))
         self._process.start()
         atexit.register(self.kill)  # multiprocessing would wait for it
         self.args, self.pid = command, self._process.pid
@@ -55,7 +57,7 @@ class Program:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Waits for its end; all that it wrote to stdout and stderr."""
         self.wait(timeout)
-        out, err = (Path(file.name).read_text(encoding="utf-8") for file in self._files)
+        out, err = ((self._written / name).read_text(encoding="utf-8") for name in OUTPUTS)
         return out, err
 
     def send_signal(self, number: int) -> None:
@@ -82,10 +84,10 @@ def run(
     return subprocess.CompletedProcess(program.args, program.wait(), out, err)
 
 
-def _run(command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]) -> None:
+def _run(command: list[str], cwd: str, environment: dict[str, str], written: str) -> None:
     """In the child: all that a new interpreter would set up."""
-    for number, output in enumerate(outputs, start=1):
-        file = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for number, output in enumerate(OUTPUTS, start=1):
+        file = os.open(Path(written) / output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
     os.chdir(cwd)

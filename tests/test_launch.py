@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from tensorboard import program as tensorboard
 
+from tests import programs
 from tests.support import ROOT, SMALL, program, text_file
 from trainer import cli, parallel, results
 from trainer.results import Job
 
-# What every interpreter of a sweep imports first. BROKEN: seed 1 has a bug, seed 2 is killed, and each notes its GPU.
-# SLOW: seed 2 takes a fifth of a second a step.
-SITE = """
+# What the process that forks a sweep's jobs imports first. BROKEN: seed 1 has a bug, seed 2 is killed, and each notes
+# its GPU. SLOW: seed 2 takes a fifth of a second a step.
+SITE = 'import sys\nif "forkserver" in str(sys.orig_argv):\n    import patched\n'
+PATCHED = """
 import os, signal, time
 import trainer.loop
 build, take_step = trainer.loop.build, trainer.loop.take_step
@@ -42,13 +44,13 @@ def statuses(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def train(here: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=here, env=os.environ | environment, capture_output=True, text=True, check=False)
+    return programs.run(ROOT / "train.py", *arguments, cwd=here, env=os.environ | environment)
 
 
 def site(here: Path, name: str) -> dict[str, str]:
     """The environment in which the jobs are broken or slow."""
     (here / "sitecustomize.py").write_text(SITE)
+    (here / "patched.py").write_text(PATCHED)
     return {"PYTHONPATH": str(here), name: str(here)}
 
 
@@ -145,14 +147,11 @@ def ask(server: str, path: str, question: dict[str, Any]) -> Any:
 def test_a_sweep_that_was_ended_is_resumed(launcher: str, number: signal.Signals, code: int, tmp_path: Path) -> None:
     """Job 0 has finished, job 1 is in the midst of its steps, and job 2 has not begun."""
     arguments = [f"data.path={text_file(tmp_path)}", *SMALL, "hydra.sweep.dir=swept", "seed=1,2,3"]
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *arguments]
-    command += ["steps=200", "evaluate_every=200"]
-    command.remove("steps=6")
-    command.remove("evaluate_every=6")
-    command += [f"hydra/launcher={launcher}"] + ["hydra.launcher.n_jobs=1"] * (launcher == "joblib")
+    arguments = [each for each in arguments if each not in ("steps=6", "evaluate_every=6")]
+    arguments += ["steps=200", "evaluate_every=200"]
+    arguments += [f"hydra/launcher={launcher}"] + ["hydra.launcher.n_jobs=1"] * (launcher == "joblib")
     environment = os.environ | site(tmp_path, "SLOW")
-    sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE, text=True)  # fmt: skip
+    sweep = programs.Program(ROOT / "train.py", "-m", *arguments, cwd=tmp_path, env=environment)
     folder = tmp_path / "swept"
     wait_for(lambda: list((folder / "1").glob("events*")))
     busy = train(tmp_path, "sweep.resume=swept")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scripts import default_job
+from tests import programs
 from tests.support import ROOT, compose
 from trainer.loop import run_recorded
 
@@ -28,7 +29,7 @@ def commands(program: str) -> list[list[str]]:
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    return programs.run(*arguments, cwd=cwd)
 
 
 def test_the_commands_run(tmp_path: Path) -> None:
@@ -63,7 +64,9 @@ def test_the_answers_are_the_programs(tmp_path: Path) -> None:
     (block,) = blocks("console")
     command, answer = block.removeprefix("$ python ").split("\n", 1)
     (tmp_path / "train.py").symlink_to(ROOT / "train.py")
-    assert run(shlex.split(command), tmp_path).stderr == answer
+    given = [sys.executable, *shlex.split(command)]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == answer
 
 
 def test_the_python_code_runs(capsys: pytest.CaptureFixture[str]) -> None:

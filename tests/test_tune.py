@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from scripts import tune as script
+from tests import programs
 from tests.support import ROOT, SMALL, composer, text_file
 from trainer import tune
 from trainer.report import rows
@@ -32,8 +33,8 @@ trainer.loop.take_step = step
 
 
 def command(here: Path, *arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / "tune.py"), f"data.path={text_file(here)}", *SMALL,
-            "evaluate_every=2", *arguments]  # fmt: skip
+    script = str(ROOT / "scripts" / "tune.py")
+    return [script, f"data.path={text_file(here)}", *SMALL, "evaluate_every=2", *arguments]
 
 
 def study(here: Path, name: str = "tune") -> Any:
@@ -93,9 +94,7 @@ def test_optuna_is_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_search_of_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They share the study; what diverges is pruned; the report reads it; the same command has nothing left to do."""
     arguments = command(tmp_path, "--trials", "8", "clip=none,norm,autoclip", "optimizer.lr=0.5,1e9", "steps=8")
-    both = [subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(2)]  # fmt: skip
-    for process in both:
+    for process in [programs.Program(*arguments, cwd=tmp_path) for _ in range(2)]:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     trials = study(tmp_path).get_trials()
@@ -117,10 +116,10 @@ def test_a_search_of_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {trial.result.folder for trial in table.trials} <= {folder.resolve() for folder in ran}
     assert table.columns[0] == "clip.name"
     assert len(table.rows) > 1
-    again = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True)
+    again = programs.run(*arguments, cwd=tmp_path)
     assert f"{len(trials)} trials" in again.stdout
     assert f"best, {study(tmp_path).best_value:.4f}" in again.stdout
-    other = subprocess.run([*arguments, "seed=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    other = programs.run(*arguments, "seed=2", cwd=tmp_path)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "this study searches something else" in other.stderr
 
@@ -140,14 +139,15 @@ def test_a_killed_search_is_continued(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW)
     arguments = command(tmp_path, "--trials", "3", "clip=norm", "steps=4")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     second = tmp_path / "outputs" / "studies" / "tune" / "1" / "status.json"
     deadline = time.monotonic() + 60
-    while not second.exists() and time.monotonic() < deadline:
+    while not second.exists():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = programs.run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     states = [trial.state.name for trial in study(tmp_path).get_trials()]
     assert states[1] in ("RUNNING", "FAIL"), "the killed one, which counts for nothing"
