@@ -69,6 +69,11 @@ def test_the_first_wrong_point_is_named() -> None:
         planned("clip.max=1,-1", "seed=1,2")
 
 
+def test_what_is_asked_of_the_whole_sweep_is_not_swept() -> None:
+    with pytest.raises(Mistake, match=r"^sweep\.dry_run=true,false: is asked of the whole sweep, and has one value$"):
+        planned("seed=1,2", "sweep.dry_run=true,false")
+
+
 def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
     """It runs to its end though jobs without clipping diverge, and leaves the contract's files."""
     text = text_file(tmp_path, 8000)

@@ -60,6 +60,8 @@ def expand(composer: Composer, master: DictConfig, arguments: list[str]) -> tupl
     for override in parsed:
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise Mistake(f"{override.input_line}: a grid takes lists, choice(…) and range(…)")
+        if override.is_sweep_override() and override.key_or_group.startswith("sweep."):
+            raise Mistake(f"{override.input_line}: is asked of the whole sweep, and has one value")
         if getattr(override.value(), "shuffle", False):
             raise Mistake(f"{override.input_line}: cannot be shuffled, since a job is known by its number")
         if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
