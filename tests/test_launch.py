@@ -233,7 +233,7 @@ def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_heartbeat_tells_the_living_from_the_dead(tmp_path: Path) -> None:
-    from trainer.run import Run
+    from trainer.run import STATUS, Run
 
     run = Run(tmp_path, 10)
     job = Job(0, [], "")
@@ -246,4 +246,7 @@ def test_a_heartbeat_tells_the_living_from_the_dead(tmp_path: Path) -> None:
     assert results.read_one(tmp_path, job).state == "killed"
     run.update(state="finished")
     assert results.read_one(tmp_path, job).state == "finished"
+    for damaged in ("", "{", "[]", '{"state": "finished"}', "\0\xff"):
+        (tmp_path / STATUS).write_text(damaged)
+        assert results.read_one(tmp_path, job).state == "missing"
     assert results.read_one(tmp_path / "nowhere", job).state == "missing"

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.files import write_atomically
 from trainer.lock import alive
-from trainer.run import STATUS
+from trainer.run import STATUS, read_status
 
 PLAN = "sweep.json"
 LOG = "train.log"
@@ -84,10 +84,9 @@ def read(folder: Path, jobs: Sequence[Job]) -> list[Result]:
 
 
 def read_one(folder: Path, job: Job) -> Result:
-    """The result of the job in this folder."""
-    try:
-        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """The result of the job in this folder; one that says nothing, or not all, is missing and will be run again."""
+    status = read_status(folder)
+    if not {"state", "reason", "step", "steps", "objective", "updated", "pid", "duplicate_of"} <= status.keys():
         return Result(job, folder, "missing")
     state, reason = status["state"], status["reason"]
     if state == "running" and not alive(status):
