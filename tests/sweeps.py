@@ -31,7 +31,12 @@ class Fake:
     extra: Mapping[str, float] = field(default_factory=dict)  # further tags of every step
 
 
-def made_up(folder: Path, jobs: Sequence[Fake], swept: Sequence[str] = ("clip", "clip.max", "seed")) -> Path:
+def made_up(
+    folder: Path,
+    jobs: Sequence[Fake],
+    swept: Sequence[str] = ("clip", "clip.max", "seed"),
+    arguments: Sequence[str] = ("made", "up"),
+) -> Path:
     """Writes sweep.json, and for every job but a missing one status.json and an event file."""
     flats = [values_of(job.overrides) for job in jobs]
     common = {key: value for key, value in flats[0].items() if all(flat.get(key, ...) == value for flat in flats)}
@@ -42,7 +47,7 @@ def made_up(folder: Path, jobs: Sequence[Fake], swept: Sequence[str] = ("clip", 
         plan.append(Job(number, list(job.overrides), hash_of(values), None, chosen, own))
         if job.state != "missing":
             write_run(folder / str(number), job, seed=number)
-    Plan(["made", "up"], plan, {}, common).write(folder)
+    Plan(list(arguments), plan, {}, common).write(folder)
     return folder
 
 

@@ -3,16 +3,19 @@
 import json
 import math
 import re
+import shlex
 import shutil
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts import report as script
+from tests.support import composer
 from tests.sweeps import Fake, made_up, write_event
 from trainer.config import Mistake
 from trainer.report import events, pages, pictures, report, rows
@@ -54,6 +57,25 @@ def test_a_clear_winner(tmp_path: Path) -> None:
         "clip=norm clip.max=1", "clip=value clip.max=0.02", "clip=norm clip.max=0.1", "clip=norm clip.max=10",
         "clip=none"]  # fmt: skip
     assert table.rows[0].deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
+
+
+def test_what_to_try_next_is_the_job_that_was_swept(tmp_path: Path) -> None:
+    """With all that was not swept, and quoted for the shell and for Hydra: at the defaults it would be another job."""
+    fixed = ["data.path='it\\'s a \"text\".txt'", "+model.hidden=9", "clip.include=[output.*]"]
+    asked = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
+    made_up(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=asked)
+    words = " ".join(conclusion(rows.build([tmp_path]), RESUME))
+    (command,) = re.findall(r"Next: `(.*?)`", words)
+    own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
+    assert shlex.split(command) == ["python", "train.py", "-m", *fixed, *own]
+
+
+@pytest.mark.parametrize(
+    "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
+)
+def test_a_value_is_shown_as_hydra_reads_it(value: Any) -> None:
+    (override,) = composer().parse([f"data.path={rows.shown(value)}"])
+    assert override.value() == value
 
 
 def test_a_weak_lead_is_not_called_clear(tmp_path: Path) -> None:

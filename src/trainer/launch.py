@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trainer.compose import Composer
 from trainer.config import Mistake
+from trainer.messages import typed
 from trainer.parallel import visible_gpus
 from trainer.results import ENDED, Job, Plan, Result, columns, mark, read, read_one, shown, table
 from trainer.run import STATUS, Run, point_latest
@@ -104,7 +106,7 @@ def _run(sweep: Sweep, task: Task) -> int:
     point_latest(sweep.folder)
     code = _launch(sweep, jobs, task) if jobs else 0
     results = sweep.results
-    again = f"python train.py sweep.resume={shown(sweep.folder)}"
+    again = shlex.join(["python", "train.py", f"sweep.resume={typed(shown(sweep.folder))}"])
     unfinished = [result for result in results if not result.ended]
     print(f"\n{table(results)}")
     print(f"sweep: {shown(sweep.folder)}" + (f"; what is left: {again}" if unfinished else ""), flush=True)

@@ -177,3 +177,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def typed(value: str) -> str:
+    """A text as Hydra's grammar reads it back: in quotes where it needs them."""
+    if re.fullmatch(r"[A-Za-z0-9_./:*?@%|+-]+", value):
+        return value
+    # A backslash stands for itself, but before a quote.
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"

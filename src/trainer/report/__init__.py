@@ -1,10 +1,12 @@
 """A sweep's answer: which policy and which threshold to take, how sure that is, and what to try next."""
 
 import importlib.util
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config import Mistake
+from trainer.messages import typed
 
 
 def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
@@ -23,7 +25,8 @@ def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     drawn = pictures.draw(table, folder)
     title = "Sweep " + ", ".join(sweep.name for sweep in sweeps)
     again = next((sweep for sweep in sweeps if (sweep / PLAN).is_file()), None)
-    resume = f"python train.py sweep.resume={shown(again)}" if again else "scripts/tune.py with the same arguments"
+    command = ["python", "train.py", f"sweep.resume={typed(shown(again))}"] if again else []
+    resume = shlex.join(command) or "scripts/tune.py with the same arguments"
     (folder / "report.md").write_text(pages.markdown(table, drawn, title, resume), encoding="utf-8")
     (folder / "report.html").write_text(pages.page(table, drawn, title, resume), encoding="utf-8")
     return f"{pages.text(table, resume)}\n\n{shown(folder / 'report.html')}"

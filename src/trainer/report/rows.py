@@ -14,8 +14,9 @@ import yaml
 
 from gradclip.policies import Policy
 from trainer.config import Mistake
+from trainer.messages import typed
 from trainer.report.events import Series, read
-from trainer.results import Job, Result, read_one, read_plan
+from trainer.results import Job, Plan, Result, read_one, read_plan
 from trainer.run import STATUS
 from trainer.tracking import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
 
@@ -126,13 +127,14 @@ def _over(parts: Sequence[Any], what: str) -> float | None:
 class Table:
     """All rows, the best first; columns: the keys that differ; duplicates: how many jobs were collapsed into others.
 
-    commands: what the sweeps were asked for.
+    commands: what the sweeps were asked for. fixed: their overrides that were not swept, the same in all.
     """
 
     rows: list[Row]
     columns: list[str]
     duplicates: int
     commands: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
 
     @property
     def trials(self) -> list[Trial]:
@@ -145,11 +147,15 @@ class Table:
 
     def name(self, row: Row) -> str:
         """The row as overrides on a command line."""
-        return " ".join(
-            f"{'clip' if key == POLICY else key.removesuffix('.name')}={shown(row.values[key])}"
+        return " ".join(self.overrides(row).values())
+
+    def overrides(self, row: Row) -> dict[str, str]:
+        """The row's own overrides, by the keys that they set."""
+        return {
+            key: f"{'clip' if key == POLICY else key.removesuffix('.name')}={shown(row.values[key])}"
             for key in self.columns
             if row.values.get(key) is not None
-        )
+        }
 
 
 def build(folders: Sequence[Path]) -> Table:
@@ -176,12 +182,21 @@ def build(folders: Sequence[Path]) -> Table:
     _mark_ties([row for row in ordered if row.rank == 0])
     plans = [plan for folder in folders if (plan := read_plan(folder))]
     commands = [shlex.join(["python", "train.py", "-m", *_own(plan.arguments)]) for plan in plans]
-    return Table(ordered, differing([row.values for row in ordered]), duplicates, commands)
+    fixed = [_fixed(plan) for plan in plans]
+    same = [each for each in fixed[0] if all(each in other for other in fixed)] if fixed else []
+    return Table(ordered, differing([row.values for row in ordered]), duplicates, commands, same)
 
 
 def _own(arguments: Sequence[str]) -> list[str]:
     """Without what is Hydra's: the launcher and the folder."""
     return [each for each in arguments if not each.lstrip("+").startswith("hydra")]
+
+
+def _fixed(plan: Plan) -> list[str]:
+    """The overrides that all jobs of a sweep share, which belong to any command that goes on from it."""
+    swept = {key for job in plan.jobs[:1] for key in job.swept}
+    named = [(each.lstrip("+").partition("=")[0], each) for each in _own(plan.arguments) if "=" in each]
+    return [each for key, each in named if key not in (*swept, SEED) and not key.startswith("sweep.")]
 
 
 def _trials(folder: Path) -> list[Trial]:
@@ -254,4 +269,6 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else typed(str(value))

@@ -1,6 +1,7 @@
 """The closing paragraph: what to take, how sure that is, what to try next."""
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from trainer.report.rows import FAILED, OPEN, POLICY, SEED, THRESHOLD, Row, Table, shown
@@ -106,9 +107,8 @@ def _lonely(best: Row, second: Row) -> str:
 
 def _next(table: Table, best: Row) -> str:
     """More seeds where there are few, then thresholds around the best, or beyond the edge of those tried."""
-    name = table.name(best)
     words = []
-    wanted = [name]
+    wanted = table.overrides(best)
     alike = [row for row in table.rows if row.policy == best.policy and _alike(table, row, best)]
     tried = sorted({row.values[THRESHOLD] for row in alike if row.values.get(THRESHOLD) is not None})
     now = best.values.get(THRESHOLD)
@@ -124,16 +124,12 @@ def _next(table: Table, best: Row) -> str:
         beyond = [row.values[THRESHOLD] for row in alike if row.counts["diverged"] and row.values[THRESHOLD] > now]
         if beyond:
             words.append(f"at {shown(min(beyond))} `clip={best.policy}` diverged")
-        wanted = [f"{key}={steps}" if key == THRESHOLD else part for key, part in _parts(table, best)]
+        wanted[THRESHOLD] = f"{THRESHOLD}={steps}"
     seeds = len(best.objectives)
     more = ",".join(str(seed) for seed in range(1, max(2 * seeds, 3) + 1))
     reason = f" ({'; '.join(words)})" if words else ""
-    return f"Next: `python train.py -m {' '.join([*wanted, f'{SEED}={more}']).strip()}`{reason}."
-
-
-def _parts(table: Table, row: Row) -> list[tuple[str, str]]:
-    keys = [key for key in table.columns if row.values.get(key) is not None]
-    return list(zip(keys, table.name(row).split(" "), strict=True))
+    command = ["python", "train.py", "-m", *table.fixed, *wanted.values(), f"{SEED}={more}"]
+    return f"Next: `{shlex.join(command)}`{reason}."
 
 
 def _alike(table: Table, row: Row, best: Row) -> bool:
