@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import composer, program, text_file
-from trainer import sweep
+from trainer import cli, sweep
 from trainer.cli import CONF
 from trainer.compose import Composer, checked
 from trainer.config import Mistake, flat
@@ -110,3 +110,9 @@ def test_the_plan_says_what_every_job_is(tmp_path: Path) -> None:
         assert not set(read.common) & set(job.values)
     assert jobs[0].swept == {"clip": "none", "clip.max": None, "seed": 1, "experiment": "digits"}
     assert jobs[-1].swept == {"clip": "norm", "clip.max": 1.0, "seed": 2, "experiment": "lstm_text"}
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "it's", "a\\b", "a\\'b\\"])
+def test_a_folder_is_handed_to_hydra_as_it_is_called(name: str, tmp_path: Path) -> None:
+    where = tmp_path / name
+    assert cli._at(composer(), [], str(where)).hydra.sweep.dir == str(where)

@@ -26,7 +26,7 @@ from trainer.config import Mistake, Text, Train
 from trainer.files import is_unwritable
 from trainer.help import help_text
 from trainer.imports import bring_torch
-from trainer.messages import explain, is_mistake
+from trainer.messages import explain, is_mistake, typed
 from trainer.results import PLAN, Plan, read_plan
 from trainer.single import Single
 
@@ -204,7 +204,7 @@ def _go_on(args: Namespace, name: str, overrides: list[Override]) -> list[str]:
 
 def _quoted(folder: Path) -> str:
     """A path as Hydra's grammar reads it back."""
-    return "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return typed(str(folder))
 
 
 def _with_absolute_paths(config: Train) -> Train:
@@ -302,8 +302,9 @@ def _resumed(args: Namespace, path: str, overrides: list[str]) -> launch.Sweep:
 def _at(composer: Composer, overrides: list[str], folder: str) -> DictConfig:
     """The sweep's configuration with its folder written out, so that every process means the same one."""
     JobRuntime.instance().set("name", composer.name)  # as hydra.main does, and the log's name
-    quoted = str(Path(folder).absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return composer.compose([*overrides, f"hydra.sweep.dir='{quoted}'", "hydra.mode=MULTIRUN"], multirun=True)
+    return composer.compose(
+        [*overrides, f"hydra.sweep.dir={_quoted(Path(folder).absolute())}", "hydra.mode=MULTIRUN"], multirun=True
+    )
 
 
 def _check_sweeper(master: DictConfig) -> None:
