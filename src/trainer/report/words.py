@@ -129,7 +129,8 @@ def _next(table: Table, best: Row) -> str:
     more = ",".join(str(seed) for seed in range(1, max(2 * seeds, 3) + 1))
     reason = f" ({'; '.join(words)})" if words else ""
     command = ["python", "train.py", "-m", *table.fixed, *wanted.values(), f"{SEED}={more}"]
-    return f"Next: `{shlex.join(command)}`{reason}."
+    rest = "" if table.commands else ", with whatever else these runs were given"
+    return f"Next: `{shlex.join(command)}`{rest}{reason}."
 
 
 def _alike(table: Table, row: Row, best: Row) -> bool:
