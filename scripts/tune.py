@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
         tune.need_optuna()
         if args.trials < 1:
             parser.error(f"--trials={args.trials}: at least one")
+        if not args.name:
+            parser.error("--name: is the study's folder, and cannot be empty")
         composer = Composer(CONF)
         space = tune.space(composer, args.overrides)
         tune.check(composer, space)

@@ -17,6 +17,7 @@ from scripts import tune as script
 from tests import programs
 from tests.support import ROOT, SMALL, composer, text_file
 from trainer import tune
+from trainer.config import Mistake
 from trainer.report import rows
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -70,6 +71,9 @@ def test_what_is_searched() -> None:
         (["clip.maks=1"], "clip.maks=1: no such key"),
         (["--trials", "0"], "--trials=0: at least one"),
         (["data.path=/no/such/file"], "data.path=/no/such/file: no such file"),
+        (["resume=latest"], "resume=latest: a search makes its runs and their folders itself"),
+        (["hydra.run.dir=x"], "hydra.run.dir=x: a search makes its runs and their folders itself"),
+        (["--name="], "--name: is the study's folder, and cannot be empty"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -82,6 +86,22 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert (error.count("\n"), line in error) == (1, True), error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_choices_keep_the_quotes_that_they_need() -> None:
+    found = tune.space(composer(), ["clip='none',norm", "data.path='it\\'s, a \"text\"',LICENSE"])
+    assert found.choices == {"clip": ["none", "norm"], "data.path": ["'it\\'s, a \"text\"'", "LICENSE"]}
+    for choice in found.choices["data.path"]:
+        tune.check(composer(), tune.Space([f"data.path={choice}"], {"clip": ["none"]}, {}))
+
+
+@pytest.mark.parametrize("storage", ["nonsense", "sqlite:///DAMAGED"])
+def test_a_storage_that_is_none_is_one_line(storage: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged.db").write_text("junk" * 999)
+    given = storage.replace("DAMAGED", str(tmp_path / "damaged.db"))
+    space = tune.space(composer(), ["clip=norm"])
+    with pytest.raises(Mistake, match=r"^--storage=.*: not the storage of a study \(.*\)$"):
+        tune.run(tune.Search(tmp_path / "study", given, 1, space, composer()))
 
 
 def test_optuna_is_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

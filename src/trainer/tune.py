@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import logging
+import shlex
 import sys
 import warnings
 from collections import Counter
@@ -18,7 +19,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from gradclip.policies import Policy
 from trainer.compose import Composer, checked
 from trainer.config import Mistake, Train
-from trainer.messages import explain
+from trainer.messages import explain, typed
 from trainer.results import LOG, shown
 from trainer.run import Pruned, Run, point_latest, save
 from trainer.sweep import run_values
@@ -57,15 +58,22 @@ def space(composer: Composer, arguments: Sequence[str]) -> Space:
     intervals: dict[str, tuple[float, float, bool]] = {}
     for override in composer.parse(composer.quoted(list(arguments))):
         key, value = str(override.key_or_group), override.value()
+        if key == "resume" or key.startswith(("hydra", "sweep.")):
+            raise Mistake(f"{override.input_line}: a search makes its runs and their folders itself; leave this out")
         if isinstance(value, IntervalSweep):
             intervals[key] = _interval(override, value)
         elif override.is_sweep_override():
-            choices[key] = [str(each).strip("'") for each in override.sweep_string_iterator()]
+            choices[key] = [_unquoted(str(each)) for each in override.sweep_string_iterator()]
         else:
             fixed.append(str(override.input_line))
     if "clip" not in choices and not any(each.startswith("clip=") for each in fixed):
         choices = {"clip": list(POLICIES), **choices}
     return Space(fixed, choices, intervals)
+
+
+def _unquoted(value: str) -> str:
+    """Without quotes that it can do without, such as those around the option none."""
+    return inner if typed(inner := value.strip("'")) == inner else value
 
 
 def _interval(override: Override, value: IntervalSweep) -> tuple[float, float, bool]:
@@ -182,8 +190,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _study(search: Search) -> Any:
     import optuna
+    import sqlalchemy
 
-    storage = optuna.storages.RDBStorage(search.storage, heartbeat_interval=30, grace_period=120)
+    try:
+        storage = optuna.storages.RDBStorage(search.storage, heartbeat_interval=30, grace_period=120)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        why = str(getattr(error, "orig", error)).partition("\n")[0]
+        raise Mistake(f"--storage={search.storage}: not the storage of a study ({why})") from error
     sampler = optuna.samplers.TPESampler(seed=search.seed)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
     study = optuna.create_study(
@@ -262,8 +275,8 @@ def conclusion(search: Search, study: Any) -> str:
     lines = [f"study {search.folder.name}: {states.total()} trials: {counts}"]
     try:
         best = study.best_trial
-        command = " ".join(best.user_attrs["overrides"])
-        lines.append(f"best, {best.value:.4f} in trial {best.number}: python train.py {command}")
+        command = shlex.join(["python", "train.py", *best.user_attrs["overrides"]])
+        lines.append(f"best, {best.value:.4f} in trial {best.number}: {command}")
     except ValueError:
         lines.append("no trial finished: try lower thresholds, or a lower optimizer.lr")
     return "\n".join([*lines, f"report: python scripts/report.py {shown(search.folder)}"])
