@@ -32,6 +32,7 @@ FLOORS = [
         "parallel",
         "diagnosis",
         "first_steps",
+        "change",
     },
     {"flow", "files", "imports", "lock"},
     {"config"},

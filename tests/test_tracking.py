@@ -159,8 +159,41 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "", {})
     logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
     tracker.close()
-    assert logged == (0.0, 0.0, 0.0, False, None, {})
+    assert logged == (0.0, 0.0, 0.0, False, None)
     assert scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
+
+
+class Elsewhere(torch.Tensor):
+    """As one on an accelerator: it says that it is not on the CPU, and counts how often it is read."""
+
+    is_cpu = False
+    read = 0
+
+    def tolist(self) -> Any:
+        Elsewhere.read += 1
+        return super().tolist()
+
+    def item(self) -> Any:
+        raise AssertionError("one value is read alone")
+
+
+def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
+    """And finds the same values."""
+    found = []
+    for kind in (torch.Tensor, Elsewhere):
+        each = torch.tensor([3.0, 4.0], dtype=torch.float64).as_subclass(kind)
+        all_, loss = torch.tensor(5.0, dtype=torch.float64).as_subclass(kind), torch.tensor(1.5).as_subclass(kind)
+        report = ClipReport(before=all_, after=all_ / 2, norms=each, limits=each / 2, fraction=all_ / 5, dropped=False,
+                            names=("v", "w"), parameter_before=each, parameter_after=each / 2)  # fmt: skip
+        tracker = Tracker(tmp_path / kind.__name__, "", {})
+        logged = tracker.step(1, loss, report, rate=1.0, speed=1.0, dropped=0, weights=each)
+        tracker.close()
+        assert logged == (1.5, 5.0, 2.5, True, 3.0)
+        found.append(scalars(tmp_path / kind.__name__))
+    assert found[0] == found[1]
+    assert found[0]["grad_norm_after/w"] == [(1, 2.0)]
+    assert found[0]["update_ratio"] == [(1, pytest.approx(4 / 3))]
+    assert Elsewhere.read == 1
 
 
 # -- TensorBoard's own server

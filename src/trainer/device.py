@@ -1,7 +1,7 @@
 """Where a run computes: the device, its threads, its precision, its determinism."""
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -41,8 +41,9 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def autocast(config: Device, device: torch.device) -> AbstractContextManager[None]:
     """Mixed precision for the forward pass; does nothing at float32."""
-    dtype = getattr(torch, config.precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    if config.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, config.precision))
 
 
 def loss_scaler(config: Device, device: torch.device) -> torch.amp.GradScaler:

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gradclip import Clipper, ClipReport, NonFiniteGradientError
-from gradclip.norms import combine, tensor_norms, wide_dtype
+from gradclip.norms import wide_dtype
 from trainer import checkpoint, data, device, models, optim, summary, weights
+from trainer.change import Change
 from trainer.config import Train
 from trainer.data import Batch
 from trainer.diagnosis import measure, split
@@ -102,6 +103,7 @@ def train(session: Session, run: Run, tracker: Tracker) -> None:
     """The loop. Raises Diverged or Interrupted where it ends early."""
     config, model, history = session.config, session.model, session.history
     first = FirstSteps(model, config.log.first_steps)
+    change = Change(model, every=config.log.every == config.log.parameters_every == 1)
     model.train()
     started, earlier = time.perf_counter(), session.step
     for step, batch in enumerate(_progress(_batches(session), session), start=earlier + 1):
@@ -112,7 +114,9 @@ def train(session: Session, run: Run, tracker: Tracker) -> None:
         looks = step == 1 or _due(step, config.log.every, config.steps) or evaluates or saves
         every = config.log.parameters_every
         details = looks and (step == 1 or step // every > session.detailed // every or evaluates or saves)
-        copies = _copy(model) if details else None
+        examined = _copy(model) if step == 1 or evaluates else None
+        if details:
+            change.before()
 
         rate = optim.set_rate(session.optimizer, config, step)
         try:
@@ -131,17 +135,17 @@ def train(session: Session, run: Run, tracker: Tracker) -> None:
         run.heartbeat(step)
         if looks:
             speed = (step - earlier) / (time.perf_counter() - started)
-            sizes = _weight_sizes(model, copies) if copies else None
+            sizes = change.after() if details else None
             logged = tracker.step(step, loss, report, rate=rate, speed=speed, dropped=history.dropped, weights=sizes)
             history.note(logged.loss, logged.before, logged.clipped)
-            if logged.weight_norm is not None and not math.isfinite(logged.weight_norm):
-                raise Diverged(f"{_bad_weight(model)}, seen at step {step}")
+            if logged.weight_norm is not None and not math.isfinite(logged.weight_norm) and (bad := _bad_weight(model)):
+                raise Diverged(f"{bad}, seen at step {step}")
             if not report.dropped:
-                _diagnose(session, logged, report, copies if step == 1 or evaluates else None)
+                _diagnose(session, logged, report, examined)
                 session.watch.look(step, logged.loss)
             session.detailed = step if details else session.detailed
         if evaluates:
-            _draw(session, tracker, logged, step)
+            _draw(session, tracker, report, step)
             _evaluate_and_keep(session, run, tracker)
         # What a signal saves is not logged: the run that goes on has the points of one that never stopped.
         if saves or (stop is not None and weights.first_nonfinite(model) is None):
@@ -181,18 +185,21 @@ def forward_backward(session: Session, batch: Batch) -> Tensor:
     A batch is split along its rows, never along time. The hidden state goes on from window to window,
     without its history: truncated back-propagation through time.
     """
-    parts = len(session.states)
-    inputs, targets = (device.send(tensor, session.device).tensor_split(parts) for tensor in batch[:2])
-    total = torch.zeros((), device=session.device)
-    for part in range(min(parts, len(batch.inputs))):
+    parts, rows = len(session.states), len(batch.inputs)
+    whole = [device.send(tensor, session.device) for tensor in batch[:2]]
+    inputs, targets = ([tensor] if parts == 1 else tensor.tensor_split(parts) for tensor in whole)
+    losses = []
+    for part in range(min(parts, rows)):
         state = session.states[part] if batch.continues else None
         with device.autocast(session.config.device, session.device):
             outputs, state = session.model(inputs[part], state)
-            loss = session.data.loss(outputs, targets[part]) * (len(inputs[part]) / len(batch.inputs))
+            loss = session.data.loss(outputs, targets[part])
+            if parts > 1:
+                loss = loss * (len(inputs[part]) / rows)
         session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         session.states[part] = models.detach(state)
-        total += loss.detach()
-    return total
+        losses.append(loss.detach())
+    return torch.stack(losses).sum() if parts > 1 else losses[0]
 
 
 @torch.no_grad()
@@ -252,15 +259,15 @@ def _diagnose(session: Session, logged: Logged, report: ClipReport, copies: list
     """What the log warns of. copies: the weights before the step, where every parameter is looked at."""
     session.doctor.follow(session.step, logged.loss, logged.after, report)
     if copies:
-        before, after = split(logged.parameters)
+        before, after = split(report.by_parameter())
         measured = measure(session.model, copies, before)
         session.doctor.examine(session.step, measured, after, last=session.step == session.config.steps)
 
 
-def _draw(session: Session, tracker: Tracker, logged: Logged, step: int) -> None:
+def _draw(session: Session, tracker: Tracker, report: ClipReport, step: int) -> None:
     """The pictures of an evaluation, and the histograms where they are asked for."""
     if session.config.log.flow:
-        tracker.picture(step, logged.parameters)
+        tracker.picture(step, report.by_parameter())
     if session.config.log.histograms:
         named = dict(session.model.named_parameters())
         weights = {f"weight/{name}": parameter for name, parameter in named.items()}
@@ -282,15 +289,6 @@ def _bad_weight(model: nn.Module) -> str | None:
 
 def _copy(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
-
-
-@torch.no_grad()
-def _weight_sizes(model: nn.Module, earlier: list[Tensor]) -> dict[str, Tensor]:
-    """The norm of all weights, and the norm of the step's change as a share of it."""
-    weights = [parameter.detach() for parameter in model.parameters()]
-    size = combine(tensor_norms(weights, 2.0), 2.0)
-    change = combine(tensor_norms(torch._foreach_sub(weights, earlier), 2.0), 2.0)
-    return {"weight_norm": size, "update_ratio": torch.where(size > 0, change / size, 0.0)}
 
 
 @torch.no_grad()
