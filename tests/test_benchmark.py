@@ -1,5 +1,6 @@
 """The benchmark runs: a smoke run of every subcommand, on little, that times nothing."""
 
+import copy
 import re
 import time
 from functools import cache
@@ -10,8 +11,9 @@ import torch
 
 from gradclip import Policy
 from scripts import benchmark
-from scripts.benchmarks import clip, growth, measure, start, step
+from scripts.benchmarks import clip, frameworks, growth, measure, start, step
 from tests.support import exact_norm
+from trainer.report.events import Series, read, tags
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(growth, "TENSORS", (1, 2, 4, 8))
     monkeypatch.setattr(growth, "FIXED", 80)
     monkeypatch.setattr(growth, "PICTURE", tmp_path / "pictures" / "growth.png")
-    monkeypatch.setattr(step, "STEPS", 5)
+    monkeypatch.setattr(step, "STEPS", {"MLP": 6})
     return tmp_path / "page.md"
 
 
@@ -69,11 +71,15 @@ def test_growth(page: Path) -> None:
     assert growth.PICTURE.stat().st_size > 10_000
 
 
-def test_step_and_log(page: Path) -> None:
+def test_step_and_log(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(step, "installed", dict)
     benchmark.main(["step", "--turns", "3", "--models", "MLP"])
+    assert "not installed, left out: Lightning, Fabric, Accelerate, Hugging Face (pip" in capsys.readouterr().out
     benchmark.main(["log", "--turns", "3"])
     text = page.read_text("utf-8")
-    assert re.search(r"^\| MLP \| 2 \| [\d.]+ ms \| [\d.]+ ms, [\d.]+ \(", text, re.MULTILINE)
+    times = r"( [\d.]+ ms, [\d.]+ \([^|]*\) \|){5}"
+    assert re.search(rf"^\| MLP \| 2 \|{times}( not installed \|){{4}}$", text, re.MULTILINE)
+    assert re.search(r"^\| MLP \| 2 \|( -?[\d.]+ % \(-?[\d.]+ to -?[\d.]+\) \|){4}$", text, re.MULTILINE)
     assert "one Summary a step" in text
 
 
@@ -102,6 +108,35 @@ def test_start(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"| all | {total:.0f} |" in text
     ours = total - 1e3 * sum(phases[name][0] for name in start.PARTS)
     assert f"| all that is ours | {ours:.0f} |" in text
+
+
+@pytest.mark.filterwarnings("default")  # other people's packages warn
+@pytest.mark.parametrize(
+    "name", [name for name in [*step.LOOPS, *frameworks.LOOPS] if name not in (step.BARE, "by hand")]
+)
+def test_every_loop_trains_as_the_one_by_hand_does_and_logs_both_norms(name: str, tmp_path: Path) -> None:
+    loops = step.LOOPS | frameworks.installed()
+    if name not in loops:
+        pytest.skip(f"{name} is not installed")
+    make, batch = step.MODELS["MLP"]
+    torch.manual_seed(0)
+    one, data = make(), step.Made(batch())
+    other = copy.deepcopy(one)
+    step.LOOPS["by hand"](one, data, tmp_path / "hand", 4)
+    data.asked.clear()
+    loops[name](other, data, tmp_path / "run", 4)
+    assert data.seconds(4) > 0
+    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-7)
+    points: dict[str, Series] = {}
+    for path in (tmp_path / "run").rglob("events.*"):
+        points |= read(path.parent, tags(path.parent))
+    norms = {tag: series for tag, series in points.items() if re.search("grad_norm", tag)}
+    after = {tag for tag in norms if "after" in tag}
+    assert norms.keys() > after
+    assert all(norms[tag].values.max() <= frameworks.LIMIT * (1 + 1e-5) for tag in after)
+    assert max(norms[tag].values.max() for tag in norms.keys() - after) > frameworks.LIMIT
+    assert name == "ours, nothing logged" or all(len(series.steps) >= 4 for series in norms.values())
 
 
 def test_ratios_are_medians_of_the_ratios_within_a_turn() -> None:

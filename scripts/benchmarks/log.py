@@ -42,7 +42,10 @@ def compared(what: str, scalars: dict[str, float], turns: int) -> list[list[str]
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, number)
 
-        times = in_turns({"ours": lambda: tracker._write(next(step), scalars), "theirs": theirs}, turns)
+        times = in_turns(
+            {"ours": lambda: tracker._write(next(step), tuple(scalars), list(scalars.values())), "theirs": theirs},
+            turns,
+        )
         tracker.close()
         writer.close()
         bytes_a_step = {path: (size(path) - start[path]) / (turns + 1) for path in (one, other)}

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.tensorboard import SummaryWriter
 
 from gradclip import ClipByNorm, Clipper
-from scripts.benchmarks.measure import Ratio, Times, machine, milliseconds, ratio, table, write
+from scripts.benchmarks.frameworks import LIMIT, RATE, Loop, adamw, installed
+from scripts.benchmarks.frameworks import LOOPS as FRAMEWORKS
+from scripts.benchmarks.measure import Times, machine, milliseconds, ratio, table, write
 from trainer import loop
 from trainer.cli import CONF
 from trainer.compose import Composer, checked
@@ -23,12 +24,14 @@ from trainer.divergence import Watch
 from trainer.run import Run
 from trainer.tracking import Tracker
 
-STEPS = 12  # a turn; the first two are left out
+STEPS = {"MLP": 200, "LSTM": 7, "GPT": 7}  # a turn
+WARM = 2  # the first of them are left out
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=12, help="how often every loop takes its turn")
+    parser.add_argument("--turns", type=int, default=7, help="how often every loop takes its turn")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which models")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="with how many threads")
 
 
 class Sequences(nn.Module):
@@ -95,35 +98,41 @@ class Made(Dataset):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
-    def seconds(self) -> float:
-        """The median time from one batch to the next."""
-        return statistics.median(b - a for a, b in itertools.pairwise(self.asked[2:STEPS]))
+    def seconds(self, steps: int) -> float:
+        """The mean time from one batch to the next: what a loop puts off for some steps is in it."""
+        return (self.asked[steps - 1] - self.asked[WARM]) / (steps - 1 - WARM)
 
 
-Loop = Callable[[nn.Module, Made, Path], None]
-
-
-def by_hand(model: nn.Module, data: Made, folder: Path) -> None:
-    """What is written without a thought of norms."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    for batch in itertools.islice(data.batches(0), STEPS):
+def bare(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
+    """The bare step, to which the shares of clipping and logging relate."""
+    optimizer = adamw(model)
+    for batch in itertools.islice(data.batches(0), steps):
         optimizer.zero_grad()
         data.loss(model(batch.inputs)[0], batch.targets).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
 
-def by_hand_logged(model: nn.Module, data: Made, folder: Path) -> None:
+def by_hand(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
+    """What is written without a thought of norms."""
+    optimizer = adamw(model)
+    for batch in itertools.islice(data.batches(0), steps):
+        optimizer.zero_grad()
+        data.loss(model(batch.inputs)[0], batch.targets).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), LIMIT)
+        optimizer.step()
+
+
+def by_hand_logged(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
     """And what is written to see them."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    optimizer = adamw(model)
     writer = SummaryWriter(str(folder))
-    for step, batch in enumerate(itertools.islice(data.batches(0), STEPS)):
+    for step, batch in enumerate(itertools.islice(data.batches(0), steps)):
         optimizer.zero_grad()
         loss = data.loss(model(batch.inputs)[0], batch.targets)
         loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in model.named_parameters():
             writer.add_scalar(f"grad_norm_before/{name}", parameter.grad.norm().item(), step)  # type: ignore[union-attr]
-        writer.add_scalar("grad_norm/before", nn.utils.clip_grad_norm_(model.parameters(), 1.0).item(), step)
+        writer.add_scalar("grad_norm/before", nn.utils.clip_grad_norm_(model.parameters(), LIMIT).item(), step)
         for name, parameter in model.named_parameters():
             writer.add_scalar(f"grad_norm_after/{name}", parameter.grad.norm().item(), step)  # type: ignore[union-attr]
         writer.add_scalar("loss/train", loss.item(), step)
@@ -131,51 +140,55 @@ def by_hand_logged(model: nn.Module, data: Made, folder: Path) -> None:
     writer.close()
 
 
-def ours(*overrides: str) -> Loop:
-    """This project's loop; by default with every scalar of the design at every step."""
+def ours(every: int | None = 1) -> Loop:
+    """This project's loop. every: how often all scalars of the design are logged; None, at the last step alone."""
 
-    def run(model: nn.Module, data: Made, folder: Path) -> None:
+    def run(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
         composer = Composer(CONF)
-        settings = [
-            "optimizer=adamw",
-            "optimizer.lr=1e-3",
-            "log.progress=false",
-            "log.every=1",
-            "log.parameters_every=1",
-        ]
-        settings += [f"{key}={STEPS}" for key in ("steps", "evaluate_every", "checkpoint.every", "check_every")]
-        config = checked(composer.compose(composer.quoted([*settings, *overrides])))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-        clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0), optimizer=optimizer)
+        settings = ["optimizer=adamw", f"optimizer.lr={RATE}", "log.progress=false"]
+        settings += [f"{key}={every or steps}" for key in ("log.every", "log.parameters_every")]
+        settings += [f"{key}={steps}" for key in ("steps", "evaluate_every", "checkpoint.every", "check_every")]
+        config = checked(composer.compose(composer.quoted(settings)))
+        optimizer = adamw(model)
+        clipper = Clipper(model.named_parameters(), ClipByNorm(max=LIMIT), optimizer=optimizer)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         watch = Watch(config.divergence)
         session = loop.Session(config, torch.device("cpu"), data, model, optimizer, clipper, scaler, [None], watch)
         tracker = Tracker(folder, "", data.facts)
-        loop.train(session, Run(folder, STEPS), tracker)
+        loop.train(session, Run(folder, steps), tracker)
         tracker.close()
 
     return run
 
 
+BARE = "by hand, nothing clipped"
 LOOPS: dict[str, Loop] = {
+    BARE: bare,
     "by hand": by_hand,
     "by hand, logged": by_hand_logged,
     "ours": ours(),
-    "ours, every tenth step logged": ours("log.every=10", "log.parameters_every=100"),
+    "ours, nothing logged": ours(None),
 }
 
 
 def run(args: argparse.Namespace) -> None:
-    rows = []
-    for threads in (1, 2):
+    loops = LOOPS | installed()
+    missing = [name for name in FRAMEWORKS if name not in loops]
+    if missing:
+        print(f'not installed, left out: {", ".join(missing)} (pip install -c constraints.txt -e ".[bench]")')
+    rows, shares = [], []
+    for threads in args.threads:
         torch.set_num_threads(threads)
         for name in args.models:
-            times = taken(name, args.turns)
-            shown = [f"{milliseconds(times, each)} ms, {against(times, each)}" for each in LOOPS if each != "by hand"]
-            rows.append([name, str(threads), f"{milliseconds(times, 'by hand')} ms", *shown])
+            times = taken(name, loops, args.turns)
+            shown = [f"{milliseconds(times, each)} ms, {ratio(times, each, 'by hand')}" for each in loops]
+            rows.append([name, str(threads), *shown, *["not installed"] * len(missing)])
+            shares.append([name, str(threads), *(share(times, each) for each in loops if each != BARE)])
             print(name, threads, flush=True)
-    head = ["model", "threads", *LOOPS]
-    write("step", f"{ABOUT}\n\n{machine()}\n\n{table(head, rows)}")
+    head = ["model", "threads"]
+    first = table([*head, *loops, *missing], rows)
+    second = table([*head, *(each for each in loops if each != BARE)], shares)
+    write("step", f"{ABOUT}\n\n{machine()}\n\n{first}\n\n{SHARES}\n\n{second}")
 
 
 ABOUT = """`python scripts/benchmark.py step`
@@ -183,25 +196,31 @@ ABOUT = """`python scripts/benchmark.py step`
 *By hand*: zero_grad, backward, `clip_grad_norm_`, step, and nothing logged. *Logged*: that with the loss and every
 parameter's norm before and after written by `add_scalar`. *Ours*: this project's loop, which writes every scalar of its
 design (both norms, of every parameter too, limit, scale, fraction, weight norm, update ratio, loss, rate) at every
-step. AdamW, fused; ratios are against the loop by hand."""
+step. The others (extra `bench`): the loss and both norms of all gradients together at every step, by their own
+TensorBoard loggers, without bars, checkpoints and validation: `scripts/benchmarks/frameworks.py`. AdamW, fused, for
+all; every step is clipped, which is the dearer case; ratios are against the loop by hand."""
+
+SHARES = """What a loop adds to a step without clipping and logging, as a share of it:"""
 
 
-def taken(name: str, turns: int) -> Times:
-    """Seconds a step of every loop, a median for each turn."""
+def taken(name: str, loops: dict[str, Loop], turns: int) -> Times:
+    """Seconds a step of every loop, a mean for each turn."""
     make, batch = MODELS[name]
     torch.manual_seed(1)
-    data = batch()
-    times: Times = {each: [] for each in LOOPS}
-    names = list(LOOPS)
+    data, steps = batch(), STEPS[name]
+    times: Times = {each: [] for each in loops}
+    names = list(loops)
     for turn in range(turns):
         for number in range(len(names)):
             each = names[(turn + number) % len(names)]
             made = Made(data)
             with tempfile.TemporaryDirectory() as folder:
-                LOOPS[each](make(), made, Path(folder))
-            times[each].append(made.seconds())
+                loops[each](make(), made, Path(folder), steps)
+            times[each].append(made.seconds(steps))
     return times
 
 
-def against(times: Times, name: str) -> Ratio:
-    return ratio(times, name, "by hand")
+def share(times: Times, name: str) -> str:
+    """In per cent, the median of those within a turn, and their quartiles."""
+    found = ratio(times, name, BARE)
+    return f"{100 * (found.median - 1):.1f} % ({100 * (found.low - 1):.1f} to {100 * (found.high - 1):.1f})"
