@@ -3,6 +3,7 @@
 python scripts/benchmark.py clip              clipping with both norms, against others' clipping alone
 python scripts/benchmark.py clip --policies   every policy against the passes that its formula needs
 python scripts/benchmark.py fold              with a fused step that does the multiplying
+python scripts/benchmark.py rows              the pieces whose squares are added up in float32
 python scripts/benchmark.py growth            against the number of parameters and of tensors: a picture
 python scripts/benchmark.py step              whole training steps, against a loop written by hand
 python scripts/benchmark.py log               200 scalars a step
@@ -15,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # started by its path, a script finds its neighbours alone
 
-from scripts.benchmarks import clip, fold, growth, log, start, step
+from scripts.benchmarks import clip, fold, growth, log, rows, start, step
 
-COMMANDS = {"clip": clip, "fold": fold, "growth": growth, "step": step, "log": log, "start": start}
+COMMANDS = {"clip": clip, "fold": fold, "rows": rows, "growth": growth, "step": step, "log": log, "start": start}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from gradclip import Policy
 from scripts import benchmark
-from scripts.benchmarks import clip, frameworks, growth, measure, start, step
+from scripts.benchmarks import clip, frameworks, growth, measure, rows, start, step
 from tests.support import exact_norm
 from trainer.report.events import Series, read, tags
 
@@ -62,6 +62,14 @@ def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
 def test_fold(page: Path) -> None:
     benchmark.main(["fold", "--turns", "3"])
     assert len(re.findall(r"^\| small \| [12] \|", page.read_text("utf-8"), re.MULTILINE)) == 2
+
+
+def test_rows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "ELEMENTS", 1 << 16)
+    benchmark.main(["rows", "--turns", "3"])
+    found = {row.split("|")[1].strip(): [float(cell) for cell in row.split("|")[4:7]]
+             for row in page.read_text("utf-8").splitlines() if row.startswith(("| 256 ", "| 32768 "))}  # fmt: skip
+    assert max(found["256"]) < 1.2e-6 < min(found["32768"][1:])  # what the shorter pieces are for
 
 
 def test_growth(page: Path) -> None:
