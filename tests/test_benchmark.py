@@ -88,7 +88,7 @@ def test_step_and_log(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     times = r"( [\d.]+ ms, [\d.]+ \([^|]*\) \|){5}"
     assert re.search(rf"^\| MLP \| 2 \|{times}( not installed \|){{4}}$", text, re.MULTILINE)
     assert re.search(r"^\| MLP \| 2 \|( -?[\d.]+ % \(-?[\d.]+ to -?[\d.]+\) \|){4}$", text, re.MULTILINE)
-    assert "one Summary a step" in text
+    assert "one event a step" in text
 
 
 def test_start(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:

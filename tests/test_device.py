@@ -1,5 +1,9 @@
 """Devices: found or refused, and set up for the process."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -34,6 +38,29 @@ def test_threads_and_determinism() -> None:
     device.prepare(compose("device=cpu", "device.threads=null", "device.deterministic=false").device)
     assert torch.get_num_threads() == 2  # null leaves the choice alone
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+FAULTS = """
+import resource, torch
+from trainer import device
+torch.set_num_threads(1)
+for keeps in (False, True):
+    if keeps:
+        device.keep_freed_memory()
+    torch.ones(1 << 24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(1 << 24)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is set up")
+def test_what_a_step_frees_is_kept_for_the_next() -> None:
+    answer = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, answer.stdout.split())
+    assert given_back > 10_000
+    assert kept < 1000
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

@@ -20,6 +20,7 @@ from trainer import loop
 from trainer.cli import CONF
 from trainer.compose import Composer, checked
 from trainer.data import Batch, Dataset
+from trainer.device import keep_freed_memory
 from trainer.divergence import Watch
 from trainer.run import Run
 from trainer.tracking import Tracker
@@ -177,6 +178,7 @@ def run(args: argparse.Namespace) -> None:
     if missing:
         print(f'not installed, left out: {", ".join(missing)} (pip install -c constraints.txt -e ".[bench]")')
     rows, shares = [], []
+    keep_freed_memory()
     for threads in args.threads:
         torch.set_num_threads(threads)
         for name in args.models:
@@ -198,7 +200,9 @@ parameter's norm before and after written by `add_scalar`. *Ours*: this project'
 design (both norms, of every parameter too, limit, scale, fraction, weight norm, update ratio, loss, rate) at every
 step. The others (extra `bench`): the loss and both norms of all gradients together at every step, by their own
 TensorBoard loggers, without bars, checkpoints and validation: `scripts/benchmarks/frameworks.py`. AdamW, fused, for
-all; every step is clipped, which is the dearer case; ratios are against the loop by hand."""
+all; every step is clipped, which is the dearer case; ratios are against the loop by hand. What a step frees stays with
+the process in all of them, as in a run (`trainer.device.keep_freed_memory`): without, glibc gives it back in some
+loops and not in others, by chance."""
 
 SHARES = """What a loop adds to a step without clipping and logging, as a share of it:"""
 
