@@ -202,7 +202,8 @@ step. The others (extra `bench`): the loss and both norms of all gradients toget
 TensorBoard loggers, without bars, checkpoints and validation: `scripts/benchmarks/frameworks.py`. AdamW, fused, for
 all; every step is clipped, which is the dearer case; ratios are against the loop by hand. What a step frees stays with
 the process in all of them, as in a run (`trainer.device.keep_freed_memory`): without, glibc gives it back in some
-loops and not in others, by chance."""
+loops and not in others, by chance. What ours adds to the small model is the weights' norm and change, a pass over
+weights and copy, and TensorBoard's checksums, which are made in Python (section *log*)."""
 
 SHARES = """What a loop adds to a step without clipping and logging, as a share of it:"""
 
