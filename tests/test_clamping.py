@@ -38,6 +38,21 @@ def test_long_short_equal_and_oddly_laid_out_gradients(dtype: torch.dtype, bound
     assert report.after.item() == pytest.approx(exact_norm([p.grad for p in model.values()]), rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_equal_gradients_whose_channels_lie_last(dtype: torch.dtype) -> None:
+    kernels = [torch.randn(8, 8, 3, 3).to(dtype).to(memory_format=torch.channels_last) for _ in range(2)]
+    model = with_gradients(kernels)
+    Clipper(model.named_parameters(), ClipByValue(max=0.5)).clip()
+    for parameter, kernel in zip(model.values(), kernels, strict=True):
+        assert torch.equal(parameter.grad, kernel.clamp(-0.5, 0.5))
+
+
+def test_what_was_clamped_does_not_exceed_a_bound_that_its_type_rounds() -> None:
+    model = with_gradients([torch.ones(9, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)])
+    clipper = Clipper(model.named_parameters(), ClipByValue(max=0.1))
+    assert [clipper.clip().fraction.item() for _ in range(3)] == [1.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("place", [5, IN_CACHE + 5, LONG - 1])
 def test_one_part_alone_exceeds(place: int) -> None:
     gradient = torch.full((LONG,), 0.25)

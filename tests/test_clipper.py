@@ -1,6 +1,7 @@
 """Clipper and ClipReport: equal to torch where torch is right, better where it is not, and honest about both norms."""
 
 import math
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from gradclip import (
+    AGC,
     ClipByNorm,
+    ClipByRMS,
     ClipByValue,
     ClipCheckError,
     Clipper,
@@ -354,3 +357,71 @@ def test_mixed_precision_in_one_model() -> None:
     assert report.before.item() == pytest.approx(30.0, rel=1e-6)
     assert exact_norm(copies(model)) == pytest.approx(report.after.item(), rel=1e-6)
     assert report.after.item() == pytest.approx(1.0, rel=4e-3)
+
+
+# -- odd company
+
+
+def test_a_pickled_clipper_measures_what_is_there() -> None:
+    model = nn.Linear(64, 64)
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    clipper.clip()
+    model, clipper = pickle.loads(pickle.dumps((model, clipper)))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 10.0)
+    assert clipper.clip().before.item() == pytest.approx(exact_norm([torch.full((64 * 65,), 10.0)]), rel=1e-6)
+    assert exact_norm(copies(model)) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_a_model_may_change_its_type_between_steps(model: nn.Module) -> None:
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1e-3))
+    clipper.clip()
+    model.double()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    clipper.clip()
+    assert exact_norm(copies(model)) == pytest.approx(1e-3, rel=1e-12)
+
+
+def test_one_name_for_two_parameters_is_refused() -> None:
+    one, other = nn.Linear(3, 2), nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"two parameters have the name weight; give them prefixes"):
+        Clipper([*one.named_parameters(), *other.named_parameters()], ClipByNorm(max=1.0))
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_parameter_without_gradient_has_none_beside_a_nan(looks: bool) -> None:
+    model = with_gradients([torch.full((3,), math.nan), None])
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0, nonfinite="keep"))
+    clipper._parameters.may_look = looks
+    assert clipper.clip().by_parameter()["p1"] == (0.0, 0.0)
+    clipper.check()
+
+
+def test_a_zero_gradient_never_exceeds_even_where_the_limit_is_nan() -> None:
+    weight = nn.Parameter(torch.full((3, 3), math.nan))
+    weight.grad = torch.zeros(3, 3)
+    clipper = Clipper([("weight", weight)], AGC(scope="parameter", exclude_last=False))
+    assert clipper.clip().fraction == 0
+    clipper.check()
+
+
+def test_what_is_known_of_a_set_of_gradients_is_not_kept_for_ever() -> None:
+    """Mixtures of experts have other gradients at every step."""
+    random = torch.Generator().manual_seed(0)
+    model = with_gradients([torch.ones(3)] * 16)
+    clipper = Clipper(model.named_parameters(), ClipByRMS(max=0.5, scope="model"))
+    for _ in range(300):
+        for parameter, there in zip(model.values(), torch.randint(2, (16,), generator=random).tolist(), strict=True):
+            parameter.grad = torch.ones(3) if there else None
+        clipper.clip()
+    (link,) = clipper._links.values()
+    assert max(len(link._blocks._sizes), len(link._blocks._together), len(clipper._parameters._plans)) <= 101
+
+
+@pytest.mark.parametrize("where", ["max", "final"])
+def test_a_schedule_needs_finite_ends(where: str) -> None:
+    with pytest.raises(InvalidField, match="constant where max or final is infinite"):
+        ClipByNorm(**{"max": 1.0, "final": 2.0, "over": 3, "schedule": "linear", where: math.inf})  # type: ignore[arg-type]

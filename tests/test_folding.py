@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,34 @@ def test_a_step_left_out_leaves_nothing_behind() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-6)
     clipper.clip()  # nothing exceeds
+    assert getattr(optimizer, "grad_scale", None) is None
+
+
+def test_a_scale_that_no_step_has_used_ends_the_folding(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as after another optimizer took over: one step is unclipped, and it is said."""
+    model, _, clipper = start(ClipByNorm(max=0.01, fold="auto"))
+    other = FUSED["adamw"](model.parameters())
+    for number in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        clipper.clip()
+        clipper.check()
+        other.step()
+        assert (exact_norm(gradients(model)) == pytest.approx(0.01, rel=1e-6)) == (number > 0)
+    (warning,) = [record.message for record in caplog.records]
+    assert warning.endswith("no step of the optimizer that the Clipper was given has used the last scale")
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda parts: pickle.loads(pickle.dumps(parts))], ids=["copy", "pickle"]
+)
+def test_a_copy_hands_over_to_the_copied_optimizer_and_no_longer_than_a_step(again: Callable[..., Any]) -> None:
+    model, optimizer, clipper = again(start(ClipByNorm(max=0.01, fold="auto")))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    clipper.clip()
+    optimizer.step()
+    assert exact_norm(gradients(model)) == pytest.approx(0.01, rel=1e-6)
     assert getattr(optimizer, "grad_scale", None) is None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradclip.gradients import Gradients, Norms, Parameters, places
+from gradclip.gradients import Gradients, Norms, Parameters, kind_of, places
 from gradclip.norms import SMALL, combine, combine_groups, row_norms, wide_dtype
 from gradclip.sharding import Gathered, rows_of
 
@@ -66,7 +66,7 @@ class Blocks:
         self._block_of = block_of
         self._single = block_of == list(range(len(block_of)))  # every parameter its own block
         self._sizes: dict[tuple[int, ...], Tensor] = {}
-        self._together: dict[tuple[int, ...], dict[Any, list[int]]] = {}
+        self._together: dict[tuple[Any, ...], dict[Any, list[int]]] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,6 +95,7 @@ class Blocks:
         """[blocks]: how many elements of gradients each block has."""
         key = tuple(gradients)
         if key not in self._sizes:
+            _bound(self._sizes)
             counts = [0] * len(self)
             for block, place in zip(self._block_of, self.selected, strict=True):
                 counts[block] += self._numbers[place] if place in gradients else 0
@@ -131,8 +132,9 @@ class Blocks:
 
     def _batches(self, gradients: Gradients) -> dict[Any, list[int]]:
         """(block, device, dtype) -> the places of the gradients that are multiplied together."""
-        key = tuple(gradients)
+        key = kind_of(gradients)
         if key not in self._together:
+            _bound(self._together)
             together: dict[Any, list[int]] = {}
             for block, place in zip(self._block_of, self.selected, strict=True):
                 if place in gradients:
@@ -145,17 +147,20 @@ class Blocks:
         """The 2-norms that scaling leaves of those before; None where only measuring can tell."""
         if any(dtype.itemsize < 4 for _, _, dtype in self._batches(gradients)):
             return None  # half precision rounds
+        # A norm of 0, as of a missing gradient, stays 0 beside one that is nan and makes the scale nan.
         if isinstance(scales, list):
             now = before.listed.copy()
             for block, place in zip(self._block_of, self.selected, strict=True):
-                now[place] *= scales[block]
+                if now[place] != 0.0:
+                    now[place] *= scales[block]
             return Norms(now)
         device = scales.device
         each = scales if self._single or len(self) == 1 else scales[places(tuple(self._block_of), device)]
-        if len(self.selected) == len(self._parameters):
-            return Norms(before.each * each)
-        selected = places(tuple(self.selected), device)
-        return Norms(before.each.index_copy(0, selected, before.each[selected] * each))
+        own = before.each
+        if len(self.selected) < len(self._parameters):
+            selected = places(tuple(self.selected), device)
+            each = torch.ones_like(own).index_copy(0, selected, each.expand(len(selected)))
+        return Norms((own * each).where(own != 0, own))
 
 
 class UnitBlocks(Blocks):
@@ -185,8 +190,11 @@ class UnitBlocks(Blocks):
             groups.setdefault((tensor.shape, tensor.dtype) if many else place, []).append((place, tensor))
         parts, order = [], []
         for group in groups.values():
-            matrices = [self._matrix(tensor, place) for place, tensor in group]
-            parts.append(row_norms(torch.cat(matrices) if len(matrices) > 1 else matrices[0], p).to(device))
+            first, one = group[0]
+            matrix = self._matrix(one, first)
+            if len(group) > 1:
+                matrix = torch.stack([tensor for _, tensor in group]).reshape(len(group) * len(matrix), -1)
+            parts.append(row_norms(matrix, p).to(device))
             order += [place for place, _ in group]
         parts.append(parts[0].new_zeros(1))
         return self._gathered.whole(torch.cat(parts)[self._back(tuple(order), device)], p)
@@ -206,6 +214,7 @@ class UnitBlocks(Blocks):
     def sizes(self, gradients: Gradients, device: torch.device) -> Tensor:
         key = tuple(gradients)
         if key not in self._sizes:
+            _bound(self._sizes)
             counts = [
                 self._numbers[place] // max(rows, 1) if place in gradients else 0
                 for place, rows in self._rows.items()
@@ -252,6 +261,12 @@ class UnitBlocks(Blocks):
         if tensor.dim() > 1 and tensor.shape[0] != rows:
             raise ValueError("scope=unit cannot take a sparse gradient, whose rows change; exclude that parameter")
         return tensor.detach().reshape(rows, -1) if tensor.numel() else tensor.new_zeros(rows, 0)
+
+
+def _bound(kept: dict[Any, Any]) -> None:
+    """Which gradients there are may be others at every step: what is known of each set is not kept for ever."""
+    if len(kept) > 100:
+        kept.clear()
 
 
 def split_factor(factor: float) -> list[float]:

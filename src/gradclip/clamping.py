@@ -46,7 +46,8 @@ def clamp_on_host(gradients: Sequence[Tensor], bound: float, plan: Plan) -> list
     found: list[Clamped] = [Clamped(0.0, 0, None)] * len(gradients)
     for group in plan.groups:
         chosen = [gradients[place] for place in group]
-        finite = bound if bound < torch.finfo(chosen[0].dtype).max else math.inf
+        dtype = chosen[0].dtype
+        finite = torch.tensor(bound, dtype=dtype).item() if bound < torch.finfo(dtype).max else math.inf
         clamped = _clamp_equals(chosen, finite) if len(group) > 1 else [_clamp_one(chosen[0], finite)]
         for place, one in zip(group, clamped, strict=True):
             found[place] = one
@@ -78,7 +79,7 @@ def _clamp_one(gradient: Tensor, bound: float) -> Clamped:
 
 def _clamp_equals(gradients: list[Tensor], bound: float) -> list[Clamped]:
     """Gradients of one shape and dtype, as the rows of one matrix."""
-    rows = torch.stack(gradients).view(len(gradients), -1)
+    rows = torch.stack(gradients).reshape(len(gradients), -1)  # stack keeps channels_last
     sizes = rows.abs() if rows.dtype.itemsize >= 4 else rows.float().abs_()
     largest = sizes.amax(1).tolist()
     over = [number for number, size in enumerate(largest) if not size <= bound]

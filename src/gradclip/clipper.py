@@ -83,7 +83,7 @@ class Clipper:
         an accelerator when `raise_if_nonfinite()` is called, so that no step waits for the device.
         """
         if self._folding is not None:
-            self._folding.clear()  # what a step that never came has left
+            self._folding.begin()
         gradients = self._parameters.gradients()
         before, drop = self._meet_nonfinite(gradients)
         if drop:

@@ -21,7 +21,7 @@ from gradclip.policies import Policy
 log = logging.getLogger(__name__)
 
 FUSED = (SGD, Adam, AdamW, Adagrad)  # those that read `grad_scale`; a wrapper around one may not pass it on
-LEAST = 1e-30  # a smaller scale has no float32 inverse to speak of
+LEAST = 1e-30  # a smaller scale, or a larger one than its inverse, is too near the end of float32
 
 
 def make_folding(policy: Policy, parameters: Parameters, optimizer: Optimizer | None) -> Folding | None:
@@ -39,14 +39,23 @@ class Folding:
     """Hands one scale for all gradients to a fused optimizer, for its next step alone."""
 
     def __init__(self, parameters: Parameters, optimizer: Optimizer):
-        self._parameters, self._told = parameters, False
+        self._parameters, self._told, self._missed = parameters, False, False
         self._optimizer: Any = optimizer
-        optimizer.register_step_post_hook(lambda *_: self.clear())
+        self._watch()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._watch()  # a copied optimizer has no hooks
+
+    def _watch(self) -> None:
+        self._optimizer.register_step_post_hook(lambda *_: self.clear())
 
     def take(self, gradients: Gradients, scale: Tensor | float) -> bool:
         """Whether the optimizer's next step will multiply by the scale, 0-d; if not, the caller has to."""
+        if self._missed:
+            return False
         if isinstance(scale, float):
-            if 0.0 < scale < LEAST:
+            if scale != 0.0 and not LEAST < scale < 1 / LEAST:
                 return False
             scale = torch.tensor(scale, dtype=torch.float64)
         if why := _fused(self._optimizer, self._parameters) or self._differs(gradients):
@@ -65,6 +74,13 @@ class Folding:
             self._optimizer.grad_scale = None
         else:
             del self._optimizer.grad_scale
+
+    def begin(self) -> None:
+        """Before another clip(): what was handed over has been used, or nothing is handed over any more."""
+        if getattr(self._optimizer, "grad_scale", None) is not None:
+            self._missed = True
+            _refuse("no step of the optimizer that the Clipper was given has used the last scale")
+        self.clear()
 
     def pending(self) -> Tensor | float:
         """What the next step multiplies the gradients by, 0-d: as the optimizer will read it, not as it was said."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,9 @@ class Parameters:
         if not seen:
             raise ValueError("Clipper was given no parameters; an iterator can be read only once")
         self.names = tuple(name for name, _ in seen.values())
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for place, name in enumerate(self.names) if name in self.names[:place])
+            raise ValueError(f"two parameters have the name {twice}; give them prefixes, as named_parameters(prefix=…)")
         self.all = [parameter for _, parameter in seen.values()]
         self.device = self.all[0].device
         # Looking at a value costs nothing on the CPU; on an accelerator it would stop the queue.
@@ -76,8 +80,11 @@ class Parameters:
         self._cut = any(self.cuts)
         self._placed = [is_sharded(parameter) for parameter in self.all]
         self._gathered = Gathered(self.cuts)
-        self._plans: dict[tuple[int, ...], Plan] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}
         self._steady = True  # until a sparse gradient is seen, whose rows are others at every step
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_plans": {}}  # pickle would part the buffers in a plan from their views
 
     def __len__(self) -> int:
         return len(self.all)
@@ -126,7 +133,7 @@ class Parameters:
 
     def plan(self, tensors: Mapping[int, Tensor]) -> Plan:
         """How tensors by the parameters' places are measured; made once for the same places."""
-        key = tuple(tensors)
+        key = kind_of(tensors)
         if not self._steady:
             return Plan(list(tensors.values()))
         if key not in self._plans:
@@ -143,6 +150,11 @@ class Parameters:
         """Which tensor each gradient is, and how often it has been written to."""
         gradients = [parameter.grad for parameter in self.all]
         return [(0, 0) if gradient is None else (id(gradient), gradient._version) for gradient in gradients]
+
+
+def kind_of(tensors: Mapping[int, Tensor]) -> tuple[Any, ...]:
+    """By which what is known of such a set of tensors is kept: their places, and a type, which model.half() changes."""
+    return (next((one.dtype for one in tensors.values()), None), *tensors)
 
 
 def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> list[int]:

@@ -102,6 +102,7 @@ class Link:
         count = sum(gradient.numel() for gradient in own.values()) or 1
         floor = max(smallest, FLUSHED) * count ** (1 / p)
         within = now <= limits * (1 + TOLERANCE + eps) + floor
+        within |= now == 0  # whatever the limit, which may be nan
         within |= ~now.isfinite() & ~norms.isfinite()  # passed on knowingly, by nonfinite=keep
         if not bool(within.all()):
             block = int(torch.argmin(within.int()))
@@ -151,7 +152,8 @@ class Link:
             limits = limits.clamp(max=policy.max)
         if may_look and self._blocks.few:
             return self._limited_on_host(policy, own, before, norms, limits)
-        exceeds = ~(norms <= limits) & (limits != math.inf)  # a nan norm exceeds, and makes its block nan, as in torch
+        # A nan norm exceeds, and makes its block nan, as in torch; a norm of 0 never, not even a limit that is nan.
+        exceeds = ~(norms <= limits) & (limits != math.inf) & (norms != 0)
         outcome = Outcome(norms, limits, exceeds.sum(), len(self._blocks), before)
         if policy.kind == "measure":
             return outcome
@@ -169,7 +171,7 @@ class Link:
     def _limited_on_host(self, policy: Policy, own: Gradients, before: Norms, norms: Tensor, limits: Tensor) -> Outcome:
         """The same in plain floats: an operation on a handful of numbers costs as much as 50,000 elements."""
         pairs = list(zip(norms.tolist(), limits.tolist(), strict=True))
-        exceeds = [not norm <= limit and limit != math.inf for norm, limit in pairs]
+        exceeds = [norm != 0.0 and not norm <= limit and limit != math.inf for norm, limit in pairs]
         outcome = Outcome(norms, limits, sum(exceeds), len(pairs), before)
         if policy.kind == "decision":
             outcome.dropped = any(exceeds)
@@ -190,7 +192,8 @@ class Link:
         for place, gradient in own.items():
             if policy.remembers and gradient.shape != self._parameters.piece(place).shape:
                 raise ValueError(f"clip={policy.name} cannot take a sparse gradient, whose elements change; exclude it")
-            bounds[place] = policy.bounds(gradient, self._memories.get(place, {}))
+            bound = policy.bounds(gradient, self._memories.get(place, {}))
+            bounds[place] = bound if isinstance(bound, Tensor) else float(bound)
         numbers = {bound for bound in bounds.values() if isinstance(bound, float)}
         if self._parameters.plain and len(numbers) == 1 and not any(isinstance(b, Tensor) for b in bounds.values()):
             outcome = self._clamped_on_host(own, numbers.pop(), before)

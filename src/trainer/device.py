@@ -47,8 +47,9 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT)
-        library.mallopt(M_MMAP_THRESHOLD, KEPT)
+        # An older one takes at most 32 MB; and where it takes nothing, setting the other would end its own adapting.
+        if library.mallopt(M_MMAP_THRESHOLD, KEPT) or library.mallopt(M_MMAP_THRESHOLD, 1 << 25):
+            library.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.errors import InvalidField
 from gradclip.fields import key
-from gradclip.policies.base import BELOW_UNIT, Measured, Memory, Policy
+from gradclip.policies.base import BELOW_UNIT, INFINITY, Measured, Memory, Policy
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-INFINITY = float("inf")
 
 
 @dataclass(kw_only=True)

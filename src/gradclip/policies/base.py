@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SCOPES = ("model", "group", "layer", "parameter", "unit")
 BELOW_UNIT = SCOPES[:-1]
+INFINITY = float("inf")
 Memory = dict[str, "Tensor"]
 
 
@@ -99,6 +100,8 @@ class Policy(Option):
             raise InvalidField("scope", self.scope, f"{' or '.join(self.scopes)} for {self.name}")
         if self.schedule != "constant" and None in (self.max, self.final, self.over):
             raise InvalidField("schedule", self.schedule, "constant unless max, final and over are given")
+        if self.schedule != "constant" and INFINITY in (self.max, self.final):
+            raise InvalidField("schedule", self.schedule, "constant where max or final is infinite")
 
     def at(self, step: int) -> Self:
         """This policy with the `max` of a step; 0 is the first."""
