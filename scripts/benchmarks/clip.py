@@ -92,9 +92,9 @@ class Case:
         pairs = [(report.before, exact[0].norm()), (report.after, exact[1].norm()), *zip(told, exact, strict=True)]
         return max(float(((one - other).abs() / other).max()) for one, other in pairs)
 
-    def ours(self, policy: Policy) -> Work:
+    def ours(self, policy: Policy, optimizer: torch.optim.Optimizer | None = None) -> Work:
         """`clip()` with before, after and every parameter's norms read."""
-        clipper = Clipper(self.named, policy, optimizer=self.optimizer)
+        clipper = Clipper(self.named, policy, optimizer=optimizer or self.optimizer)
 
         def work() -> None:
             report = clipper.clip()

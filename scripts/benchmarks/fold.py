@@ -2,11 +2,10 @@
 
 import argparse
 import statistics
-from collections.abc import Callable
 
 import torch
 
-from gradclip import ClipByNorm, Clipper
+from gradclip import ClipByNorm
 from scripts.benchmarks import clip
 from scripts.benchmarks.clip import Case
 from scripts.benchmarks.measure import Times, Work, in_turns, machine, milliseconds, ratio, table, write
@@ -51,22 +50,10 @@ def works(case: Case) -> dict[str, Work]:
 
     return {
         "torch": before(case.torchs(limit)),
-        "never": before(ours(case, optimizer, limit, "never")),
-        "auto": before(ours(case, optimizer, limit, "auto")),
+        "never": before(case.ours(ClipByNorm(max=limit), optimizer)),
+        "auto": before(case.ours(ClipByNorm(max=limit, fold="auto"), optimizer)),
         "step": before(lambda: None),
     }
-
-
-def ours(case: Case, optimizer: torch.optim.Optimizer, limit: float, fold: str) -> Callable[[], None]:
-    clipper = Clipper(case.named, ClipByNorm(max=limit, fold=fold), optimizer=optimizer)
-
-    def work() -> None:
-        report = clipper.clip()
-        report.before.item()
-        report.after.item()
-        report.by_parameter()
-
-    return work
 
 
 def added(times: Times, name: str) -> str:
