@@ -33,7 +33,7 @@ report: .venv/installed ## say what the newest sweep found; ARGS="SWEEP …" nam
 	$(BIN)/python scripts/report.py $(ARGS)
 
 studies: .venv/installed ## measure and draw docs/gradients.md anew, in three minutes
-	$(BIN)/python scripts/studies.py $(ARGS)
+	$(BIN)/python evidence/run_studies.py $(ARGS)
 
 clean: ## delete the environment and the caches, but no runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

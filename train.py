@@ -1,9 +1,14 @@
 """Trains what conf/ describes: `python train.py clip=norm clip.max=1.0`, and `--help` for the rest."""
 
+import sys
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
-from trainer import cli
+sys.path.insert(0, str(Path(__file__).parent / "src"))  # this checkout, whatever else is installed
+
+from runner.cli import preflight as cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

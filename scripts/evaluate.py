@@ -1,9 +1,12 @@
 """Measures a finished run's model on its held-out data: `python scripts/evaluate.py outputs/latest`."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from trainer.cli import one_line, one_line_errors
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
+
+from runner.cli.preflight import one_line, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,8 +26,9 @@ def evaluate(folder: Path, which: str = "best") -> tuple[int, float, dict[str, f
 
     Raises Mistake if the run, the checkpoint or the data is not there, or the data is not what the run saw.
     """
-    from trainer import checkpoint, loop, weights
-    from trainer.compose import load
+    from runner.cli.compose import load
+    from runner.runs import checkpoint, weights
+    from trainer import loop
     from trainer.config import Mistake
 
     session = loop.build(load(folder))

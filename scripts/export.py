@@ -1,9 +1,12 @@
 """Writes a run's bare weights, for other programs: `python scripts/export.py outputs/latest`."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from trainer.cli import one_line, one_line_errors
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
+
+from runner.cli.preflight import one_line, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:
     """The file that was written. Raises Mistake if the checkpoint is not there, or not good."""
-    from trainer import checkpoint, weights
+    from runner.runs import checkpoint, weights
 
     path = checkpoint.find(folder, which)
     content = checkpoint.load(path)

@@ -5,10 +5,13 @@ parameter: its norm, its gradient before and after backward and after clipping, 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from trainer.cli import CONF, check_machine, one_line, one_line_errors
-from trainer.compose import Composer, checked
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
+
+from runner.cli.compose import Composer, checked
+from runner.cli.preflight import CONF, check_machine, one_line, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,11 +5,14 @@ the table. Needs matplotlib (extra `report`).
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from trainer.cli import one_line, one_line_errors
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
+
+from runner.cli.preflight import one_line, one_line_errors
+from runner.report import report
 from trainer.config import Mistake
-from trainer.report import report
 
 SWEEPS = Path("outputs") / "sweeps"
 

@@ -1,11 +1,14 @@
 """Tells a run that was killed from one that trains: `python scripts/status.py outputs/latest`."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from trainer.cli import one_line, one_line_errors
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
+
+from runner.cli.preflight import one_line, one_line_errors
+from runner.runs.run import actual_state, read_status
 from trainer.config import Mistake
-from trainer.run import actual_state, read_status
 
 
 def main(arguments: list[str] | None = None) -> None:

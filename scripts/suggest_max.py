@@ -4,9 +4,12 @@ Event files of other programs do as well: `python scripts/suggest_max.py FOLDER 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from trainer.cli import one_line, one_line_errors
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
+
+from runner.cli.preflight import one_line, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -15,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tag", help="the scalar that holds the norm before clipping; ours by default")
     args = parser.parse_args(arguments)
     with one_line():
-        from trainer.report.advice import advise
+        from runner.report.advice import advise
 
         print(advise(args.run, args.tag) if args.tag else advise(args.run))
 

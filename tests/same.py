@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import Tensor
 
-from trainer import checkpoint
+from runner.runs import checkpoint
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.cli import CONF
-from trainer.compose import Composer, checked
+from runner.cli.compose import Composer, checked
+from runner.cli.preflight import CONF
+from runner.runs.run import Ending
 from trainer.config import GROUPS, Policy, Train
 from trainer.loop import run_recorded
-from trainer.run import Ending
 
 ROOT = Path(__file__).parents[1]
 TRIED: Counter[tuple[str, str]] = Counter()  # examples of the laws by policy with scope, and type; tests/conftest.py

@@ -13,9 +13,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from runner.sweeps.grid import hash_of, run_values
+from runner.sweeps.results import Job, Plan
 from tests.support import compose
-from trainer.results import Job, Plan
-from trainer.sweep import hash_of, run_values
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainer import loop, optim
 from trainer.config import Mistake, Train
 from trainer.data import Batch
-from trainer.diagnosis import (
+from trainer.monitor.diagnosis import (
     EXPLODING,
     FROZEN,
     NON_FINITE,
@@ -173,7 +173,7 @@ def plot(inspection: Inspection, path: Path) -> None:
     Raises Mistake if it is not there, or if the file cannot be written.
     """
     pyplot = drawing()
-    from trainer.flow import AFTER, BEFORE
+    from runner.tracking.flow import AFTER, BEFORE
 
     names = list(inspection.parameters)
     panels = 2 if inspection.steps else 1

@@ -19,20 +19,22 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gradclip import Clipper, ClipReport, NonFiniteGradientError
 from gradclip.norms import wide_dtype
-from trainer import checkpoint, data, device, models, optim, summary, weights
-from trainer.change import Change
+from runner.report import summary
+from runner.runs import checkpoint, weights
+from runner.runs.run import Diverged, Ended, Ending, Interrupted, Run
+from runner.tracking.tracker import Logged, Tracker, cut_back
+from trainer import data, device, models, optim
 from trainer.config import Train
 from trainer.data import Batch
-from trainer.diagnosis import measure, split
-from trainer.divergence import Watch
-from trainer.first_steps import FirstSteps
 from trainer.models import State
+from trainer.monitor.diagnosis import measure, split
+from trainer.monitor.divergence import Watch
+from trainer.monitor.first_steps import FirstSteps
+from trainer.monitor.update_norm import Change
 from trainer.randomness import seed_everything
-from trainer.run import Diverged, Ended, Ending, Interrupted, Run
-from trainer.session import Session as Session
-from trainer.session import notes as notes
-from trainer.session import restore
-from trainer.tracking import Logged, Tracker, cut_back
+from trainer.state import Session as Session
+from trainer.state import notes as notes
+from trainer.state import restore
 
 log = logging.getLogger(__name__)
 

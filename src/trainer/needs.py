@@ -84,7 +84,7 @@ def _check_memory(config: Train, inputs: int, outputs: int) -> None:
 
 def _check_weights(config: Train, path: str, inputs: int, outputs: int) -> None:
     """The file that a run starts from: whether it can be read, and whether it fits the model."""
-    from trainer import weights
+    from runner.runs import weights
 
     try:
         weights.fits(_bare_model(config, inputs, outputs), weights.read(Path(path)), Path(path))

@@ -1,0 +1,1 @@
+"""What clipping, logging and starting cost; `evidence/benchmark.py` runs these."""

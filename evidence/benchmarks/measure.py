@@ -1,0 +1,84 @@
+"""Times in turns, since machines are noisy: A B C, B C A, …; medians of the ratios within one turn."""
+
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+PAGE = Path(__file__).parents[2] / "evidence" / "docs" / "benchmarks.md"
+Work = Callable[[], object]
+Times = dict[str, list[float]]
+
+
+class Ratio(NamedTuple):
+    """A median of ratios within one turn each, and their quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def in_turns(works: Mapping[str, Work], turns: int, before: Callable[[], None] = lambda: None) -> Times:
+    """Seconds of each work, turn by turn, each turn beginning with another one. before: runs untimed before each."""
+    names, times = list(works), {name: [0.0] * turns for name in works}
+    for work in works.values():  # caches, plans and memories
+        before()
+        work()
+    for turn in range(turns):
+        for number in range(len(names)):
+            name = names[(turn + number) % len(names)]
+            before()
+            started = time.perf_counter()
+            works[name]()
+            times[name][turn] = time.perf_counter() - started
+    return times
+
+
+def ratio(times: Times, one: str, other: str) -> Ratio:
+    found = [a / b for a, b in zip(times[one], times[other], strict=True)]
+    low, median, high = statistics.quantiles(found, n=4)
+    return Ratio(median, low, high)
+
+
+def milliseconds(times: Times, name: str) -> str:
+    return f"{statistics.median(times[name]) * 1e3:.3g}"
+
+
+def machine() -> str:
+    """One line on what measured."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text("utf-8"))):
+        model = found[1]
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}{load}"
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write(title: str, text: str) -> None:
+    """Puts a section into the page, in the place of the one with the same title, and prints it."""
+    begin = (
+        "# Benchmarks\n\nEvery section is written by the command that it names. Times are medians, ratios medians of"
+    )
+    begin += "\nratios within one turn, with their quartiles; all works take turns in one process.\n"
+    old = PAGE.read_text("utf-8") if PAGE.exists() else begin
+    section = f"## {title}\n\n{text.strip()}\n"
+    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    new = pattern.sub(lambda _: section + "\n", old) if pattern.search(old) else old.rstrip("\n") + "\n\n" + section
+    PAGE.write_text(new.rstrip("\n") + "\n", encoding="utf-8")
+    print(section)

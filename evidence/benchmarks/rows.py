@@ -1,0 +1,73 @@
+"""How long the pieces are whose squares are added up in float32: what it costs, and what it does to the norm."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from evidence.benchmarks.measure import Work, in_turns, machine, milliseconds, ratio, table, write
+
+ELEMENTS = 1 << 22
+LENGTHS = (128, 256, 512, 1024, 4096, 32768)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--turns", type=int, default=60, help="how often everything is measured")
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    tensor = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(0))
+    works: dict[str, Work] = {"in one": lambda: torch.linalg.vector_norm(tensor)}
+    works |= {str(length): pieces(tensor, length) for length in LENGTHS}
+    other = torch.empty(4 * ELEMENTS)
+
+    def make_cold() -> None:
+        other.zero_()
+
+    times = in_turns(works, args.turns, make_cold)
+    rows = []
+    for name in works:
+        found = [f"{error(data, ELEMENTS if name == 'in one' else int(name)):.1e}" for data in (random, equal, spiked)]
+        rows.append([name, milliseconds(times, name), str(ratio(times, name, "in one")), *found])
+    head = ["length", "ms", "against in one", "random", "equal elements", "one 4096 times the others in each"]
+    write("rows", f"{ABOUT}\n\n{machine()}\n\n{table(head, rows)}")
+
+
+ABOUT = f"""`python evidence/benchmark.py rows`
+
+One pass of `vector_norm` over {ELEMENTS:,} float32 elements, on one thread, in pieces of a length; the pieces' norms
+are put together in float64. Beside the times the largest relative error, of several values: a float32 accumulator
+rounds every addition of equal squares alike, and loses small squares beside a huge one. gradclip takes pieces of
+256, the longest that keep such norms right to 1e-6."""
+
+
+def pieces(tensor: Tensor, length: int) -> Work:
+    rows, out = tensor.view(-1, length), torch.empty(tensor.numel() // length)
+    return lambda: torch.linalg.vector_norm(rows, 2, 1, out=out)
+
+
+def error(data: Callable[[int, int], Tensor], length: int) -> float:
+    return max(_off(data(length, number), length) for number in range(8))
+
+
+def _off(tensor: Tensor, length: int) -> float:
+    exact = tensor.double().square().sum().sqrt()
+    norms = torch.linalg.vector_norm(tensor.view(-1, length), 2, 1)
+    return abs(float(norms.double().square().sum().sqrt() / exact) - 1)
+
+
+def random(length: int, number: int) -> Tensor:
+    return torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(number))
+
+
+def equal(length: int, number: int) -> Tensor:
+    return torch.full((ELEMENTS,), 2 ** (number / 8))
+
+
+def spiked(length: int, number: int) -> Tensor:
+    tensor = torch.full((ELEMENTS,), math.sqrt(1 - number / 16) / 4096)
+    tensor[::length] = 1.0
+    return tensor

@@ -1,0 +1,274 @@
+"""Runs policies beside public implementations and writes the largest differences: evidence/docs/policies_compared.md.
+
+    pip install optax timm autoclip zclip pytorch_optimizer opacus    (in an environment of its own: optax brings jax)
+    python evidence/compare_policies.py
+
+Both are given the same gradients, in float64, over 200 steps with spikes. The figure is the largest difference of
+a gradient after clipping, relative to that gradient's norm. A package that is not installed has no figure.
+
+Clipping that sits inside an optimizer is read there: without momentum (beta1 = 0) the first moment is the clipped
+gradient. Adafactor clips its update, which is the gradient times a constant once eps outweighs the second moment.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+from gradclip import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    ClipByNorm,
+    ClipByRMS,
+    ClipByValue,
+    Clipper,
+    Policy,
+    QuantileClip,
+    SpikeClip,
+    ZClip,
+)
+
+PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "policies_compared.md"
+STEPS = 200
+SHAPES = [(5, 7), (5,), (3, 2, 2, 2), (4, 3)]
+Step = list[Tensor]
+Theirs = Callable[[list[nn.Parameter]], Callable[[], None]]  # given the parameters, what clips their gradients
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Compares policies with public implementations.")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
+    args = parser.parse_args(arguments)
+    lines = [
+        "# The policies beside public implementations",
+        "",
+        f"Written by `python evidence/compare_policies.py`: the same {STEPS} steps of float64 gradients with spikes,",
+        "and the largest difference of a gradient after clipping, relative to its norm. Clipping that is part of an",
+        "optimizer is read from the first moment at beta1 = 0, or from the update. Where packages are wrong:",
+        "[public_bugs.md](public_bugs.md).",
+        "",
+        "| policy | beside | version | largest difference | why, where it is not rounding |",
+        "|---|---|---|---|---|",
+    ]
+    for ours, package, what, theirs, why in COMPARISONS:
+        try:
+            version = importlib.metadata.version(package).partition("+")[0]  # torch 2.13.0+cpu
+            figure = f"{difference(ours, theirs):.1e}"
+        except ImportError:  # PackageNotFoundError is one
+            version, figure = "not installed", ""
+        lines.append(f"| `{ours.name}` | {what} | {package} {version} | {figure} | {why} |")
+    args.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def difference(policy: Policy, theirs: Theirs) -> float:
+    """The largest difference over all steps and parameters."""
+    mine, other = parameters(), parameters()
+    clipper = Clipper([(f"layer{number}.weight", p) for number, p in enumerate(mine)], policy)
+    clip = theirs(other)
+    largest = 0.0
+    for step in sequence():
+        for one, two, gradient in zip(mine, other, step, strict=True):
+            one.grad, two.grad = gradient.clone(), gradient.clone()
+        clipper.clip()
+        clip()
+        for one, two, gradient in zip(mine, other, step, strict=True):
+            assert one.grad is not None
+            assert two.grad is not None
+            largest = max(largest, ((one.grad - two.grad).norm() / gradient.norm()).item())
+    return largest
+
+
+def parameters() -> list[nn.Parameter]:
+    random = torch.Generator().manual_seed(1)
+    return [nn.Parameter(0.1 * torch.randn(shape, generator=random, dtype=torch.float64)) for shape in SHAPES]
+
+
+def sequence() -> Iterator[Step]:
+    """Noise that drifts, and a spike at about every twentieth step."""
+    random = torch.Generator().manual_seed(2)
+    for step in range(STEPS):
+        size = 1 + step / STEPS + 30 * float(torch.rand((), generator=random) < 0.05)
+        yield [size * torch.randn(shape, generator=random, dtype=torch.float64) for shape in SHAPES]
+
+
+# -- theirs
+
+
+def torch_norm(given: list[nn.Parameter]) -> Callable[[], None]:
+    return lambda: (torch.nn.utils.clip_grad_norm_(given, 5.0), None)[1]
+
+
+def torch_value(given: list[nn.Parameter]) -> Callable[[], None]:
+    return lambda: torch.nn.utils.clip_grad_value_(given, 0.7)
+
+
+def optax(make: Callable[[Any], Any]) -> Theirs:
+    """An optax transformation, applied to NumPy copies of the gradients in float64."""
+
+    def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
+        import jax
+        import optax as library
+
+        jax.config.update("jax_enable_x64", True)
+        rule = make(library)
+        weights = [p.detach().numpy() for p in given]
+        state = rule.init(weights)
+
+        def clip() -> None:
+            nonlocal state
+            gradients = [p.grad.numpy() for p in given if p.grad is not None]
+            updates, state = rule.update(gradients, state, weights)
+            for parameter, update in zip(given, updates, strict=True):
+                parameter.grad = torch.tensor(update.tolist(), dtype=torch.float64).view(parameter.shape)
+
+        return clip
+
+    return theirs
+
+
+def timm_agc(given: list[nn.Parameter]) -> Callable[[], None]:
+    package = importlib.util.find_spec("timm")
+    if package is None or not package.submodule_search_locations:
+        raise ImportError("timm")
+    file = Path(package.submodule_search_locations[0]) / "utils" / "agc.py"  # timm itself would want torchvision
+    spec = importlib.util.spec_from_file_location("timm_agc", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda: module.adaptive_clip_grad(given, clip_factor=0.01, eps=1e-3)
+
+
+def pytorch_optimizer_agc(given: list[nn.Parameter]) -> Callable[[], None]:
+    from pytorch_optimizer.optimizer.agc import agc
+
+    def clip() -> None:
+        for parameter in given:
+            assert parameter.grad is not None
+            parameter.grad = agc(parameter, parameter.grad, agc_eps=1e-3, agc_clip_val=0.01).detach()
+
+    return clip
+
+
+def zclip(option: str) -> Theirs:
+    def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
+        from zclip import ZClip as Public
+
+        model = nn.Module()
+        for number, parameter in enumerate(given):
+            model.register_parameter(f"p{number}", parameter)
+        public = Public(clip_option=option)
+        return lambda: (public.step(model), None)[1]
+
+    return theirs
+
+
+def autoclip(given: list[nn.Parameter]) -> Callable[[], None]:
+    from autoclip.torch import QuantileClip
+
+    public = QuantileClip(given, quantile=0.1, history_length=1000, global_threshold=True)
+    return lambda: public.step()
+
+
+def opacus(given: list[nn.Parameter]) -> Callable[[], None]:
+    """Every step's gradient is a batch of one sample, whose norm is then the one that is compared with the bound."""
+    from opacus.optimizers import AdaClipDPOptimizer
+
+    public = AdaClipDPOptimizer(
+        torch.optim.SGD(given, lr=0.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1,
+        target_unclipped_quantile=0.5, clipbound_learning_rate=0.2, min_clipbound=0.0, max_clipbound=math.inf,
+        unclipped_num_std=1e-30,
+    )  # fmt: skip
+
+    def clip() -> None:
+        gradients = [parameter.grad for parameter in given]
+        public.zero_grad(set_to_none=True)
+        for parameter, gradient in zip(given, gradients, strict=True):
+            assert gradient is not None
+            parameter.grad_sample = gradient.unsqueeze(0)  # type: ignore[attr-defined]
+        public.pre_step()  # its step() without the inner optimizer's
+
+    return clip
+
+
+def first_moment(make: Callable[[Any, list[nn.Parameter]], Any]) -> Theirs:
+    """An optimizer of pytorch_optimizer that clips, made with beta1 = 0."""
+
+    def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
+        import pytorch_optimizer
+
+        optimizer = make(pytorch_optimizer, given)
+
+        def clip() -> None:
+            optimizer.step()
+            for parameter in given:
+                parameter.grad = optimizer.state[parameter]["exp_avg"].clone().view(parameter.shape)
+
+        return clip
+
+    return theirs
+
+
+def adagc(package: Any, given: list[nn.Parameter]) -> Any:
+    # It warms up while step < warmup_steps, one step less than the number says.
+    return package.AdaGC(given, betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=AdaGC().warmup + 1)
+
+
+def spam(package: Any, given: list[nn.Parameter]) -> Any:
+    return package.SPAM(given, betas=(0.0, 0.999), threshold=100, grad_accu_steps=21, update_proj_gap=10 * STEPS)
+
+
+def adafactor(given: list[nn.Parameter]) -> Callable[[], None]:
+    from pytorch_optimizer import AdaFactor
+
+    unit = 1e-15  # eps1 makes the update this times the gradient
+    optimizer = AdaFactor(
+        given, lr=1.0, betas=(None, 0.999), eps1=unit**-2, clip_threshold=0.5 * unit,
+        scale_parameter=False, relative_step=False,
+    )  # fmt: skip
+
+    def clip() -> None:
+        for parameter in given:
+            parameter.data.zero_()
+        optimizer.step()
+        for parameter in given:
+            parameter.grad = parameter.detach() / -unit
+
+    return clip
+
+
+AFTER = "it divides by the norm + 1e-6"
+COMPARISONS: list[tuple[Policy, str, str, Theirs, str]] = [
+    (ClipByNorm(max=5.0), "torch", "`clip_grad_norm_`", torch_norm, AFTER),
+    (ClipByNorm(max=5.0), "optax", "`clip_by_global_norm`", optax(lambda o: o.clip_by_global_norm(5.0)), ""),
+    (ClipByValue(max=0.7), "torch", "`clip_grad_value_`", torch_value, ""),
+    (ClipByValue(max=0.7), "optax", "`clip`", optax(lambda o: o.clip(0.7)), ""),
+    (ClipByRMS(max=0.5), "optax", "`clip_by_block_rms`", optax(lambda o: o.clip_by_block_rms(0.5)), ""),
+    (ClipByRMS(max=0.5), "pytorch_optimizer", "`AdaFactor`, its update", adafactor, ""),
+    (AGC(exclude_last=False), "timm", "`adaptive_clip_grad`", timm_agc, ""),
+    (AGC(exclude_last=False), "pytorch_optimizer", "`agc`", pytorch_optimizer_agc, ""),
+    (ZClip(), "zclip", "`ZClip`, adaptive scaling", zclip("adaptive_scaling"), AFTER),
+    (ZClip(mode="mean"), "zclip", "`ZClip`, mean", zclip("mean"), AFTER),
+    (AutoClip(), "autoclip", "`QuantileClip`", autoclip, "its percentile leaves out the norm of the step itself"),
+    (AdaGC(), "pytorch_optimizer", "`AdaGC`", first_moment(adagc), "its global norm in warm-up is in float32"),
+    (QuantileClip(), "opacus", "`AdaClipDPOptimizer`, no noise, one sample a step", opacus,
+     "its limit is in float32; it counts samples, `quantile` steps, so that they agree at one sample a step"),
+    (SpikeClip(theta=100.0, warmup=20), "pytorch_optimizer", "`SPAM`", first_moment(spam),
+     "none here; an element that was always 0 is held at 0, and passes in `spike`"),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A disk that is full, and files that cannot be written any further."""
+
+import random
+import resource
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from evidence.faults import Tally, goes_on, start, status
+from evidence.faults.kills import RUNS
+from runner.runs import checkpoint
+from tests.same import same_run
+from tests.support import text_file
+
+STEPS = 120
+
+
+def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: int = 2) -> Tally:
+    """A limit on the size of files (RLIMIT_FSIZE), a small tmpfs where it can be mounted, and a log on /dev/full."""
+    tally = Tally(
+        "write error: a file reaches its largest size, a tmpfs is full, the log is on /dev/full",
+        "one line that names the file, status 1, the last checkpoint good; with room again it goes on, bit-identical "
+        "in the end (a log that cannot be written ends no run: one warning)",
+    )
+    chance, whole = random.Random(seed), folder / "whole"
+    arguments = [
+        f"data.path={text_file(folder)}",
+        *RUNS[0],
+        f"steps={STEPS}",
+        "checkpoint.every=5",
+        "checkpoint.keep=99",
+        "log.parameters_every=1",
+    ]
+    goes_on(whole, arguments).communicate()
+    largest = max(path.stat().st_size for path in whole.glob("checkpoints/*.pt"))
+    events = sum(path.stat().st_size for path in whole.glob("events*"))
+    # Below the size of a checkpoint: the first one fails; between: the event file does, after some checkpoints.
+    assert events > 2 * largest
+    ranges = [(largest // 4, largest), (largest + 1, events), (largest + 1, events)]
+    sizes = [chance.randrange(*ranges[number % 3]) for number in range(limits)]
+    with ThreadPoolExecutor(jobs) as pool:
+        for what, problem in pool.map(lambda job: _limited(folder, whole, arguments, *job), enumerate(sizes)):
+            tally.count(not problem, f"{what}: {problem}")
+            tally.notes[f"{what} at its largest size"] += 1
+        for what, problem in pool.map(
+            lambda number: _small_disk(folder, whole, arguments, number, largest * chance.randrange(2, 9)), range(disks)
+        ):
+            if what:
+                tally.count(not problem, f"{what}: {problem}")
+            tally.notes[f"{what} on a full tmpfs" if what else "tmpfs that could not be mounted"] += 1
+    for number in range(logs):
+        tally.count(*_no_log(folder, arguments, number))
+        tally.notes["log on /dev/full"] += 1
+    return tally
+
+
+def _limited(folder: Path, whole: Path, arguments: Sequence[str], number: int, size: int) -> tuple[str, str]:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return _until_done(folder / f"limited{number}", whole, arguments, limit, lambda: None)
+
+
+def _small_disk(folder: Path, whole: Path, arguments: Sequence[str], number: int, size: int) -> tuple[str, str]:
+    """The run's whole folder on a disk that holds a few checkpoints."""
+    disk = folder / f"disk{number}"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if made.returncode:
+        return "", ""
+    try:
+        more_room = ["mount", "-o", "remount,size=100m", str(disk)]
+        return _until_done(disk / "run", whole, arguments, None, lambda: subprocess.run(more_room, check=True))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _until_done(
+    folder: Path, whole: Path, arguments: Sequence[str], limit: Callable[[], None] | None, relieve: Callable[[], object]
+) -> tuple[str, str]:
+    """What failed, and what was not as it must be."""
+    run = goes_on(folder, arguments, preexec_fn=limit)
+    _, errors = run.communicate()
+    lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
+    what = next((name for name in ("events", "checkpoints", "status.json", "config.yaml") if name in errors), "nothing")
+    if run.returncode != 1 or len(lines) != 1 or not lines[0].startswith("error: ") or what == "nothing":
+        return what, f"ended with {run.returncode}: {errors}"
+    for path in checkpoint.steps(folder):
+        checkpoint.load(path)  # all of them are good
+    if list((folder / "checkpoints").glob(".*.part")):
+        return what, "half a checkpoint was left"
+    relieve()
+    rest = goes_on(folder, arguments)
+    _, errors = rest.communicate()
+    if rest.returncode:
+        return what, f"did not go on: {rest.returncode}: {errors}"
+    try:
+        same_run(whole, folder, STEPS)
+    except AssertionError as error:
+        return what, f"not the same run: {error}"
+    return what, ""
+
+
+def _no_log(folder: Path, arguments: Sequence[str], number: int) -> tuple[bool, str]:
+    run = folder / f"unlogged{number}"
+    run.mkdir()
+    (run / "train.log").symlink_to("/dev/full")
+    process = start(*arguments, f"hydra.run.dir={run}", cwd=folder)
+    _, errors = process.communicate()
+    held = process.returncode == 0 and errors.count("\n") == 1 and "train.log: No space left" in errors
+    return held and status(run)["state"] == "finished", f"log: {process.returncode}: {errors}"

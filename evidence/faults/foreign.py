@@ -1,0 +1,168 @@
+"""Checkpoints, configurations and texts that are none, or that want to run code."""
+
+import hashlib
+import io
+import itertools
+import logging
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evidence.faults import Tally
+from evidence.faults.damage import small_run
+from runner.cli import preflight as cli
+from runner.cli.compose import load
+from runner.runs import checkpoint
+from scripts import evaluate
+from trainer import loop
+
+
+class Code:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def sealed(content: bytes) -> bytes:
+    """Anything at all, with a right checksum behind it: whoever writes a file can write its sum."""
+    sum_ = hashlib.sha256(content).hexdigest()
+    return content + checkpoint.SEAL.format(format=checkpoint.FORMAT, sum=sum_).encode()
+
+
+def saved(content: Any) -> bytes:
+    """As torch writes it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def checkpoints(good: bytes, mark: Path) -> dict[str, bytes]:
+    """What may stand where a checkpoint is expected."""
+    noise = np.random.default_rng(0).bytes(50_000)
+    code, content = Code(mark), good[: -checkpoint.SEAL_LENGTH]
+    whole = torch.load(io.BytesIO(content), weights_only=True)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps(code))
+        file.writestr("archive/version", "3\n")
+    return {
+        "empty": b"", "one byte": b"\0", "random bytes": noise, "text": b"hello\n" * 999,
+        "pickle with code": pickle.dumps(code), "sealed pickle with code": sealed(pickle.dumps(code)),
+        "torch file with code": saved({"model": code}), "sealed torch file with code": sealed(saved({"model": code})),
+        "sealed archive with code": sealed(archive.getvalue()),
+        "checkpoint of another program": saved({"state_dict": {}}),
+        "sealed checkpoint of another program": sealed(saved({"state_dict": {}})), "only a seal": sealed(b""),
+        "a list": sealed(saved([1, 2])), "a path in it": sealed(saved(whole | {"data": Path("x")})),
+        "a numpy array in it": sealed(saved(whole | {"data": np.zeros(3)})),
+        "another format": good.replace(b"format %d," % checkpoint.FORMAT, b"format 9,"),
+        "parts missing": sealed(saved({"step": 3})),
+        "parts of a wrong kind": sealed(saved(dict.fromkeys(whole, 7))),
+        "weights of another shape": sealed(saved(whole | {"model": {n: w[:1] for n, w in whole["model"].items()}})),
+        "the whole module": sealed(saved(torch.nn.Linear(2, 2))), "a gigabyte of zeros": b"sparse",
+    }  # fmt: skip
+
+
+def configs(good: str, mark: Path) -> dict[str, bytes]:
+    """What may stand in config.yaml, or in a study's file."""
+    call = f"!!python/object/apply:os.mkdir ['{mark}']"
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
+    return {
+        "empty": b"", "binary": bytes(range(256)), "bad UTF-8": good.encode() + b"# \xff\xfe", "a list": b"[1, 2]",
+        "a number": b"7", "YAML tag with code": f"seed: {call}".encode(),
+        "tag of an object": b"!!python/name:os.system x",
+        "tag of a new object": f"model: !!python/object/new:os.mkdir ['{mark}']".encode(),
+        "not YAML": b"a: [1", "aliases that grow": bomb.encode(), "deep": b"[" * 5000,
+        "a line of a gigabyte": b"sparse",
+        "unknown keys": good.encode() + b"\nhello: 1\n", "no model": good.replace("name: rnn", "name: gone").encode(),
+        "an object to build": good.encode() + f"\n_target_: os.mkdir\n_args_: ['{mark}']\n".encode(),
+    }  # fmt: skip
+
+
+def put(path: Path, content: bytes) -> None:
+    """Writes it; a gigabyte takes no room on the disk."""
+    path.write_bytes(b"" if content == b"sparse" else content)
+    if content == b"sparse":
+        os.truncate(path, 10**9)
+
+
+def refused(act: Callable[[], object]) -> str:
+    """What was wrong with the refusal: it must be one line, and status 2."""
+    error = io.StringIO()
+    try:
+        with redirect_stderr(error), redirect_stdout(io.StringIO()), cli.one_line():
+            act()
+    except SystemExit as end:
+        line = error.getvalue()
+        ok = end.code == 2 and line.startswith("error: ") and line.count("\n") == 1 and len(line) < 1000
+        return "" if ok else f"{end.code}: {line}"
+    except BaseException as other:
+        return f"{type(other).__name__}: {other}"
+    return "it was taken"
+
+
+def foreign(folder: Path, every: int = 1) -> Tally:
+    """Every such file wherever one of its kind is read: to go on, to start from, to evaluate, as text, as study.
+
+    every: one of so many is tried.
+    """
+    tally = Tally(
+        "malicious or foreign checkpoint, configuration or text: code, YAML tags, empty, binary, a gigabyte, bad UTF-8",
+        "refused in one line, nothing executed",
+    )
+    run, mark, file = small_run(folder), folder / "executed", folder / "file.pt"
+    best = (run / "checkpoints" / "best.pt").read_bytes()
+    settings = (run / "config.yaml").read_text()
+
+    logging.getLogger("trainer").addHandler(logging.NullHandler())  # warnings are no part of stderr
+
+    turns = itertools.cycle(range(every))
+
+    def count(what: str, act: Callable[[], object]) -> None:
+        if next(turns):
+            return
+        problem = refused(act) or ("code was run" if mark.exists() else "")
+        tally.count(not problem, f"{what}: {problem}")
+
+    for path in run.glob("checkpoints/*.pt"):
+        path.unlink()
+    config = load(run)
+    config.steps = 99
+    for what, content in checkpoints(best, mark).items():
+        put(file, content)
+        put(run / "checkpoints" / "step_9.pt", content)
+        count(f"to go on, {what}", lambda: loop.run_recorded(config, run, resumed=True))
+        for damaged in run.glob("checkpoints/*.damaged"):
+            damaged.unlink()
+        if "model" not in what and what not in ("a path in it",):
+            count(f"to start from, {what}", lambda: cli.preflight(
+                ["train.py", f"init_from={file}", f"data.path={folder}/small.txt", "data.batch_size=4",
+                 "model.hidden=8", "model.embedding=4"]))  # fmt: skip
+        count(f"to evaluate, {what}", lambda: evaluate.evaluate(run, str(file)))
+    for what, content in configs(settings, mark).items():
+        put(run / "config.yaml", content)
+        count(f"configuration, {what}", lambda: cli.preflight(["train.py", f"resume={run}"]))
+    for what, content in {"empty": b"", "bad UTF-8": b"abc\xff" * 999, "binary": bytes(range(256)) * 99,
+                          "a line of a gigabyte": b"sparse", "safetensors": b"\xff" * 999}.items():  # fmt: skip
+        put(folder / "text", content)
+        put(folder / "weights.safetensors", content)
+        count(f"text, {what}", lambda: cli.preflight(["train.py", f"data.path={folder}/text"]))
+        count(f"safetensors, {what}", lambda: cli.preflight(["train.py", f"init_from={folder}/weights.safetensors"]))
+    studies = folder / "more" / "experiment"
+    studies.mkdir(parents=True)
+    for what, content in configs("steps: 3\n", mark).items():
+        if what in ("empty", "no model", "a line of a gigabyte", "aliases that grow"):
+            continue  # a study may be empty, and Hydra reads it whole and expands its aliases
+        put(studies / "study.yaml", b"# @package _global_\n" + content)
+        count(f"study, {what}", lambda: cli.preflight(["train.py", "-cd", str(folder / "more"), "experiment=study"]))
+    return tally

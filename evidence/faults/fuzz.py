@@ -1,0 +1,155 @@
+"""Random overrides over the whole schema, through the checks of the command line, in one process."""
+
+import contextlib
+import dataclasses
+import io
+import random
+import typing
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evidence.faults import Tally
+from gradclip.fields import Checked, field_type
+from runner.cli import preflight as cli
+from runner.cli.compose import checked
+from tests.support import composer, text_file
+from trainer import loop
+from trainer.config import GROUPS, Train
+
+NASTY = [
+    "nan", "inf", "-inf", "1e400", "-1", "0", "1", "2", "3.7", "1e-320", "99999999999999999999", "1e18", "true", "null",
+    "", "abc", "[]", "[1,2]", "[nan]", "[null]", "{a:1}", "{}", "'quoted'", "é", "'é\U0001f600'", "a b", "${steps}",
+    "${nope}", "${oc.env:HOME}", "${clip.max}", "${", "1,2", "choice(1,2)", "range(1,9)", "*", "[*bias*]", "(", "~",
+    "0x10", "1_000", "-0.0", "???", "\\", "\t", "5" * 400, "[" * 50, "a=b", "@", "%s", "!!python/object:os.system",
+]  # fmt: skip
+PREFIXES = ["", *[""] * 25, "+", "++", "~"]
+STRANGE = [
+    "", "=", "==", "x", "model=", "=norm", "clip@", "clip@clip", "hydra=1", "hydra.run.dir=.", "hydra.nope=1",
+    "hydra/launcher=x", "hydra.sweep.dir=x", "+hydra.x=1", "~hydra", "defaults=1", "+defaults=[a]", "~model",
+    "resume=nope", "resume=", "resume=[1]", "resume={a:1}", "init_from=nope", "init_from=[]", "_target_=os.system",
+    "+_target_=os.system", "experiment=digits", "experiment=null", "debug=nan", "debug=fast,nan", "clip@a.b=norm",
+    "+clip@x=norm", "clip.links={}", "+clip.links.a=3", "model={name:rnn}", "clip.name=norm", "0=1", "1.2=3",
+    "a.b.c.d=1", "log={every:3}", "log.every={}", "seed=${seed}", "steps=${steps}", "clip=${clip}", "model=${model}",
+]  # fmt: skip
+BASES: list[dict[str, str]] = [
+    {}, {}, {"model": "lstm"}, {"data": "digits", "model": "mlp"}, {"data": "digits"}, {"data": "line", "model": "mlp"},
+    {"data": "line", "model": "linear_net"},
+]  # fmt: skip
+DEFAULT = {"model": "rnn", "data": "text", "optimizer": "sgd", "schedule": "constant", "device": "auto", "clip": "norm"}
+LARGEST = 20_000_000  # elements of a model that is really built; a larger one is built without memory
+
+
+def keys(options: dict[str, str]) -> list[tuple[str, type[Checked], str]]:
+    """Every dotted key that these options have, with the schema that it stands in."""
+    found: list[tuple[str, type[Checked], str]] = [(each.name, Train, each.name) for each in dataclasses.fields(Train)]
+    for field in dataclasses.fields(Train):
+        kind = (
+            GROUPS[field.name].options[options[field.name]] if field.name in GROUPS else field_type(Train, field.name)
+        )
+        if isinstance(kind, type) and issubclass(kind, Checked):
+            found += [(f"{field.name}.{inner.name}", kind, inner.name) for inner in dataclasses.fields(kind)]
+    return found
+
+
+def plausible(owner: type[Checked], name: str, chance: random.Random) -> str:
+    """A value of about the right type, in its range or at one of its ends."""
+    (field,) = (each for each in dataclasses.fields(owner) if each.name == name)
+    bounds, kind = field.metadata.get("bounds", {}), field_type(owner, name)
+    if choices := field.metadata.get("choices"):
+        return str(chance.choice(choices))
+    kinds = [each for each in (*typing.get_args(kind), kind) if each in (int, float, bool, str)]
+    if bool in kinds:
+        return chance.choice(["true", "false"])
+    if int in kinds or float in kinds:
+        ends = [str(bound) for bound in bounds.values()]
+        values = [*ends, *ends, str(chance.randrange(1, 40)), str(10 ** chance.randrange(0, 14))]
+        values += [f"{chance.uniform(0, 2):.3g}", f"{10 ** chance.uniform(-40, 40):.3g}"] if float in kinds else []
+        value = chance.choice(values)
+        return f"[{value}]" if typing.get_origin(kind) is list else value
+    return chance.choice(NASTY)
+
+
+def command_line(chance: random.Random) -> list[str]:
+    """Options that go together, mostly, and one to four random overrides of their keys."""
+    options = dict(chance.choice(BASES))
+    for group in ("clip", "optimizer", "schedule"):
+        if chance.random() < 0.5:
+            options[group] = chance.choice(list(GROUPS[group].options))
+    line = [f"{group}={option}" for group, option in options.items()]
+    found = keys(DEFAULT | options)
+    return line + [override(found, chance) for _ in range(chance.randrange(1, 5))]
+
+
+def override(found: list[tuple[str, type[Checked], str]], chance: random.Random) -> str:
+    """One random override: a key with a plausible or a nasty value, an option, or something strange."""
+    sort = chance.random()
+    if sort < 0.05:
+        group = chance.choice(list(GROUPS))
+        return f"{group}={chance.choice([*GROUPS[group].options] * 3 + NASTY)}"
+    if sort < 0.1:
+        return chance.choice(STRANGE)
+    key, owner, name = chance.choice([each for each in found if each[2] != "name"])
+    if chance.random() < 0.03:
+        place = chance.randrange(len(key) + 1)
+        key = key[:place] + chance.choice([*"abcxyz._-@é/", ""]) + key[place + 1 :]
+    value = plausible(owner, name, chance) if chance.random() < 0.85 else chance.choice(NASTY)
+    prefix = chance.choice(PREFIXES)
+    return f"~{key}" if prefix == "~" and chance.random() < 0.5 else f"{prefix}{key}={value}"
+
+
+def fuzzed(folder: Path, count: int, seed: int = 0) -> Tally:
+    """So many command lines of random overrides; what is taken is built."""
+    tally = Tally(
+        "random overrides over the whole schema", "composes and builds, or one line and status 2; no traceback"
+    )
+    text = text_file(folder)
+    with contextlib.chdir(folder):
+        for number in range(count):
+            arguments = command_line(random.Random(f"{seed} {number}"))
+            if "data=" not in str(arguments):  # a small text, or the default one would be read a thousand times
+                arguments = [f"data.path={text}", "data.batch_size=4", *arguments]
+            outcome, what = one(arguments)
+            tally.count(outcome != "traceback", f"{number} {arguments}: {what}")
+            tally.notes[outcome] += 1
+    return tally
+
+
+def one(arguments: list[str]) -> tuple[str, str]:
+    """How a command line ended: built, refused or traceback; and what was wrong."""
+    out, error = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stderr(error), contextlib.redirect_stdout(out), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            argv = ["train.py", *arguments]
+            cli.preflight(argv)
+            return build(argv[1:])
+    except SystemExit as end:
+        line = error.getvalue()
+        if end.code == 2 and line.startswith("error: ") and line.count("\n") == 1:
+            return "refused", ""
+        return "traceback", f"{end.code}: {line}"
+    except BaseException as other:
+        return "traceback", f"{type(other).__name__}: {other}"
+
+
+def build(arguments: list[str]) -> tuple[str, str]:
+    """What a run would begin with; a model of more elements than fit into a test takes no memory."""
+    config = checked(composer().compose(arguments))
+    if size(config) > LARGEST:
+        return "composed; too large to be built here", ""
+    try:
+        loop.build(config)
+    finally:
+        torch.set_num_threads(1)  # whatever device.threads said
+    return "built", ""
+
+
+def size(config: Any) -> int:
+    """About how many numbers a configuration's model has."""
+    from trainer import needs
+
+    inputs, outputs = needs._sizes(repr(config.data), config)
+    return sum(parameter.numel() for parameter in needs._bare_model(config, inputs, outputs).parameters())

@@ -1,0 +1,381 @@
+"""Runs short reproductions of where public clipping code goes wrong, and writes what came out: docs/public_bugs.md.
+
+    pip install zclip autoclip pytorch_optimizer                               (in an environment of its own)
+    pip install --no-deps --target older pytorch_optimizer==3.11.0             (a version from before some repairs)
+    python evidence/public_bugs.py --older older
+
+The code on the page is the code that ran. "Reproduced" is a package's answer only if it is the wrong one that is
+expected here, and "not reproduced" if it is the right one; gradclip answers beside it, for the same gradients.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "public_bugs.md"
+
+BEFORE = """\
+import gradclip, torch
+from math import inf, nan
+from {functions} import clip_grad_norm_, clip_grad_value_
+
+torch.set_num_threads(1)
+
+
+def leaf(*gradient, dtype=None):
+    w = torch.nn.Parameter(torch.zeros(len(gradient), dtype=dtype))
+    w.grad = torch.tensor(gradient, dtype=dtype)
+    return w
+
+
+def feed(w, clip, *gradients):
+    for gradient in gradients:
+        w.grad = torch.tensor([gradient])
+        clip()
+    return w.grad
+"""
+ANYTHING_ELSE = "any answer but the right one"
+NEITHER = "neither the right answer nor the one that is described"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A reproduction; the last line of its code is the answer.
+
+    right, wrong: a number, a list of them, or the class of an exception.
+    ours: the same with gradclip; if empty, `code` with the two functions taken from gradclip.functional.
+    """
+
+    package: str
+    title: str
+    code: str
+    right: Any
+    wrong: Any
+    ours: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one version of a package gave: the answer as it is shown, and what to call it."""
+
+    version: str
+    shown: str
+    verdict: str
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Reproduces where public clipping code goes wrong.")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
+    parser.add_argument("--older", type=Path, nargs="*", default=[], help="folders with other versions of packages")
+    parser.add_argument("--json", action="store_true", help="print the packages' answers alone, and write no page")
+    args = parser.parse_args(arguments)
+    if args.json:
+        print(json.dumps([vars(theirs(bug)) if bug.package != "torch" else None for bug in BUGS]))
+        return
+    here = [[theirs(bug)] for bug in BUGS]
+    for folder in args.older:
+        for answers, older in zip(here, elsewhere(folder), strict=True):
+            if older and older["version"] not in [answer.version for answer in answers]:
+                answers.insert(-1, Answer(**older))
+    args.page.write_text("\n".join(page(here)) + "\n", encoding="utf-8")
+    print("\n".join(summary(here)))
+
+
+def elsewhere(folder: Path) -> list[dict[str, str] | None]:
+    """The answers of the versions in a folder, from a process that looks there first; none for torch."""
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, __file__, "--json"]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, check=True)
+    answers: list[dict[str, str] | None] = json.loads(ran.stdout.splitlines()[-1])
+    return answers
+
+
+# -- one reproduction
+
+
+def theirs(bug: Bug) -> Answer:
+    """The package's answer, judged by both that the reproduction names."""
+    try:
+        version = importlib.metadata.version(bug.package).partition("+")[0]  # torch says 2.13.0+cpu
+    except importlib.metadata.PackageNotFoundError:
+        return Answer("", "", "not installed")
+    found = run(bug.code, "torch.nn.utils")
+    if same(found, bug.right):
+        verdict = "not reproduced"
+    elif same(found, bug.wrong) or (bug.wrong == ANYTHING_ELSE and not isinstance(found, Exception)):
+        verdict = "reproduced"
+    else:
+        verdict = NEITHER
+    return Answer(version, show(found), verdict)
+
+
+def ours(bug: Bug) -> Answer:
+    found = run(bug.ours or bug.code, "gradclip.functional")
+    return Answer("", show(found), "right" if same(found, bug.right) else "wrong")
+
+
+def run(code: str, functions: str) -> Any:
+    """The value of the code's last line, tensors as lists; or the exception that the code raised."""
+    import torch
+
+    names: dict[str, Any] = {}
+    exec(BEFORE.format(functions=functions), names)
+    *first, last = code.strip().splitlines()
+    try:
+        exec("\n".join(first), names)
+        value = eval(last, names)
+    except Exception as error:
+        return error
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Equal to a thousandth; an exception is equal to its class."""
+    if isinstance(expected, type):
+        return isinstance(found, expected)
+    if isinstance(expected, list):
+        return isinstance(found, list) and len(found) == len(expected) and all(map(same, found, expected))
+    if isinstance(expected, float) and isinstance(found, float):
+        return math.isclose(found, expected, rel_tol=1e-3) or (math.isnan(found) and math.isnan(expected))
+    return bool(found == expected)
+
+
+def show(found: Any) -> str:
+    if isinstance(found, Exception):
+        return textwrap.shorten(f"{type(found).__name__}: {found}", 120, placeholder=" …")
+    if isinstance(found, list):
+        return f"[{', '.join(map(show, found))}]"
+    return f"{found:.6g}" if isinstance(found, float) else str(found)
+
+
+# -- the page
+
+
+def page(found: list[list[Answer]]) -> list[str]:
+    lines = [
+        "# Where public clipping code goes wrong",
+        "",
+        "Written by `python evidence/public_bugs.py`, which ran each of these in the versions named, and the same in",
+        "gradclip: the lines given for it, else the same lines with the two functions from `gradclip.functional`.",
+        "All begin with:",
+        "",
+        "```python",
+        BEFORE.format(functions="torch.nn.utils").rstrip(),
+        "```",
+        "",
+        *summary(found),
+    ]
+    for bug, answers in zip(BUGS, found, strict=True):
+        lines += ["", f"## {bug.package}: {bug.title}", "", "```python", bug.code.strip(), "```"]
+        if bug.ours:
+            lines += ["", "```python", "# gradclip", bug.ours.strip(), "```"]
+        lines += ["", *(in_words(bug.package, answer) for answer in answers), in_words("gradclip", ours(bug))]
+    return lines
+
+
+def summary(found: list[list[Answer]]) -> list[str]:
+    lines = ["| package | what | versions |", "|---|---|---|"]
+    for bug, answers in zip(BUGS, found, strict=True):
+        versions = ", ".join(f"{each.verdict} in {each.version}" if each.version else each.verdict for each in answers)
+        lines.append(f"| {bug.package} | {bug.title} | {versions} |")
+    return lines
+
+
+def in_words(package: str, answer: Answer) -> str:
+    who = f"{package} {answer.version}".strip()
+    return f"- {who}: `{answer.shown}`, {answer.verdict}" if answer.shown else f"- {who}: {answer.verdict}"
+
+
+# fmt: off
+BUGS = [
+    Bug("torch", "a negative `max_norm` reverses the gradients",
+        """
+w = leaf(1.0, 1.0)
+clip_grad_norm_(w, -1.0)
+w.grad""",
+        right=ValueError, wrong=[-(0.5**0.5), -(0.5**0.5)]),
+    Bug("torch", "a `max_norm` of nan makes them nan",
+        """
+w = leaf(1.0, 1.0)
+clip_grad_norm_(w, nan)
+w.grad""",
+        right=ValueError, wrong=[math.nan, math.nan]),
+    Bug("torch", "gradients of 1e22 all become 0, since their norm overflows",
+        """
+w = leaf(1e22, 1e22)
+clip_grad_norm_(w, 1.0)
+w.grad""",
+        right=[0.5**0.5, 0.5**0.5], wrong=[0.0, 0.0]),
+    Bug("torch", "gradients of 1e-23 have a norm of 0, since their squares underflow",
+        """
+clip_grad_norm_(leaf(1e-23, 1e-23), 1.0).item()""",
+        right=2**0.5 * 1e-23, wrong=0.0),
+    Bug("torch", "float16 gradients with a norm above 65504 all become 0",
+        """
+w = leaf(4e4, 4e4, 4e4, dtype=torch.float16)
+clip_grad_norm_(w, 1.0)
+w.grad""",
+        right=[3**-0.5] * 3, wrong=[0.0] * 3),
+    Bug("torch", "the norm of bfloat16 gradients is rounded to bfloat16",
+        """
+w = leaf(*[1.0] * 1005, dtype=torch.bfloat16)
+clip_grad_norm_(w, 1.0).item()""",
+        right=1005**0.5, wrong=31.75),
+    Bug("torch", "a parameter that is given twice is scaled twice",
+        """
+w = leaf(3.0, 4.0)
+clip_grad_norm_([w, w], 1.0)
+w.grad""",
+        right=[0.6, 0.8], wrong=[0.06, 0.08]),
+    Bug("torch", "a gradient without elements has no inf norm",
+        """
+clip_grad_norm_([leaf(3.0), leaf()], 1.0, inf).item()""",
+        right=3.0, wrong=RuntimeError),
+    Bug("torch", "`clip_grad_value_` raises where nothing has a gradient",
+        """
+w = torch.nn.Parameter(torch.zeros(2))
+clip_grad_value_(w, 1.0)""",
+        right=None, wrong=RuntimeError),
+    Bug("torch", "`clip_grad_value_` raises on a sparse gradient",
+        """
+w = leaf(3.0, 0.0)
+w.grad = w.grad.to_sparse()
+clip_grad_value_(w, 1.0)""",
+        right=None, wrong=RuntimeError),
+    Bug("torch", "the norm of 85 million elements is too small on one thread of a CPU",
+        """
+w = torch.nn.Parameter(torch.zeros(85_000_000))
+w.grad = torch.randn(85_000_000, generator=torch.Generator().manual_seed(0))  # near 85e6**0.5 = 9219.5
+clip_grad_norm_(w, inf).item()""",
+        right=85e6**0.5, wrong=ANYTHING_ELSE),
+    Bug("zclip", "after one nan nothing is clipped any more",
+        """
+from zclip import ZClip
+
+w = leaf(0.0)
+model, clip = torch.nn.ParameterList([w]), ZClip(max_grad_norm=None, warmup_steps=2)
+feed(w, lambda: clip.step(model), 1.0, 1.1, nan, 1000.0)""",
+        right=[1.05], wrong=[1000.0], ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.ZClip(max=None, warmup=2, nonfinite="drop"))
+feed(w, clipper.clip, 1.0, 1.1, nan, 1000.0)"""),
+    Bug("zclip", "its memory cannot be saved",
+        """
+from zclip import ZClip
+
+ZClip().state_dict()""",
+        right=[1.05], wrong=AttributeError, ours="""
+w, policy = leaf(0.0), gradclip.ZClip(max=None, warmup=2)
+first, second = gradclip.Clipper([("w", w)], policy), gradclip.Clipper([("w", w)], policy)
+feed(w, first.clip, 1.0, 1.1)
+second.load_state_dict(first.state_dict())
+feed(w, second.clip, 1000.0)"""),
+    Bug("autoclip", "a nan makes the gradients of later steps nan",
+        """
+from autoclip.torch import QuantileClip
+
+w = leaf(0.0)
+clip = QuantileClip([w], quantile=0.0, global_threshold=True)
+feed(w, clip.step, 1.0, nan, 3.0)""",
+        right=[1.0], wrong=[math.nan], ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.AutoClip(percentile=0, nonfinite="drop"))
+feed(w, clipper.clip, 1.0, nan, 3.0)"""),
+    Bug("autoclip", "the list of its norms grows without a bound",
+        """
+from autoclip.torch import QuantileClip
+
+w = leaf(0.0)
+clip = QuantileClip([w], quantile=0.5, history_length=10, global_threshold=True)
+feed(w, clip.step, *[1.0] * 20)
+len(clip.state["global_history"])""",
+        right=10, wrong=20, ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.AutoClip(window=10))
+feed(w, clipper.clip, *[1.0] * 20)
+clipper.state_dict()[""]["memory"]["norms"].numel()"""),
+    Bug("pytorch_optimizer", "AdaGC divides by the square of the global norm in its warm-up",
+        """
+from pytorch_optimizer import AdaGC
+
+w = leaf(3.0, 4.0)
+adagc = AdaGC([w], betas=(0.0, 0.999), weight_decay=0.0)  # without momentum, exp_avg is the clipped gradient
+adagc.step()
+adagc.state[w]["exp_avg"]""",
+        right=[0.6, 0.8], wrong=[0.12, 0.16], ours="""
+w = leaf(3.0, 4.0)
+gradclip.Clipper([("w", w)], gradclip.AdaGC()).clip()
+w.grad"""),
+    Bug("pytorch_optimizer", "AdaGC with `warmup_steps=1` clips to uninitialised memory",
+        """
+from pytorch_optimizer import AdaGC
+
+w = leaf(3.0, 4.0)
+adagc = AdaGC([w], betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=1)
+adagc.step()
+adagc.state[w]["exp_avg"]""",
+        right=[0.6, 0.8], wrong=ANYTHING_ELSE, ours="""
+w = leaf(3.0, 4.0)
+gradclip.Clipper([("w", w)], gradclip.AdaGC(warmup=1)).clip()
+w.grad"""),
+    Bug("pytorch_optimizer", "one gradient of 0 in AdaGC's warm-up brings the next thousand to nearly 0",
+        """
+from pytorch_optimizer import AdaGC
+
+w = leaf(0.0)
+adagc = AdaGC([w], betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=3)
+feed(w, adagc.step, 0.0, *[0.5] * 1000, 2.0)
+adagc.state[w]["exp_avg"]""",
+        right=[1.05 * 0.5], wrong=ANYTHING_ELSE, ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.AdaGC(warmup=2))
+feed(w, clipper.clip, 0.0, *[0.5] * 1000, 2.0)"""),
+    Bug("pytorch_optimizer", "SPAM clips nothing",
+        """
+from pytorch_optimizer import SPAM
+
+w = leaf(0.0)
+spam = SPAM([w], betas=(0.0, 0.999), threshold=1000, grad_accu_steps=3)
+feed(w, spam.step, 1.0, 1.0, 1000.0)
+spam.state[w]["exp_avg"]""",
+        right=[1.999**0.5], wrong=[1000.0], ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.SpikeClip(theta=1000, warmup=2))
+feed(w, clipper.clip, 1.0, 1.0, 1000.0)"""),
+    Bug("pytorch_optimizer", "SPAM holds an element at 0 that was 0 until its clipping began",
+        """
+from pytorch_optimizer import SPAM
+
+w = leaf(0.0)
+spam = SPAM([w], betas=(0.0, 0.999), grad_accu_steps=3)
+feed(w, spam.step, 0.0, 0.0, *[1.0] * 100)
+spam.state[w]["exp_avg"]""",
+        right=[1.0], wrong=[0.0], ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.SpikeClip(warmup=2))
+feed(w, clipper.clip, 0.0, 0.0, *[1.0] * 100)"""),
+    Bug("pytorch_optimizer", "AdaFactor does not limit its update",
+        """
+from pytorch_optimizer import AdaFactor
+
+w = leaf(3.0, 4.0)  # the first update before clipping is [1, 1]
+AdaFactor([w], 1.0, (None, 0.999), clip_threshold=0.1, scale_parameter=False, relative_step=False).step()
+-w.detach()""",
+        right=[0.1, 0.1], wrong=[1.0, 1.0], ours="""
+update = leaf(1.0, 1.0)
+gradclip.Clipper([("update", update)], gradclip.ClipByRMS(max=0.1)).clip()
+update.grad"""),
+]
+# fmt: on
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What the pictures and histograms of an evaluation cost, beside a training step of the same model."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from evidence.studies.base import compose, table
+from runner.cli.compose import Composer
+from runner.tracking.tracker import Tracker
+from trainer import loop
+
+SIZES = (128, 1000)  # of the hidden state
+REPEATS = 9
+
+
+class Cost(NamedTuple):
+    """Of one model. Each in seconds, the fastest of some repeats, and in bytes of the event file."""
+
+    weights: int
+    step: float
+    picture: tuple[float, float]
+    histograms: tuple[float, float]
+
+
+def measure(composer: Composer) -> list[Cost]:
+    """For the default model and a larger one."""
+    return [_cost(composer, size) for size in SIZES]
+
+
+def _cost(composer: Composer, size: int) -> Cost:
+    session = loop.build(compose(composer, f"model.hidden={size}", "data.batch_size=8"))
+    batches = session.data.batches(0)
+    step = min(_seconds(lambda: loop.take_step(session, next(batches), check=False)) for _ in range(REPEATS))
+    named = dict(session.model.named_parameters())
+    tensors = {f"weight/{n}": p for n, p in named.items()} | {f"gradient/{n}": p.grad for n, p in named.items()}
+    norms = dict.fromkeys(named, (1.0, 0.5))
+    with tempfile.TemporaryDirectory() as folder:
+        tracker = Tracker(Path(folder), "", {})
+        picture = _written(tracker, Path(folder), lambda: tracker.picture(1, norms))
+        histograms = _written(tracker, Path(folder), lambda: tracker.histograms(1, tensors))
+        tracker.close()
+    return Cost(sum(parameter.numel() for parameter in named.values()), step, picture, histograms)
+
+
+def _written(tracker: Tracker, folder: Path, write: Callable[[], object]) -> tuple[float, float]:
+    """Seconds and bytes of one call."""
+    tracker.flush()
+    (file,) = folder.iterdir()
+    before = file.stat().st_size
+    seconds = min(_seconds(write) for _ in range(REPEATS))
+    tracker.flush()
+    return seconds, (file.stat().st_size - before) / REPEATS
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def page(found: list[Cost]) -> str:
+    """The table of docs/gradients.md."""
+    rows = [
+        [
+            f"{each.weights:,}",
+            f"{1e3 * each.step:.1f} ms",
+            *(f"{1e3 * s:.1f} ms, {b / 1e3:.0f} kB" for s, b in each[2:]),
+        ]
+        for each in found
+    ]
+    return table(["weights", "a step of 8 rows", "a picture", "all histograms"], rows)

@@ -1,0 +1,97 @@
+"""The default job under thresholds from too small to too large: how many steps each clips, and what it learns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, in_processes, table, walk
+from runner.cli.compose import Composer
+from trainer import loop
+
+LIMITS = (0.1, 0.3, 1.0, 3.0, 10.0)
+STEPS = 150
+RATES = (3.0, 1.0)
+
+
+class End(NamedTuple):
+    """One run: the share of clipped steps, the validation loss (None: not finite), the norms before clipping."""
+
+    clipped: float
+    loss: float | None
+    norms: list[float]
+
+
+@dataclass
+class Threshold:
+    """ends: by learning rate and threshold, for each seed."""
+
+    ends: dict[tuple[float, float], list[End]]
+
+
+def measure(composer: Composer, folder: Path) -> Threshold:
+    """Every rate with every threshold, three seeds each, on two processes; folder: conf/, for these."""
+    keys = [(rate, limit, seed) for rate in RATES for limit in LIMITS for seed in SEEDS]
+    found = dict(zip(keys, in_processes(_train, folder, keys), strict=True))
+    return Threshold({(r, limit): [found[r, limit, seed] for seed in SEEDS] for r in RATES for limit in LIMITS})
+
+
+def _train(composer: Composer, key: tuple[float, float, int]) -> End:
+    rate, limit, seed = key
+    return train(composer, [f"optimizer.lr={rate}", f"clip.max={limit}", f"seed={seed}", f"steps={STEPS}"])
+
+
+def train(composer: Composer, overrides: Sequence[str]) -> End:
+    """One run of the default job with clip=norm."""
+    norms, clipped = [], 0
+    for step in walk(compose(composer, "clip=norm", "data.sample=0", *overrides)):
+        norms.append(step.report.before.item())
+        clipped += bool(step.report.fraction > 0)
+        if not bool(torch.isfinite(step.loss)):
+            return End(clipped / len(norms), None, norms)
+    return End(clipped / len(norms), loop.evaluate(step.session)[0], norms)
+
+
+def page(found: Threshold) -> str:
+    """The table of docs/gradients.md."""
+    rows = []
+    for (rate, limit), ends in found.ends.items():
+        norms = torch.tensor([norm for end in ends for norm in end.norms], dtype=torch.float64)
+        median, high = norms.quantile(torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
+        shares = [100 * end.clipped for end in ends]
+        losses = ", ".join("not finite" if end.loss is None else f"{end.loss:.2f}" for end in ends)
+        rows.append([f"{rate:g}", f"{limit:g}", f"{rate * limit:g}", _range(shares),
+                     f"{median:.2g}, {high:.2g}", losses])  # fmt: skip
+    header = [
+        "lr",
+        "max",
+        "lr · max",
+        "clipped steps",
+        "norm before: median, 95 %",
+        f"validation loss after {STEPS} steps",
+    ]
+    return table(header, rows)
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def draw(found: Threshold, pyplot: Any) -> Any:
+    """The validation loss over the threshold, by learning rate."""
+    figure, axes = pyplot.subplots(figsize=(8, 3.4), dpi=100, layout="constrained")
+    for rate, colour, marker in zip(RATES, (COLOURS[0], COLOURS[4]), MARKERS, strict=False):
+        for place in range(len(SEEDS)):
+            losses = [end.loss if end.loss is not None else float("nan")
+                      for end in (found.ends[rate, limit][place] for limit in LIMITS)]  # fmt: skip
+            axes.plot(LIMITS, losses, color=colour, marker=marker, linewidth=1, markersize=5,
+                      label=f"lr {rate:g}, three seeds" if place == 0 else None)  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="clip.max", ylabel=f"validation loss, step {STEPS}")
+    axes.set_yticks([1.5, 2, 3, 5, 10], ["1.5", "2", "3", "5", "10"])
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,150 @@
+"""The gradient through the time steps of recurrent networks, and a task that needs it to reach far back."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, in_processes, log_slope, table, walk
+from runner.cli.compose import Composer
+from trainer import inspection, loop
+
+GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
+LENGTH = 60  # of the sequences through which the gradient is followed
+LENGTHS = (10, 20, 40, 80)
+SOLVED = 0.99  # of the held-out sequences
+LOOK = 100  # steps between two looks whether a run has solved its task
+
+
+class Net(NamedTuple):
+    """A network that is studied. overrides: of the experiment; lengths: those at which it is trained."""
+
+    name: str
+    overrides: tuple[str, ...]
+    lengths: tuple[int, ...]
+
+
+RELU = Net("ReLU, identity", (), LENGTHS)
+ORTHOGONAL = Net("tanh, orthogonal", ("model.nonlinearity=tanh", "model.init=orthogonal", "optimizer.lr=0.05"), LENGTHS)
+OWN = Net("tanh, torch's own", ("model.nonlinearity=tanh", "model.init=default", "optimizer.lr=0.1"), LENGTHS[:2])
+NETS = (RELU, ORTHOGONAL, OWN)
+CLIPS = ("none", "norm")
+
+
+class End(NamedTuple):
+    """How a run ended: solved, not solved, or with a loss that is not finite. norm: the largest before clipping."""
+
+    solved: bool
+    finite: bool
+    step: int
+    norm: float
+
+
+@dataclass
+class ThroughTime:
+    """series: by net and gain, the gradient's norm by time step. ends: by net, length and clip, for each seed."""
+
+    series: dict[tuple[str, float], list[float]]
+    ends: dict[tuple[str, int, str], list[End]]
+
+
+def measure(composer: Composer, folder: Path) -> ThroughTime:
+    """All of it, the runs on two processes; folder: conf/, for these."""
+    series = {(net.name, gain): reached(composer, net, gain) for net in NETS for gain in GAINS}
+    keys = [(net, length, clip, seed) for net in NETS for length in net.lengths for clip in CLIPS for seed in SEEDS]
+    keys.sort(key=lambda key: -key[1])  # the long ones first, or one process waits for the other at the end
+    found = dict(zip(keys, in_processes(_solve, folder, keys), strict=True))
+    ends = {(net.name, length, clip): [found[net, length, clip, seed] for seed in SEEDS]
+            for net in NETS for length in net.lengths for clip in CLIPS}  # fmt: skip
+    return ThroughTime(series, ends)
+
+
+def reached(composer: Composer, net: Net, gain: float) -> list[float]:
+    """By time step, the norm of the gradient of the loss after the last one, at the start of training."""
+    config = compose(composer, "experiment=through_time", *net.overrides, f"model.gain={gain}",
+                     f"data.length={LENGTH}")  # fmt: skip
+    session = loop.build(config)
+    norms = inspection.through_time(session, next(session.data.batches(0)))
+    assert norms is not None
+    return norms
+
+
+def _solve(composer: Composer, key: tuple[Net, int, str, int]) -> End:
+    net, length, clip, seed = key
+    return solve(composer, [*net.overrides, f"data.length={length}", f"clip={clip}", f"seed={seed}"])
+
+
+def solve(composer: Composer, overrides: Sequence[str]) -> End:
+    """Trains until the task is solved, the loss is not finite, or the run is over."""
+    config = compose(composer, "experiment=through_time", *overrides, "clip.max=1")
+    largest = 0.0
+    for step in walk(config):
+        largest = max(largest, step.report.before.item())
+        if not bool(torch.isfinite(step.loss)):
+            return End(False, False, step.number, largest)
+        if step.number % LOOK == 0 and loop.evaluate(step.session)[1]["accuracy"] > SOLVED:
+            return End(True, True, step.number, largest)
+    return End(False, True, config.steps, largest)
+
+
+def slope_of(norms: Sequence[float]) -> float:
+    """Of the logarithm, by steps back in time."""
+    return log_slope([-float(step) for step in range(len(norms))], norms)
+
+
+def page(found: ThroughTime) -> str:
+    """The two tables of docs/gradients.md."""
+    header = ["slope per step back", *(f"gain {gain:g}" for gain in GAINS)]
+    slopes = [[net.name, *(f"{slope_of(found.series[net.name, gain]):+.3f}" for gain in GAINS)] for net in NETS]
+    law = ["log of the gain", *(f"{math.log(gain):+.3f}" for gain in GAINS)]
+    rows = []
+    for net in NETS:
+        for clip in CLIPS:
+            cells = [_share(found.ends[net.name, length, clip]) if length in net.lengths else "not run"
+                     for length in LENGTHS]  # fmt: skip
+            rows.append([net.name, f"`clip={clip}`", *cells])
+    titles = ["network", "", *(f"{length} symbols" for length in LENGTHS)]
+    return table(header, [law, *slopes]) + "\n\n" + table(titles, rows)
+
+
+def _share(ends: Sequence[End]) -> str:
+    """Solved runs of all, how many were no longer finite, and the largest norm that any of them met."""
+    lost = sum(not end.finite for end in ends)
+    norm = max(end.norm for end in ends)
+    return (
+        f"{sum(end.solved for end in ends)} of {len(ends)}"
+        + (f", {lost} not finite" if lost else "")
+        + f" ({norm:.2g})"
+    )
+
+
+def draw(found: ThroughTime, pyplot: Any) -> Any:
+    """The gradient over the time steps, and the share of solved runs over the length."""
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), dpi=100, layout="constrained")
+    for panel, net in zip(axes, (RELU, ORTHOGONAL), strict=False):
+        for gain, colour in zip(GAINS, COLOURS, strict=True):
+            norms = found.series[net.name, gain]
+            panel.plot(range(1, LENGTH + 1), norms, color=colour, label=f"gain {gain:g}")
+        panel.set(yscale="log", xlabel="time step", ylabel="2-norm of the gradient", title=net.name, ylim=(1e-22, 1e10))
+        panel.legend(fontsize=8, loc="lower right")
+    last = axes[2]
+    for number, net in enumerate(NETS):
+        for clip, style in zip(CLIPS, (":", "-"), strict=True):
+            shares = [sum(e.solved for e in found.ends[net.name, n, clip]) / len(SEEDS) for n in net.lengths]
+            shift = 1.03 ** (number - 1)  # so that equal shares lie beside each other
+            last.plot([n * shift for n in net.lengths], [share + 0.012 * (number - 1) for share in shares], style,
+                      color=COLOURS[(0, 4, 2)[number]], marker=MARKERS[number], markersize=6,
+                      markerfacecolor="none" if clip == "none" else None,
+                      label=f"{net.name}, clip={clip}")  # fmt: skip
+    last.set(xscale="log", xlabel="symbols of a sequence", ylabel="share of three seeds", title="temporal order solved",
+             ylim=(-0.05, 1.8))  # fmt: skip
+    last.set_yticks([0, 1 / 3, 2 / 3, 1], ["0", "1/3", "2/3", "1"])
+    last.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
+    last.minorticks_off()
+    last.legend(fontsize=8, loc="upper left")
+    for panel in axes:
+        panel.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,250 @@
+"""docs/gradients.md and the studies behind it: their numbers, against laws and plain arithmetic."""
+
+import math
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evidence import run_studies as studies
+from evidence.studies import STUDIES, base, depth, line_120, log_cost, threshold, through_time
+from evidence.studies.page import content, replace
+from evidence.studies.through_time import End
+from tests.support import ROOT, SMALL, compose, composer, text_file
+from trainer import inspection, loop
+from trainer.config import Mistake
+
+PAGE = (ROOT / "docs" / "gradients.md").read_text(encoding="utf-8")
+
+
+def cells(study: str) -> list[list[str]]:
+    """The rows of a study's tables in the page, without their headers."""
+    lines = [line for line in content(PAGE, study).splitlines() if line.startswith("|")]
+    heads = {place - 1 for place, line in enumerate(lines) if line.startswith("| ---")}
+    rows = [line for place, line in enumerate(lines) if place not in heads and not line.startswith("| ---")]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+# -- line_120
+
+
+@pytest.fixture(scope="module")
+def courses() -> dict[tuple[str, str], line_120.Course]:
+    return {(each.clip, each.schedule): each for each in line_120.measure(composer())}
+
+
+def test_the_first_gradient_is_120(courses: dict[tuple[str, str], line_120.Course]) -> None:
+    for course in courses.values():
+        assert abs(course.gradients[0]) == 120.0
+        assert course.bias_gradients[0] == -2.0
+    norm, value = courses["norm", "constant"], courses["value", "constant"]
+    assert math.hypot(norm.gradients[1], norm.bias_gradients[1]) == pytest.approx(1.0, rel=1e-6)
+    assert norm.gradients[1] / norm.bias_gradients[1] == pytest.approx(60.0, rel=1e-6)  # the direction stays
+    assert (value.gradients[1], value.bias_gradients[1]) == (-1.0, -1.0)
+
+
+def test_without_clipping_the_weight_is_lost(courses: dict[tuple[str, str], line_120.Course]) -> None:
+    course = courses["none", "constant"]
+    for step in range(30):
+        assert course.weights[step] == pytest.approx(4 - 3 * (-3.0) ** step, rel=1e-5, abs=1e-3)
+    assert course.loss_ends is not None
+    assert course.weight_ends is not None
+    assert 35 < course.loss_ends < 42 < course.weight_ends < 82  # 20 * 3^2k and 3^k above 3.4e38
+    assert not math.isfinite(course.weights[-1])
+
+
+@pytest.mark.parametrize("clip", ["norm", "value"])
+def test_clipped_it_stays_near_the_solution(courses: dict[tuple[str, str], line_120.Course], clip: str) -> None:
+    constant, decaying = courses[clip, "constant"], courses[clip, "linear"]
+    assert constant.bound == pytest.approx(0.1)
+    assert 0.01 < constant.away <= constant.bound
+    assert all(abs(weight - 4) <= constant.bound for weight in constant.weights[31:])  # there by 30 steps of 0.1
+    steps = np.diff(constant.weights)
+    assert np.abs(steps).max() <= constant.bound * (1 + 1e-5)
+    assert decaying.away < 1e-4 * constant.away
+
+
+# -- depth
+
+
+def test_the_first_layers_gradient_follows_the_gain() -> None:
+    depths = (3, 11, 20)
+    norms = depth.first_layer(composer(), depths)
+    for gain in (0.5, 0.9, 1.1, 1.5):
+        for seed in range(3):
+            measured = [math.log(norms[gain][n][seed]) for n in depths]
+            slope = np.polyfit(depths, measured, 1)[0]
+            assert abs(slope / math.log(gain) - 1) < 0.05
+            assert measured[0] == pytest.approx(2 * math.log(gain), abs=1e-4)
+            assert base.log_slope(depths, [norms[gain][n][seed] for n in depths]) == pytest.approx(slope)
+    for seed in range(3):
+        assert abs(np.polyfit(depths, [math.log(norms[1.0][n][seed]) for n in depths], 1)[0]) < 0.01
+
+
+def test_clipping_mends_the_explosion_and_not_the_vanishing() -> None:
+    start, lost = depth.end(composer(), 1.5, "none", 1)
+    assert lost == 2
+    start, last = depth.end(composer(), 1.5, "norm", 1)
+    assert last < 1e-4 * start
+    assert depth.end(composer(), 0.5, "none", 1) == depth.end(composer(), 0.5, "norm", 1) == (1.0, 1.0)
+    before, after = zip(*depth.by_layer(composer(), 1.5), strict=True)
+    assert before == pytest.approx([1.5 ** (29 - layer) for layer in range(30)], rel=1e-4)
+    assert np.array(after) / np.array(before) == pytest.approx([after[0] / before[0]] * 30, rel=1e-4)
+    assert math.hypot(*after) < 1.0
+
+
+def test_the_pages_slopes() -> None:
+    rows = cells("depth")
+    assert [float(row[0]) for row in rows[:5]] == list(depth.GAINS)
+    for gain, law, slopes, _ in rows[:5]:
+        assert float(law) == pytest.approx(math.log(float(gain)), abs=1e-4)
+        for slope in slopes.split(" to "):
+            assert float(slope) == pytest.approx(math.log(float(gain)), rel=0.05, abs=0.01)
+    for row, unclipped in zip(rows[5:], ("1 → 1", "→ ", "not finite at step"), strict=True):
+        assert row[1].count(unclipped) == row[2].count("→") == 3
+
+
+# -- through time
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
+def test_a_relu_network_keeps_to_the_gain_and_tanh_falls_short(gain: float) -> None:
+    relu, tanh, own = (through_time.slope_of(through_time.reached(composer(), net, gain)) for net in through_time.NETS)
+    assert relu == pytest.approx(math.log(gain), abs=0.05)
+    assert tanh < math.log(gain) - 0.04
+    assert own < -0.15
+
+
+def test_clipping_decides_where_it_explodes() -> None:
+    free = through_time.solve(composer(), ["data.length=40", "clip=none"])
+    assert (free.solved, free.finite) == (False, False)
+    assert free.norm > 1000
+    clipped = through_time.solve(composer(), ["data.length=20", "clip=norm"])
+    assert (clipped.solved, clipped.finite) == (True, True)
+    assert clipped.step < 1500
+
+
+def test_where_it_vanishes_clipping_changes_nothing() -> None:
+    short = [*through_time.OWN.overrides, "data.length=20", "steps=30"]
+    free, clipped = (through_time.solve(composer(), [*short, f"clip={clip}"]) for clip in ("none", "norm"))
+    assert free == clipped
+    assert free.norm < 1.0
+
+
+def test_the_page_says_how_many_were_solved() -> None:
+    shares = {(row[0], row[1]): row[2:] for row in cells("through_time") if "clip=" in row[1]}
+    assert len(shares) == 2 * len(through_time.NETS)
+    for net in through_time.NETS:
+        for cell in shares[net.name, "`clip=norm`"][: len(net.lengths)]:
+            assert re.match(r"[0-3] of 3", cell)
+
+    def solved(net: through_time.Net, clip: str) -> list[int]:
+        return [int(cell[0]) for cell in shares[net.name, f"`clip={clip}`"][: len(net.lengths)]]
+
+    assert sum(solved(through_time.RELU, "norm")) >= sum(solved(through_time.RELU, "none")) + 5
+    assert solved(through_time.OWN, "norm")[1:] == solved(through_time.OWN, "none")[1:] == [0]
+
+
+# -- the threshold
+
+
+def test_where_every_step_is_clipped_only_the_product_counts(tmp_path: Path) -> None:
+    scene = [f"data.path={text_file(tmp_path)}", *SMALL]
+    one, other = (threshold.train(composer(), [*scene, f"optimizer.lr={rate}", f"clip.max={limit}"])
+                  for rate, limit in ((3.0, 0.01), (0.3, 0.1)))  # fmt: skip
+    assert one.clipped == other.clipped == 1.0
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    assert len(one.norms) == 6
+    assert threshold.train(composer(), [*scene, "clip.max=100"]).clipped == 0.0
+    rows = {(row[0], row[1]): row for row in cells("threshold")}
+    assert rows["3", "0.1"][5] == rows["1", "0.3"][5]  # as the page says
+    assert len(rows) == len(threshold.RATES) * len(threshold.LIMITS)
+
+
+# -- the cost of looking
+
+
+def test_the_cost_is_of_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_cost, "SIZES", (8,))
+    (found,) = log_cost.measure(composer())
+    model = loop.build(compose("model.hidden=8")).model
+    assert found.weights == sum(parameter.numel() for parameter in model.parameters())
+    assert all(seconds > 0 for seconds in (found.step, found.picture[0], found.histograms[0]))
+    assert 2000 < found.picture[1] < 20_000
+    assert 14 * 64 * 16 < found.histograms[1] < 14 * 2000  # two numbers for each of 64 bins of 14 tensors
+    assert len(cells("log_cost")) == 2
+
+
+# -- the page
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_its_table_and_picture(name: str) -> None:
+    assert cells(name)
+    if STUDIES[name].draw is None:
+        return
+    assert f"](gradients/{name}.png)" in PAGE
+    assert (ROOT / "docs" / "gradients" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_its_commands_compose() -> None:
+    found = re.findall(r"python (?:train|scripts/inspect_gradients)\.py ([^`\n]*)", PAGE)
+    assert len(found) >= 3
+    for line in found:
+        words = [word for word in shlex.split(line) if "=" in word and "," not in word]
+        compose(*words)
+    for name in re.findall(r"experiment=(\w+)", PAGE):
+        assert name in composer().options("experiment")
+    for name in ("line_120", "depth", "through_time"):
+        assert name in composer().options("experiment")
+
+
+def test_the_page_teaches_in_its_order() -> None:
+    places = [PAGE.index(word) for word in ("clip_grad_norm_", "clip_grad_value_", "zero_grad", "## Exploding and",
+                                            "## See it", "## How to choose")]  # fmt: skip
+    assert places == sorted(places)
+
+
+def test_the_script_writes_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- line_120 -->\nold\n<!-- end of line_120 -->\nafter\n", encoding="utf-8")
+    studies.main(["line_120", "--page", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- line_120 -->\n|")
+    assert text.endswith("<!-- end of line_120 -->\nafter\n")
+    assert "old" not in text
+    assert content(text, "line_120") in capsys.readouterr().out
+    assert (tmp_path / "page" / "line_120.png").stat().st_size > 10_000
+
+
+def test_the_scripts_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    for arguments, line in ((["nope"], "no such study; there are line_120"), ([], "no such file")):
+        with pytest.raises(SystemExit) as end:
+            studies.main([*arguments, "--page", str(page)])
+        assert end.value.code == 2
+        assert line in capsys.readouterr().err
+    with pytest.raises(Mistake, match="<!-- depth -->"):
+        replace("<!-- line_120 -->", "depth", "")
+
+
+def test_the_pictures_of_the_other_studies_are_drawn() -> None:
+    pytest.importorskip("matplotlib")
+    pyplot = inspection.drawing()
+    norms = {gain: {n: [gain ** (n - 1)] * 3 for n in depth.DEPTHS} for gain in depth.GAINS}
+    layers = {gain: [(1.0, 0.5)] * 4 for gain in depth.TRAINED}
+    deep = depth.Depth(norms, {gain: [0.0] * 3 for gain in depth.GAINS}, layers, {})
+    series = {(net.name, gain): [1.0] * through_time.LENGTH for net in through_time.NETS for gain in depth.GAINS}
+    ends = {(net.name, n, clip): [End(True, True, 100, 1.0)] * 3 for net in through_time.NETS for n in net.lengths
+            for clip in ("none", "norm")}  # fmt: skip
+    points = {(r, limit): [threshold.End(0.5, None, [1.0])] * 3 for r in threshold.RATES for limit in threshold.LIMITS}
+    for figure, lines in ((depth.draw(deep, pyplot), [5 + 15, 6]),
+                          (through_time.draw(through_time.ThroughTime(series, ends), pyplot), [5, 5, 6]),
+                          (threshold.draw(threshold.Threshold(points), pyplot), [6])):  # fmt: skip
+        assert [len(axes.lines) for axes in figure.axes] == lines
+        pyplot.close(figure)
+    assert "3 of 3 (1)" in through_time.page(through_time.ThroughTime(series, ends))
+    assert "| not finite, not finite, not finite |" in threshold.page(threshold.Threshold(points))

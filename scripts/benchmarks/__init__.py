@@ -1,1 +1,0 @@
-"""What clipping, logging and starting cost; `scripts/benchmark.py` runs these."""

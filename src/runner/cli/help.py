@@ -1,0 +1,48 @@
+"""The text of `--help`: the groups, and every key with its value and its one line from the schema."""
+
+import dataclasses
+
+from omegaconf import DictConfig
+
+from gradclip.errors import show
+from gradclip.fields import allowed
+from runner.cli.compose import Composer, schema_of
+
+USAGE = """\
+Trains a model with clipped gradients, and shows their norms before and after clipping.
+
+  python train.py [group=option] [key=value] …             one run
+  python train.py -m clip=none,norm clip.max=0.5,1 …       a sweep: a run for every combination
+  python train.py [group=option] --help                    the keys of other options
+  python train.py … --cfg job                              the configuration; nothing is run
+  eval "$(python train.py -sc install=bash)"               tab completion (zsh, fish: see --hydra-help)
+"""
+
+
+def help_text(composer: Composer, config: DictConfig) -> str:
+    """For the options and values of a composed configuration."""
+    chosen = config.hydra.runtime.choices
+    groups = [
+        f"  {group:<12}" + "  ".join(f"[{o}]" if o == chosen.get(group) else o for o in composer.options(group))
+        for group in composer.groups()
+    ]
+    keys = _rows(config)
+    width = min(max(len(left) for left, _ in keys), 36)
+    lines = [f"  {left:<{width}}  {text}" for left, text in keys]
+    return "\n".join([USAGE, "groups, the chosen option in brackets", *groups, "", "keys", *lines])
+
+
+def _rows(node: DictConfig, path: str = "") -> list[tuple[str, str]]:
+    """A line for every key of a node and of the nodes below it, the node's own keys first."""
+    owner = schema_of(node)
+    assert owner is not None
+    own, below = [], []
+    for field in dataclasses.fields(owner):
+        if field.name == "name":
+            continue
+        value, key = node[field.name], f"{path}{field.name}"
+        if isinstance(value, DictConfig) and schema_of(value):
+            below += _rows(value, f"{key}.")
+        else:
+            own.append((f"{key}={show(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
+    return own + below

@@ -1,0 +1,338 @@
+"""The command line: what is checked before a run, and the run itself as Hydra calls it."""
+
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import threading
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
+from hydra.types import RunMode
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+
+from runner.cli import resume, single
+from runner.cli.compose import Composer, checked, load, register, without_hydra
+from runner.cli.help import help_text
+from runner.cli.single import Single
+from runner.errors import explain, is_mistake, typed
+from runner.runs import lock
+from runner.runs.files import is_unwritable
+from runner.sweeps import grid as sweep
+from runner.sweeps import launch, parallel
+from runner.sweeps.results import PLAN, Plan, read_plan
+from trainer.config import Mistake, Text, Train
+from trainer.imports import bring_torch
+
+CONF = Path(__file__).parents[3] / "conf"
+FLAGS = ("config_path", "config_name", "config_dir")  # of Hydra's own, which a resumed sweep needs again
+MISTAKE = 2  # the exit status of a user's mistake
+FAILED = 1  # and of what is wrong with the machine or the program
+
+log = logging.getLogger(__name__)
+_going_on: dict[Path, Train] = {}  # what a resumed run was checked with, for this process to run
+register()
+parallel.register()
+
+
+def preflight(argv: list[str] | None = None) -> launch.Sweep | Single | None:
+    """Ends the program in one line if anything is wrong with the arguments, before any folder is made.
+
+    Answers `--help` and `sweep.dry_run=true` by itself. Returns a sweep, every point of which was checked, or a
+    checked run; for what is left to Hydra nothing, and quoted options in `argv` (sys.argv by default) for it to read.
+    """
+    if argv is None:
+        argv = sys.argv
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run itself listens, there is nothing to save
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 loses no line
+    args = one_line_errors(get_args_parser()).parse_intermixed_args(argv[1:])
+    if args.hydra_help or args.shell_completion:
+        return None
+    with one_line(args.overrides):
+        _check_flags(args)
+        composer = _composer(args)
+        JobRuntime.instance().set("name", task := Path(argv[0]).stem)  # as hydra.main does, and the log's name
+        overrides = composer.quoted(args.overrides)
+        # Hydra's own parser takes no flag after an override that follows another flag.
+        argv[1:] = [argument for argument in argv[1:] if argument not in args.overrides] + overrides
+        parsed = composer.parse(overrides)
+        if (run := resume.asked(parsed)) is not None and not args.help:
+            argv[1:] = _go_on(args, run, parsed)
+            return None
+        config = composer.compose(overrides, multirun=args.multirun)
+        if args.help:
+            _answer(help_text(composer, config))
+        if not isinstance(config.sweep, DictConfig):
+            checked(config, overrides)  # an interpolation in its place: refused with its name
+        if config.sweep.resume is not None:
+            return _resumed(args, config.sweep.resume, overrides)
+        if args.multirun or config.hydra.mode == RunMode.MULTIRUN:
+            return _planned(args, composer, overrides)
+        if config.sweep.dry_run:
+            raise Mistake("sweep.dry_run=true: there is no sweep; add -m")
+        settings = checked(config, overrides)
+        if settings.resume is not None:
+            raise Mistake(f"resume={settings.resume}: belongs on the command line, and in no file")
+        if args.cfg:
+            _show(args, config)
+        elif not args.info:
+            _check_folder("hydra.run.dir", config.hydra.run.dir, "status.json", "a run")
+            check_machine(settings)
+            return Single(composer, config, overrides, task)
+    return None
+
+
+def start(planned: launch.Sweep | Single, main: Callable[..., object]) -> None:
+    """Starts a checked run, with the function that `@hydra.main` decorates; or runs a checked sweep's open jobs."""
+    if isinstance(planned, Single):
+        single.start(planned, main)
+    else:
+        with one_line():
+            sys.exit(launch.launch(planned, run))
+
+
+def check_machine(config: Train) -> None:
+    """Raises for what a configuration wants and this machine, the data or the model has not."""
+    from trainer import needs
+
+    needs.check(config)
+
+
+def run(config: DictConfig) -> None:
+    """One run, one job of a sweep, or the rest of a run: from the composed configuration to an exit status."""
+    logging.raiseExceptions = False  # a closed pipe, as in `… | head`, ends nothing
+    _answer_write_errors_in_one_line()
+    job = HydraConfig.get()
+    in_sweep = job.mode == RunMode.MULTIRUN
+    resumed = config.resume is not None
+    folder = Path(config.resume if resumed else job.runtime.output_dir)
+    settings = _going_on.get(folder) or load(folder) if resumed else _with_absolute_paths(checked(config))
+    from runner.runs.run import Run, point_latest, save
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.hold(folder)
+        if not resumed:
+            save(settings, folder)  # first of all: with it a run can go on, wherever it is killed
+        record = Run(folder, settings.steps, resumed=resumed)
+        with record.recorded():
+            if not in_sweep and not (folder.parent / PLAN).exists():
+                point_latest(folder)
+            bring_torch()  # a signal may come meanwhile
+            from trainer import loop
+
+            loop.execute(settings, record, sweep.swept(folder))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Mistake as error:  # what only came to light now, such as a file that has vanished
+        if in_sweep:
+            raise
+        refuse(str(error))
+    except OSError as error:
+        if in_sweep or not is_unwritable(error):
+            raise
+        refuse(f"{error.filename}: {error.strerror}; the run can go on: resume={folder}", FAILED)
+    if code := record.ending().code:
+        sys.exit(code)
+
+
+@contextmanager
+def one_line(overrides: Sequence[str] = ()) -> Iterator[None]:
+    """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_mistake(error):
+            raise
+        refuse(explain(error, overrides))
+
+
+def refuse(message: str, code: int = MISTAKE) -> NoReturn:
+    """Ends the program with one line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def one_line_errors(parser: ArgumentParser) -> ArgumentParser:
+    """The parser, with one line in place of its usage."""
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _answer(text: str) -> NoReturn:
+    print(text)
+    sys.exit(0)
+
+
+def _check_flags(args: Namespace) -> None:
+    if args.experimental_rerun:
+        raise Mistake("--experimental-rerun: not offered, since it runs code from a file; use the overrides")
+    flags = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
+    given = [flag for flag, value in flags.items() if value]
+    if len(given) > 1:
+        raise Mistake(f"{' and '.join(given)}: only one of them at a time")
+    for flag, value in (("--package", args.package), ("--resolve", args.resolve)):
+        if value and not args.cfg:
+            raise Mistake(f"{flag}: goes with --cfg")
+
+
+def _go_on(args: Namespace, name: str, overrides: list[Override]) -> list[str]:
+    """Checks and prepares the continuation of a run; returns the arguments with which Hydra finds its folder."""
+    if args.multirun or args.info:
+        raise Mistake(f"resume={name}: does not go with {'--multirun' if args.multirun else '--info'}")
+    folder = resume.folder_of(name)
+    settings = resume.settings(folder, overrides)
+    if args.cfg:
+        _answer(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
+    check_machine(dataclasses.replace(settings, init_from=None))  # read only if there is no checkpoint
+    lock.hold(folder)
+    _going_on[folder] = settings  # saved when the run has its state back
+    own = [str(override.input_line) for override in overrides if override.key_or_group.startswith("hydra")]
+    quoted = _quoted(folder)
+    return [*own, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
+
+
+def _quoted(folder: Path) -> str:
+    """A path as Hydra's grammar reads it back."""
+    return typed(str(folder))
+
+
+def _with_absolute_paths(config: Train) -> Train:
+    """So that the run can be evaluated, and go on, from anywhere."""
+    if isinstance(config.data, Text) and config.data.path is not None:
+        config.data.path = to_absolute_path(config.data.path)
+    if config.init_from is not None:
+        config.init_from = str(Path(to_absolute_path(config.init_from)).resolve())  # outputs/latest will be this run
+    return config
+
+
+def _answer_write_errors_in_one_line() -> None:
+    """A log that cannot be written ends no run, but is not lost without a word either.
+
+    TensorBoard's writing thread hands its error on to the main thread, which says it.
+    """
+
+    def hand_on(error: threading.ExceptHookArgs) -> None:
+        if error.exc_value is None or not is_unwritable(error.exc_value):
+            threading.__excepthook__(error)
+
+    threading.excepthook = hand_on
+
+    def say(record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and is_unwritable(error) and not said:
+            said.append(True)
+            print(f"warning: {handler.baseFilename}: {error.strerror}; the run goes on", file=sys.stderr)
+
+    said: list[bool] = []
+    for handler in [each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]:
+        handler.handleError = say  # type: ignore[method-assign]
+
+
+def _composer(args: Namespace) -> Composer:
+    folder = CONF.parent / args.config_path if args.config_path else CONF  # as Hydra does: beside train.py
+    extra = Path(args.config_dir).absolute() if args.config_dir else None
+    for each in (folder, extra):
+        if each is not None and not each.is_dir():
+            raise Mistake(f"{each}: no such folder of configurations")
+    return Composer(folder, args.config_name or "train", extra)
+
+
+def _show(args: Namespace, config: DictConfig) -> None:
+    """What `--cfg job` would print, without Hydra's composing everything once more."""
+    if args.package and OmegaConf.select(config, args.package) is None:
+        raise Mistake(f"--package={args.package}: no such part of the configuration")
+    if args.cfg == "job" and not args.package:
+        _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
+
+
+def _planned(args: Namespace, composer: Composer, overrides: list[str]) -> launch.Sweep:
+    """A new sweep: checks every point, and writes the plan unless this is a dry run, which ends here."""
+    master = composer.compose(overrides, multirun=True)
+    _check_sweeper(master)
+    plan, configs = sweep.plan(composer, master, overrides, {name: getattr(args, name) for name in FLAGS})
+    _check_folder("hydra.sweep.dir", master.hydra.sweep.dir, PLAN, "a sweep")
+    folder = Path(master.hydra.sweep.dir)
+    if taken := next((job for job in plan.jobs if (folder / str(job.number)).exists()), None):
+        raise Mistake(
+            f"hydra.sweep.dir={folder}: {folder / str(taken.number)}, where a job would run, is there already"
+        )
+    _check_jobs(plan, configs)
+    found = launch.Sweep(folder, plan, composer, _at(composer, overrides, master.hydra.sweep.dir))
+    if master.sweep.dry_run:
+        _answer(launch.dry_run(found))
+    plan.write(found.folder)
+    return found
+
+
+def _resumed(args: Namespace, path: str, overrides: list[str]) -> launch.Sweep:
+    """A sweep that was planned before; its launcher may be another one now."""
+    folder = Path(path).resolve()  # outputs/latest will point here
+    if (plan := read_plan(folder)) is None:
+        raise Mistake(f"sweep.resume={path}: not the folder of a sweep; it has no {PLAN} that can be read")
+    own = [each for each in overrides if each.split("=")[0] not in ("sweep.resume", "sweep.dry_run")]
+    if wrong := next((each for each in own if not each.lstrip("+").startswith("hydra")), None):
+        raise Mistake(f"{wrong}: a sweep is resumed with the arguments that {folder / PLAN} names; leave this out")
+    composer = _composer(Namespace(**{name: getattr(args, name) or plan.flags.get(name) for name in FLAGS}))
+    changed = {each.partition("=")[0] for each in own}
+    kept = [each for each in plan.arguments if each.lstrip("+").partition("=")[0] not in changed]
+    if "hydra/launcher" in changed:  # the values of the launcher before mean nothing to another one
+        kept = [each for each in kept if not each.lstrip("+").startswith("hydra.launcher.")]
+    arguments = [*kept, *own]
+    master = composer.compose(arguments, multirun=True)
+    _check_sweeper(master)
+    configs = sweep.plan_again(plan, composer, master, folder)
+    _check_jobs(plan, configs)
+    found = launch.Sweep(folder, plan, composer, _at(composer, arguments, str(folder)))
+    if "sweep.dry_run=true" in overrides:
+        _answer(launch.dry_run(found))
+    return found
+
+
+def _at(composer: Composer, overrides: list[str], folder: str) -> DictConfig:
+    """The sweep's configuration with its folder written out, so that every process means the same one."""
+    JobRuntime.instance().set("name", composer.name)  # as hydra.main does, and the log's name
+    return composer.compose(
+        [*overrides, f"hydra.sweep.dir={_quoted(Path(folder).absolute())}", "hydra.mode=MULTIRUN"], multirun=True
+    )
+
+
+def _check_sweeper(master: DictConfig) -> None:
+    if (name := master.hydra.runtime.choices["hydra/sweeper"]) != "basic":
+        raise Mistake(f"hydra/sweeper={name}: sweeps are grids here; scripts/tune.py searches")
+    subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
+    if subdir != "${hydra.job.num}":
+        raise Mistake(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
+
+
+def _check_jobs(plan: Plan, configs: list[Train]) -> None:
+    """Whether this machine, the data and the models take every configuration."""
+    for job, config in zip(plan.jobs, configs, strict=True):
+        if job.duplicate_of is None:
+            try:
+                check_machine(config)
+            except Mistake as error:
+                raise Mistake(f"{error} (job {job.number}: {' '.join(job.overrides)})") from None
+
+
+def _check_folder(key: str, value: str, file: str, what: str) -> None:
+    """Raises Mistake if the folder holds a run already, or cannot be made."""
+    folder = Path(value).absolute()
+    if (folder / file).exists():
+        raise Mistake(f"{key}={value}: holds {what} already")
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise Mistake(f"{key}={value}: cannot be made, since {existing} is not a folder that can be written to")

@@ -1,0 +1,32 @@
+"""A sweep's answer: which policy and which threshold to take, how sure that is, and what to try next."""
+
+import importlib.util
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.errors import typed
+from trainer.config import Mistake
+
+
+def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
+    """Writes report.md, report.html and PNGs into `folder`, by default the first sweep; returns what is to be printed.
+
+    Raises Mistake for a folder without runs, and where matplotlib is absent.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Mistake('the report needs matplotlib: pip install -c constraints.txt -e ".[report]"')
+    from runner.report import pages, pictures, rows
+    from runner.sweeps.results import PLAN, shown
+
+    sweeps = [sweep.resolve() for sweep in sweeps]
+    folder = sweeps[0] if folder is None else folder
+    table = rows.build(sweeps)
+    drawn = pictures.draw(table, folder)
+    title = "Sweep " + ", ".join(sweep.name for sweep in sweeps)
+    again = next((sweep for sweep in sweeps if (sweep / PLAN).is_file()), None)
+    command = ["python", "train.py", f"sweep.resume={typed(shown(again))}"] if again else []
+    resume = shlex.join(command) or "scripts/tune.py with the same arguments"
+    (folder / "report.md").write_text(pages.markdown(table, drawn, title, resume), encoding="utf-8")
+    (folder / "report.html").write_text(pages.page(table, drawn, title, resume), encoding="utf-8")
+    return f"{pages.text(table, resume)}\n\n{shown(folder / 'report.html')}"

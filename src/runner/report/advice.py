@@ -1,0 +1,129 @@
+"""Thresholds from the norms of one run: for the usual shares of clipped steps, and by published rules."""
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.report.events import read, tags
+from runner.report.rows import shown
+from runner.runs.run import STATUS
+from runner.sweeps.results import columns
+from runner.tracking.tracker import BEFORE
+from trainer.config import Mistake
+
+SHARES = (0.10, 0.05, 0.01, 0.25)  # the first is the advice: see evidence/docs/advice.md
+SHORT = 100  # steps below which a share of 1 % is less than one step
+Norms = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A threshold, where it comes from, and the share of the run's steps that exceed it."""
+
+    threshold: float
+    source: str
+    share: float
+
+    @property
+    def override(self) -> str:
+        return f"clip=norm clip.max={self.threshold:.3g}"
+
+
+def suggestions(norms: Norms) -> list[Suggestion]:
+    """From finite norms before clipping, [steps]; the first is the advice.
+
+    Pascanu, Mikolov, Bengio 2013, section 3.2: "values from half to ten times this average" norm work.
+    Seetharaman et al. 2020: AutoClip's limit, the 10th percentile of all norms so far.
+    """
+    found = [(float(np.quantile(norms, 1 - share)), f"clips {100 * share:g} % of the steps") for share in SHARES]
+    mean = float(norms.mean())
+    found += [
+        (factor * mean, f"{words} the mean (Pascanu 2013)") for factor, words in ((0.5, "half"), (10, "ten times"))
+    ]
+    found.append((float(np.quantile(norms, 0.1)), "10th percentile (AutoClip 2020; clip=autoclip moves it)"))
+    return [Suggestion(limit, source, float((norms > limit).mean())) for limit, source in found]
+
+
+def advice(norms: Norms, status: dict[str, Any]) -> Suggestion:
+    """The one to begin with: 10 % of the steps clipped; after a divergence the 10th percentile."""
+    found = suggestions(norms)
+    return found[-1] if status.get("state") == "diverged" else found[0]
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    """A run's status.json; empty for what other programs wrote."""
+    try:
+        found: dict[str, Any] = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def warnings(norms: Norms, status: dict[str, Any]) -> list[str]:
+    """What speaks against trusting these norms, or against any fixed threshold. status: the run's, where known."""
+    found = []
+    if status.get("state") == "diverged":
+        found.append(
+            f"the run diverged at step {status['step']}, and most of its norms are those of the explosion: "
+            "run with the advice, which is the 10th percentile of them, and ask again"
+        )
+    if len(norms) < SHORT:
+        found.append(f"{len(norms)} norms are few: {SHORT} or more steps tell what is rare")
+    elif drift := drifts(norms):
+        early, late = drift
+        found.append(
+            f"the norms drift, from a median of {early:.3g} to one of {late:.3g}: a limit that follows them fits "
+            "better, such as clip=autoclip, clip=zclip or clip=quantile"
+        )
+    return found
+
+
+def drifts(norms: Norms) -> tuple[float, float] | None:
+    """The medians early and late, if late norms are not what early ones were; the first tenth is left to warm-up.
+
+    They are not if the late median lies outside the middle 80 % of the early norms.
+    """
+    early, late = norms[len(norms) // 10 : len(norms) * 4 // 10], norms[len(norms) * 7 // 10 :]
+    low, high = np.quantile(early, [0.1, 0.9])
+    median = float(np.median(late))
+    return None if low <= median <= high else (float(np.median(early)), median)
+
+
+def norms_of(run: Path, tag: str = BEFORE) -> Norms:
+    """The finite, positive norms under a tag in a run's folder, or in the folder of one event file.
+
+    Raises Mistake if there are none.
+    """
+    folder = run.parent if run.is_file() else run
+    if not list(folder.glob("events.out.tfevents.*")):
+        raise Mistake(f"{run}: no event file of TensorBoard there")
+    found = read(folder, [tag])
+    if tag not in found:
+        there = tags(folder)
+        near = difflib.get_close_matches(tag, there, 1, 0.4) or [each for each in there if "norm" in each]
+        hint = f"; did you mean --tag {near[0]}?" if near else f"; there are {', '.join(there[:8])}"
+        raise Mistake(f"{run}: no scalar {tag!r}{hint}")
+    values = found[tag].values
+    values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        raise Mistake(f"{run}: {tag} holds no finite number above 0")
+    return values
+
+
+def advise(run: Path, tag: str = BEFORE) -> str:
+    """What is printed: the table, ready-made overrides, and the warnings."""
+    norms = norms_of(run, tag)
+    status = status_of(run)
+    rows = [("threshold", "steps above", "why", "override")]
+    rows += [(f"{each.threshold:.3g}", f"{100 * each.share:.1f} %", each.source, each.override)
+             for each in suggestions(norms)]  # fmt: skip
+    middle = f"{len(norms)} norms of {tag}: median {shown(round(float(np.median(norms)), 4))}, "
+    head = middle + f"mean {norms.mean():.4g}, largest {norms.max():.4g}"
+    told = [f"warning: {each}" for each in warnings(norms, status)]
+    best = advice(norms, status)
+    return "\n".join([head, "", *columns(rows), "", *told, f"advice: python train.py {best.override}"])

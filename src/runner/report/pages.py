@@ -1,0 +1,123 @@
+"""report.md, report.html and what is printed: the same table, pictures and words."""
+
+import base64
+import html
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.report.rows import FAILED, OPEN, Row, Table, shown
+from runner.report.words import conclusion
+from runner.sweeps.results import columns
+from runner.sweeps.results import shown as shown_path
+
+
+def heading(table: Table) -> str:
+    """How many runs there are, and how they ended."""
+    counts = Counter(trial.result.state for trial in table.trials)
+    states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    doubled = f"; {table.duplicates} duplicates are not counted" if table.duplicates else ""
+    return f"{len(table.rows)} configurations, {len(table.trials)} runs: {states}{doubled}."
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The table's head and rows; columns that would be empty are left out."""
+    rows = table.rows
+    extra = {
+        "diverged": [str(row.counts["diverged"] or "") for row in rows],
+        "failed": [str(row.count(FAILED) or "") for row in rows],
+        "not ended": [str(row.count(OPEN) or "") for row in rows],
+        "pruned": [str(row.counts["pruned"] or "") for row in rows],
+    }
+    kept = {name: column for name, column in extra.items() if any(column)}
+    keys = [re.sub(r"\.name$", "", key) for key in table.columns]
+    lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", ""]]
+    best = next(iter(table.clean), None)
+    for number, row in enumerate(rows):
+        values = [shown(row.values[key]) if row.values.get(key) is not None else "-" for key in table.columns]
+        clipped = "" if row.clipped is None else f"{100 * row.clipped:.1f} %"
+        norm = "" if row.norm is None else f"{row.norm:.3g}"
+        note = ("best, a tie" if row.tied else "best") if row is best else "tied with the best" if row.tied else ""
+        lines.append([*values, objective(row), f"{len(row.objectives)} of {len(row.trials)}",
+                      *(column[number] for column in kept.values()), clipped, norm, note])  # fmt: skip
+    return lines
+
+
+def objective(row: Row) -> str:
+    """Mean and standard deviation."""
+    if not row.objectives:
+        return "-"
+    return f"{row.mean:.4f}" + ("" if row.deviation is None else f" ± {row.deviation:.4f}")
+
+
+EXPLAINED = (
+    "Objective: the best validation loss of a run, mean ± standard deviation over the seeds that finished. "
+    "Configurations that diverged at a seed stand below those that did not, whatever their mean. "
+    "A tie: the means are no more than the sum of their standard errors apart."
+)
+
+
+def text(table: Table, resume: str) -> str:
+    """What is printed."""
+    words = " ".join(conclusion(table, resume)).replace("`", "")
+    return "\n".join([heading(table), "", *columns(cells(table)), "", words])
+
+
+def problems(table: Table) -> list[str]:
+    """A line for every run that failed or was killed: why, and where its log is."""
+    found = []
+    for trial in table.trials:
+        result = trial.result
+        if result.state in FAILED:
+            found.append(f"{shown_path(result.folder)}: {result.state}: {result.reason}")
+    return found
+
+
+def markdown(table: Table, pictures: dict[str, Path], title: str, resume: str) -> str:
+    """report.md; the pictures stand beside it."""
+    head, *rows = cells(table)
+    asked = ["```bash", *table.commands, "```", ""] if table.commands else []
+    lines = [f"# {title}", "", *asked, heading(table), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row, values in zip(table.rows, rows, strict=True):
+        best = table.clean and row is table.clean[0]
+        lines.append(f"| {' | '.join(f'**{value}**' if best and value else value for value in values)} |")
+    lines += ["", EXPLAINED, ""]
+    for caption, path in pictures.items():
+        lines += [f"![{caption}]({path.name})", "", f"*{caption}.*", ""]
+    if found := problems(table):
+        lines += ["## Failed", "", *(f"- {line}" for line in found), ""]
+    return "\n".join([*lines, "## What to take", "", " ".join(conclusion(table, resume)), ""])
+
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;font-size:14px}td,th{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left}
+tr.best{font-weight:bold;background:#eef6ff}figure{margin:1.5rem 0}img{max-width:100%}
+figcaption{color:#555;font-size:14px}code{background:#f3f3f3;padding:0 .2rem}.answer{border-left:4px solid #0072B2;
+padding-left:1rem}"""
+
+
+def page(table: Table, pictures: dict[str, Path], title: str, resume: str) -> str:
+    """report.html: one file with its pictures in it, which asks no network for anything."""
+    head, *rows = cells(table)
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    body += [f"<pre>{html.escape(command)}</pre>" for command in table.commands]
+    body += [f"<p>{html.escape(heading(table))}</p>", "<table>", _row(head, "th")]
+    for row, values in zip(table.rows, rows, strict=True):
+        best = bool(table.clean) and row is table.clean[0]
+        body.append(_row(values, "td", ' class="best"' if best else ""))
+    body += ["</table>", f"<p>{html.escape(EXPLAINED)}</p>"]
+    for caption, path in pictures.items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        body.append(f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+                    f"<figcaption>{html.escape(caption)}.</figcaption></figure>")  # fmt: skip
+    if found := problems(table):
+        body.append("<h2>Failed</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in found) + "</ul>")
+    words = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(" ".join(conclusion(table, resume)), quote=False))
+    body.append(f'<h2>What to take</h2><p class="answer">{words}</p>')
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+            f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n")  # fmt: skip
+
+
+def _row(values: Sequence[str], cell: str, attributes: str = "") -> str:
+    return f"<tr{attributes}>" + "".join(f"<{cell}>{html.escape(value)}</{cell}>" for value in values) + "</tr>"

@@ -1,0 +1,207 @@
+"""Checkpoints: written whole or not at all, proved whole before they are read, the newest few and the best one kept.
+
+A file is an archive that `torch.load` opens, and behind it one line of ours: the format, and the SHA-256 of
+everything before the line. Nothing is unpickled before the sum agrees, and then only tensors and plain values.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import torch
+
+from runner.runs.files import naming, part_of, remove_parts, sync_folder, write_atomically
+from trainer.config import Mistake
+
+FORMAT = 3
+SEAL = "\ngradclip checkpoint, format {format}, sha256 {sum}\n"
+SEAL_LENGTH = len(SEAL.format(format=FORMAT, sum="0" * 64))
+
+log = logging.getLogger(__name__)
+
+
+class HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+def save(folder: Path, parts: dict[str, HasState], notes: dict[str, Any], *, keep: int) -> Path:
+    """Writes checkpoints/step_<step>.pt, with the step from `notes`, and deletes all but the newest `keep`."""
+    path = _path(folder, notes["step"])
+    _write(path, parts, notes)
+    for old in steps(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def save_best(folder: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> Path:
+    """Writes checkpoints/best.pt, which has everything that the others have."""
+    path = folder / "checkpoints" / "best.pt"
+    _write(path, parts, notes)
+    return path
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints of a run by their steps, the newest last."""
+    found = [path for path in (folder / "checkpoints").glob("step_*.pt") if path.stem[5:].isdecimal()]
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem[5:])
+
+
+def _path(folder: Path, step: int | str) -> Path:
+    return folder / "checkpoints" / f"step_{step}.pt"
+
+
+def find(folder: Path, which: str) -> Path:
+    """The file that `best`, `last`, a step or a path means; raises Mistake if the run has no last one."""
+    if which == "best":
+        return folder / "checkpoints" / "best.pt"
+    if which.isdecimal():
+        return _path(folder, which)
+    if which != "last":
+        return Path(which)
+    if (found := newest(folder)) is None:
+        raise Mistake(f"{folder}: has no checkpoint")
+    return found[0]
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest good checkpoint and its content; a warning names each newer one that is not good.
+
+    None if there is no checkpoint at all; raises Mistake if none of them is good.
+    """
+    best = folder / "checkpoints" / "best.pt"
+    files = [*([best] if best.exists() else []), *reversed(steps(folder))]
+    good: list[tuple[Path, dict[str, Any]]] = []
+    bad: list[Mistake] = []
+    for path in files:
+        try:
+            good.append((path, load(path)))
+        except Mistake as mistake:
+            bad.append(mistake)
+            log.warning("%s; it is skipped", mistake)
+        if good and good[-1][0] != best:
+            break  # those left are older
+    if files and not good:
+        raise Mistake(f"none of {len(files)} checkpoints is good: {bad[0]}; with them moved away it starts anew")
+    return max(good, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
+
+
+def tidy(folder: Path, chosen: Path | None, step: int) -> None:
+    """Before a run goes on after `step`: deletes half-written files, and sets those aside that are not good.
+
+    A damaged file with a higher step would otherwise count as one of the newest, and push good ones out.
+    Where the best one was chosen, the run was killed before it could write that step's own, which is made up for.
+    """
+    remove_parts(folder)
+    remove_parts(folder / "checkpoints")
+    for path in steps(folder):
+        if _step(path) >= step and path != chosen:
+            try:
+                load(path)
+            except Mistake:
+                path.rename(path.with_suffix(".pt.damaged"))
+    if chosen is not None and chosen.stem == "best":
+        write_atomically(_path(folder, step), chosen.read_bytes(), sync=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's content: the state of each part, and the notes. Nothing in it is executed.
+
+    Raises Mistake for anything that is not a whole checkpoint of this program.
+    """
+    try:
+        with path.open("rb") as file:
+            _check_seal(file, path)
+            file.seek(0)
+            with warnings.catch_warnings(action="ignore"):  # what is foreign is refused, and in one line
+                content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Mistake(f"{path}: no such checkpoint") from None
+    except Mistake:
+        raise
+    except OSError as error:
+        raise Mistake(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise Mistake(f"{path}: refused, since it holds more than tensors and plain values") from error
+    if not isinstance(content, dict) or not isinstance(content.get("step"), int):
+        raise Mistake(f"{path}: not a checkpoint of this program")
+    return content
+
+
+def _check_seal(file: IO[bytes], path: Path) -> None:
+    """Raises Mistake unless the file ends in a line of ours whose sum is that of everything before it."""
+    length = file.seek(0, os.SEEK_END) - SEAL_LENGTH
+    file.seek(max(length, 0))
+    end = file.read().decode("ascii", errors="replace")
+    sealed = re.fullmatch(re.escape(SEAL).replace(r"\{format\}", r"(\d+)").replace(r"\{sum\}", "([0-9a-f]{64})"), end)
+    if sealed is None:
+        raise Mistake(f"{path}: not a whole checkpoint of this program")
+    if sealed[1] != str(FORMAT):
+        raise Mistake(f"{path}: a checkpoint in format {sealed[1]}, where this program reads format {FORMAT}")
+    digest, left = hashlib.sha256(), length
+    file.seek(0)
+    while left and (chunk := file.read(min(left, 1 << 20))):
+        digest.update(chunk)
+        left -= len(chunk)
+    if digest.hexdigest() != sealed[2]:
+        raise Mistake(f"{path}: damaged, since its checksum is another")
+
+
+class _Summed:
+    """A file that sums what is written to it, and keeps the error that torch turns into one of its own."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(data)
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _write(path: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> None:
+    """To a file beside it, to the disk, and only then under its name: a crash leaves the old one whole."""
+    content = {name: part.state_dict() for name, part in parts.items()} | notes
+    part = part_of(path)
+    with naming(path):
+        if not path.parent.is_dir():
+            path.parent.mkdir()
+            sync_folder(path.parent.parent)
+        try:
+            with part.open("wb") as file:
+                _write_sealed(file, content)
+                os.fsync(file.fileno())
+            part.replace(path)
+            sync_folder(path.parent)
+        except OSError:
+            part.unlink(missing_ok=True)  # room for those that are good
+            raise
+
+
+def _write_sealed(file: IO[bytes], content: dict[str, Any]) -> None:
+    summed = _Summed(file)
+    try:
+        torch.save(content, summed)  # type: ignore[arg-type]  # it asks for no more than this
+    except RuntimeError:
+        if summed.error is not None:
+            raise summed.error from None
+        raise
+    file.write(SEAL.format(format=FORMAT, sum=summed.digest.hexdigest()).encode())
+    file.flush()

@@ -1,0 +1,231 @@
+"""A run's folder: its configuration, its status, its exit status, and the signals that end it early."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from runner.runs import lock
+from runner.runs.files import is_unwritable, write_atomically
+from trainer.config import Mistake, Train
+
+log = logging.getLogger(__name__)
+
+STATUS = "status.json"
+SAVED = "config.yaml"
+CODES = {"finished": 0, "pruned": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupted is 128 + the signal
+# The last is a scheduler's notice that it is about to take the machine away.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+class Ended(Exception):
+    """The run is over before its last step, in this state. The message says why."""
+
+    state: str
+
+
+class Diverged(Ended):
+    """It diverged: a result, not a failure."""
+
+    state = "diverged"
+
+
+class Pruned(Ended):
+    """A search has seen enough of it: a result too."""
+
+    state = "pruned"
+
+
+class Interrupted(Ended):
+    """A signal asked for an end; the step was finished."""
+
+    state = "interrupted"
+
+    def __init__(self, number: int):
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, and the exit status that says so."""
+
+    state: str
+    code: int
+
+    @property
+    def interrupted(self) -> bool:
+        return self.state == "interrupted"
+
+
+class Run:
+    """A run's folder, held against other processes, and its status.json, which is whole at every moment.
+
+    resumed: the folder is that of an earlier run, which goes on; its status stays until `goes_on`. Raises Mistake
+    if another process trains in it.
+    """
+
+    def __init__(self, folder: Path, steps: int, *, resumed: bool = False):
+        self.folder = folder
+        self.resumed = resumed
+        self.stop: int | None = None  # the signal that asked for an end
+        self._written = 0.0
+        self._status: dict[str, Any] = {
+            "state": "running",
+            "step": 0,
+            "steps": steps,
+            "objective": None,
+            "reason": None,
+            "started": _now(),
+            "updated": _now(),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "duplicate_of": None,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.hold(folder)
+        if resumed:
+            kept = ("step", "objective", "started")
+            self._status |= {name: value for name, value in read_status(folder).items() if name in kept}
+        else:
+            self.update()
+
+    def update(self, **changes: Any) -> None:
+        """Writes the changes and the time: the heartbeat by which a running job is told from a dead one."""
+        self._status |= changes | {"updated": _now()}
+        self._written = time.monotonic()
+        write_atomically(self.folder / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
+
+    def goes_on(self, config: Train, step: int, objective: float | None) -> None:
+        """A resumed run has its state back: only now does the folder say that it trains, and with what."""
+        save(config, self.folder)
+        self.update(step=step, objective=objective)
+
+    def heartbeat(self, step: int) -> None:
+        """Notes the step, and writes it at most once a second: so much may be missing after a crash."""
+        self._status["step"] = step
+        if time.monotonic() - self._written > 1.0:
+            self.update()
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """Takes in an evaluation's loss; a search's run may raise Pruned here."""
+
+    def duplicate(self, earlier: int) -> None:
+        """Marks a job of a sweep that repeats an earlier one and is not run."""
+        self.update(state="duplicate", duplicate_of=earlier)
+        lock.release(self.folder)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Writes into status.json how the block ended; divergence and interruption go no further."""
+        try:
+            with self._signals():
+                yield
+            self.update(state="finished")
+        except Ended as end:
+            self.update(state=end.state, reason=str(end))
+        except KeyboardInterrupt:
+            self._note("interrupted", "SIGINT, twice")
+            raise
+        except BaseException as error:
+            if isinstance(error, Mistake) and not self._written:
+                raise  # it did not go on, and its folder stays as if nobody had asked
+            # What a signal to the whole process group does to helper processes is no bug of the run.
+            interrupted = self.stop is not None and not is_unwritable(error)
+            self._note("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
+            if not interrupted:
+                raise
+        finally:
+            lock.release(self.folder)
+
+    def _note(self, state: str, reason: str) -> None:
+        """Writes how the run ended, if the disk still takes it; what ended it is on its way to the user."""
+        with suppress(OSError):
+            self.update(state=state, reason=reason)
+
+    def ending(self) -> Ending:
+        """How the run ended."""
+        state = self._status["state"]
+        return Ending(state, CODES[state] if state in CODES else 128 + (self.stop or 0))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return dict(self._status)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first signal asks the loop to stop after the step; a SIGINT that follows one ends at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.stop = number
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        earlier = {number: signal.signal(number, ask) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+
+def save(config: Train, folder: Path) -> None:
+    """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
+    text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    write_atomically(folder / SAVED, text.encode(), sync=True)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What status.json says; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def actual_state(folder: Path) -> str | None:
+    """The state of a run as it really is: `killed` where status.json says running, but no process is.
+
+    None where there is no status.json.
+    """
+    status = read_status(folder)
+    state: str | None = status.get("state")
+    if state != "running":
+        return state
+    held = lock.is_held(folder)
+    return state if held or (held is None and lock.alive(status)) else "killed"
+
+
+def point_latest(folder: Path) -> None:
+    """`outputs/latest` names the newest run or sweep; nothing is done for a folder that lies elsewhere."""
+    outputs = next((parent for parent in folder.absolute().parents if parent.name == "outputs"), None)
+    if outputs is None:
+        return
+    link = outputs / f".latest.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.absolute().relative_to(outputs))
+    try:
+        link.replace(outputs / "latest")
+    except OSError as error:
+        link.unlink()
+        log.warning("%s cannot be made to point here: %s", outputs / "latest", error.strerror)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,117 @@
+"""Thresholds from norms: checked against counting, on ours and on other programs' event files."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from evidence import advice_study
+from runner.report.advice import SHARES, advise, drifts, norms_of, suggestions, warnings
+from scripts import suggest_max
+from tests.support import text_file
+
+
+@pytest.mark.parametrize("count", [100, 1500])
+def test_shares_are_those_of_the_steps(count: int) -> None:
+    dice = random.Random(count)
+    norms = np.array([dice.lognormvariate(0, 1) for _ in range(count)])
+    found = suggestions(norms)
+    for share, each in zip(SHARES, found, strict=False):
+        above = sum(norm > each.threshold for norm in norms.tolist())
+        assert abs(above - share * count) <= 1
+        assert each.share == above / count
+    assert sorted(SHARES) == [0.01, 0.05, 0.10, 0.25]
+    mean = sum(norms.tolist()) / count
+    assert [each.threshold for each in found[4:6]] == pytest.approx([mean / 2, mean * 10])
+    below = sum(norm <= found[6].threshold for norm in norms.tolist())
+    assert abs(below - 0.1 * count) <= 1
+
+
+def test_the_overrides_are_ready_made() -> None:
+    from tests.support import compose
+
+    for each in suggestions(np.linspace(0.1, 2, 200)):
+        assert compose(*each.override.split()).clip.max == pytest.approx(each.threshold, rel=0.01)
+
+
+def test_drift() -> None:
+    dice = random.Random(1)
+    steady = np.array([dice.lognormvariate(0, 0.5) for _ in range(1000)])
+    assert drifts(steady) is None
+    assert warnings(steady, {"state": "finished"}) == []
+    falling = steady * np.geomspace(10, 1, 1000)
+    assert drifts(falling) is not None
+    (warning,) = warnings(falling, {})
+    assert "drift" in warning
+    assert "clip=autoclip" in warning
+    spike_at_the_start = steady.copy()
+    spike_at_the_start[:80] *= 100
+    assert drifts(spike_at_the_start) is None, "warm-up is no drift"
+
+
+def test_a_run_that_diverged_or_was_too_short() -> None:
+    first, second = warnings(np.array([1.0, 2.0, 9.0]), {"state": "diverged", "step": 3})
+    assert "diverged at step 3" in first
+    assert "3 norms are few" in second
+
+
+def test_other_programs_event_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """torch's own writer, in both of its formats; a nan and a zero are no norms."""
+    writer = SummaryWriter(str(tmp_path))
+    for step in range(200):
+        writer.add_scalar("train/grad_norm", 1.0 + step / 100, step)
+        writer.add_scalar("new/grad_norm", 1.0 + step / 100, step, new_style=True)
+        writer.add_scalar("loss", 3.0, step)
+    writer.add_scalar("train/grad_norm", float("nan"), 200)
+    writer.add_scalar("train/grad_norm", 0.0, 201)
+    writer.close()
+    expected = np.quantile(1.0 + torch.arange(200).numpy() / 100, 0.9)
+    for tag in ("train/grad_norm", "new/grad_norm"):
+        assert norms_of(tmp_path, tag).size == 200
+        suggest_max.main([str(tmp_path), "--tag", tag])
+        assert capsys.readouterr().out.endswith(f"advice: python train.py clip=norm clip.max={expected:.3g}\n")
+    (path,) = tmp_path.glob("events*")
+    assert norms_of(path, "train/grad_norm").size == 200
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = SummaryWriter(str(tmp_path / "other"))
+    writer.add_scalar("train/grad_norm", 1.0, 1)
+    writer.close()
+    for arguments, line in (
+        ([str(tmp_path / "nowhere")], "no event file of TensorBoard there"),
+        ([str(tmp_path / "other")], "no scalar 'grad_norm/before'; did you mean --tag train/grad_norm?"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            suggest_max.main(arguments)
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert (error.count("\n"), line in error) == (1, True), error
+
+
+def test_the_study_trains_with_what_the_advice_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a tiny job: the page's numbers are those of the runs' own statuses."""
+    monkeypatch.setattr(advice_study, "THRESHOLDS", (0.1, 1.0))
+    page = tmp_path / "advice.md"
+    advice_study.main([
+        "--seeds", "1", "--runs", str(tmp_path / "runs"), "--page", str(page), f"data.path={text_file(tmp_path)}",
+        "model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "steps=30",
+    ])  # fmt: skip
+    text = page.read_text()
+    norms = norms_of(tmp_path / "runs" / "1_1")
+    limit = float(np.quantile(norms, 0.9))
+    status = json.loads((tmp_path / "runs" / f"{limit:.6g}_1" / "status.json").read_text())
+    best = min(
+        json.loads((tmp_path / "runs" / f"{t}_1" / "status.json").read_text())["objective"] for t in ("0.1", "1")
+    )
+    behind = 100 * (status["objective"] / best - 1)
+    assert (
+        f"| 1 | 10 %, the first advice | {limit:.3g} | {status['objective']:.3f} | {best:.3f} | {behind:+.1f} % |"
+        in text
+    )
+    assert (tmp_path / "advice.png").stat().st_size > 1000
+    assert f"{limit:.3g}" in advise(tmp_path / "runs" / "1_1")

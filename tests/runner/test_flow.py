@@ -1,0 +1,64 @@
+"""The gradient-flow picture: every parameter where its norm says, before and after."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageColor
+
+from runner.tracking import flow
+
+
+def pixels(picture: flow.Picture) -> NDArray[np.int_]:
+    image = Image.open(io.BytesIO(picture.png)).convert("RGB")
+    assert image.size == (picture.width, picture.height)
+    return np.asarray(image, dtype=int)
+
+
+def found(picture: flow.Picture, row: int, colour: str) -> float | None:
+    """Where a colour lies in a row of the picture, horizontally: the middle of its marks."""
+    top = flow.TOP + row * flow.ROW
+    part = pixels(picture)[top : top + flow.ROW]
+    close = (np.abs(part - np.array(ImageColor.getrgb(colour))) < 24).all(2)
+    columns = np.nonzero(close.any(0))[0]
+    return None if not len(columns) else (columns[0] + columns[-1]) / 2
+
+
+def test_the_marks_stand_where_the_norms_say() -> None:
+    picture = flow.draw(7, {"a": (100.0, 1.0), "b": (10.0, 10.0), "c": (1.0, 0.1), "d": (0.1, 0.1)})
+    before = [found(picture, row, flow.BEFORE) for row in range(4)]
+    after = [found(picture, row, flow.AFTER) for row in range(4)]
+    decade = (before[0] - before[3]) / 3
+    assert decade > 100
+    assert np.diff(before).tolist() == pytest.approx([-decade] * 3, abs=1.5)
+    assert after[1] == pytest.approx(before[1], abs=1.5)
+    assert after[0] == pytest.approx(before[2], abs=1.5)  # both 1
+    assert after[2] == pytest.approx(before[3], abs=1.5)  # both 0.1
+
+
+def test_what_a_logarithm_has_not() -> None:
+    picture = flow.draw(1, {"none": (0.0, 0.0), "dropped": (1.0, 0.0), "bad": (math.inf, math.nan), "w": (2.0, 1.0)})
+    assert [found(picture, row, flow.BEFORE) is not None for row in range(4)] == [False, True, False, True]
+    assert [found(picture, row, flow.AFTER) is not None for row in range(4)] == [False, False, False, True]
+    for norms in ({}, {"w": (0.0, 0.0)}, {"w": (1e-300, 1e300)}, {"w": (1.0, 1.0)}):
+        pixels(flow.draw(1, norms))
+
+
+def test_many_parameters_are_drawn_by_module() -> None:
+    norms = {f"blocks.{block}.{part}.{name}": (3.0, 2.0) for block in range(30) for part in "qk" for name in ("w", "b")}
+    grouped = flow.by_module(norms)
+    assert list(grouped)[:3] == ["blocks.0.q", "blocks.0.k", "blocks.1.q"]
+    assert len(grouped) == flow.MOST
+    assert grouped["blocks.7.k"] == pytest.approx((math.sqrt(18), math.sqrt(8)))
+    assert flow.draw(1, norms).height == flow.draw(1, grouped).height
+    deeper = {f"blocks.{block}.{part}.{name}.x": (1.0, 1.0) for block in range(50) for part in "qk" for name in "wb"}
+    assert list(flow.by_module(deeper)) == [f"blocks.{block}" for block in range(50)]
+    assert len(flow.by_module({f"p{number}": (1.0, 1.0) for number in range(100)})) == flow.MOST
+
+
+def test_decades() -> None:
+    assert flow.decades([0.02, 30.0, 0.0, math.inf]) == (-2, 2)
+    assert flow.decades([1.0]) == (0, 1)
+    assert flow.decades([]) == (0, 1)

@@ -1,0 +1,270 @@
+"""The report: right on made-up sweeps with a known answer, and quick on a big one."""
+
+import json
+import math
+import re
+import shlex
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from runner.report import events, pages, pictures, report, rows
+from runner.report.words import conclusion
+from scripts import report as script
+from tests.support import composer
+from tests.sweeps import Fake, made_up, write_event
+from trainer.config import Mistake
+
+RESUME = "python train.py sweep.resume=HERE"
+
+
+def grid(objectives: dict[str, list[float | None]], **more: str) -> list[Fake]:
+    """A job for every policy-and-threshold and seed; None diverged. more: another state for `name/seed`."""
+    jobs = []
+    for name, found in objectives.items():
+        policy, _, threshold = name.partition("@")
+        for seed, objective in enumerate(found, start=1):
+            state = more.get(f"{policy}{threshold}_{seed}", "diverged" if objective is None else "finished")
+            overrides = [f"clip={policy}", *([f"clip.max={threshold}"] if threshold else []), f"seed={seed}"]
+            limit = float(threshold) if threshold else None
+            jobs.append(Fake(overrides, objective if state == "finished" else None, state, limit))
+    return jobs
+
+
+def answer(folder: Path, jobs: list[Fake]) -> tuple[rows.Table, str]:
+    table = rows.build([made_up(folder, jobs)])
+    return table, " ".join(conclusion(table, RESUME))
+
+
+def test_a_clear_winner(tmp_path: Path) -> None:
+    table, words = answer(tmp_path, grid({
+        "none": [None, None, None], "norm@0.1": [1.80, 1.81, 1.82], "norm@1": [1.49, 1.50, 1.51],
+        "norm@10": [2.0, 2.1, 2.2], "value@0.02": [1.70, 1.72, 1.71]}))  # fmt: skip
+    assert words.startswith("Take `clip=norm clip.max=1`: 1.5000 ± 0.0100 over 3 seeds. How sure: clear; the next, "
+                            "`clip=value clip.max=0.02`, is 0.21 behind")  # fmt: skip
+    errors = 0.21 / math.hypot(0.01 / math.sqrt(3), 0.01 / math.sqrt(3))
+    assert f"{errors:.1f} standard errors" in words
+    assert "`python train.py -m clip=norm clip.max=0.32,1,3.2 seed=1,2,3,4,5,6`" in words
+    assert "tie" not in words
+    assert "resume" not in words
+    assert [table.name(row) for row in table.rows] == [
+        "clip=norm clip.max=1", "clip=value clip.max=0.02", "clip=norm clip.max=0.1", "clip=norm clip.max=10",
+        "clip=none"]  # fmt: skip
+    assert table.rows[0].deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
+
+
+def test_what_to_try_next_is_the_job_that_was_swept(tmp_path: Path) -> None:
+    """With all that was not swept, and quoted for the shell and for Hydra: at the defaults it would be another job."""
+    fixed = ["data.path='it\\'s a \"text\".txt'", "+model.hidden=9", "clip.include=[output.*]"]
+    asked = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
+    made_up(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=asked)
+    words = " ".join(conclusion(rows.build([tmp_path]), RESUME))
+    (command,) = re.findall(r"Next: `(.*?)`", words)
+    own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
+    assert shlex.split(command) == ["python", "train.py", "-m", *fixed, *own]
+
+
+@pytest.mark.parametrize(
+    "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
+)
+def test_a_value_is_shown_as_hydra_reads_it(value: Any) -> None:
+    (override,) = composer().parse([f"data.path={rows.shown(value)}"])
+    assert override.value() == value
+
+
+def test_a_weak_lead_is_not_called_clear(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"norm@1": [1.50, 1.60, 1.55], "norm@2": [1.66, 1.60, 1.69]}))
+    assert words.startswith("Take `clip.max=1`")
+    assert "How sure: likely, not certain" in words
+    assert "the smallest threshold tried, so the best may lie below it" in words
+
+
+def test_a_tie(tmp_path: Path) -> None:
+    table, words = answer(tmp_path, grid({
+        "norm@1": [1.50, 1.54, 1.52], "norm@2": [1.51, 1.55, 1.53], "none": [1.50, 1.55, 1.53], "norm@4": [1.8, 1.9],
+    }))  # fmt: skip
+    assert words.startswith("Take any of `clip=norm clip.max=1`, `clip=none`, `clip=norm clip.max=2`: they tie within")
+    assert "seeds" in words
+    assert "clipping neither helps nor harms" in words
+    assert [row.tied for row in table.rows] == [True, True, True, False]
+    marks = [line[-1] for line in pages.cells(table)[1:]]
+    assert marks == ["best, a tie", "tied with the best", "tied with the best", ""]
+
+
+def test_the_edge_of_a_tie(tmp_path: Path) -> None:
+    """A tie ends where the means are further apart than the sum of the two standard errors."""
+    near = [1.0, 1.2]  # mean 1.1, standard error 0.1
+    for shift, tied in ((0.199, True), (0.201, False)):
+        jobs = grid({"norm@1": list(near), "norm@2": [value + shift for value in near]})
+        table, _ = answer(tmp_path / str(shift), jobs)
+        assert table.rows[0].error == pytest.approx(0.1)
+        assert table.rows[0].tied is tied
+
+
+def test_everything_diverged(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"norm@1": [None, None], "norm@5": [None, None], "none": [None, None]}))
+    assert words.startswith("Take none of these: everything diverged, all 6 runs.")
+    assert "thresholds below 1, the smallest tried (such as 0.1)" in words
+
+
+def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
+    table, words = answer(tmp_path, grid({"norm@1": [1.0, None, 1.1], "norm@5": [0.5, None, None]}))
+    assert "Take none of these as it is" in words
+    assert "`clip.max=1`, finished at 2 of 3 seeds" in words
+    assert table.clean == []
+
+
+def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path) -> None:
+    table, words = answer(tmp_path, grid({"norm@1": [1.5, 1.6, 1.55], "norm@5": [1.0, 1.1, None]}))
+    assert words.startswith("Take `clip.max=1`")
+    assert "nothing else finished at every seed" in words
+    assert "at 5 `clip=norm` diverged" in words
+    assert [row.rank for row in table.rows] == [0, 1]
+    assert pages.cells(table)[2][2:4] == ["2 of 3", "1"]
+
+
+def test_one_seed(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"norm@1": [1.5], "norm@2": [1.4], "norm@4": [1.6]}))
+    assert words.startswith("Take `clip.max=2`: 1.4000 over 1 seed. How sure: not at all yet, since one seed has no")
+    assert "seed=1,2,3`" in words
+
+
+def test_missing_failed_and_running_jobs(tmp_path: Path) -> None:
+    jobs = grid({"norm@1": [1.5, 1.6, 1.55], "norm@2": [2.0, 2.1, 2.2]}, norm2_3="missing", norm2_1="failed",
+                norm1_3="interrupted")  # fmt: skip
+    table, words = answer(tmp_path, jobs)
+    assert "This is not the whole sweep: of 6 runs 1 failed and 2 not ended." in words
+    assert RESUME in words
+    head, first, second = pages.cells(table)
+    assert head[2:5] == ["finished", "failed", "not ended"]
+    assert first[2:5] == ["2 of 3", "", "1"]
+    assert second[2:5] == ["1 of 3", "1", "1"]
+    assert pages.problems(table)[0].endswith("failed: made up at step 10")
+
+
+def test_nothing_has_finished(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"norm@1": [1.5, 1.6]}, norm1_1="missing", norm1_2="missing"))
+    assert "There is nothing to take yet" in words
+
+
+def test_only_keys_that_differ_are_columns(tmp_path: Path) -> None:
+    """A policy brings its own scope and norm along; those are no columns, and neither is the seed."""
+    jobs = [Fake([f"clip={c}", f"optimizer.lr={lr}", f"seed={s}"], 1.0) for c in ("norm", "value") for lr in (1, 2)
+            for s in (1, 2)]  # fmt: skip
+    table = rows.build([made_up(tmp_path, jobs, ("clip", "optimizer.lr", "seed"))])
+    assert table.columns == ["clip.name", "clip.max", "optimizer.lr"]
+    assert len(table.rows) == 4
+
+
+def test_several_sweeps_are_read_together(tmp_path: Path) -> None:
+    one = made_up(tmp_path / "one", grid({"norm@1": [1.5, 1.6], "norm@2": [None, 1.9]}))
+    two = made_up(tmp_path / "two", grid({"norm@1": [1.5, 1.6, 1.7]}))
+    table = rows.build([one, two])
+    assert [len(row.trials) for row in table.rows] == [3, 2]
+    assert table.duplicates == 2
+
+
+def test_thresholds_and_shares(tmp_path: Path) -> None:
+    jobs = [Fake(["clip=norm", "clip.max=2", "seed=1"], 1.0, limit=2.0, clipped=1.0),
+            Fake(["clip=autoclip", "seed=1"], 1.1, limit=0.7, clipped=0.0),
+            Fake(["clip=none", "seed=1"], 1.2),
+            Fake(["clip=zclip", "clip.max=1", "seed=1"], 1.3, limit=0.4)]  # fmt: skip
+    table = rows.build([made_up(tmp_path, jobs)])
+    # zclip's max is a cap beside its own limit, which is what counts.
+    assert [row.threshold for row in table.rows] == [2.0, pytest.approx(0.7), None, pytest.approx(0.4)]
+    assert [row.clipped for row in table.rows[:2]] == [1.0, 0.0]
+    every = np.concatenate([t.series["grad_norm/before"].values for t in table.rows[0].trials])
+    assert table.rows[0].norm == pytest.approx(float(np.median(every)))
+
+
+def test_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "norm@10": [2.0, None], "value@0.02": [1.7, 1.71]})
+    sweep = made_up(tmp_path / "sweep", jobs)
+    script.main([str(sweep)])
+    printed = capsys.readouterr().out
+    assert "Take clip=norm clip.max=1" in printed
+    written = {path.name for path in sweep.glob("report*")}
+    names = {f"report_{name}.png" for name in ("objective", "loss", "norms", "distribution", "clipped")}
+    assert written == names | {"report.md", "report.html"}
+    markdown = (sweep / "report.md").read_text()
+    assert "```bash\npython train.py -m made up\n```" in markdown
+    assert "| **norm** | **1** | **1.4950 ± 0.0071** | **2 of 2** |" in markdown
+    assert set(re.findall(r"\]\((report_\w+\.png)\)", markdown)) == names
+    page = (sweep / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r"(?:src|href)=\"(?!data:)|https?:|@import|url\(|<script|<link", page)
+    assert "<code>clip=norm clip.max=1</code>" in page
+
+
+def test_every_policy_has_a_look_of_its_own() -> None:
+    assert len(set(pictures.COLOURS)) == len(set(pictures.MARKERS)) == 8
+
+
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments, line in (([], "there is no sweep"), (["nowhere"], "no sweep and no run")):
+        with pytest.raises(SystemExit) as end:
+            script.main(arguments)
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert (error.count("\n"), line in error) == (1, True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Mistake, match=r'needs matplotlib: pip install -c constraints\.txt -e "\.\[report\]"'):
+        report([tmp_path])
+
+
+# -- event files
+
+
+def test_events_are_read_as_tensorboard_reads_them(tmp_path: Path) -> None:
+    made_up(tmp_path, grid({"norm@1": [1.5]}))
+    theirs = EventAccumulator(str(tmp_path / "0"), size_guidance={"scalars": 0})
+    theirs.Reload()
+    ours = events.read(tmp_path / "0", theirs.Tags()["scalars"])
+    assert set(ours) == set(theirs.Tags()["scalars"]) == set(events.tags(tmp_path / "0"))
+    for tag, series in ours.items():
+        assert [(e.step, e.value) for e in theirs.Scalars(tag)] == list(zip(*map(list, series), strict=True))
+
+
+def test_a_torn_file_and_a_resumed_run(tmp_path: Path) -> None:
+    with (tmp_path / "events.out.tfevents.1").open("wb") as file:
+        for step in (1, 2, 3, 9):
+            write_event(file, step, {"x": float(step)})
+        file.truncate(file.tell() - 3)  # the last one is not whole
+    with (tmp_path / "events.out.tfevents.2").open("wb") as file:
+        for step in (3, 4):
+            write_event(file, step, {"x": 10.0 * step})
+    series = events.read(tmp_path, ["x", "y"])
+    assert list(series) == ["x"]
+    assert series["x"].steps.tolist() == [1, 2, 3, 4]
+    assert series["x"].values.tolist() == [1.0, 2.0, 30.0, 40.0]
+
+
+def test_two_hundred_runs_of_two_thousand_steps(tmp_path: Path) -> None:
+    """In 30 seconds of processor time, all pictures included."""
+    objectives: dict[str, list[float | None]] = {
+        f"{policy}@{threshold}": [1.5 + 0.01 * seed for seed in range(5)]
+        for policy in ("norm", "soft", "normalize", "value")
+        for threshold in (0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32, 64)
+    }
+    jobs = grid(objectives)
+    (long,) = grid({"norm@1": [1.5]})
+    long.steps = 2000
+    long.extra = {f"grad_norm_before/parameter{number}": 1.0 for number in range(5)}
+    made_up(tmp_path / "long", [long])
+    sweep = made_up(tmp_path / "sweep", jobs)
+    for number in range(200):
+        shutil.copy(tmp_path / "long" / "0" / "events.out.tfevents.1.made.up", sweep / str(number))
+    started = time.process_time()
+    text = report([sweep])
+    assert time.process_time() - started < 30
+    assert "40 configurations, 200 runs: 200 finished" in text
+    assert json.loads((sweep / "0" / "status.json").read_text())["state"] == "finished"

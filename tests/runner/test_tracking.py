@@ -1,0 +1,245 @@
+"""TensorBoard: the events read back, and what its own server answers about them."""
+
+import json
+import math
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard import program
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gradclip import Clipper, ClipReport
+from runner.tracking import flow
+from runner.tracking.tracker import Tracker
+from tests.support import exact_norm, train
+
+EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",
+              "steps_per_second", "dropped"}  # fmt: skip
+DETAILS = {"weight_norm", "update_ratio"}
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 steps that clips, with the norms that other code measured at every clip."""
+    folder = tmp_path_factory.mktemp("tracked")
+    measured: list[tuple[float, float]] = []
+    real = Clipper.clip
+
+    def clip(self: Clipper) -> ClipReport:
+        before = exact_norm([p.grad for p in self._parameters])
+        report = real(self)
+        measured.append((before, exact_norm([p.grad for p in self._parameters])))
+        return report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clipper, "clip", clip)
+        train(folder, "steps=12", "clip.max=0.3", "log.parameters_every=5", "evaluate_every=6", "log.histograms=true")
+    (folder / "measured.json").write_text(json.dumps(measured))
+    return folder / "run"
+
+
+def test_both_norms_are_the_measured_ones(run: Path) -> None:
+    measured = json.loads((run.parent / "measured.json").read_text())
+    found = scalars(run)
+    assert [value for _, value in found["grad_norm/before"]] == pytest.approx([b for b, _ in measured], rel=1e-6)
+    assert [value for _, value in found["grad_norm/after"]] == pytest.approx([a for _, a in measured], rel=1e-6)
+    assert any(before > after for before, after in measured)
+    assert all(after <= 0.3 * (1 + 1e-6) for _, after in measured)
+
+
+def test_every_step_has_its_tags(run: Path) -> None:
+    found = scalars(run)
+    for tag in EVERY_STEP:
+        assert [step for step, _ in found[tag]] == list(range(1, 13)), tag
+    for tag in DETAILS | {f"grad_norm_{side}/output.weight" for side in ("before", "after")}:
+        assert [step for step, _ in found[tag]] == [1, 5, 6, 10, 12], tag
+    for tag in ("loss/val", "metric/accuracy", "best/objective"):
+        assert [step for step, _ in found[tag]] == [6, 12], tag
+    parameters = {f"grad_norm_{side}/{name}" for side in ("before", "after") for name in (
+        "embedding.weight", "recurrent.weight_ih_l0", "recurrent.weight_hh_l0", "recurrent.bias_ih_l0",
+        "recurrent.bias_hh_l0", "output.weight", "output.bias")}  # fmt: skip
+    assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/accuracy", "best/objective"}
+
+
+def test_derived_tags(run: Path) -> None:
+    found = {tag: dict(points) for tag, points in scalars(run).items()}
+    for step in range(1, 13):
+        before, after = found["grad_norm/before"][step], found["grad_norm/after"][step]
+        assert found["clip/scale"][step] == pytest.approx(after / before, rel=1e-5)
+        assert found["clip/fraction"][step] == float(before > 0.3)
+        assert found["clip/limit"][step] == pytest.approx(0.3)
+    total = math.sqrt(sum(points[1] ** 2 for tag, points in found.items() if tag.startswith("grad_norm_before/")))
+    assert total == pytest.approx(found["grad_norm/before"][1], rel=1e-5)
+    # SGD without momentum: the update is the rate times the clipped gradient.
+    for step in (1, 5, 10, 12):
+        update = found["lr"][step] * found["grad_norm/after"][step]
+        assert found["update_ratio"][step] * found["weight_norm"][step] == pytest.approx(update, rel=1e-4)
+
+
+def test_one_event_a_step(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (path,) = run.glob("events.out.tfevents.*")
+    steps = [event.step for event in EventFileLoader(str(path)).Load() if event.HasField("summary") and event.step]
+    assert steps == sorted([*range(1, 13), *[6, 12] * 3])  # an evaluation: its values, picture, histograms
+
+
+def test_log_every(tmp_path: Path) -> None:
+    train(tmp_path, "steps=11", "log.every=4", "log.parameters_every=2", "evaluate_every=11")
+    assert [step for step, _ in scalars(tmp_path / "run")["loss/train"]] == [1, 4, 8, 11]
+
+
+def test_the_flow_picture_is_drawn_at_every_evaluation(run: Path) -> None:
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    pictures = events.Images("gradient_flow")
+    assert [picture.step for picture in pictures] == [6, 12]
+    found = {tag: dict(points) for tag, points in scalars(run).items()}
+    names = [tag.partition("/")[2] for tag in found if tag.startswith("grad_norm_before/")]
+    norms = {name: (found[f"grad_norm_before/{name}"][12], found[f"grad_norm_after/{name}"][12]) for name in names}
+    drawn = flow.draw(12, norms)
+    assert (pictures[1].width, pictures[1].height) == (drawn.width, drawn.height)
+    assert pictures[1].encoded_image_string == drawn.png
+
+
+def test_histograms_count_every_element(run: Path) -> None:
+    events = EventAccumulator(str(run), size_guidance={"histograms": 0})
+    events.Reload()
+    content = torch.load(run / "checkpoints" / "step_12.pt", weights_only=True)["model"]
+    assert set(events.Tags()["histograms"]) == {f"histogram/{k}/{name}" for k in ("weight", "gradient")
+                                                for name in content}  # fmt: skip
+    first, last = events.Histograms("histogram/weight/output.weight")
+    assert (first.step, last.step) == (6, 12)
+    values, histogram = content["output.weight"].double().numpy().ravel(), last.histogram_value
+    assert (histogram.num, histogram.min, histogram.max) == (values.size, values.min(), values.max())
+    assert histogram.sum == pytest.approx(values.sum(), rel=1e-4)
+    assert histogram.sum_squares == pytest.approx((values**2).sum(), rel=1e-4)
+    counts, _ = np.histogram(values, len(histogram.bucket), (values.min(), values.max()))
+    assert np.abs(np.array(histogram.bucket) - counts).sum() <= 2  # an element on an edge
+    assert histogram.bucket_limit[-1] == values.max()
+    gradient = events.Histograms("histogram/gradient/output.weight")[-1].histogram_value
+    norm = dict(scalars(run)["grad_norm_after/output.weight"])[12]
+    assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
+
+
+def test_pictures_can_be_left_out_and_histograms_are(tmp_path: Path) -> None:
+    train(tmp_path, "log.flow=false")
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert events.Tags()["images"] == events.Tags()["histograms"] == []
+
+
+def test_histograms_of_what_has_none(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, "", {})
+    tracker.histograms(1, {"none": None, "nan": torch.tensor([1.0, math.nan]), "empty": torch.zeros(0),
+                           "one": torch.full((3,), 2.0), "half": torch.ones(4).half()})  # fmt: skip
+    tracker.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["histograms"] == ["histogram/one", "histogram/half"]
+    assert sum(events.Histograms("histogram/one")[0].histogram_value.bucket) == 3
+
+
+def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
+    zero = torch.zeros((), dtype=torch.float64)
+    one = zero.view(1)
+    report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, fraction=zero, dropped=False,
+                        names=("w",), parameter_before=one, parameter_after=one)  # fmt: skip
+    tracker = Tracker(tmp_path, "", {})
+    logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
+    tracker.close()
+    assert logged == (0.0, 0.0, 0.0, False, None)
+    assert scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
+
+
+class Elsewhere(torch.Tensor):
+    """As one on an accelerator: it says that it is not on the CPU, and counts how often it is read."""
+
+    is_cpu = False
+    read = 0
+
+    def tolist(self) -> Any:
+        Elsewhere.read += 1
+        return super().tolist()
+
+    def item(self) -> Any:
+        raise AssertionError("one value is read alone")
+
+
+def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
+    """And finds the same values."""
+    found = []
+    for kind in (torch.Tensor, Elsewhere):
+        each = torch.tensor([3.0, 4.0], dtype=torch.float64).as_subclass(kind)
+        all_, loss = torch.tensor(5.0, dtype=torch.float64).as_subclass(kind), torch.tensor(1.5).as_subclass(kind)
+        report = ClipReport(before=all_, after=all_ / 2, norms=each, limits=each / 2, fraction=all_ / 5, dropped=False,
+                            names=("v", "w"), parameter_before=each, parameter_after=each / 2)  # fmt: skip
+        tracker = Tracker(tmp_path / kind.__name__, "", {})
+        logged = tracker.step(1, loss, report, rate=1.0, speed=1.0, dropped=0, weights=each)
+        tracker.close()
+        assert logged == (1.5, 5.0, 2.5, True, 3.0)
+        found.append(scalars(tmp_path / kind.__name__))
+    assert found[0] == found[1]
+    assert found[0]["grad_norm_after/w"] == [(1, 2.0)]
+    assert found[0]["update_ratio"] == [(1, pytest.approx(4 / 3))]
+    assert Elsewhere.read == 1
+
+
+# -- TensorBoard's own server
+
+
+@pytest.fixture(scope="module")
+def server(run: Path) -> str:
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(run.parent), "--port", "0", "--load_fast=false"])
+    url: str = board.launch()
+    return url
+
+
+def ask(server: str, path: str, **query: str) -> Any:
+    with urllib.request.urlopen(f"{server}data/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_the_server_shows_both_norms(server: str, run: Path) -> None:
+    for tag in ("grad_norm/before", "grad_norm/after"):
+        points = ask(server, "plugin/scalars/scalars", run="run", tag=tag)
+        assert [step for _, step, _ in points] == list(range(1, 13))
+        assert [value for _, _, value in points] == pytest.approx([v for _, v in scalars(run)[tag]])
+
+
+def test_the_server_shows_pictures_and_histograms(server: str) -> None:
+    pictures = ask(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
+    assert [picture["step"] for picture in pictures] == [6, 12]
+    points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/output.weight")
+    assert [point[1] for point in points] == [6, 12]
+
+
+def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
+    layout = ask(server, "plugin/custom_scalars/layout")
+    charts = {chart["title"]: chart for group in layout["category"] for chart in group["chart"]}
+    (pattern,) = charts["norm before and after"]["multiline"]["tag"]
+    answer = ask(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
+    assert answer["regex_valid"]
+    assert set(answer["tag_to_events"]) == {"grad_norm/before", "grad_norm/after"}
+    (margin,) = charts["what clipping takes away"]["margin"]["series"]
+    assert set(margin.values()) == {"grad_norm/before", "grad_norm/after"}
+
+
+def test_the_server_shows_the_whole_configuration(server: str) -> None:
+    (config,) = ask(server, "plugin/text/text", run="run", tag="config/text_summary")
+    assert "max: 0.3" in config["text"]
+    assert "window: 16" in config["text"]
+    (data,) = ask(server, "plugin/text/text", run="run", tag="data/text_summary")
+    assert "sha256" in data["text"]

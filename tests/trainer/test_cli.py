@@ -1,0 +1,313 @@
+"""The command line: every mistake one line and status 2, no folder made, no torch loaded, little time used."""
+
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.cli import preflight as cli
+from tests.support import ROOT, program
+
+# The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
+MISTAKES = [
+    ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
+    ("model=transformer", "model=transformer: no such option; there are deep_linear, linear_net, lstm, mlp, rnn"),
+    ("clip=null", "clip=null: no such option; did you mean clip=none? There are adagc, agc,"),
+    ("model=7", "model=7: no such option; there are deep_linear, linear_net, lstm, mlp, rnn"),
+    ("clip=[norm,value]", "clip=[norm,value]: no such option; there are adagc,"),
+    ("experiment=nope", "experiment=nope: no such option; there are depth, digits, line_120, lstm_text, "
+     "through_time"),
+    ("hydra/launcher=nope", "hydra/launcher=nope: no such option; there are basic"),
+    ("clp=norm", "clp=norm: no such key; did you mean clip?"),
+    ("clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("max=1", "max=1: no such key; did you mean clip.max?"),
+    ("stesp=10", "stesp=10: no such key; did you mean steps?"),
+    ("optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=sgd; did you mean optimizer.beta"),
+    ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam; it belongs to "
+     "optimizer=sgd and optimizer=rmsprop"),
+    ("+unknown=1", "unknown=1: no such key; there are model, data,"),
+    ("+clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("++clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("+clip=value", "+clip=value: the group is there already; write clip=value"),
+    ("clip.max=abc", "clip.max=abc: must be a number above 0"),
+    ("clip.max=nan", "clip.max=nan: must be a number above 0"),
+    ("sweep=${steps}", "sweep=1500: must be given by its keys, sweep.…"),
+    ("model=mlp data=line data.low=1e39", "data.low=1e+39: must be a number of at least -1e+30 and at most 1e+30"),
+    ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
+    ("clip.max=0", "clip.max=0.0: must be a number above 0"),
+    ("clip.max=true", "clip.max=true: must be a number above 0"),
+    ("clip.max=null", "clip.max=null: must be a number above 0"),
+    ("clip.max=", "clip.max=: must be a number above 0"),
+    ("clip.max=[1]", "clip.max=[1]: must be a number above 0"),
+    ("clip.max.x=1", "clip.max={}: must be a number above 0"),
+    ("steps=1.5", "steps=1.5: must be a whole number of at least 1"),
+    ("steps=0", "steps=0: must be a whole number of at least 1"),
+    ("seed=-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295"),
+    ("optimizer.lr=inf", "optimizer.lr=inf: must be a number above 0"),
+    ("optimizer=adam optimizer.beta1=1", "optimizer.beta1=1.0: must be a number of at least 0 and below 1"),
+    ("model=mlp data=digits model.hidden=[0]", "model.hidden=[0]: must be a list of numbers of at least 1"),
+    ("model.nonlinearity=sigmoid", "model.nonlinearity=sigmoid: must be tanh or relu"),
+    ("clip.nonfinite=zro", "clip.nonfinite=zro: must be error, drop, zero or keep"),
+    ("clip.scope=rows", "clip.scope=rows: must be model, group, layer, parameter or unit"),
+    ("clip=drop clip.scope=layer", "clip.scope=layer: must be model for drop"),
+    ("clip.schedule=linear", "clip.schedule=linear: must be constant unless max, final and over are given"),
+    ("clip=chain clip.max=1", "clip.max=1.0: must be set in a link: clip.links.<label>.max"),
+    ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1.0: must be a number above 0"),
+    ("clip=chain clip.links.whole.maks=1", "clip.links.whole.maks=1: no such key"),
+    ("clip=chain clip@clip.links.whole=zclp", "clip=zclp: no such option; did you mean clip=zclip?"),
+    ("clip.include=weight", "clip.include=weight: must be a list of patterns"),
+    ("clip.name=value", "clip.name=value: must be norm, which the option itself sets"),
+    ("log=3", "log=3: must be given by its keys, log.…"),
+    ("clip.max=${nope}", "clip.max: Interpolation key 'nope' not found"),
+    ("~clip.max", "~clip.max: this key cannot be deleted; give it a value"),
+    ("~clip", "clip: has no value; choose one of adagc, agc,"),
+    ("data.path=/no/such/file", "data.path=/no/such/file: no such file"),
+    ("data.path=.", "data.path=.: not a file"),
+    ("data.path=binary", "data.path=binary: not UTF-8 (byte 0)"),
+    ("data.path=short", "data.path=short: 9 characters are too few"),
+    ("data.path=é", "data.path=é: cannot be read; put the value in quotes of its own: \"data.path='é'\""),
+    ("data.path=a(b", "data.path=a(b: cannot be read; put the value in quotes of its own: \"data.path='a(b'\""),
+    ("steps", "steps: an override is key=value, and a flag begins with -"),
+    ("=3", "=3: an override is key=value, and a flag begins with -"),
+    ("model=linear_net", "model=linear_net takes points, but data=text yields characters"),
+    ("accumulate=64", "accumulate=64: must be at most data.batch_size=32, which it splits"),
+    ("optimizer.nesterov=true", "optimizer.nesterov=true needs optimizer.momentum above 0"),
+    ("schedule.warmup=9999", "schedule.warmup=9999 is longer than steps=1500"),
+    ("device.precision=float16", "device.precision=float16 needs clip.nonfinite=drop"),
+    ("device=cuda", "device=cuda: this machine (or this build of torch) has none; there is cpu"),
+    ("clip.include=[nope.*]", "clip.include: the pattern 'nope.*' matches no parameter; there are embedding.weight,"),
+    ("clip.exclude=[*]", "clip.exclude=[*]: must be patterns that leave at least one parameter to clip"),
+    ("clip.max=1,2", "clip.max=1,2: several values are a sweep: add -m; a list is written clip.max=[1,2]"),
+    ("-m clip=none,norm clip.max=1,-1", "clip.max=-1.0: must be a number above 0, or null (job 1: clip=none"),
+    ("-m clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+    ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max? (job 0: clip.maks=1)"),
+    ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters (job 1: model=mlp)"),
+    ("-m clip.max=interval(0,1)", "clip.max=interval(0,1): a grid takes lists, choice(…) and range(…)"),
+    ("-m clip=7", "clip=7: no such option"),
+    ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
+    ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
+    ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number"),
+    ("-m data.batch_size=4,1000000", "characters are too few: training and validation (data.validation=0.1) need"),
+    ("-m seed=1,2 hydra.sweep.dir=swept", "hydra.sweep.dir=swept: holds a sweep already"),
+    ("-m seed=1,2 hydra.sweep.dir=numbered", "numbered/1, where a job would run, is there already"),
+    ("sweep.dry_run=true", "sweep.dry_run=true: there is no sweep; add -m"),
+    ("sweep.dryrun=true", "sweep.dryrun=true: no such key; did you mean sweep.dry_run?"),
+    ("sweep.resume=short", "sweep.resume=short: not the folder of a sweep; it has no sweep.json that can be read"),
+    ("-m sweep.resume=swept", "swept: not the folder of a sweep; it has no sweep.json that can be read"),
+    ("hydra.run.dir=short/run", "cannot be made, since"),
+    ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
+    ("data.batch_size=1000000", "characters are too few"),
+    ("data=digits model=mlp data.batch_size=5000", "data.batch_size=5000, data.validation=0.2: of 1797 images"),
+    ("~steps", "steps: has no value"),
+    ("model.layers=10000000", "model.layers=10000000: must be a whole number of at least 1 and at most 1,000"),
+    ("model.hidden=1000000", "model=rnn: 1,000,"),
+    ("+experiment=digits", "+experiment=digits: the group is there already; write experiment=digits"),
+    ("device.threads=99999999", "device.threads=99999999: must be a whole number of at least 1 and at most 1,024"),
+    ("data.windowé=1", "data.windowé=1: 'data.windowé' cannot be read as a key"),
+    ("resume=nope", "resume=nope: there is no nope"),
+    ("resume=latest", "resume=latest: there is no outputs/latest"),
+    ("resume=taken", "resume=taken: not a run, since it has no config.yaml"),
+    ("resum=latest", "resum=latest: no such key; did you mean resume?"),
+    ("-m resume=taken seed=1,2", "resume=taken: does not go with --multirun"),
+    ("init_from=nope.pt", "init_from=nope.pt: no such checkpoint"),
+    ("init_from=short", "init_from=short: not a whole checkpoint of this program"),
+    ("init_from=nope.safetensors", "init_from=nope.safetensors: no such file"),
+    ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
+    ("--resolve", "--resolve: goes with --cfg"),
+    ("-m --cfg job", "--multirun and --cfg: only one of them at a time"),
+    ("--info config clip=nrom", "clip=nrom: no such option"),
+    ("--frobnicate", "unrecognized arguments: --frobnicate"),
+    ("--config-dir=nope", "no such folder of configurations"),
+    ("--config-name=nope", "Cannot find primary config 'nope'"),
+    ("--experimental-rerun=x", "--experimental-rerun: not offered"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "short").write_text("too short")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "status.json").touch()
+    (tmp_path / "numbered" / "1").mkdir(parents=True)
+    (tmp_path / "swept").mkdir()
+    (tmp_path / "swept" / "sweep.json").write_text('{"jobs": 3}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    return tmp_path
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which preflight ends the program."""
+    with pytest.raises(SystemExit) as end:
+        cli.preflight(["train.py", *arguments])
+    assert end.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1, output.err
+    return output.err.removeprefix("error: ").rstrip()
+
+
+@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
+def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = refused(arguments.split(), capsys)
+    assert line in found
+    assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("stesp: 3", "stesp: no such key; did you mean steps?"),
+        ("clip:\n  maks: 3", "clip.maks: no such key in clip=norm; did you mean clip.max?"),
+        ("clip:\n  max: none", "clip.max=none: must be a number above 0"),
+        ("clip:\n  max: -3", "clip.max=-3.0: must be a number above 0"),
+        ("clip: [1", "typo.yaml, line 3: not YAML"),
+        ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+        ("defaults:\n  - override /clap: norm", "clap"),
+        (
+            "defaults:\n  - clip: norm",
+            "experiment/clip/norm: no such file; a study chooses with `override /clip: norm`",
+        ),
+    ],
+)
+def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "more" / "experiment").mkdir(parents=True)
+    (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
+    assert line in refused(["--config-dir=more", "experiment=typo"], capsys)
+    assert not (here / "outputs").exists()
+
+
+def test_a_missing_extra(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = refused(["data=digits", "model=mlp"], capsys)
+    assert line == 'data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"'
+
+
+def test_an_unreadable_file(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.access  # a test may run as root, who can read everything
+    monkeypatch.setattr("os.access", lambda path, mode: path != "short" and real(path, mode))
+    assert refused(["data.path=short"], capsys) == "data.path=short: cannot be read"
+
+
+@pytest.mark.parametrize("arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,nan"])
+def test_flags_and_options_in_any_order_and_spelling(arguments: str, here: Path) -> None:
+    """The plan is written, with quoted options."""
+    sweep = cli.preflight(["train.py", *arguments.split()])
+    assert sweep is not None
+    assert ("debug=fast,'nan'" in sweep.plan.arguments) == ("nan" in arguments)
+    (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
+    assert plan.parent == sweep.folder.absolute()
+    assert len(json.loads(plan.read_text())["jobs"]) == 2
+
+
+def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "more" / "experiment").mkdir(parents=True)
+    (here / "more" / "experiment" / "grid.yaml").write_text(
+        '# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: "1,-2"\n'
+    )
+    line = refused(["--config-dir=more", "experiment=grid"], capsys)
+    assert line.startswith("seed=-2: must be a whole number")
+    assert "job 1: seed=-2" in line
+
+
+def test_a_bug_is_not_taken_for_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "check_machine", lambda config: [][1])
+    with pytest.raises(IndexError):
+        cli.preflight(["train.py"])
+
+
+def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="no such option"):
+        cli.preflight(["train.py", "clip=nrom"])
+
+
+@pytest.mark.parametrize("arguments", [["clip=nrom"], ["-m", "clip.max=1,-1"]])
+def test_the_program_itself(arguments: list[str], tmp_path: Path) -> None:
+    done = program(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: clip")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.preflight(["train.py", "clip=value", "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(r"clip +adagc .* none  norm .* \[value\]", text)
+    assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0\)", text)
+    assert re.search(r"log\.every=1 +steps between two points in TensorBoard", text)
+    assert "schema" not in text.replace("its one line from the schema", "")
+
+
+# -- without torch, and fast
+
+TORCH_FREE = [["--help"], ["--cfg", "job"], ["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"],
+              ["model=linear_net"], ["data.path=/no/such/file"], ["resume=nope"], ["-sc", "query=bash"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", TORCH_FREE, ids=" ".join)
+def test_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys, runpy\n"
+        f"sys.argv = ['train.py', *{arguments!r}]\n"
+        "atexit.register(lambda: print('TORCH', 'torch' in sys.modules))\n"
+        f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PATH": "", "COMP_LINE": "python train.py clip=", "COMP_POINT": "21"},
+    )  # fmt: skip
+    assert done.stdout.rstrip().endswith("TORCH False"), done.stdout + done.stderr
+
+
+def test_completion_offers_options_and_keys(tmp_path: Path) -> None:
+    for line, offered in (("clip=n", "clip=none clip=norm clip=normalize"), ("clip.ma", "clip.max=")):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "-sc", "query=bash"], cwd=tmp_path, capture_output=True, text=True,
+            env={"PATH": "", "COMP_LINE": f"python train.py {line}", "COMP_POINT": "99"}, check=True,
+        )  # fmt: skip
+        assert " ".join(done.stdout.split()).startswith(offered)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program of Hydra's alone, with the same groups and values and no schemas."""
+    folder = tmp_path_factory.mktemp("bare")
+    for path in cli.CONF.rglob("*.yaml"):
+        copy = folder / "conf" / path.relative_to(cli.CONF)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").replace("${run_id:}", "x").splitlines()
+        copy.write_text("\n".join(line for line in lines if "/schema/" not in line), encoding="utf-8")
+    (folder / "train.py").write_text(
+        'import hydra\n@hydra.main(version_base="1.3", config_path="conf", config_name="train")\n'
+        'def main(config):\n    pass\nif __name__ == "__main__":\n    main()\n'
+    )
+    return folder / "train.py"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["clip.maks=1"], ["clip=nrom"]], ids=" ".join)
+def test_no_dearer_than_hydra_alone(arguments: list[str], bare: Path, tmp_path: Path) -> None:
+    """At most 1.5 times the processor time of a bare Hydra program, measured in turns."""
+    ratios = []
+    for _ in range(5):
+        ours = processor_time([sys.executable, str(ROOT / "train.py"), *arguments], tmp_path)
+        ratios.append(ours / processor_time([sys.executable, str(bare), *arguments], tmp_path))
+    assert statistics.median(ratios) <= 1.5, ratios
+
+
+def processor_time(command: list[str], cwd: Path) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=cwd, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

@@ -1,0 +1,226 @@
+"""What is called exploding, vanishing, zero, unused; and that a run warns of it once, and of nothing that is well."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import SMALL, compose, text_file, train
+from trainer import loop
+from trainer.config import Diagnosis
+from trainer.monitor.diagnosis import Doctor, Measured, marks, measure
+
+LIMITS = Diagnosis(explode=10.0, vanish_layer=1e-4, vanish_weight=1e-7, smoothing=0.9, patience=3)
+
+
+def of(**parameters: tuple[float, float | None]) -> dict[str, Measured]:
+    """4x4 matrices by name: the weight's norm and the gradient's."""
+    return {name: Measured((4, 4), weight, gradient) for name, (weight, gradient) in parameters.items()}
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def warned(folder: Path, caplog: pytest.LogCaptureFixture, *overrides: str) -> list[str]:
+    """The warnings of a whole run, however it ends."""
+    caplog.clear()
+    loop.run_recorded(compose(*overrides, "log.progress=false"), folder / "run")
+    return warnings(caplog)
+
+
+# -- the marks
+
+
+def test_marks() -> None:
+    found = of(well=(2.0, 0.5), big=(2.0, 21.0), edge=(2.0, 20.0), none=(2.0, None), zero=(2.0, 0.0),
+               nan=(2.0, math.nan), small=(2.0, 2.2e-3), gone=(2.0, 2.0e-3))  # fmt: skip
+    assert marks(found, LIMITS, early=False) == {
+        "big": "exploding", "none": "unused", "zero": "zero", "nan": "non-finite", "gone": "vanishing"}  # fmt: skip
+    net = torch.nn.Linear(3, 2)
+    net.bias.requires_grad_(False)
+    net(torch.ones(1, 3)).sum().backward()
+    frozen = measure(net, [parameter.detach() for parameter in net.parameters()], {"weight": 2.5, "bias": 0.0})
+    assert frozen["bias"] == Measured((2,), pytest.approx(net.bias.norm().item()), None, frozen=True)
+    assert frozen["weight"] == Measured((2, 3), pytest.approx(net.weight.norm().item()), 2.5, frozen=False)
+    frozen = {"rest": Measured((4, 4), 2.0, None, frozen=True), "well": Measured((4, 4), 2.0, 1.0)}
+    assert marks(frozen, LIMITS, early=True) == {"rest": "frozen"}
+
+
+def test_layers_are_compared_by_element() -> None:
+    found = {"wide": Measured((100, 100), 9.0, 1.0), "narrow": Measured((1, 4), 9.0, 1.0)}  # 0.01 and 0.5 an element
+    limits = Diagnosis(explode=10.0, vanish_layer=0.019, vanish_weight=0.0, smoothing=0.9, patience=3)
+    assert marks(found, limits, early=True) == {}
+    limits.vanish_layer = 0.021
+    assert marks(found, limits, early=True) == {"wide": "vanishing"}
+
+
+def test_small_everywhere_is_vanishing_only_at_the_start() -> None:
+    """Later it is what one hopes for."""
+    found = of(one=(2.0, 1e-7), two=(2.0, 1e-7))
+    assert marks(found, LIMITS, early=True) == {"one": "vanishing", "two": "vanishing"}
+    assert marks(found, LIMITS, early=False) == {}
+
+
+def test_what_starts_at_zero_does_not_explode_and_a_bias_does_not_vanish() -> None:
+    found = {"w": Measured((4, 4), 2.0, 1.0), "start": Measured((4, 4), 0.0, 3.0), "bias": Measured((4,), 0.0, 1e-9)}
+    assert marks(found, LIMITS, early=True) == {}
+    found["start"] = Measured((4, 4), 0.0, 30.0)  # the other weights have norm 2, over as many elements and more
+    assert marks(found, LIMITS, early=True) == {"start": "exploding"}
+
+
+# -- the doctor
+
+
+class Report:
+    """As much of a ClipReport as names the largest."""
+
+    def by_parameter(self) -> dict[str, tuple[float, float]]:
+        return {"small": (1.0, 1.0), "large": (9.0, 9.0)}
+
+
+def examine(doctor: Doctor, step: int, found: dict[str, Measured], last: bool = False, scale: float = 1.0) -> None:
+    """A look at gradients that clipping multiplied by a scale."""
+    doctor.examine(step, found, {name: (each.gradient or 0.0) * scale for name, each in found.items()}, last=last)
+
+
+def follow(norms: list[float], clip: str = "clip=none", rises: float = 1.0) -> int | None:
+    """The step at which a sequence of norms is called an explosion; the loss rises by so much at each step."""
+    doctor = Doctor(compose(clip))
+    for step, norm in enumerate(norms, start=1):
+        doctor.follow(step, 5.0 + rises * step, norm, Report())
+        if doctor._warned:
+            return step
+    return None
+
+
+def test_an_explosion_is_a_jump_above_all_that_was(caplog: pytest.LogCaptureFixture) -> None:
+    assert follow([1.0] * 20 + [9.9]) is None
+    assert follow([1.0] * 20 + [10.1]) == 21
+    assert follow([3.0**step for step in range(30)]) == 4  # 27 against a mean that lags behind
+    assert follow([1.01**step for step in range(500)]) is None  # slow growth is none
+    assert follow([1.0] + [1e-6] * 200 + [1e-2]) is None  # a spike of a model that has converged
+    leaving = [1e-6, 1e-5, 1e-2, *[1.0] * 20, 9.0]
+    assert follow(leaving) == 3
+    assert follow(leaving, rises=-0.01) is None  # a plateau is left, and the loss falls
+    assert follow([1.0] * 20 + [11.0], rises=0.0) is None
+    assert follow([0.0, 1.0, math.inf, math.nan, 1.0]) is None  # these end a run by themselves
+    line = warnings(caplog)[-1]
+    for part in ("gradients explode: at step", "times what it was so far", "most of it in large", "try clip=norm"):
+        assert part in line
+    assert len(line.splitlines()) == 1
+    caplog.clear()
+    follow([1.0, 20.0], "clip=value")
+    assert "a tighter limit than that of clip=value" in warnings(caplog)[0]
+
+
+def test_each_kind_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    doctor = Doctor(compose("clip=none"))
+    for step in range(1, 6):
+        doctor.follow(step, float(step), 100.0**step, Report())
+        examine(doctor, step, of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)))
+    first = [line.removeprefix("warning: ").split(":")[0] for line in warnings(caplog)]
+    assert sorted(first) == ["gradients explode", "gradients vanish", "no gradient"]
+
+
+def test_clipping_may_mend_an_explosion_and_is_no_vanishing(caplog: pytest.LogCaptureFixture) -> None:
+    doctor = Doctor(compose())
+    examine(doctor, 1, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=1e-9)
+    assert warnings(caplog) == []
+    examine(doctor, 2, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=0.5)
+    assert "gradients exceed 10 times the weight in a;" in warnings(caplog)[0]
+
+
+def test_a_part_that_is_used_now_and_then_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    doctor = Doctor(compose())
+    for step in range(1, 8):
+        examine(doctor, step, of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
+        assert bool(warnings(caplog)) == (step >= 3)
+    assert "no gradient: c had none at any of 3 looks up to step 3" in warnings(caplog)[0]
+    caplog.clear()
+    short = Doctor(compose())
+    examine(short, 1, of(a=(1.0, 1.0), b=(1.0, None)), last=True)
+    assert "no gradient: b" in warnings(caplog)[0]
+
+
+# -- in a run
+
+
+def test_a_run_without_clipping_warns_before_it_diverges(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A rate at which they explode on the text of every Python version.
+    lines = warned(tmp_path, caplog, "clip=none", "data.sample=0", "optimizer.lr=6")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "diverged"
+    (line,) = lines
+    step = int(line.split("at step ")[1].split()[0])
+    assert "gradients explode" in line
+    assert step < status["step"]
+
+
+def test_the_experiments_warn_of_what_they_show(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    short = ["steps=3", "evaluate_every=1", "log.first_steps=0"]
+    lines = warned(tmp_path / "1", caplog, "experiment=line_120", "clip=none", *short)
+    assert "exceed 10 times the weight in linear.weight" in lines[0]
+    assert "no gradient: linear2.weight, linear2.bias had none" in lines[1]
+    (line,) = warned(tmp_path / "2", caplog, "experiment=line_120", *short)
+    assert "linear2.weight" in line  # clipping mends the rest
+    (line,) = warned(tmp_path / "3", caplog, "experiment=depth", "model.gain=0.5", *short)
+    assert "gradients vanish" in line
+    assert "layers.0.weight, layers.1.weight, layers.2.weight and 27 more" in line
+    (line,) = warned(tmp_path / "4", caplog, "experiment=depth", "clip=none", *short)
+    assert "gradients explode" in line
+    assert warned(tmp_path / "5", caplog, "experiment=depth", *short) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["steps=60", "data.sample=0"], ["experiment=digits", "steps=60"], ["model=mlp", "data=digits", "optimizer.lr=0.1",
+     "clip=none", "steps=400"], ["experiment=through_time", "steps=60"], ["model=linear_net", "data=line",
+     "optimizer.lr=0.3", "clip=none", "steps=150", "diagnosis.patience=99", "evaluate_every=151"]],
+    ids=["default", "digits", "mlp", "through_time", "converged"],
+)  # fmt: skip
+def test_nothing_is_said_of_a_run_that_is_well(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str]
+) -> None:
+    lines = warned(tmp_path, caplog, "evaluate_every=20", *overrides)
+    assert [line for line in lines if "linear2" not in line] == []
+
+
+def test_the_weights_are_those_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a step of any size would be small beside what it made."""
+    seen: list[dict[str, Measured]] = []
+    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, after, last: seen.append(parameters))
+    config = compose("experiment=line_120", "clip=none", "steps=1", "log.progress=false")
+    loop.run_recorded(config, tmp_path / "run")
+    assert seen[0]["linear.weight"].weight == 1.0
+    assert seen[0]["linear.weight"].gradient == pytest.approx(120.0)
+
+
+def test_a_short_run_is_told_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (line,) = warned(tmp_path, caplog, "model=linear_net", "data=line", "optimizer.lr=0.1", "steps=2")
+    assert "linear2.weight, linear2.bias had none at any of 2 looks up to step 2" in line
+
+
+def test_infinity_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert warned(tmp_path, caplog, "clip=none", "data.sample=0", "diagnosis.explode=inf") == []
+
+
+def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, after, last: steps.append(step))
+    train(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
+    assert steps == [1, 4, 8, 9]
+
+
+def test_the_model_is_not_touched(tmp_path: Path) -> None:
+    """A run that is looked at is the run that is not, bit for bit."""
+    weights = []
+    for name, more in (("one", ["log.first_steps=6", "log.histograms=true"]), ("other", ["log.flow=false"])):
+        (tmp_path / name).mkdir()
+        config = compose(f"data.path={text_file(tmp_path)}", *SMALL, "clip.max=0.3", *more)
+        loop.run_recorded(config, tmp_path / name / "run")
+        weights.append(torch.load(tmp_path / name / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

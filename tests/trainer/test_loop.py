@@ -1,0 +1,396 @@
+"""The loop: its order, what the optimizer is given, hidden state, accumulation, divergence, reproducibility."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradclip import Clipper, norms
+from gradclip.gradients import Parameters
+from runner.report.summary import History
+from runner.runs.run import Diverged
+from tests.support import SMALL, compose, exact_norm, text_file, train
+from trainer import loop
+from trainer.data import Batch
+
+
+def session(folder: Path, *overrides: str) -> loop.Session:
+    return loop.build(compose(f"data.path={text_file(folder)}", *SMALL, *overrides))
+
+
+def status(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run" / "status.json").read_text())
+    return found
+
+
+# -- the order
+
+
+def test_every_step_is_zero_grad_backward_clip_check_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def spy(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, called)
+
+    for owner, name in ((torch.optim.SGD, "zero_grad"), (Tensor, "backward"), (Clipper, "clip"), (Clipper, "check"),
+                        (torch.optim.SGD, "step")):  # fmt: skip
+        spy(owner, name)
+    train(tmp_path, "steps=2", "check_every=1")
+    assert calls == ["zero_grad", "backward", "clip", "check", "step"] * 2
+
+
+@pytest.mark.parametrize(
+    ("clip", "limit", "p"),
+    [("clip=norm clip.max=0.01", 0.01, 2.0), ("clip=norm clip.max=0.01 clip.norm_type=1", 0.01, 1.0),
+     ("clip=value clip.max=1e-4", 1e-4, math.inf)],
+)  # fmt: skip
+def test_the_optimizer_is_given_clipped_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: str, limit: float, p: float
+) -> None:
+    """Measured at the optimizer's door by other code than the product's."""
+    seen: list[float] = []
+    real = torch.optim.SGD.step
+
+    def step(self: torch.optim.SGD, *arguments: Any) -> Any:
+        seen.append(exact_norm([q.grad for group in self.param_groups for q in group["params"]], p))
+        return real(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    train(tmp_path, *clip.split())
+    assert len(seen) == 6
+    assert seen == pytest.approx([limit] * 6, rel=1e-5)  # all of these steps exceed it
+
+
+def test_check_runs_at_the_first_step_and_every_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    clips: list[int] = []
+    real = Clipper.clip
+    monkeypatch.setattr(Clipper, "clip", lambda self: (clips.append(1), real(self))[1])
+    monkeypatch.setattr(Clipper, "check", lambda self: steps.append(len(clips)))
+    train(tmp_path, "steps=9", "check_every=4")
+    assert steps == [1, 4, 8, 9]
+
+
+def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Clipper.clip
+
+    def clip(self: Clipper) -> Any:
+        report = real(self)
+        for parameter in self._parameters.all:
+            parameter.grad *= 3
+        return report
+
+    monkeypatch.setattr(Clipper, "clip", clip)
+    with pytest.raises(RuntimeError, match="optimizer's door"):
+        train(tmp_path)
+    assert status(tmp_path)["state"] == "failed"
+
+
+# -- truncated back-propagation through time
+
+
+def test_the_hidden_state_goes_on_without_its_history(tmp_path: Path) -> None:
+    work = session(tmp_path)
+    seen: list[tuple[Any, Any]] = []
+    work.model.register_forward_hook(lambda module, given, result: seen.append((given[1], result[1])))
+    batches = work.data.batches(0)
+    for _ in range(3):
+        loop.forward_backward(work, next(batches))
+    assert seen[0][0] is None
+    for (_, left), (taken, _) in itertools.pairwise(seen):
+        assert torch.equal(left, taken)  # the values go on
+        assert taken.grad_fn is None  # their history does not
+
+
+def test_the_hidden_state_starts_anew_with_the_text(tmp_path: Path) -> None:
+    work = session(tmp_path)
+    given: list[Any] = []
+    work.model.register_forward_hook(lambda module, arguments, result: given.append(arguments[1]))
+    windows = math.ceil((work.data._training.shape[1] - 1) / 16)
+    batches = work.data.batches(0)
+    for _ in range(2 * windows + 1):
+        loop.forward_backward(work, next(batches))
+    assert [step for step, state in enumerate(given) if state is None] == [0, windows, 2 * windows]
+
+
+def test_windows_carried_forward_give_the_loss_of_the_whole_text(tmp_path: Path) -> None:
+    """Evaluation in windows of 16 sees what one window over everything sees."""
+    by_windows = loop.evaluate(session(tmp_path, "data.window=16"))
+    at_once = loop.evaluate(session(tmp_path, "data.window=100000"))
+    assert by_windows[0] == pytest.approx(at_once[0], rel=1e-6)
+    assert by_windows[1] == pytest.approx(at_once[1], rel=1e-6)
+
+
+# -- accumulation
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("model", ["rnn", "lstm"])
+def test_accumulation_is_one_big_batch(tmp_path: Path, parts: int, model: str) -> None:
+    whole, split = (session(tmp_path, f"model={model}", f"accumulate={n}") for n in (1, parts))
+    batches = whole.data.batches(0)
+    for _ in range(3):  # the states of the parts go on as well
+        batch = next(batches)
+        losses = []
+        for work in (whole, split):
+            work.optimizer.zero_grad()
+            losses.append(loop.forward_backward(work, batch).item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        for one, other in zip(whole.model.parameters(), split.model.parameters(), strict=True):
+            assert one.grad is not None
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_gradients_are_clipped_once_and_as_a_sum(tmp_path: Path) -> None:
+    ends = []
+    for parts in (1, 4):
+        folder = tmp_path / str(parts)
+        folder.mkdir()
+        train(folder, "clip.max=0.05", f"accumulate={parts}")
+        ends.append(status(folder)["objective"])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+
+
+# -- divergence
+
+
+def look(values: list[float], **overrides: str) -> int | None:
+    """The step at which a sequence of losses counts as diverged."""
+    watch = loop.Watch(compose(*(f"divergence.{key}={value}" for key, value in overrides.items())).divergence)
+    for step, loss in enumerate(values, start=1):
+        try:
+            watch.look(step, loss)
+        except Diverged:
+            return step
+    return None
+
+
+def test_divergence() -> None:
+    assert look([4.0, 3.0, math.nan]) == 3
+    assert look([4.0, math.inf]) == 2
+    assert look([4.0] * 50) is None
+    assert look([4.0, 3.9, 30.0, 3.0, 3.0, 3.0]) is None  # one bad step is no divergence
+    assert look([4.0] + [9.0] * 50) == look([8.0] + [18.0] * 50)
+    assert look([4.0] + [7.9] * 200) is None
+    assert look([4.0, 8.5], smoothing="0") == 2
+    assert look([4.0] + [1e30] * 50, factor="null") is None
+    assert look([-1.0] * 50) is None
+    assert look([-1.0] + [0.5] * 50) is not None
+    assert look([0.0] + [1e-9] * 50) is None
+
+
+@pytest.mark.parametrize("mode", ["error", "drop", "zero"])
+def test_a_weight_that_is_not_finite_is_divergence_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Its gradients are not finite either, nor the loss; they are not the cause, and leaving the step out no cure."""
+    real = loop.forward_backward
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        if work.step == 2:
+            work.model.output.bias.data[0] = math.nan
+        return real(work, batch)
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    assert train(tmp_path, f"clip.nonfinite={mode}", "log.parameters_every=1").code == 3
+    assert status(tmp_path)["reason"] == "non-finite weight in output.bias, seen at step 3"
+
+
+def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.forward_backward
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        loss = real(work, batch)
+        work.model.output.bias.grad[0] = math.nan
+        return loss
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    assert train(tmp_path).code == 3
+    assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 1"
+
+
+def away_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything as where looking at a value would stop an accelerator's queue."""
+    parameters, plan = Parameters.__init__, norms.Plan.__init__
+
+    def unseen(self: Parameters, named: Any) -> None:
+        parameters(self, named)
+        self.may_look = False
+
+    def elsewhere(self: norms.Plan, tensors: Any) -> None:
+        plan(self, tensors)
+        self.on_cpu = False
+
+    monkeypatch.setattr(Parameters, "__init__", unseen)
+    monkeypatch.setattr(norms.Plan, "__init__", elsewhere)
+
+
+def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nobody looks at every step: the bad one is found at the next log, evaluation or checkpoint."""
+    real, steps = loop.forward_backward, []
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        loss = real(work, batch)
+        steps.append(1)
+        if len(steps) == 7:
+            work.model.output.bias.grad[0] = math.nan
+        return loss
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    away_from_the_host(monkeypatch)
+    ending = train(tmp_path, "steps=30", "log.every=20", "checkpoint.every=5", "evaluate_every=30")
+    assert (ending.state, ending.code) == ("diverged", 3)
+    assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 10"
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert kept.name == "step_5.pt"
+
+
+def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Apple's GPUs: a dispatch mode refuses what they refuse, and everything measures in float32."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class No64(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            assert not (isinstance(result, Tensor) and result.dtype == torch.float64), func
+            return result
+
+    for module in ("gradclip.norms", "gradclip.gradients", "gradclip.blocks", "gradclip.clipper", "trainer.loop"):
+        monkeypatch.setattr(f"{module}.wide_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(norms, "row_norms", norms._careful_row_norms)
+    away_from_the_host(monkeypatch)
+    for clip in ("clip=norm", "clip=value", "clip=none"):
+        work = session(tmp_path, clip, "clip.max=0.01")
+        with No64():
+            loop.take_step(work, next(work.data.batches(0)), check=True)
+            loop.evaluate(work)
+
+
+def test_a_dropped_step_leaves_the_hidden_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = session(tmp_path, "clip.nonfinite=drop")
+    batches = work.data.batches(0)
+    loop.take_step(work, next(batches), check=True)
+    before = work.states[0].clone()
+    real = loop.forward_backward
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        loss = real(work, batch)
+        work.states[0].fill_(math.nan)
+        work.model.output.bias.grad[0] = math.nan
+        return loss * math.nan
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    assert loop.take_step(work, next(batches), check=True)[1].dropped
+    assert torch.equal(work.states[0], before)
+
+
+def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, weights = loop.forward_backward, []
+
+    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+        weights.append(work.model.output.bias.detach().clone())
+        loss = real(work, batch)
+        if len(weights) == 3:
+            work.model.output.bias.grad[0] = math.inf
+        return loss
+
+    monkeypatch.setattr(loop, "forward_backward", spoilt)
+    assert train(tmp_path, "clip.nonfinite=drop").code == 0
+    assert torch.equal(weights[2], weights[3])
+    assert not torch.equal(weights[3], weights[4])
+
+
+# -- precision
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("model", ["lstm", "mlp"])
+def test_mixed_precision_clips_unscaled_gradients(tmp_path: Path, precision: str, model: str) -> None:
+    more = ["model=mlp", "data=digits", "model.hidden=[8]"] if model == "mlp" else ["model=lstm", "data.window=16"]
+    sizes = [] if model == "mlp" else [f"data.path={text_file(tmp_path)}", "model.hidden=8", "data.sample=0"]
+    config = compose("steps=12", "data.batch_size=4", "log.progress=false", "clip.nonfinite=drop", "optimizer.lr=0.1",
+                     f"device.precision={precision}", "check_every=1", "clip.max=0.5", *more, *sizes)  # fmt: skip
+    assert loop.run_recorded(config, tmp_path / "run").code == 0
+
+
+# -- reproducible
+
+
+@pytest.mark.parametrize("overrides", [["seed=0"], ["model=lstm", "model.dropout=0.5"], ["optimizer=adam"]])
+def test_a_run_is_the_same_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
+    weights = []
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        train(folder, *overrides)
+        weights.append(torch.load(folder / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_every_seed_is_another_run(tmp_path: Path) -> None:
+    def first(seed: int) -> Tensor:
+        model: Any = session(tmp_path, f"seed={seed}").model
+        weight: Tensor = model.output.weight
+        return weight
+
+    assert not torch.equal(first(0), first(1))
+    assert torch.equal(first(0), first(0))
+
+
+# -- the rest
+
+
+def test_one_batch_can_be_overfitted(tmp_path: Path) -> None:
+    config = compose("debug=overfit", "model=mlp", "data=digits", "optimizer=adam", "steps=150", "log.progress=false")
+    assert loop.run_recorded(config, tmp_path / "run").code == 0
+    work = loop.build(config)
+    content = torch.load(tmp_path / "run" / "checkpoints" / "step_150.pt", weights_only=True)
+    work.model.load_state_dict(content["model"])
+    batch = next(work.data.batches(0))
+    with torch.no_grad():
+        assert work.data.loss(work.model(batch.inputs)[0], batch.targets).item() < 0.05
+
+
+def test_anomaly_detection_is_on_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    real = loop.forward_backward
+    monkeypatch.setattr(loop, "forward_backward", lambda *a: (seen.append(torch.is_anomaly_enabled()), real(*a))[1])
+    train(tmp_path, "debug=nan")
+    assert seen == [True] * 6
+    assert not torch.is_anomaly_enabled()
+
+
+def test_linear_net_keeps_a_layer_without_gradients() -> None:
+    work = loop.build(compose("model=linear_net", "data=line", "log.progress=false"))
+    model: Any = work.model
+    assert {name: p.grad for name, p in model.named_parameters()} == dict.fromkeys(
+        ["linear.weight", "linear.bias", "linear2.weight", "linear2.bias"]
+    )  # before backward there are names, and no gradients
+    assert [tuple(p.shape) for p in model.parameters()] == [(1, 1), (1,), (1, 1), (1,)]  # and no names at all
+    assert (model.linear.weight.item(), model.linear.bias.item()) == (1.0, 0.0)
+    loop.forward_backward(work, next(work.data.batches(0)))
+    report = work.clipper.clip()
+    assert model.linear2.weight.grad is None
+    assert report.by_parameter()["linear2.weight"] == (0.0, 0.0)
+    assert report.before.item() > 0
+
+
+def test_the_history_knows_the_best() -> None:
+    history = History()
+    assert [history.improves(step, loss) for step, loss in enumerate([3.0, math.nan, 2.0, 2.5, 2.0])] == [
+        True, False, True, False, False]  # fmt: skip
+    assert (history.best, history.best_step) == (2.0, 2)

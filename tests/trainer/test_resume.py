@@ -1,0 +1,562 @@
+"""A run that was ended anywhere and goes on is, bit for bit, the run that was never ended."""
+
+import contextlib
+import copy
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from gradclip.errors import InvalidField
+from runner.cli import resume
+from runner.cli.compose import load
+from runner.errors import all_keys
+from runner.report.summary import MOST, History
+from runner.runs import checkpoint
+from runner.runs.run import Run, actual_state, read_status, save
+from tests.runner.test_tracking import scalars as tensorboards
+from tests.same import points, same, same_run, scalars
+from tests.support import compose, composer, program, text_file
+from trainer import loop
+from trainer.config import EXTENDING, GROUPS, Mistake, Train, flat
+from trainer.randomness import Randomness
+
+STEPS = 12
+COMMON = (f"steps={STEPS}", "log.progress=false", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4")
+TEXT = ("data.window=200", "data.batch_size=4", "data.sample=0", "model.hidden=8", "model.embedding=4")  # 5 an epoch
+DIGITS = ("data=digits", "data.batch_size=359")  # 4 batches an epoch
+LINE = ("data=line", "model=linear_net", "optimizer.lr=0.1", "data.noise=0.1")
+
+# Every model, data set, policy, optimizer and schedule, with whatever else carries something from step to step.
+PAIRS = [
+    (*TEXT, "clip=norm"),
+    (*TEXT, "clip=zclip", "model=lstm", "model.dropout=0.3", "model.layers=2", "optimizer=adam", "schedule=cosine"),
+    (*TEXT, "clip=autoclip", "clip.window=4", "accumulate=2", "optimizer=rmsprop", "optimizer.lr=0.01", "log.every=5"),
+    (*TEXT, "clip=adagc", "clip.warmup=2", "optimizer.momentum=0.9", "schedule=linear", "optimizer.lr=0.3"),
+    (*TEXT, "clip=ema", "clip.warmup=2", "repeat_batches=4"),
+    (*TEXT, "clip=quantile", "model=lstm", "accumulate=3", "log.every=4", "schedule.warmup=6"),
+    (*TEXT, "clip=spike", "clip.warmup=2", "clip.theta=3", "optimizer=adamw", "optimizer.fused=false"),
+    (*TEXT, "clip=none", "device.precision=bfloat16", "model=lstm"),
+    (*TEXT, "clip=norm", "clip.nonfinite=drop", "device.precision=float16", "optimizer.lr=0.1"),
+    (*TEXT, "clip=norm", "clip.schedule=linear", "clip.final=0.1", "clip.over=10"),
+    (*DIGITS, "clip=value", "model=mlp", "model.hidden=[8]", "optimizer.lr=0.1"),
+    (*DIGITS, "clip=agc", "model=mlp", "model.hidden=[8]", "data.workers=2", "optimizer=adam"),
+    (*DIGITS, "clip=chain", "clip@clip.links.whole=zclip", "model=rnn", "model.hidden=4", "optimizer.lr=0.1"),
+    (*DIGITS, "clip=rms", "model=lstm", "model.hidden=4", "model.dropout=0.5", "data.workers=1", "optimizer.lr=0.1"),
+    (*LINE, "clip=normalize"),
+    (*LINE, "clip=soft", "model=mlp", "model.hidden=[4]"),
+    (*LINE, "clip=drop", "clip.max=1.5"),
+    ("data=direction", "model=deep_linear", "model.layers=3", "optimizer.lr=0.01", "clip=norm", "log.histograms=true"),
+    ("data=temporal_order", "data.length=12", "model.hidden=8", "clip=zclip", "optimizer.lr=0.1", "log.flow=true"),
+]  # fmt: skip
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process: nothing more is done, and nothing saved."""
+
+
+def ended_at(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> None:
+    """Ends a run in the middle of the named steps, once each: by a signal, or as SIGKILL would."""
+    real, left = loop.take_step, dict(ends)
+
+    def take_step(session: loop.Session, *arguments: Any, **named: Any) -> Any:
+        step = session.step + 1
+        if step in left:
+            number = left.pop(step)
+            if number is None:
+                raise Killed
+            os.kill(os.getpid(), number)
+        return real(session, *arguments, **named)
+
+    monkeypatch.setattr(loop, "take_step", take_step)
+
+
+def until_done(config: Train, folder: Path) -> list[str]:
+    """Runs and goes on until nothing ends it any more; how each part ended."""
+    found: list[str] = []
+    while not found or found[-1] not in ("finished", "diverged"):
+        try:
+            found.append(loop.run_recorded(config, folder, resumed=bool(found)).state)
+        except Killed:
+            found.append("killed")
+        random.seed(len(found))  # what else a new process would have of its own
+        np.random.seed(len(found))
+        torch.manual_seed(len(found))
+    return found
+
+
+def config_for(folder: Path, overrides: tuple[str, ...]) -> Train:
+    data = () if any(each.startswith("data=") for each in overrides) else (f"data.path={text_file(folder)}",)
+    return compose(*data, *COMMON, *overrides)
+
+
+@pytest.mark.parametrize("overrides", PAIRS, ids=lambda pair: " ".join(each for each in pair if each not in TEXT))
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    """Killed before the first checkpoint, in the middle of an epoch, at its end (4, 5), and stopped by a signal."""
+    config = config_for(tmp_path, overrides)
+    assert loop.run_recorded(config, tmp_path / "whole").state == "finished"
+    ended_at(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
+    ends = until_done(config, tmp_path / "parts")
+    assert ends == ["killed", "killed", "interrupted", "interrupted", "killed", "killed", "finished"]
+    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+
+
+def test_the_pairs_cover_everything() -> None:
+    chosen = {name for pair in PAIRS for name in pair} | {
+        "model=rnn",
+        "data=text",
+        "optimizer=sgd",
+        "schedule=constant",
+    }
+    for group in ("model", "data", "optimizer", "schedule", "clip"):
+        assert {f"{group}={name}" for name in GROUPS[group].options} <= chosen
+
+
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """With dropout, a memory, momentum and a hidden state; an epoch ends at 5."""
+    config = config_for(tmp_path, (*TEXT, "model=lstm", "model.dropout=0.3", "clip=zclip", "optimizer=adam"))
+    loop.run_recorded(config, tmp_path / "whole")
+    ended_at(monkeypatch, {step: signal.SIGINT})
+    assert until_done(config, tmp_path / "parts") == ["interrupted", "finished"]
+    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it could write its last checkpoint beside the best one, or say that it has finished."""
+    config, real = config_for(tmp_path, TEXT), checkpoint.save
+
+    def save(folder: Path, parts: Any, notes: dict[str, Any], *, keep: int) -> None:
+        if notes["step"] == STEPS:
+            raise Killed
+        real(folder, parts, notes, keep=keep)
+
+    def show(*arguments: Any) -> None:
+        raise Killed
+
+    loop.run_recorded(config, tmp_path / "whole")
+    for place, name, killed in ((checkpoint, "save", save), (loop.summary, "show", show)):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killed)
+            with pytest.raises(Killed):
+                loop.run_recorded(config, tmp_path / name)
+        assert (tmp_path / name / "checkpoints" / "step_12.pt").exists() == (name == "show")
+        assert loop.run_recorded(config, tmp_path / name, resumed=True).state == "finished"
+        same_run(tmp_path / "whole", tmp_path / name, STEPS)
+
+
+def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turn before and after a syncing, renaming, deleting or cutting: of a checkpoint, the status, the events."""
+    config = config_for(tmp_path, (*TEXT, "checkpoint.every=2", "evaluate_every=3", "clip=zclip", "optimizer=adam"))
+    loop.run_recorded(config, tmp_path / "whole")
+    count = 0
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            ends = count < 80 and count % 11 == 0  # every start cuts one more file, and would get no further
+            if ends and count % 2:
+                raise Killed
+            result = real(*arguments, **named)
+            if ends:
+                raise Killed
+            return result
+
+        return call
+
+    for where, name in ((os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "unlink"), (Path, "rename")):
+        monkeypatch.setattr(where, name, deadly(getattr(where, name)))
+    assert until_done(config, tmp_path / "parts") == ["killed"] * 7 + ["finished"]
+    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+
+
+def test_a_signal_before_the_last_step_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(tmp_path, TEXT)
+    ended_at(monkeypatch, {STEPS - 1: signal.SIGTERM})
+    assert loop.run_recorded(config, tmp_path / "run").state == "finished"
+
+
+def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_for(tmp_path, (*TEXT, "clip=none", "optimizer.lr=20", "log.every=2"))
+    assert loop.run_recorded(config, tmp_path / "whole").state == "diverged"
+    ended_at(monkeypatch, {3: signal.SIGTERM, 4: None})
+    assert until_done(config, tmp_path / "parts")[-1] == "diverged"
+    found = [json.loads((tmp_path / name / "status.json").read_text()) for name in ("whole", "parts")]
+    assert found[0]["step"] > 4
+    assert [found[1][key] for key in ("step", "reason")] == [found[0][key] for key in ("step", "reason")]
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "parts")
+
+
+def test_a_warning_is_not_given_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of a part without gradients comes at the third look, and would be due again at every later one."""
+    config = config_for(tmp_path, (*LINE, "evaluate_every=1", "clip=none"))
+    loop.run_recorded(config, tmp_path / "whole")
+    said = [line for line in caplog.messages if line.startswith("warning: ")]
+    assert any("no gradient: linear2" in line for line in said)
+    caplog.clear()
+    ended_at(monkeypatch, {1: signal.SIGTERM, 5: signal.SIGTERM})
+    until_done(config, tmp_path / "parts")
+    assert [line for line in caplog.messages if line.startswith("warning: ")] == said
+
+
+def test_a_fused_step_that_was_turned_off_stays_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer import optim
+
+    session = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    other = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    assert session.optimizer.param_groups[0]["fused"]
+    for group in session.optimizer.param_groups:
+        group["fused"] = False
+    optim.load(other.optimizer, session.optimizer.state_dict())
+    assert not other.optimizer.param_groups[0]["fused"]
+    assert not other.optimizer._step_supports_amp_scaling
+    plain = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam", "optimizer.fused=false")))
+    fused = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    optim.load(plain.optimizer, fused.optimizer.state_dict())
+    assert not plain.optimizer.param_groups[0]["fused"]
+
+
+# -- the parts
+
+
+def test_every_generator_is_set_back(tmp_path: Path) -> None:
+    def draw() -> tuple[float, float, float, float]:
+        return random.random(), np.random.standard_normal(), np.random.random(), torch.rand(()).item()
+
+    draw()  # NumPy then holds the second half of a pair of normal numbers
+    path = checkpoint.save(tmp_path, {"random": Randomness()}, {"step": 1}, keep=1)
+    after = draw(), draw()
+    Randomness().load_state_dict(checkpoint.load(path)["random"])
+    assert (draw(), draw()) == after
+
+
+def test_the_history_of_a_long_run_keeps_its_size() -> None:
+    history, values = History(), [math.sin(step) for step in range(5 * MOST)]
+    for value in values:
+        history.note(1.0, value, False)
+    assert MOST // 2 <= len(history.before) < MOST
+    assert list(history.before) == values[:: history.stride]
+    assert history.logged == len(values)
+    copy = History()
+    copy.load_state_dict(history.state_dict())
+    assert copy == history
+
+
+# -- which checkpoint
+
+
+def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Or, counted among the newest, it would push good ones out."""
+    config = config_for(tmp_path, (*TEXT, "evaluate_every=100", "checkpoint.every=4", "checkpoint.keep=2"))
+    loop.run_recorded(config, tmp_path / "whole")
+    loop.run_recorded(config, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "best.pt").unlink()
+    (folder / "step_12.pt").write_bytes((folder / "step_12.pt").read_bytes()[:-1])
+    for place in (folder, folder.parent):
+        (place / ".half.pt.part").touch()
+    with caplog.at_level("INFO"):
+        loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert f"{folder / 'step_12.pt'}: not a whole checkpoint of this program; it is skipped" in caplog.messages
+    assert "goes on after step 8 of step_8.pt" in caplog.messages
+    assert {path.name for path in folder.iterdir()} == {"step_8.pt", "step_12.pt", "step_12.pt.damaged", "best.pt"}
+    assert not (folder.parent / ".half.pt.part").exists()
+    same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+
+
+def test_checkpoints_of_an_earlier_program_are_refused_by_their_format(tmp_path: Path) -> None:
+    config = finished(tmp_path)
+    files = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    for path in files:
+        path.write_bytes(path.read_bytes().replace(b"checkpoint, format 3", b"checkpoint, format 2"))
+    config.steps = 20
+    line = r"none of 3 checkpoints is good: .*best\.pt: a checkpoint in format 2, where this program reads format 3"
+    with pytest.raises(Mistake, match=line):
+        loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert sorted((tmp_path / "run" / "checkpoints").iterdir()) == files
+
+
+def test_the_best_checkpoint_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken where it is newer than the others."""
+    config = config_for(tmp_path, (*TEXT, "evaluate_every=5", "checkpoint.every=4"))
+    loop.run_recorded(config, tmp_path / "whole")
+    ended_at(monkeypatch, {7: None})
+    with pytest.raises(Killed):
+        loop.run_recorded(config, tmp_path / "run")
+    found = checkpoint.newest(tmp_path / "run")
+    assert found is not None
+    assert (found[0].name, found[1]["step"]) == ("best.pt", 5)
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+
+
+# -- what may change
+
+
+def finished(folder: Path, *overrides: str) -> Train:
+    """The configuration of a small run that has ended, in folder/run."""
+    config = config_for(folder, (*TEXT, *overrides))
+    (folder / "run").mkdir()
+    save(config, folder / "run")
+    assert loop.run_recorded(config, folder / "run").state == "finished"
+    return config
+
+
+CHANGES = {
+    "steps": "20", "evaluate_every": "3", "check_every": "2", "detect_anomaly": "true", "log.every": "5",
+    "log.parameters_every": "2", "log.progress": "true", "checkpoint.every": "7", "checkpoint.keep": "5",
+    "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.flow": "true",
+    "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.vanish_layer": "0", "diagnosis.vanish_weight": "0",
+    "diagnosis.smoothing": "0.5", "diagnosis.patience": "9",
+}  # fmt: skip
+
+
+def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> None:
+    """With all that may change changed: the same weights."""
+    finished(tmp_path, "clip=zclip", "model.dropout=0.2")
+    changed = config_for(tmp_path, (*TEXT, "clip=zclip", "model.dropout=0.2", *map("=".join, CHANGES.items())))
+    assert set(CHANGES) | {"data.workers", "resume"} == EXTENDING <= set(all_keys(Train))
+    loop.run_recorded(changed, tmp_path / "whole")
+    loop.run_recorded(changed, tmp_path / "run", resumed=True)
+    one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_20.pt") for name in ("whole", "run"))
+    for part in ("model", "optimizer", "clipper", "random", "states"):
+        same(one[part], other[part], part)
+    assert load(tmp_path / "run") == changed
+
+
+REFUSED = [
+    ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is check_every,"),
+    ("clip=value", "clip=value: no option is chosen when a run goes on; what can change is"),
+    ("experiment=digits", "experiment=digits: no option is chosen when a run goes on"),
+    ("clip@clip.links.a=norm", "clip@clip.links.a=norm: no option is chosen when a run goes on"),
+    ("stesp=3", "stesp=3: no such key; did you mean steps?"),
+    ("steps=0", "steps=0: must be a whole number of at least 1"),
+    ("steps=x", "steps=x: must be a whole number of at least 1"),
+    ("steps=1,2", "steps=1,2: one run goes on at a time"),
+    ("+steps=30", "+steps=30: nothing is added or taken away when a run goes on"),
+    ("~seed", "~seed: nothing is added or taken away when a run goes on"),
+    ("hydra.run.dir=x", "hydra.run.dir=x: a run goes on in its own folder"),
+    ("-m steps=30", "resume=run: does not go with --multirun"),
+    ("log.every=2", "run: has finished its 12 steps; steps=24 goes on"),
+    ("data.workers=2", "data.workers=2: no such key in data=text; it belongs to data=digits"),
+    ("init_from=x.pt steps=30", "init_from=x.pt: would make it another run"),
+]
+
+
+def test_overrides_that_would_make_it_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.trainer.test_cli import refused
+
+    finished(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for arguments, line in REFUSED:
+        assert line in refused(["resume=run", *arguments.split()], capsys), arguments
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "config.yaml").touch()
+    for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
+                       ("small.txt", "not the folder of a run"), (".", "resume=.: a sweep; name one of its jobs: "),
+                       ("run/checkpoints", "resume=run/checkpoints: not a run, since it has no config.yaml"),
+                       ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
+        assert line in refused([f"resume={name}"], capsys)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+OTHERS = {str: ("drop", "relu", "bfloat16"), bool: ("true", "false"), list: ("[x]", "[3]"), type(None): ("1", "x")}
+
+
+@pytest.mark.parametrize("overrides", [(), ("data=digits", "model=mlp", "clip=agc", "schedule=cosine")])
+def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]) -> None:
+    """Every key of a configuration is given other values: those taken change nothing but what extends a run."""
+    saved = compose(*overrides)
+    monkeypatch.setattr(resume, "load", lambda folder: copy.deepcopy(saved))
+    before, taken = flat(saved), set()
+    for name, value in before.items():
+        numbers = (value + 1, value / 2) if type(value) in (int, float) else ()
+        for new in [*OTHERS.get(type(value), ()), *numbers]:
+            with contextlib.suppress(Mistake, InvalidField, OmegaConfBaseException, HydraException):
+                later = flat(resume.settings(tmp_path, composer().parse([f"{name}={new}"])))
+                taken |= {key for key, here in later.items() if here != before[key]}
+    kept = {"resume", "steps"} if "schedule=cosine" in overrides else {"resume"}
+    assert taken == (EXTENDING & before.keys()) - kept
+
+
+def test_another_number_of_steps_is_another_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.trainer.test_cli import refused
+
+    finished(tmp_path, "schedule=cosine")
+    monkeypatch.chdir(tmp_path)
+    line = refused(["resume=run", "steps=30"], capsys)
+    assert line == "steps=30: schedule=cosine spans all steps, so that every rate changes"
+    assert refused(["resume=run"], capsys) == "run: has finished its 12 steps"
+    assert refused(["resume=run,other"], capsys).startswith("resume=run,other: one run goes on at a time")
+
+
+def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path)
+    for overrides, line in (
+        (("clip.max=3", "steps=20"), r"step_12\.pt: saved with another clip\.max than"),
+        (("steps=5",), r"steps=5: .*step_12\.pt has done 12 already"),
+    ):
+        with pytest.raises(Mistake, match=line):
+            loop.run_recorded(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
+    (tmp_path / "small.txt").write_text((tmp_path / "small.txt").read_text().replace("clip", "clop"))
+    with pytest.raises(Mistake, match="the data has changed"):
+        loop.run_recorded(compose(f"data.path={tmp_path / 'small.txt'}", *COMMON, *TEXT, "steps=20"), tmp_path / "run",
+                          resumed=True)  # fmt: skip
+
+
+def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
+    """Neither in the configuration, or the run could go on no more, nor in its status, or it would have failed."""
+    finished(tmp_path)
+    folder, weights, text = tmp_path / "run", tmp_path / "weights.pt", tmp_path / "small.txt"
+    (folder / "checkpoints" / "best.pt").rename(weights)
+    shutil.rmtree(folder)
+    config = finished(tmp_path, f"init_from={weights}")
+    weights.unlink()  # they are in the checkpoints now
+    (folder / "checkpoints" / "step_13.pt").touch()
+    (folder / "status.json").write_text(json.dumps(read_status(folder) | {"state": "interrupted"}))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    text.write_text((whole := text.read_text()) + "more")
+    with pytest.raises(Mistake, match="the data has changed"):
+        loop.run_recorded(config, folder, resumed=True)
+    text.write_text(whole)
+    done = program("resume=run", "steps=11", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+    assert "steps=11: " in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert program("resume=run", "steps=14", cwd=tmp_path).returncode == 0
+    assert (read_status(folder)["state"], load(folder).steps, config.steps) == ("finished", 14, STEPS)
+    assert (folder / "checkpoints" / "step_13.pt.damaged").exists()
+
+
+def test_a_machine_that_sums_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = finished(tmp_path)
+    config.steps = 13
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert "to rounding only" not in caplog.text
+    config.steps = 14
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert re.search(r"saved with .*threads: 1; goes on with .*threads: 7: the same to rounding only", caplog.text)
+
+
+def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = finished(tmp_path)
+    (events,) = (tmp_path / "run").glob("events*")
+    events.unlink()
+    config.steps = 13
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert f"{events}: gone, and its points with it" in caplog.messages
+
+
+def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
+    """torch takes an optimizer's state of any shape, and its fused step would write past the end of a smaller one."""
+    from evidence.faults.foreign import saved, sealed
+
+    config = finished(tmp_path, "optimizer=adam", "checkpoint.keep=1")
+    config.steps = 20
+    path = tmp_path / "run" / "checkpoints" / "step_12.pt"
+    for spoil, line in ((lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+                         r"step_12\.pt: not a checkpoint of such a run \(ValueError: exp_avg has shape \(3,\)"),
+                        (lambda content: content["states"].clear(), "has 0 hidden states")):  # fmt: skip
+        content = checkpoint.load(path)
+        spoil(content)
+        whole = path.read_bytes()
+        path.write_bytes(sealed(saved(content)))
+        with pytest.raises(Mistake, match=line):
+            loop.run_recorded(config, tmp_path / "run", resumed=True)
+        path.write_bytes(whole)
+
+
+# -- the program
+
+
+def test_the_program_goes_on(tmp_path: Path) -> None:
+    """In the same folder, with what extends it written into its configuration, and its first log kept."""
+    arguments = [f"data.path={text_file(tmp_path)}", *TEXT, *COMMON]
+    assert program(*arguments, cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    hydras = {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
+    done = program("resume=latest", "steps=15", "log.every=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [each.name for each in (tmp_path / "outputs" / "runs").iterdir()] == [folder.name]
+    assert load(folder).steps == 15
+    assert load(folder).log.every == 2
+    assert load(folder).resume is None
+    assert {path: path.read_bytes() for path in (folder / ".hydra").iterdir()} == hydras
+    log = (folder / "train.log").read_text()
+    assert "goes on after step 12 of step_12.pt" in log
+    assert log.index("finished (step 12 of 12)") < log.index("finished (step 15 of 15)")
+    shown = tensorboards(folder)
+    assert [step for step, _ in shown["loss/train"]] == [*range(1, 13), 14, 15]
+    for tag, found in scalars(folder).items():
+        assert [step for step, _ in shown.get(tag, found)] == [step for step, _ in found]
+    assert actual_state(folder) == "finished"
+    asked = program(f"resume={folder}", "steps=20", "--cfg", "job", cwd=tmp_path)
+    assert "steps: 20\n" in asked.stdout
+    assert load(folder).steps == 15
+
+
+def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads the files by the seconds in their names, and the later one would come first."""
+    config = config_for(tmp_path, TEXT)
+    loop.run_recorded(config, tmp_path / "whole")
+    ended_at(monkeypatch, {7: signal.SIGTERM})
+    loop.run_recorded(config, tmp_path / "run")
+    monkeypatch.setattr("time.time", lambda: 1.6e9)
+    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    assert len(list((tmp_path / "run").glob("events*"))) == 2
+    for tag, found in tensorboards(tmp_path / "whole").items():
+        if tag != "steps_per_second":
+            assert sorted(tensorboards(tmp_path / "run")[tag]) == found
+
+
+def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HParams' start is a point of the run too, and is not written twice; its end comes when it is over."""
+    ended_at(monkeypatch, {7: signal.SIGTERM})
+    for resumed in (False, True):
+        run = Run(tmp_path / "run", STEPS, resumed=resumed)
+        with run.recorded():
+            loop.execute(config_for(tmp_path, TEXT), run, {"clip.max": 1.0})
+    found = [(tag, step) for tag, step, _ in points(tmp_path / "run") if "hparams" in tag]
+    assert found == [("_hparams_/session_start_info", 0), ("_hparams_/session_end_info", 0)]
+
+
+# -- init_from
+
+
+def test_a_new_run_from_saved_weights(tmp_path: Path) -> None:
+    finished(tmp_path)
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    rate = ("optimizer.lr=1e-12", "checkpoint.every=1", "checkpoint.keep=20")
+    config = config_for(tmp_path, (*TEXT, f"init_from={best}", *rate))
+    loop.run_recorded(config, tmp_path / "tuned")
+    first = checkpoint.load(tmp_path / "tuned" / "checkpoints" / "step_1.pt")
+    for name, weight in checkpoint.load(best)["model"].items():
+        torch.testing.assert_close(first["model"][name], weight, rtol=0, atol=1e-9)
+    assert first["step"] == 1
+    with pytest.raises(Mistake, match=r"recurrent\.weight_ih_l0 has shape \(8, 4\) there and \(9, 4\) here"):
+        loop.run_recorded(config_for(tmp_path, (*TEXT, f"init_from={best}", "model.hidden=9")), tmp_path / "other")
