@@ -28,7 +28,7 @@ from gradclip import (
 )
 from gradclip.blocks import Blocks
 from gradclip.policies import Memory
-from tests.support import exact_norm, with_gradients
+from tests.support import ENV, exact_norm, with_gradients
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def copies(model: nn.Module) -> list[Tensor]:
 
 def test_importing_the_package_and_its_policies_does_not_import_torch() -> None:
     code = "import sys, gradclip; gradclip.ClipByNorm(max=1.0); assert 'torch' not in sys.modules; gradclip.Clipper"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], env=ENV, check=True)
 
 
 # -- equal to torch

@@ -17,7 +17,7 @@ import torch
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run, point_latest
 from scripts import evaluate
-from tests.support import ROOT, program, text_file, train
+from tests.support import ENV, ROOT, program, text_file, train
 from trainer.config import Mistake
 
 QUICK = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=30", "steps=6")
@@ -99,7 +99,9 @@ def test_a_bug_is_exit_status_1_with_its_traceback(tmp_path: Path) -> None:
         "trainer.loop.train = broken\n"
         f"sys.argv = ['train.py', 'debug=fast']\nrunpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENV, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "RuntimeError: a bug" in done.stderr
     assert status(tmp_path / "outputs" / "latest")["reason"] == "RuntimeError: a bug"

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tests.support import compose
+from tests.support import ENV, compose
 from trainer import device
 from trainer.config import Mistake
 
@@ -57,7 +57,7 @@ for keeps in (False, True):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is set up")
 def test_what_a_step_frees_is_kept_for_the_next() -> None:
-    answer = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    answer = subprocess.run([sys.executable, "-c", FAULTS], env=ENV, capture_output=True, text=True, check=True)
     given_back, kept = map(int, answer.stdout.split())
     assert given_back > 100_000  # 20 blocks of 64 MB, page by page
     assert kept < given_back / 5  # the heap may grow for the first few
