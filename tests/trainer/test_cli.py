@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli import preflight as cli
-from tests.support import ENV, ROOT, program
+from tests.support import ROOT, program
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
 MISTAKES = [
@@ -265,8 +265,8 @@ def test_no_torch(arguments: list[str], tmp_path: Path) -> None:
         f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=ENV, cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={"PATH": "", "COMP_LINE": "python train.py clip=", "COMP_POINT": "21"},
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(ROOT / "src"), "PATH": "", "COMP_LINE": "python train.py clip=", "COMP_POINT": "21"},
     )  # fmt: skip
     assert done.stdout.rstrip().endswith("TORCH False"), done.stdout + done.stderr
 
