@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.cli.compose import Composer, checked
+from runner.compose import Composer, checked
 from runner.cli.preflight import CONF, one_line, one_line_errors
 
 PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "default_job.md"

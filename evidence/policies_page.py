@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from gradclip import Chain, Clipper, Policy
-from runner.cli.compose import Composer, checked
+from runner.compose import Composer, checked
 from runner.cli.preflight import CONF, one_line, one_line_errors
+from runner.errors import UserError
 from trainer import loop
-from trainer.config import Mistake
 
 FOLDER = Path(__file__).parents[1] / "docs" / "policies"
 SCENE = ["clip=norm", "clip.max=1.0", "data.sample=0", "log.progress=false"]
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             import matplotlib
         except ImportError as error:
-            raise Mistake('the pictures need matplotlib: pip install -c constraints.txt -e ".[docs]"') from error
+            raise UserError('the pictures need matplotlib: pip install -c constraints.txt -e ".[docs]"') from error
         matplotlib.use("Agg")
         composer = Composer(CONF)
         names = composer.options("clip")

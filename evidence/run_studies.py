@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.cli.compose import Composer
+from runner.compose import Composer
 from runner.cli.preflight import CONF, one_line, one_line_errors
 
 PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
@@ -25,14 +25,14 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line():
         from evidence.studies import STUDIES
         from evidence.studies.page import replace
-        from trainer.config import Mistake
+        from runner.errors import UserError
         from trainer.inspection import drawing
 
         for name in args.studies:
             if name not in STUDIES:
-                raise Mistake(f"{name}: no such study; there are {', '.join(STUDIES)}")
+                raise UserError(f"{name}: no such study; there are {', '.join(STUDIES)}")
         if not args.page.is_file():
-            raise Mistake(f"--page {args.page}: no such file")
+            raise UserError(f"--page {args.page}: no such file")
         pyplot, composer = drawing(), Composer(CONF)
         folder = args.page.with_suffix("")
         folder.mkdir(exist_ok=True)

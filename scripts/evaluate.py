@@ -24,18 +24,18 @@ def main(arguments: list[str] | None = None) -> None:
 def evaluate(folder: Path, which: str = "best") -> tuple[int, float, dict[str, float], str | None]:
     """The checkpoint's step, its loss and metrics on the held-out data, and a sample where there is one.
 
-    Raises Mistake if the run, the checkpoint or the data is not there, or the data is not what the run saw.
+    Raises UserError if the run, the checkpoint or the data is not there, or the data is not what the run saw.
     """
-    from runner.cli.compose import load
+    from runner.compose import load
+    from runner.errors import UserError
     from runner.runs import checkpoint, weights
     from trainer import loop
-    from trainer.config import Mistake
 
     session = loop.build(load(folder))
     path = checkpoint.find(folder, which)
     content = checkpoint.load(path)
     if (facts := content.get("data")) != session.data.facts:
-        raise Mistake(f"{folder}: the data has changed since this run: {facts} is now {session.data.facts}")
+        raise UserError(f"{folder}: the data has changed since this run: {facts} is now {session.data.facts}")
     weights.load(session.model, path)
     return content["step"], *loop.evaluate(session), loop.sample(session)
 

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:
-    """The file that was written. Raises Mistake if the checkpoint is not there, or not good."""
+    """The file that was written. Raises UserError if the checkpoint is not there, or not good."""
     from runner.runs import checkpoint, weights
 
     path = checkpoint.find(folder, which)

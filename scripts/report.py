@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.cli.preflight import one_line, one_line_errors
+from runner.errors import UserError
 from runner.report import report
-from trainer.config import Mistake
 
 SWEEPS = Path("outputs") / "sweeps"
 
@@ -29,10 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def newest() -> Path:
-    """The sweep that was begun last; raises Mistake where there is none."""
+    """The sweep that was begun last; raises UserError where there is none."""
     found = sorted(SWEEPS.glob("*/sweep.json"), key=lambda path: path.parent.name)
     if not found:
-        raise Mistake(f"{SWEEPS}: there is no sweep; python train.py -m … makes one")
+        raise UserError(f"{SWEEPS}: there is no sweep; python train.py -m … makes one")
     return found[-1].parent
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.cli.preflight import one_line, one_line_errors
+from runner.errors import UserError
 from runner.runs.run import actual_state, read_status
-from trainer.config import Mistake
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,10 +21,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def describe(folder: Path) -> str:
-    """One line. Raises Mistake where there is no run."""
+    """One line. Raises UserError where there is no run."""
     state, found = actual_state(folder), read_status(folder)
     if state is None:
-        raise Mistake(f"{folder}: not the folder of a run; it has no status.json")
+        raise UserError(f"{folder}: not the folder of a run; it has no status.json")
     line = f"{state} at step {found.get('step')} of {found.get('steps')}"
     line += f" ({found['reason']})" if found.get("reason") else ""
     if state in ("running", "killed"):

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from runner.cli.compose import Composer, checked
+from runner.compose import Composer, checked
 from runner.cli.preflight import CONF
 from runner.runs.run import Ending
 from trainer.config import GROUPS, Policy, Train

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from evidence.faults import Tally
+from runner.errors import UserError
 from runner.runs import checkpoint
 from runner.runs.run import save
 from tests.same import same
 from tests.support import SMALL, compose, text_file
 from trainer import loop
-from trainer.config import Mistake
 
 
 class Heard(logging.Handler):
@@ -73,7 +73,7 @@ def _falls_back(run: Path, path: Path, before: dict[str, Any]) -> bool:
         found = checkpoint.newest(run)
         assert found is not None
         same(found[1], before)
-    except (Mistake, AssertionError):
+    except (UserError, AssertionError):
         return False
     finally:
         logger.removeHandler(heard)
@@ -83,6 +83,6 @@ def _falls_back(run: Path, path: Path, before: dict[str, Any]) -> bool:
 def _says_none_is_good(run: Path) -> bool:
     try:
         checkpoint.newest(run)
-    except Mistake as mistake:
+    except UserError as mistake:
         return "none of 2 checkpoints is good" in str(mistake)
     return False

@@ -18,7 +18,7 @@ import torch
 from evidence.faults import Tally
 from evidence.faults.damage import small_run
 from runner.cli import preflight as cli
-from runner.cli.compose import load
+from runner.compose import load
 from runner.runs import checkpoint
 from scripts import evaluate
 from trainer import loop

@@ -14,7 +14,7 @@ import torch
 from evidence.faults import Tally
 from gradclip.fields import Checked, field_type
 from runner.cli import preflight as cli
-from runner.cli.compose import checked
+from runner.compose import checked
 from tests.support import composer, text_file
 from trainer import loop
 from trainer.config import GROUPS, Train

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evidence.studies import depth, line_120, log_cost, threshold, through_time
-from runner.cli.compose import Composer
+from runner.compose import Composer
 
 
 class Study(NamedTuple):

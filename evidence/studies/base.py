@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor
 
 from gradclip import ClipReport
-from runner.cli.compose import Composer, checked, register
+from runner.compose import Composer, checked, register
 from trainer import loop, optim
 from trainer.config import Train
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, log_slope, table, walk
-from runner.cli.compose import Composer
+from runner.compose import Composer
 from trainer.config import DeepLinear
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evidence.studies.base import COLOURS, MARKERS, compose, table, walk
-from runner.cli.compose import Composer
+from runner.compose import Composer
 
 CLIPS = ("none", "norm", "value")
 MAX, SOLUTION = 1.0, 4.0

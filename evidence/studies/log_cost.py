@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evidence.studies.base import compose, table
-from runner.cli.compose import Composer
+from runner.compose import Composer
 from runner.tracking.tracker import Tracker
 from trainer import loop
 

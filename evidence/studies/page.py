@@ -2,14 +2,14 @@
 
 import re
 
-from trainer.config import Mistake
+from runner.errors import UserError
 
 
 def replace(text: str, study: str, content: str) -> str:
-    """The page with the content between `<!-- study -->` and `<!-- end of study -->`; raises Mistake without them."""
+    """The page with the content between `<!-- study -->` and `<!-- end of study -->`; raises UserError without them."""
     pattern = re.compile(rf"(<!-- {study} -->\n).*?(<!-- end of {study} -->)", re.DOTALL)
     if len(pattern.findall(text)) != 1:
-        raise Mistake(f"the page needs the marks <!-- {study} --> and <!-- end of {study} -->, once")
+        raise UserError(f"the page needs the marks <!-- {study} --> and <!-- end of {study} -->, once")
     return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, in_processes, table, walk
-from runner.cli.compose import Composer
+from runner.compose import Composer
 from trainer import loop
 
 LIMITS = (0.1, 0.3, 1.0, 3.0, 10.0)

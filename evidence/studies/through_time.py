@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, in_processes, log_slope, table, walk
-from runner.cli.compose import Composer
+from runner.compose import Composer
 from trainer import inspection, loop
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)

@@ -12,12 +12,12 @@ import torch
 
 from evidence import long_runs
 from evidence.faults import goes_on, kill, trains
+from runner.errors import UserError
 from runner.runs import checkpoint, lock
 from runner.runs.run import Run, actual_state
 from scripts import export, status
 from tests.support import compose, text_file, train
 from trainer import loop
-from trainer.config import Mistake
 
 
 def test_the_page_of_long_runs(tmp_path: Path) -> None:
@@ -133,5 +133,5 @@ def test_an_export_that_cannot_be_written(tmp_path: Path, capsys: pytest.Capture
 def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
-    with pytest.raises(Mistake, match=r'pip install -c constraints\.txt -e "\.\[export\]"'):
+    with pytest.raises(UserError, match=r'pip install -c constraints\.txt -e "\.\[export\]"'):
         export.export(tmp_path / "run")

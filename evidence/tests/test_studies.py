@@ -12,9 +12,9 @@ from evidence import run_studies as studies
 from evidence.studies import STUDIES, base, depth, line_120, log_cost, threshold, through_time
 from evidence.studies.page import content, replace
 from evidence.studies.through_time import End
+from runner.errors import UserError
 from tests.support import ROOT, SMALL, compose, composer, text_file
 from trainer import inspection, loop
-from trainer.config import Mistake
 
 PAGE = (ROOT / "docs" / "gradients.md").read_text(encoding="utf-8")
 
@@ -227,7 +227,7 @@ def test_the_scripts_mistakes_are_one_line(tmp_path: Path, capsys: pytest.Captur
             studies.main([*arguments, "--page", str(page)])
         assert end.value.code == 2
         assert line in capsys.readouterr().err
-    with pytest.raises(Mistake, match="<!-- depth -->"):
+    with pytest.raises(UserError, match="<!-- depth -->"):
         replace("<!-- line_120 -->", "depth", "")
 
 

@@ -9,7 +9,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
@@ -45,20 +45,22 @@ def key(
     most: float | None = None,
     infinite: bool = False,
     choices: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Any:
     """A dataclass field with its help and its range; without a default the field is required.
 
     `above` and `below` are exclusive bounds, `least` and `most` inclusive ones. Infinity is refused
-    unless `infinite`; nan always.
+    unless `infinite`; nan always. metadata: further entries for the field's own, which nothing here reads.
     """
     bounds = {"above": above, "least": least, "below": below, "most": most}
-    metadata = {
+    entries = {
+        **(metadata or {}),
         "help": help,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
         "infinite": infinite,
         "choices": choices,
     }
-    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=entries)
 
 
 @dataclass(kw_only=True)

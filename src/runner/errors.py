@@ -20,13 +20,17 @@ from omegaconf.errors import (
 )
 
 from gradclip.errors import InvalidField, show
-from gradclip.fields import Checked, allowed, field_type
-from trainer.config import GROUPS, Mistake, Train
+from gradclip.fields import Checked, allowed
+from runner.config import Project
 
 
-def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
-    """The one line for an error that composing or checking a configuration with these overrides raised."""
-    line = next((line for cause in _causes(error) if (line := _line(cause, overrides))), None)
+class UserError(Exception):
+    """What the user can correct: the message names the key, the value, and what is allowed."""
+
+
+def explain(error: BaseException, project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> str:
+    """The one line for an error that composing or checking a project's configuration with these overrides raised."""
+    line = next((line for cause in _causes(error) if (line := _line(cause, project, overrides))), None)
     if line is None and (file := _file_read(error)):
         line = f"{file}: not a file of configuration: {error}"
     if line is None:
@@ -37,7 +41,7 @@ def explain(error: BaseException, overrides: Sequence[str] = ()) -> str:
 
 def is_mistake(error: BaseException) -> bool:
     """Whether the user can mend it: what the configuration raises, or Hydra about it; anything else is a bug."""
-    if isinstance(error, Mistake | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError):
+    if isinstance(error, UserError | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError):
         return True
     if isinstance(error, OverflowError):  # a whole number of hundreds of digits
         return True
@@ -56,9 +60,9 @@ def _file_read(error: BaseException) -> str | None:
     return None
 
 
-def _line(error: BaseException, overrides: Sequence[str]) -> str | None:
+def _line(error: BaseException, project: Project[Any] | None, overrides: Sequence[str]) -> str | None:
     match error:
-        case Mistake() | InvalidField():
+        case UserError() | InvalidField():
             return str(error)
         case OverrideParseException():
             return unreadable(error.override)
@@ -68,7 +72,7 @@ def _line(error: BaseException, overrides: Sequence[str]) -> str | None:
                 return f"{path}: no such file; a study chooses with `override /{group.rpartition('/')[2]}: {option}`"
             return unknown_option(group, option, options)
         case ConfigAttributeError() | ConfigKeyError() if error.full_key:
-            return unknown_key(error.full_key, error.object_type, overrides)
+            return unknown_key(error.full_key, error.object_type, project, overrides)
         case ConfigCompositionException() if "Ambiguous value" in str(error):
             override = str(error).split("'")[1]
             as_list = override.replace("=", "=[", 1) + "]"
@@ -76,7 +80,7 @@ def _line(error: BaseException, overrides: Sequence[str]) -> str | None:
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case MissingMandatoryValue():
-            return missing(str(error.full_key))
+            return missing(str(error.full_key), project)
         case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and error.value is not None:
             return wrong_value(str(error.full_key), error.value, owner)
         case OmegaConfBaseException() if error.full_key:
@@ -106,7 +110,9 @@ def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
     return f"{group}={show(option)}: no such option; {meant} are {', '.join(options)}"
 
 
-def unknown_key(key: str, owner: type | None, overrides: Sequence[str] = ()) -> str:
+def unknown_key(
+    key: str, owner: type | None, project: Project[Any] | None = None, overrides: Sequence[str] = ()
+) -> str:
     """A key that the node it stands in does not have; the overrides may say which value it was to get."""
     parent, _, leaf = key.rpartition(".")
     written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
@@ -118,12 +124,12 @@ def unknown_key(key: str, owner: type | None, overrides: Sequence[str] = ()) -> 
     group = parent.split(".")[0]
     name = getattr(owner, "name", None)
     line += f" in {group}={name}" if name else ""
-    if others := [option for option, has in _options_with(group, leaf) if has]:
+    if others := [option for option, has in _options_with(group, leaf, project) if has]:
         return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"
     path = f"{parent}." if parent else ""
     names = [field.name for field in dataclasses.fields(owner) if field.name != "name"] if owner else []
     near = nearest(leaf, names)
-    hint = path + near if near else nearest_anywhere(key)
+    hint = path + near if near else nearest_anywhere(key, project)
     there = ", ".join(path + each for each in names)
     return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
 
@@ -134,9 +140,9 @@ def wrong_value(key: str, value: Any, owner: type) -> str:
     return f"{key}={show(value)}: must be {allowed(owner, leaf)}"
 
 
-def missing(key: str) -> str:
+def missing(key: str, project: Project[Any] | None = None) -> str:
     """A key without a value."""
-    options = GROUPS[key].options if key in GROUPS else {}
+    options = _options(key, project)
     return f"{key}: has no value" + (f"; choose one of {', '.join(sorted(options))}" if options else "")
 
 
@@ -145,27 +151,21 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
 
 
-def nearest_anywhere(key: str) -> str | None:
+def nearest_anywhere(key: str, project: Project[Any] | None) -> str | None:
     """The nearest key of the whole tree: by its last part when that alone is known, else by its spelling."""
-    keys = sorted(set(all_keys(Train)))
+    keys = sorted({name for name, _ in project.all_keys()}) if project else []
     leaf = key.rpartition(".")[2]
     ends = [each for each in keys if each.rpartition(".")[2] == leaf]
     return ends[0] if ends else nearest(key, keys)
 
 
-def all_keys(owner: type, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that some choice of options has."""
-    for field in dataclasses.fields(owner):
-        yield prefix + field.name
-        kind = field_type(owner, field.name)
-        if _is_schema(kind):
-            options = GROUPS[field.name].options.values() if field.name in GROUPS else [kind]
-            for option in options:
-                yield from all_keys(option, f"{prefix}{field.name}.")
+def _options(group: str, project: Project[Any] | None) -> dict[str, type[Any]]:
+    groups = project.groups if project else {}
+    return groups[group].options if group in groups else {}
 
 
-def _options_with(group: str, leaf: str) -> list[tuple[str, bool]]:
-    options = GROUPS[group].options if group in GROUPS else {}
+def _options_with(group: str, leaf: str, project: Project[Any] | None) -> list[tuple[str, bool]]:
+    options = _options(group, project)
     return [(name, any(f.name == leaf for f in dataclasses.fields(schema))) for name, schema in options.items()]
 
 

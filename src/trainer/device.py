@@ -7,20 +7,21 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from trainer.config import Device, Mistake
+from runner.errors import UserError
+from trainer.config import Device
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 KEPT = 1 << 30  # bytes
 
 
 def find(config: Device) -> torch.device:
-    """The device that a configuration means; raises Mistake if this machine has none of the kind."""
+    """The device that a configuration means; raises UserError if this machine has none of the kind."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.name == "auto":
         return torch.device(next(name for name, found in there.items() if found))
     if not there[config.name]:
         have = ", ".join(name for name, found in there.items() if found)
-        raise Mistake(f"device={config.name}: this machine (or this build of torch) has none; there is {have}")
+        raise UserError(f"device={config.name}: this machine (or this build of torch) has none; there is {have}")
     return torch.device(config.name)
 
 

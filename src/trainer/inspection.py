@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runner.errors import UserError
 from trainer import loop, optim
-from trainer.config import Mistake, Train
+from trainer.config import Train
 from trainer.data import Batch
 from trainer.monitor.diagnosis import (
     EXPLODING,
@@ -60,10 +61,10 @@ class Inspection:
 def inspect(config: Train, steps: int) -> Inspection:
     """Builds what a configuration asks for and takes so many steps of training, without a folder.
 
-    Ends early at a gradient that is not finite. Raises Mistake for more steps than the run has.
+    Ends early at a gradient that is not finite. Raises UserError for more steps than the run has.
     """
     if steps > config.steps:
-        raise Mistake(f"--steps={steps}: the run itself has steps={config.steps}")
+        raise UserError(f"--steps={steps}: the run itself has steps={config.steps}")
     if config.clip.nonfinite == "error":
         config.clip.nonfinite = "keep"  # to show them
     session = loop.build(config)
@@ -170,7 +171,7 @@ def reach(norms: Sequence[float]) -> str:
 def plot(inspection: Inspection, path: Path) -> None:
     """The norm by parameter before and after clipping and, of a recurrent model, by time step. Needs matplotlib.
 
-    Raises Mistake if it is not there, or if the file cannot be written.
+    Raises UserError if it is not there, or if the file cannot be written.
     """
     pyplot = drawing()
     from runner.tracking.flow import AFTER, BEFORE
@@ -203,28 +204,28 @@ def plot(inspection: Inspection, path: Path) -> None:
     try:
         figure.savefig(path, dpi=100)
     except (OSError, ValueError) as error:
-        raise Mistake(f"--plot {path}: cannot be written ({error})") from None
+        raise UserError(f"--plot {path}: cannot be written ({error})") from None
     finally:
         pyplot.close(figure)
 
 
 def check_plot(path: Path) -> None:
-    """Raises Mistake, before anything is computed, if the picture could not be written."""
+    """Raises UserError, before anything is computed, if the picture could not be written."""
     figure = drawing().figure()
     formats = figure.canvas.get_supported_filetypes()
     drawing().close(figure)
     if path.suffix[1:] not in formats:
-        raise Mistake(f"--plot {path}: its ending must be one of {', '.join(sorted(formats))}")
+        raise UserError(f"--plot {path}: its ending must be one of {', '.join(sorted(formats))}")
     if not path.absolute().parent.is_dir():
-        raise Mistake(f"--plot {path}: no such folder")
+        raise UserError(f"--plot {path}: no such folder")
 
 
 def drawing() -> Any:
-    """matplotlib's pyplot, without a window; raises Mistake if it is not installed."""
+    """matplotlib's pyplot, without a window; raises UserError if it is not installed."""
     try:
         import matplotlib
     except ImportError as error:
-        raise Mistake('the pictures need matplotlib: pip install -c constraints.txt -e ".[docs]"') from error
+        raise UserError('the pictures need matplotlib: pip install -c constraints.txt -e ".[docs]"') from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -90,7 +90,7 @@ def execute(config: Train, run: Run, swept: dict[str, Any] | None = None) -> Non
 def resume(session: Session, run: Run) -> None:
     """Sets a session and the run's folder back to the newest good checkpoint; to the start if there is none.
 
-    Raises Mistake if there are only bad ones, or if the checkpoint belongs to another run.
+    Raises UserError if there are only bad ones, or if the checkpoint belongs to another run.
     """
     found = checkpoint.newest(run.folder)
     if found is not None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradclip.errors import InvalidField, UnmatchedPatternError
-from trainer.config import Digits, Mistake, Text, Train
+from runner.errors import UserError
+from trainer.config import Digits, Text, Train
 from trainer.imports import bring_torch
 
 if TYPE_CHECKING:
@@ -14,18 +15,18 @@ if TYPE_CHECKING:
 
 
 def check(config: Train) -> None:
-    """Raises Mistake. What can be looked up without torch comes first; then the data is built as the run will."""
+    """Raises UserError. What can be looked up without torch comes first; then the data is built as the run will."""
     data = config.data
     if isinstance(data, Text) and data.path is not None:
         if not Path(data.path).is_file():
-            raise Mistake(f"data.path={data.path}: {'not a file' if Path(data.path).exists() else 'no such file'}")
+            raise UserError(f"data.path={data.path}: {'not a file' if Path(data.path).exists() else 'no such file'}")
         if not os.access(data.path, os.R_OK):
-            raise Mistake(f"data.path={data.path}: cannot be read")
+            raise UserError(f"data.path={data.path}: cannot be read")
         if (size := Path(data.path).stat().st_size) > data.LARGEST:
-            raise Mistake(f"data.path={data.path}: {size:,} bytes; the whole text is held in memory, and "
+            raise UserError(f"data.path={data.path}: {size:,} bytes; the whole text is held in memory, and "
                           f"{data.LARGEST:,} are the most")  # fmt: skip
     if isinstance(data, Digits) and importlib.util.find_spec("sklearn") is None:
-        raise Mistake('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"')
+        raise UserError('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"')
     bring_torch()
     if config.device.name in ("cuda", "mps"):
         from trainer import device
@@ -78,7 +79,7 @@ def _check_memory(config: Train, inputs: int, outputs: int) -> None:
     weights = sum(parameter.numel() for parameter in _bare_model(config, inputs, outputs).parameters())
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     if there is not None and (needed := 8 * weights) > there:
-        raise Mistake(f"model={config.model.name}: {weights:,} weights and their gradients need {needed / 1e9:,.0f} GB,"
+        raise UserError(f"model={config.model.name}: {weights:,} weights and their gradients need {needed / 1e9:,.0f} GB,"
                       f" and this machine has {there / 1e9:,.0f}")  # fmt: skip
 
 
@@ -88,8 +89,8 @@ def _check_weights(config: Train, path: str, inputs: int, outputs: int) -> None:
 
     try:
         weights.fits(_bare_model(config, inputs, outputs), weights.read(Path(path)), Path(path))
-    except Mistake as mistake:
-        raise Mistake(f"init_from={path}: {str(mistake).removeprefix(f'{path}: ')}") from mistake
+    except UserError as mistake:
+        raise UserError(f"init_from={path}: {str(mistake).removeprefix(f'{path}: ')}") from mistake
 
 
 def _check_patterns(config: Train, inputs: int, outputs: int) -> None:
@@ -100,4 +101,4 @@ def _check_patterns(config: Train, inputs: int, outputs: int) -> None:
     try:
         select(names, config.clip.include, config.clip.exclude)
     except (UnmatchedPatternError, InvalidField) as error:
-        raise Mistake(f"clip.{error}") from None
+        raise UserError(f"clip.{error}") from None

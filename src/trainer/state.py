@@ -10,11 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradclip import Clipper
+from runner.errors import UserError
 from runner.report.summary import History
 from runner.runs import checkpoint, weights
 from runner.tracking.tracker import Tracker
 from trainer import models, optim
-from trainer.config import Mistake, Train, flat, turned
+from trainer.config import Train, flat, turned
 from trainer.data import Dataset
 from trainer.models import State
 from trainer.monitor.diagnosis import Doctor
@@ -77,16 +78,16 @@ def notes(session: Session, tracker: Tracker) -> dict[str, Any]:
 
 
 def restore(session: Session, path: Path, content: dict[str, Any]) -> None:
-    """Sets everything that the next step depends on; raises Mistake if it was not saved by this configuration."""
+    """Sets everything that the next step depends on; raises UserError if it was not saved by this configuration."""
     config = session.config
     try:
         if names := turned(content["config"], flat(config)):
-            raise Mistake(f"{path}: saved with another {', '.join(names)} than the run's config.yaml says")
+            raise UserError(f"{path}: saved with another {', '.join(names)} than the run's config.yaml says")
         if content["data"] != session.data.facts:
-            raise Mistake(f"{path}: the data has changed: {content['data']} is now {session.data.facts}")
+            raise UserError(f"{path}: the data has changed: {content['data']} is now {session.data.facts}")
         # The last step's own is taken: the run was ended after it, before it could say that it is finished.
         if content["step"] >= config.steps and not content["step"] == config.steps == content["config"]["steps"]:
-            raise Mistake(f"steps={config.steps}: {path} has done {content['step']} already")
+            raise UserError(f"steps={config.steps}: {path} has done {content['step']} already")
         if content["place"] != (here := _place(session)):
             log.warning("saved with %s; goes on with %s: the same to rounding only", content["place"], here)
         weights.fits(session.model, content["model"], path)
@@ -96,12 +97,12 @@ def restore(session: Session, path: Path, content: dict[str, Any]) -> None:
             else:
                 part.load_state_dict(content[name])
         if len(content["states"]) != config.accumulate:
-            raise Mistake(f"{path}: has {len(content['states'])} hidden states for accumulate={config.accumulate}")
+            raise UserError(f"{path}: has {len(content['states'])} hidden states for accumulate={config.accumulate}")
         session.states = [models.copied(state, session.device) for state in content["states"]]
         session.step, session.detailed = content["step"], content["detailed"]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise Mistake(f"{path}: not a checkpoint of such a run ({why})") from error
+        raise UserError(f"{path}: not a checkpoint of such a run ({why})") from error
 
 
 def _place(session: Session) -> str:

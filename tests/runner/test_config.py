@@ -9,7 +9,7 @@ import yaml
 
 from gradclip import Policy
 from gradclip.fields import Checked
-from runner.cli.compose import checked, load
+from runner.compose import checked, load
 from runner.cli.preflight import CONF
 from runner.errors import all_keys
 from runner.runs.run import save

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from runner.errors import UserError
 from runner.report import events, pages, pictures, report, rows
 from runner.report.words import conclusion
 from scripts import report as script
 from tests.support import composer
 from tests.sweeps import Fake, made_up, write_event
-from trainer.config import Mistake
 
 RESUME = "python train.py sweep.resume=HERE"
 
@@ -217,7 +217,7 @@ def test_mistakes_are_one_line(
         error = capsys.readouterr().err
         assert (error.count("\n"), line in error) == (1, True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(Mistake, match=r'needs matplotlib: pip install -c constraints\.txt -e "\.\[report\]"'):
+    with pytest.raises(UserError, match=r'needs matplotlib: pip install -c constraints\.txt -e "\.\[report\]"'):
         report([tmp_path])
 
 

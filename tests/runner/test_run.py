@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from runner.errors import UserError
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run, point_latest
 from scripts import evaluate
 from tests.support import ENV, ROOT, program, text_file, train
-from trainer.config import Mistake
 
 QUICK = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=30", "steps=6")
 FIELDS = {"state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of"}
@@ -230,9 +230,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"model": 1}, tmp_path / "foreign.pt")
     torch.save({"code": Path("x")}, tmp_path / "pickle.pt")
     for name in ("text.pt", "foreign.pt", "pickle.pt", "missing.pt"):
-        with pytest.raises(Mistake, match=name):
+        with pytest.raises(UserError, match=name):
             checkpoint.load(tmp_path / name)
-    with pytest.raises(Mistake, match="has no checkpoint"):
+    with pytest.raises(UserError, match="has no checkpoint"):
         checkpoint.find(tmp_path, "last")
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from runner.cli import preflight as cli
-from runner.cli.compose import Composer, checked
+from runner.compose import Composer, checked
 from runner.cli.preflight import CONF
+from runner.errors import UserError
 from runner.sweeps import grid as sweep
 from runner.sweeps.results import Job, read_plan
 from tests.support import composer, program, text_file
-from trainer.config import Mistake, flat
+from trainer.config import flat
 
 
 def planned(*arguments: str) -> tuple[list[Job], list[Any]]:
@@ -66,12 +67,12 @@ def test_the_sweepers_own_parameters_count(tmp_path: Path) -> None:
 
 
 def test_the_first_wrong_point_is_named() -> None:
-    with pytest.raises(Mistake, match=r"clip\.max=-1\.0: .* \(job 2: clip\.max=-1 seed=1\)"):
+    with pytest.raises(UserError, match=r"clip\.max=-1\.0: .* \(job 2: clip\.max=-1 seed=1\)"):
         planned("clip.max=1,-1", "seed=1,2")
 
 
 def test_what_is_asked_of_the_whole_sweep_is_not_swept() -> None:
-    with pytest.raises(Mistake, match=r"^sweep\.dry_run=true,false: is asked of the whole sweep, and has one value$"):
+    with pytest.raises(UserError, match=r"^sweep\.dry_run=true,false: is asked of the whole sweep, and has one value$"):
         planned("seed=1,2", "sweep.dry_run=true,false")
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import optuna
 import pytest
 
+from runner.errors import UserError
 from runner.report import rows
 from runner.sweeps import search as tune
 from scripts import tune as script
 from tests import programs
 from tests.support import ROOT, SMALL, composer, text_file
-from trainer.config import Mistake
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -100,7 +100,7 @@ def test_a_storage_that_is_none_is_one_line(storage: str, tmp_path: Path) -> Non
     (tmp_path / "damaged.db").write_text("junk" * 999)
     given = storage.replace("DAMAGED", str(tmp_path / "damaged.db"))
     space = tune.space(composer(), ["clip=norm"])
-    with pytest.raises(Mistake, match=r"^--storage=.*: not the storage of a study \(.*\)$"):
+    with pytest.raises(UserError, match=r"^--storage=.*: not the storage of a study \(.*\)$"):
         tune.run(tune.Search(tmp_path / "study", given, 1, space, composer()))
 
 

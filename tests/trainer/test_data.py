@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from runner.errors import UserError
 from tests.support import compose, text_file
 from trainer import data
-from trainer.config import Mistake
 from trainer.data import digits
 from trainer.data.digits import EpochSampler
 from trainer.data.text import Text, numbered, read
@@ -85,7 +85,7 @@ def test_training_and_validation_text_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_too_short_a_text_is_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(Mistake, match="characters are too few"):
+    with pytest.raises(UserError, match="characters are too few"):
         build("text", f"data.path={text_file(tmp_path, 300)}")
 
 

@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradclip.errors import InvalidField
 from runner.cli import resume
-from runner.cli.compose import load
-from runner.errors import all_keys
+from runner.compose import load
+from runner.errors import UserError, all_keys
 from runner.report.summary import MOST, History
 from runner.runs import checkpoint
 from runner.runs.run import Run, actual_state, read_status, save
@@ -30,7 +30,7 @@ from tests.runner.test_tracking import scalars as tensorboards
 from tests.same import points, same, same_run, scalars
 from tests.support import compose, composer, program, text_file
 from trainer import loop
-from trainer.config import EXTENDING, GROUPS, Mistake, Train, flat
+from trainer.config import EXTENDING, GROUPS, Train, flat
 from trainer.randomness import Randomness
 
 STEPS = 12
@@ -288,7 +288,7 @@ def test_checkpoints_of_an_earlier_program_are_refused_by_their_format(tmp_path:
         path.write_bytes(path.read_bytes().replace(b"checkpoint, format 3", b"checkpoint, format 2"))
     config.steps = 20
     line = r"none of 3 checkpoints is good: .*best\.pt: a checkpoint in format 2, where this program reads format 3"
-    with pytest.raises(Mistake, match=line):
+    with pytest.raises(UserError, match=line):
         loop.run_recorded(config, tmp_path / "run", resumed=True)
     assert sorted((tmp_path / "run" / "checkpoints").iterdir()) == files
 
@@ -392,7 +392,7 @@ def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, o
     for name, value in before.items():
         numbers = (value + 1, value / 2) if type(value) in (int, float) else ()
         for new in [*OTHERS.get(type(value), ()), *numbers]:
-            with contextlib.suppress(Mistake, InvalidField, OmegaConfBaseException, HydraException):
+            with contextlib.suppress(UserError, InvalidField, OmegaConfBaseException, HydraException):
                 later = flat(resume.settings(tmp_path, composer().parse([f"{name}={new}"])))
                 taken |= {key for key, here in later.items() if here != before[key]}
     kept = {"resume", "steps"} if "schedule=cosine" in overrides else {"resume"}
@@ -418,10 +418,10 @@ def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> N
         (("clip.max=3", "steps=20"), r"step_12\.pt: saved with another clip\.max than"),
         (("steps=5",), r"steps=5: .*step_12\.pt has done 12 already"),
     ):
-        with pytest.raises(Mistake, match=line):
+        with pytest.raises(UserError, match=line):
             loop.run_recorded(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
     (tmp_path / "small.txt").write_text((tmp_path / "small.txt").read_text().replace("clip", "clop"))
-    with pytest.raises(Mistake, match="the data has changed"):
+    with pytest.raises(UserError, match="the data has changed"):
         loop.run_recorded(compose(f"data.path={tmp_path / 'small.txt'}", *COMMON, *TEXT, "steps=20"), tmp_path / "run",
                           resumed=True)  # fmt: skip
 
@@ -438,7 +438,7 @@ def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
     (folder / "status.json").write_text(json.dumps(read_status(folder) | {"state": "interrupted"}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     text.write_text((whole := text.read_text()) + "more")
-    with pytest.raises(Mistake, match="the data has changed"):
+    with pytest.raises(UserError, match="the data has changed"):
         loop.run_recorded(config, folder, resumed=True)
     text.write_text(whole)
     done = program("resume=run", "steps=11", cwd=tmp_path)
@@ -486,7 +486,7 @@ def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
         spoil(content)
         whole = path.read_bytes()
         path.write_bytes(sealed(saved(content)))
-        with pytest.raises(Mistake, match=line):
+        with pytest.raises(UserError, match=line):
             loop.run_recorded(config, tmp_path / "run", resumed=True)
         path.write_bytes(whole)
 
@@ -558,5 +558,5 @@ def test_a_new_run_from_saved_weights(tmp_path: Path) -> None:
     for name, weight in checkpoint.load(best)["model"].items():
         torch.testing.assert_close(first["model"][name], weight, rtol=0, atol=1e-9)
     assert first["step"] == 1
-    with pytest.raises(Mistake, match=r"recurrent\.weight_ih_l0 has shape \(8, 4\) there and \(9, 4\) here"):
+    with pytest.raises(UserError, match=r"recurrent\.weight_ih_l0 has shape \(8, 4\) there and \(9, 4\) here"):
         loop.run_recorded(config_for(tmp_path, (*TEXT, f"init_from={best}", "model.hidden=9")), tmp_path / "other")

@@ -1,12 +1,13 @@
 """The text of `--help`: the groups, and every key with its value and its one line from the schema."""
 
 import dataclasses
+from typing import Any
 
 from omegaconf import DictConfig
 
 from gradclip.errors import show
 from gradclip.fields import allowed
-from runner.cli.compose import Composer, schema_of
+from runner.compose import Composer, schema_of
 
 USAGE = """\
 Trains a model with clipped gradients, and shows their norms before and after clipping.
@@ -19,7 +20,7 @@ Trains a model with clipped gradients, and shows their norms before and after cl
 """
 
 
-def help_text(composer: Composer, config: DictConfig) -> str:
+def help_text(composer: Composer[Any], config: DictConfig) -> str:
     """For the options and values of a composed configuration."""
     chosen = config.hydra.runtime.choices
     groups = [

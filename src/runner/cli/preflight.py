@@ -1,6 +1,5 @@
 """The command line: what is checked before a run, and the run itself as Hydra calls it."""
 
-import dataclasses
 import logging
 import os
 import signal
@@ -9,42 +8,39 @@ import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
-from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from runner.cli import resume, single
-from runner.cli.compose import Composer, checked, load, register, without_hydra
 from runner.cli.help import help_text
 from runner.cli.single import Single
-from runner.errors import explain, is_mistake, typed
+from runner.compose import Composer, checked, load, without_hydra
+from runner.config import Project, RunConfig, resolve_paths
+from runner.errors import UserError, explain, is_mistake, typed
 from runner.runs import lock
 from runner.runs.files import is_unwritable
+from runner.runs.run import Run, remove_rejected, save
 from runner.sweeps import grid as sweep
 from runner.sweeps import launch, parallel
-from runner.sweeps.results import PLAN, Plan, read_plan
-from trainer.config import Mistake, Text, Train
-from trainer.imports import bring_torch
+from runner.sweeps.results import PLAN, read_plan
 
-CONF = Path(__file__).parents[3] / "conf"
 FLAGS = ("config_path", "config_name", "config_dir")  # of Hydra's own, which a resumed sweep needs again
 MISTAKE = 2  # the exit status of a user's mistake
 FAILED = 1  # and of what is wrong with the machine or the program
 
 log = logging.getLogger(__name__)
-_going_on: dict[Path, Train] = {}  # what a resumed run was checked with, for this process to run
-register()
-parallel.register()
+_resumed_settings: dict[Path, RunConfig] = {}  # what a resumed run was checked with, for this process to run
 
 
-def preflight(argv: list[str] | None = None) -> launch.Sweep | Single | None:
+def preflight(project: Project[Any], argv: list[str] | None = None) -> launch.Sweep | Single | None:
     """Ends the program in one line if anything is wrong with the arguments, before any folder is made.
 
     Answers `--help` and `sweep.dry_run=true` by itself. Returns a sweep, every point of which was checked, or a
@@ -59,85 +55,71 @@ def preflight(argv: list[str] | None = None) -> launch.Sweep | Single | None:
     args = one_line_errors(get_args_parser()).parse_intermixed_args(argv[1:])
     if args.hydra_help or args.shell_completion:
         return None
-    with one_line(args.overrides):
+    with one_line(project, args.overrides):
         _check_flags(args)
-        composer = _composer(args)
+        parallel.register()
+        composer = _composer(project, args)
         JobRuntime.instance().set("name", task := Path(argv[0]).stem)  # as hydra.main does, and the log's name
         overrides = composer.quoted(args.overrides)
         # Hydra's own parser takes no flag after an override that follows another flag.
         argv[1:] = [argument for argument in argv[1:] if argument not in args.overrides] + overrides
         parsed = composer.parse(overrides)
-        if (run := resume.asked(parsed)) is not None and not args.help:
-            argv[1:] = _go_on(args, run, parsed)
+        if (run := resume.asked(parsed, project)) is not None and not args.help:
+            argv[1:] = _resume_arguments(args, project, run, parsed)
             return None
         config = composer.compose(overrides, multirun=args.multirun)
         if args.help:
             _answer(help_text(composer, config))
         if not isinstance(config.sweep, DictConfig):
-            checked(config, overrides)  # an interpolation in its place: refused with its name
+            checked(config, project, overrides)  # an interpolation in its place: refused with its name
         if config.sweep.resume is not None:
-            return _resumed(args, config.sweep.resume, overrides)
+            return _resumed(args, project, config.sweep.resume, overrides)
         if args.multirun or config.hydra.mode == RunMode.MULTIRUN:
             return _planned(args, composer, overrides)
         if config.sweep.dry_run:
-            raise Mistake("sweep.dry_run=true: there is no sweep; add -m")
-        settings = checked(config, overrides)
+            raise UserError("sweep.dry_run=true: there is no sweep; add -m")
+        settings = checked(config, project, overrides)
         if settings.resume is not None:
-            raise Mistake(f"resume={settings.resume}: belongs on the command line, and in no file")
+            raise UserError(f"resume={settings.resume}: belongs on the command line, and in no file")
         if args.cfg:
             _show(args, config)
         elif not args.info:
             _check_folder("hydra.run.dir", config.hydra.run.dir, "status.json", "a run")
-            check_machine(settings)
             return Single(composer, config, overrides, task)
     return None
 
 
-def start(planned: launch.Sweep | Single, main: Callable[..., object]) -> None:
+def start(project: Project[Any], planned: launch.Sweep | Single, main: Callable[..., object]) -> None:
     """Starts a checked run, with the function that `@hydra.main` decorates; or runs a checked sweep's open jobs."""
     if isinstance(planned, Single):
         single.start(planned, main)
     else:
-        with one_line():
-            sys.exit(launch.launch(planned, run))
+        with one_line(project):
+            sys.exit(launch.launch(planned, partial(run, project)))
 
 
-def check_machine(config: Train) -> None:
-    """Raises for what a configuration wants and this machine, the data or the model has not."""
-    from trainer import needs
-
-    needs.check(config)
-
-
-def run(config: DictConfig) -> None:
-    """One run, one job of a sweep, or the rest of a run: from the composed configuration to an exit status."""
+def run(project: Project[Any], config: DictConfig) -> None:
+    """One run, one job of a sweep, or a resumed run: from the composed configuration to an exit status."""
     logging.raiseExceptions = False  # a closed pipe, as in `… | head`, ends nothing
     _answer_write_errors_in_one_line()
     job = HydraConfig.get()
     in_sweep = job.mode == RunMode.MULTIRUN
     resumed = config.resume is not None
     folder = Path(config.resume if resumed else job.runtime.output_dir)
-    settings = _going_on.get(folder) or load(folder) if resumed else _with_absolute_paths(checked(config))
-    from runner.runs.run import Run, point_latest, save
-
+    if resumed:
+        settings = _resumed_settings.get(folder) or load(folder, project)
+    else:
+        settings = checked(config, project)
+        resolve_paths(settings, Path(job.runtime.cwd))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.hold(folder)
-        if not resumed:
-            save(settings, folder)  # first of all: with it a run can go on, wherever it is killed
-        record = Run(folder, settings.steps, resumed=resumed)
-        with record.recorded():
-            if not in_sweep and not (folder.parent / PLAN).exists():
-                point_latest(folder)
-            bring_torch()  # a signal may come meanwhile
-            from trainer import loop
-
-            loop.execute(settings, record, sweep.swept(folder))
+        record = _execute(project, settings, folder, resumed=resumed, in_sweep=in_sweep)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except Mistake as error:  # what only came to light now, such as a file that has vanished
+    except UserError as error:  # what only building the run could tell
         if in_sweep:
             raise
+        if not resumed:
+            remove_rejected(folder)
         refuse(str(error))
     except OSError as error:
         if in_sweep or not is_unwritable(error):
@@ -147,8 +129,21 @@ def run(config: DictConfig) -> None:
         sys.exit(code)
 
 
+def _execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed: bool, in_sweep: bool) -> Run:
+    """Runs the project in a folder that this process holds, and records how that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.hold(folder)
+    if not resumed:
+        save(settings, folder)  # first of all: with it a run can be resumed, wherever it is killed
+    alone = not in_sweep and not (folder.parent / PLAN).exists()
+    record = Run(folder, settings.steps, resumed=resumed, swept=sweep.swept(folder), latest=alone)
+    with record.recorded():
+        project.execute(settings, record)
+    return record
+
+
 @contextmanager
-def one_line(overrides: Sequence[str] = ()) -> Iterator[None]:
+def one_line(project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback."""
     try:
         yield
@@ -157,7 +152,7 @@ def one_line(overrides: Sequence[str] = ()) -> Iterator[None]:
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_mistake(error):
             raise
-        refuse(explain(error, overrides))
+        refuse(explain(error, project, overrides))
 
 
 def refuse(message: str, code: int = MISTAKE) -> NoReturn:
@@ -179,27 +174,26 @@ def _answer(text: str) -> NoReturn:
 
 def _check_flags(args: Namespace) -> None:
     if args.experimental_rerun:
-        raise Mistake("--experimental-rerun: not offered, since it runs code from a file; use the overrides")
+        raise UserError("--experimental-rerun: not offered, since it runs code from a file; use the overrides")
     flags = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
     given = [flag for flag, value in flags.items() if value]
     if len(given) > 1:
-        raise Mistake(f"{' and '.join(given)}: only one of them at a time")
+        raise UserError(f"{' and '.join(given)}: only one of them at a time")
     for flag, value in (("--package", args.package), ("--resolve", args.resolve)):
         if value and not args.cfg:
-            raise Mistake(f"{flag}: goes with --cfg")
+            raise UserError(f"{flag}: goes with --cfg")
 
 
-def _go_on(args: Namespace, name: str, overrides: list[Override]) -> list[str]:
-    """Checks and prepares the continuation of a run; returns the arguments with which Hydra finds its folder."""
+def _resume_arguments(args: Namespace, project: Project[Any], name: str, overrides: list[Override]) -> list[str]:
+    """Checks and prepares a resumed run; returns the arguments with which Hydra finds its folder."""
     if args.multirun or args.info:
-        raise Mistake(f"resume={name}: does not go with {'--multirun' if args.multirun else '--info'}")
+        raise UserError(f"resume={name}: does not go with {'--multirun' if args.multirun else '--info'}")
     folder = resume.folder_of(name)
-    settings = resume.settings(folder, overrides)
+    settings = resume.settings(folder, project, overrides)
     if args.cfg:
         _answer(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
-    check_machine(dataclasses.replace(settings, init_from=None))  # read only if there is no checkpoint
     lock.hold(folder)
-    _going_on[folder] = settings  # saved when the run has its state back
+    _resumed_settings[folder] = settings  # saved when the run has its state back
     own = [str(override.input_line) for override in overrides if override.key_or_group.startswith("hydra")]
     quoted = _quoted(folder)
     return [*own, f"resume={quoted}", f"hydra.run.dir={quoted}", "hydra.output_subdir=null"]
@@ -208,15 +202,6 @@ def _go_on(args: Namespace, name: str, overrides: list[Override]) -> list[str]:
 def _quoted(folder: Path) -> str:
     """A path as Hydra's grammar reads it back."""
     return typed(str(folder))
-
-
-def _with_absolute_paths(config: Train) -> Train:
-    """So that the run can be evaluated, and go on, from anywhere."""
-    if isinstance(config.data, Text) and config.data.path is not None:
-        config.data.path = to_absolute_path(config.data.path)
-    if config.init_from is not None:
-        config.init_from = str(Path(to_absolute_path(config.init_from)).resolve())  # outputs/latest will be this run
-    return config
 
 
 def _answer_write_errors_in_one_line() -> None:
@@ -242,35 +227,34 @@ def _answer_write_errors_in_one_line() -> None:
         handler.handleError = say  # type: ignore[method-assign]
 
 
-def _composer(args: Namespace) -> Composer:
-    folder = CONF.parent / args.config_path if args.config_path else CONF  # as Hydra does: beside train.py
+def _composer(project: Project[Any], args: Namespace) -> Composer[Any]:
+    folder = project.root / args.config_path if args.config_path else project.conf  # as Hydra does: beside train.py
     extra = Path(args.config_dir).absolute() if args.config_dir else None
     for each in (folder, extra):
         if each is not None and not each.is_dir():
-            raise Mistake(f"{each}: no such folder of configurations")
-    return Composer(folder, args.config_name or "train", extra)
+            raise UserError(f"{each}: no such folder of configurations")
+    return Composer(project, folder, args.config_name or "train", extra)
 
 
 def _show(args: Namespace, config: DictConfig) -> None:
     """What `--cfg job` would print, without Hydra's composing everything once more."""
     if args.package and OmegaConf.select(config, args.package) is None:
-        raise Mistake(f"--package={args.package}: no such part of the configuration")
+        raise UserError(f"--package={args.package}: no such part of the configuration")
     if args.cfg == "job" and not args.package:
         _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
 
 
-def _planned(args: Namespace, composer: Composer, overrides: list[str]) -> launch.Sweep:
+def _planned(args: Namespace, composer: Composer[Any], overrides: list[str]) -> launch.Sweep:
     """A new sweep: checks every point, and writes the plan unless this is a dry run, which ends here."""
     master = composer.compose(overrides, multirun=True)
     _check_sweeper(master)
-    plan, configs = sweep.plan(composer, master, overrides, {name: getattr(args, name) for name in FLAGS})
+    plan = sweep.plan(composer, master, overrides, {name: getattr(args, name) for name in FLAGS})
     _check_folder("hydra.sweep.dir", master.hydra.sweep.dir, PLAN, "a sweep")
     folder = Path(master.hydra.sweep.dir)
     if taken := next((job for job in plan.jobs if (folder / str(job.number)).exists()), None):
-        raise Mistake(
+        raise UserError(
             f"hydra.sweep.dir={folder}: {folder / str(taken.number)}, where a job would run, is there already"
         )
-    _check_jobs(plan, configs)
     found = launch.Sweep(folder, plan, composer, _at(composer, overrides, master.hydra.sweep.dir))
     if master.sweep.dry_run:
         _answer(launch.dry_run(found))
@@ -278,15 +262,15 @@ def _planned(args: Namespace, composer: Composer, overrides: list[str]) -> launc
     return found
 
 
-def _resumed(args: Namespace, path: str, overrides: list[str]) -> launch.Sweep:
+def _resumed(args: Namespace, project: Project[Any], path: str, overrides: list[str]) -> launch.Sweep:
     """A sweep that was planned before; its launcher may be another one now."""
     folder = Path(path).resolve()  # outputs/latest will point here
     if (plan := read_plan(folder)) is None:
-        raise Mistake(f"sweep.resume={path}: not the folder of a sweep; it has no {PLAN} that can be read")
+        raise UserError(f"sweep.resume={path}: not the folder of a sweep; it has no {PLAN} that can be read")
     own = [each for each in overrides if each.split("=")[0] not in ("sweep.resume", "sweep.dry_run")]
     if wrong := next((each for each in own if not each.lstrip("+").startswith("hydra")), None):
-        raise Mistake(f"{wrong}: a sweep is resumed with the arguments that {folder / PLAN} names; leave this out")
-    composer = _composer(Namespace(**{name: getattr(args, name) or plan.flags.get(name) for name in FLAGS}))
+        raise UserError(f"{wrong}: a sweep is resumed with the arguments that {folder / PLAN} names; leave this out")
+    composer = _composer(project, Namespace(**{name: getattr(args, name) or plan.flags.get(name) for name in FLAGS}))
     changed = {each.partition("=")[0] for each in own}
     kept = [each for each in plan.arguments if each.lstrip("+").partition("=")[0] not in changed]
     if "hydra/launcher" in changed:  # the values of the launcher before mean nothing to another one
@@ -294,15 +278,14 @@ def _resumed(args: Namespace, path: str, overrides: list[str]) -> launch.Sweep:
     arguments = [*kept, *own]
     master = composer.compose(arguments, multirun=True)
     _check_sweeper(master)
-    configs = sweep.plan_again(plan, composer, master, folder)
-    _check_jobs(plan, configs)
+    sweep.plan_again(plan, composer, master, folder)
     found = launch.Sweep(folder, plan, composer, _at(composer, arguments, str(folder)))
     if "sweep.dry_run=true" in overrides:
         _answer(launch.dry_run(found))
     return found
 
 
-def _at(composer: Composer, overrides: list[str], folder: str) -> DictConfig:
+def _at(composer: Composer[Any], overrides: list[str], folder: str) -> DictConfig:
     """The sweep's configuration with its folder written out, so that every process means the same one."""
     JobRuntime.instance().set("name", composer.name)  # as hydra.main does, and the log's name
     return composer.compose(
@@ -312,27 +295,17 @@ def _at(composer: Composer, overrides: list[str], folder: str) -> DictConfig:
 
 def _check_sweeper(master: DictConfig) -> None:
     if (name := master.hydra.runtime.choices["hydra/sweeper"]) != "basic":
-        raise Mistake(f"hydra/sweeper={name}: sweeps are grids here; scripts/tune.py searches")
+        raise UserError(f"hydra/sweeper={name}: sweeps are grids here; scripts/tune.py searches")
     subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
     if subdir != "${hydra.job.num}":
-        raise Mistake(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
-
-
-def _check_jobs(plan: Plan, configs: list[Train]) -> None:
-    """Whether this machine, the data and the models take every configuration."""
-    for job, config in zip(plan.jobs, configs, strict=True):
-        if job.duplicate_of is None:
-            try:
-                check_machine(config)
-            except Mistake as error:
-                raise Mistake(f"{error} (job {job.number}: {' '.join(job.overrides)})") from None
+        raise UserError(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
 
 
 def _check_folder(key: str, value: str, file: str, what: str) -> None:
-    """Raises Mistake if the folder holds a run already, or cannot be made."""
+    """Raises UserError if the folder holds a run already, or cannot be made."""
     folder = Path(value).absolute()
     if (folder / file).exists():
-        raise Mistake(f"{key}={value}: holds {what} already")
+        raise UserError(f"{key}={value}: holds {what} already")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise Mistake(f"{key}={value}: cannot be made, since {existing} is not a folder that can be written to")
+        raise UserError(f"{key}={value}: cannot be made, since {existing} is not a folder that can be written to")

@@ -14,14 +14,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.cli.compose import Composer
+from runner.compose import Composer
 
 
 @dataclass(frozen=True)
 class Single:
     """A run that was checked. config: all that was composed, Hydra's own node included; task: the program's name."""
 
-    composer: Composer
+    composer: Composer[Any]
     config: DictConfig
     overrides: list[str]
     task: str

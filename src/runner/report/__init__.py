@@ -5,17 +5,16 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.errors import typed
-from trainer.config import Mistake
+from runner.errors import UserError, typed
 
 
 def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     """Writes report.md, report.html and PNGs into `folder`, by default the first sweep; returns what is to be printed.
 
-    Raises Mistake for a folder without runs, and where matplotlib is absent.
+    Raises UserError for a folder without runs, and where matplotlib is absent.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise Mistake('the report needs matplotlib: pip install -c constraints.txt -e ".[report]"')
+        raise UserError('the report needs matplotlib: pip install -c constraints.txt -e ".[report]"')
     from runner.report import pages, pictures, rows
     from runner.sweeps.results import PLAN, shown
 

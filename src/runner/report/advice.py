@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.errors import UserError
 from runner.report.events import read, tags
 from runner.report.rows import shown
 from runner.runs.run import STATUS
 from runner.sweeps.results import columns
 from runner.tracking.tracker import BEFORE
-from trainer.config import Mistake
 
 SHARES = (0.10, 0.05, 0.01, 0.25)  # the first is the advice: see evidence/docs/advice.md
 SHORT = 100  # steps below which a share of 1 % is less than one step
@@ -97,21 +97,21 @@ def drifts(norms: Norms) -> tuple[float, float] | None:
 def norms_of(run: Path, tag: str = BEFORE) -> Norms:
     """The finite, positive norms under a tag in a run's folder, or in the folder of one event file.
 
-    Raises Mistake if there are none.
+    Raises UserError if there are none.
     """
     folder = run.parent if run.is_file() else run
     if not list(folder.glob("events.out.tfevents.*")):
-        raise Mistake(f"{run}: no event file of TensorBoard there")
+        raise UserError(f"{run}: no event file of TensorBoard there")
     found = read(folder, [tag])
     if tag not in found:
         there = tags(folder)
         near = difflib.get_close_matches(tag, there, 1, 0.4) or [each for each in there if "norm" in each]
         hint = f"; did you mean --tag {near[0]}?" if near else f"; there are {', '.join(there[:8])}"
-        raise Mistake(f"{run}: no scalar {tag!r}{hint}")
+        raise UserError(f"{run}: no scalar {tag!r}{hint}")
     values = found[tag].values
     values = values[np.isfinite(values) & (values > 0)]
     if not values.size:
-        raise Mistake(f"{run}: {tag} holds no finite number above 0")
+        raise UserError(f"{run}: {tag} holds no finite number above 0")
     return values
 
 

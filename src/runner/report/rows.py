@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 
 from gradclip.policies import Policy
-from runner.errors import typed
+from runner.errors import UserError, typed
 from runner.report.events import Series, read
 from runner.runs.run import STATUS
 from runner.sweeps.results import Job, Plan, Result, read_one, read_plan
 from runner.tracking.tracker import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
-from trainer.config import Mistake
 
 TAGS = (LOSS, VALIDATION, BEFORE, AFTER, LIMIT, FRACTION)
 POLICY, THRESHOLD, SEED = "clip.name", "clip.max", "seed"
@@ -159,7 +158,7 @@ class Table:
 
 
 def build(folders: Sequence[Path]) -> Table:
-    """Reads sweeps, or folders of runs. Raises Mistake for a folder without any."""
+    """Reads sweeps, or folders of runs. Raises UserError for a folder without any."""
     trials, duplicates = [], 0
     for folder in folders:
         found = _trials(folder)
@@ -204,7 +203,7 @@ def _trials(folder: Path) -> list[Trial]:
         return [Trial(plan.common | job.values, read_one(folder / str(job.number), job)) for job in plan.jobs]
     runs = [folder] if (folder / STATUS).is_file() else sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
     if not runs:
-        raise Mistake(f"{folder}: no sweep and no run; it has neither sweep.json nor {STATUS}, nor has a folder in it")
+        raise UserError(f"{folder}: neither a sweep nor a run: no sweep.json and no {STATUS} in it or one level below")
     found = []
     for number, run in enumerate(runs):
         values = _saved_values(run)

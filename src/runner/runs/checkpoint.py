@@ -14,8 +14,8 @@ from typing import IO, Any, Protocol
 
 import torch
 
+from runner.errors import UserError
 from runner.runs.files import naming, part_of, remove_parts, sync_folder, write_atomically
-from trainer.config import Mistake
 
 FORMAT = 3
 SEAL = "\ngradclip checkpoint, format {format}, sha256 {sum}\n"
@@ -60,7 +60,7 @@ def _path(folder: Path, step: int | str) -> Path:
 
 
 def find(folder: Path, which: str) -> Path:
-    """The file that `best`, `last`, a step or a path means; raises Mistake if the run has no last one."""
+    """The file that `best`, `last`, a step or a path means; raises UserError if the run has no last one."""
     if which == "best":
         return folder / "checkpoints" / "best.pt"
     if which.isdecimal():
@@ -68,29 +68,29 @@ def find(folder: Path, which: str) -> Path:
     if which != "last":
         return Path(which)
     if (found := newest(folder)) is None:
-        raise Mistake(f"{folder}: has no checkpoint")
+        raise UserError(f"{folder}: has no checkpoint")
     return found[0]
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest good checkpoint and its content; a warning names each newer one that is not good.
 
-    None if there is no checkpoint at all; raises Mistake if none of them is good.
+    None if there is no checkpoint at all; raises UserError if none of them is good.
     """
     best = folder / "checkpoints" / "best.pt"
     files = [*([best] if best.exists() else []), *reversed(steps(folder))]
     good: list[tuple[Path, dict[str, Any]]] = []
-    bad: list[Mistake] = []
+    bad: list[UserError] = []
     for path in files:
         try:
             good.append((path, load(path)))
-        except Mistake as mistake:
+        except UserError as mistake:
             bad.append(mistake)
             log.warning("%s; it is skipped", mistake)
         if good and good[-1][0] != best:
             break  # those left are older
     if files and not good:
-        raise Mistake(f"none of {len(files)} checkpoints is good: {bad[0]}; with them moved away it starts anew")
+        raise UserError(f"none of {len(files)} checkpoints is good: {bad[0]}; with them moved away it starts anew")
     return max(good, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
 
 
@@ -106,7 +106,7 @@ def tidy(folder: Path, chosen: Path | None, step: int) -> None:
         if _step(path) >= step and path != chosen:
             try:
                 load(path)
-            except Mistake:
+            except UserError:
                 path.rename(path.with_suffix(".pt.damaged"))
     if chosen is not None and chosen.stem == "best":
         write_atomically(_path(folder, step), chosen.read_bytes(), sync=True)
@@ -115,7 +115,7 @@ def tidy(folder: Path, chosen: Path | None, step: int) -> None:
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's content: the state of each part, and the notes. Nothing in it is executed.
 
-    Raises Mistake for anything that is not a whole checkpoint of this program.
+    Raises UserError for anything that is not a whole checkpoint of this program.
     """
     try:
         with path.open("rb") as file:
@@ -124,35 +124,35 @@ def load(path: Path) -> dict[str, Any]:
             with warnings.catch_warnings(action="ignore"):  # what is foreign is refused, and in one line
                 content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Mistake(f"{path}: no such checkpoint") from None
-    except Mistake:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except UserError:
         raise
     except OSError as error:
-        raise Mistake(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:
-        raise Mistake(f"{path}: refused, since it holds more than tensors and plain values") from error
+        raise UserError(f"{path}: refused, since it holds more than tensors and plain values") from error
     if not isinstance(content, dict) or not isinstance(content.get("step"), int):
-        raise Mistake(f"{path}: not a checkpoint of this program")
+        raise UserError(f"{path}: not a checkpoint of this program")
     return content
 
 
 def _check_seal(file: IO[bytes], path: Path) -> None:
-    """Raises Mistake unless the file ends in a line of ours whose sum is that of everything before it."""
+    """Raises UserError unless the file ends in a line of ours whose sum is that of everything before it."""
     length = file.seek(0, os.SEEK_END) - SEAL_LENGTH
     file.seek(max(length, 0))
     end = file.read().decode("ascii", errors="replace")
     sealed = re.fullmatch(re.escape(SEAL).replace(r"\{format\}", r"(\d+)").replace(r"\{sum\}", "([0-9a-f]{64})"), end)
     if sealed is None:
-        raise Mistake(f"{path}: not a whole checkpoint of this program")
+        raise UserError(f"{path}: not a whole checkpoint of this program")
     if sealed[1] != str(FORMAT):
-        raise Mistake(f"{path}: a checkpoint in format {sealed[1]}, where this program reads format {FORMAT}")
+        raise UserError(f"{path}: a checkpoint in format {sealed[1]}, where this program reads format {FORMAT}")
     digest, left = hashlib.sha256(), length
     file.seek(0)
     while left and (chunk := file.read(min(left, 1 << 20))):
         digest.update(chunk)
         left -= len(chunk)
     if digest.hexdigest() != sealed[2]:
-        raise Mistake(f"{path}: damaged, since its checksum is another")
+        raise UserError(f"{path}: damaged, since its checksum is another")
 
 
 class _Summed:

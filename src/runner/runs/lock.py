@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Mistake
+from runner.errors import UserError
 
 if sys.platform != "win32":
     import fcntl
@@ -26,7 +26,7 @@ _held: dict[Path, int] = {}
 
 
 def hold(folder: Path) -> None:
-    """Takes the folder for this process until `release`; raises Mistake if another one has it."""
+    """Takes the folder for this process until `release`; raises UserError if another one has it."""
     folder = folder.resolve()
     if folder in _held:
         return
@@ -37,7 +37,7 @@ def hold(folder: Path) -> None:
         time.sleep(patience)
     if taken is False:
         os.close(descriptor)
-        raise Mistake(f"{folder}: another process is training in it")
+        raise UserError(f"{folder}: another process is training in it")
     _held[folder] = descriptor
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -18,15 +19,22 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from runner.config import RunConfig
+from runner.errors import UserError
 from runner.runs import lock
 from runner.runs.files import is_unwritable, write_atomically
-from trainer.config import Mistake, Train
 
 log = logging.getLogger(__name__)
 
 STATUS = "status.json"
 SAVED = "config.yaml"
-CODES = {"finished": 0, "pruned": 0, "failed": 1, "diverged": 3}  # exit statuses; interrupted is 128 + the signal
+CODES = {
+    "finished": 0,
+    "pruned": 0,
+    "failed": 1,
+    "rejected": 2,
+    "diverged": 3,
+}  # exit statuses; interrupted is 128 + the signal
 # The last is a scheduler's notice that it is about to take the machine away.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -74,13 +82,22 @@ class Ending:
 class Run:
     """A run's folder, held against other processes, and its status.json, which is whole at every moment.
 
-    resumed: the folder is that of an earlier run, which goes on; its status stays until `goes_on`. Raises Mistake
+    resumed: the folder is that of an earlier run; its status stays as it is until `begin`. swept: the keys that a
+    sweep varies, and their values in this run. latest: `outputs/latest` is to point to the folder. Raises UserError
     if another process trains in it.
     """
 
-    def __init__(self, folder: Path, steps: int, *, resumed: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        steps: int,
+        *,
+        resumed: bool = False,
+        swept: dict[str, Any] | None = None,
+        latest: bool = False,
+    ):
         self.folder = folder
-        self.resumed = resumed
+        self.resumed, self.swept, self._latest = resumed, swept or {}, latest
         self.stop: int | None = None  # the signal that asked for an end
         self._written = 0.0
         self._status: dict[str, Any] = {
@@ -109,10 +126,16 @@ class Run:
         self._written = time.monotonic()
         write_atomically(self.folder / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
 
-    def goes_on(self, config: Train, step: int, objective: float | None) -> None:
-        """A resumed run has its state back: only now does the folder say that it trains, and with what."""
-        save(config, self.folder)
-        self.update(step=step, objective=objective)
+    def begin(self, config: RunConfig, step: int = 0, objective: float | None = None) -> None:
+        """Everything is built, and a resumed run has its state back: only now does the folder say that it trains.
+
+        step, objective: what a resumed run has reached.
+        """
+        if self.resumed:
+            save(config, self.folder)
+            self.update(step=step, objective=objective)
+        if self._latest:
+            point_latest(self.folder)
 
     def heartbeat(self, step: int) -> None:
         """Notes the step, and writes it at most once a second: so much may be missing after a crash."""
@@ -141,8 +164,10 @@ class Run:
             self._note("interrupted", "SIGINT, twice")
             raise
         except BaseException as error:
-            if isinstance(error, Mistake) and not self._written:
-                raise  # it did not go on, and its folder stays as if nobody had asked
+            if isinstance(error, UserError):
+                if self._written:  # else a resume was refused, and the folder stays as if nobody had asked
+                    self._note("rejected", str(error))
+                raise
             # What a signal to the whole process group does to helper processes is no bug of the run.
             interrupted = self.stop is not None and not is_unwritable(error)
             self._note("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
@@ -184,7 +209,7 @@ class Run:
                 signal.signal(number, handler)
 
 
-def save(config: Train, folder: Path) -> None:
+def save(config: RunConfig, folder: Path) -> None:
     """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
     text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
     write_atomically(folder / SAVED, text.encode(), sync=True)
@@ -210,6 +235,13 @@ def actual_state(folder: Path) -> str | None:
         return state
     held = lock.is_held(folder)
     return state if held or (held is None and lock.alive(status)) else "killed"
+
+
+def remove_rejected(folder: Path) -> None:
+    """Removes the folder of a run that could not be built, unless somebody else's files are in it."""
+    own = {".hydra", ".lock", SAVED, STATUS, "train.log", "checkpoints"}
+    if all(path.name in own or path.match("events.out.tfevents.*") for path in folder.iterdir()):
+        shutil.rmtree(folder)
 
 
 def point_latest(folder: Path) -> None:

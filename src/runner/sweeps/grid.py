@@ -12,28 +12,28 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from runner.cli.compose import Composer, checked, without_hydra
-from runner.errors import explain
+from runner.compose import Composer, checked, without_hydra
+from runner.config import RunConfig, flatten
+from runner.errors import UserError, explain
 from runner.sweeps.results import Job, Plan, read_plan
-from trainer.config import Mistake, Train, flat
 
 
 def plan(
-    composer: Composer, master: DictConfig, arguments: list[str], flags: dict[str, str | None] | None = None
-) -> tuple[Plan, list[Train]]:
-    """The jobs in the order in which Hydra's basic sweeper would number them, and their configurations.
+    composer: Composer[Any], master: DictConfig, arguments: list[str], flags: dict[str, str | None] | None = None
+) -> Plan:
+    """The jobs in the order in which Hydra's basic sweeper would number them.
 
-    Raises Mistake for the first point that is wrong; nothing has run by then.
+    Raises UserError for the first point that is wrong; nothing has run by then.
     """
     points, swept = expand(composer, master, arguments)
-    configs: list[Train] = []
+    configs: list[RunConfig] = []
     bases: dict[tuple[str, ...], DictConfig] = {}
     for number, overrides in enumerate(points):
         try:
-            configs.append(checked(_composed(composer, overrides, bases), overrides))
+            configs.append(checked(_composed(composer, overrides, bases), composer.project, overrides))
         except Exception as error:
             point = f"job {number}: {' '.join(overrides)}"
-            raise Mistake(f"{explain(error, overrides)} ({point})") from error
+            raise UserError(f"{explain(error, composer.project, overrides)} ({point})") from error
     flats = [run_values(config) for config in configs]
     same = set.intersection(*({(key, json.dumps(value)) for key, value in values.items()} for values in flats))
     common = {key: flats[0][key] for key, _ in sorted(same)}
@@ -45,33 +45,33 @@ def plan(
         chosen = {key: _value(key, values, overrides) for key in swept}
         jobs.append(Job(number, overrides, digest, first.get(digest), chosen, own))
         first.setdefault(digest, number)
-    return Plan(arguments, jobs, flags or {}, common), configs
+    return Plan(arguments, jobs, flags or {}, common)
 
 
-def run_values(config: Train) -> dict[str, Any]:
+def run_values(config: RunConfig) -> dict[str, Any]:
     """Every value that says what a run does, under its dotted key."""
-    return {key: value for key, value in flat(config).items() if not key.startswith("sweep.")}
+    return {key: value for key, value in flatten(config).items() if not key.startswith("sweep.")}
 
 
-def expand(composer: Composer, master: DictConfig, arguments: list[str]) -> tuple[list[list[str]], list[str]]:
+def expand(composer: Composer[Any], master: DictConfig, arguments: list[str]) -> tuple[list[list[str]], list[str]]:
     """Every combination of the swept values, as lists of overrides; and the keys that are swept."""
     params = master.hydra.sweeper.get("params") or {}
     parsed = composer.parse([f"{key}={value}" for key, value in params.items()] + arguments)
     for override in parsed:
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise Mistake(f"{override.input_line}: a grid takes lists, choice(…) and range(…)")
+            raise UserError(f"{override.input_line}: a grid takes lists, choice(…) and range(…)")
         if override.is_sweep_override() and override.key_or_group.startswith("sweep."):
-            raise Mistake(f"{override.input_line}: is asked of the whole sweep, and has one value")
+            raise UserError(f"{override.input_line}: is asked of the whole sweep, and has one value")
         if getattr(override.value(), "shuffle", False):
-            raise Mistake(f"{override.input_line}: cannot be shuffled, since a job is known by its number")
+            raise UserError(f"{override.input_line}: cannot be shuffled, since a job is known by its number")
         if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
-            raise Mistake(f"{override.input_line}: there is nothing to sweep over")
+            raise UserError(f"{override.input_line}: there is nothing to sweep over")
     (points,) = BasicSweeper.split_arguments([o for o in parsed if not o.is_hydra_override()], None)
     swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
     return [composer.quoted(point) for point in points], list(dict.fromkeys(swept))
 
 
-def fingerprint(config: Train) -> str:
+def fingerprint(config: RunConfig) -> str:
     """Equal for configurations that run the same, and only for them."""
     return hash_of(run_values(config))
 
@@ -81,16 +81,15 @@ def hash_of(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def plan_again(old: Plan, composer: Composer, master: DictConfig, folder: Path) -> list[Train]:
-    """The configurations of a sweep that is resumed; raises Mistake if they are no longer those it was planned with."""
-    new, configs = plan(composer, master, old.arguments)
+def plan_again(old: Plan, composer: Composer[Any], master: DictConfig, folder: Path) -> None:
+    """Raises UserError if the jobs of a sweep that is resumed are not those that it was planned with."""
+    new = plan(composer, master, old.arguments)
     for before, after in zip_longest(old.jobs, new.jobs):
         if before is None or after is None or before.config != after.config:
-            raise Mistake(
+            raise UserError(
                 f"sweep.resume={folder}: conf/ or the code has changed since it was planned, and not all jobs "
                 "would be the same; start a new sweep"
             )
-    return configs
 
 
 def swept(folder: Path) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def _value(key: str, values: dict[str, Any], overrides: Sequence[str]) -> Any:
     return next(o.partition("=")[2].strip("'") for o in overrides if o.lstrip("+").startswith(f"{key}="))
 
 
-def _composed(composer: Composer, overrides: list[str], bases: dict[tuple[str, ...], DictConfig]) -> DictConfig:
+def _composed(composer: Composer[Any], overrides: list[str], bases: dict[tuple[str, ...], DictConfig]) -> DictConfig:
     """As `composer.compose`, with one slow composition for all points that choose the same options."""
     parsed = composer.parse(overrides)
     groups = composer.groups()

@@ -23,12 +23,11 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from runner.cli.compose import Composer
-from runner.errors import typed
+from runner.compose import Composer
+from runner.errors import UserError, typed
 from runner.runs.run import STATUS, Run, point_latest
 from runner.sweeps.parallel import visible_gpus
 from runner.sweeps.results import ENDED, Job, Plan, Result, columns, mark, read, read_one, shown, table
-from trainer.config import Mistake
 
 if sys.platform != "win32":
     import fcntl
@@ -43,7 +42,7 @@ class Sweep:
 
     folder: Path
     plan: Plan
-    composer: Composer
+    composer: Composer[Any]
     master: DictConfig
 
     @property
@@ -71,7 +70,7 @@ def dry_run(sweep: Sweep) -> str:
 def launch(sweep: Sweep, task: Task) -> int:
     """Runs the jobs that have no result yet, prints how each ended, and returns the sweep's exit status.
 
-    Raises Mistake if another process is running this sweep.
+    Raises UserError if another process is running this sweep.
     """
     with _locked(sweep.folder):
         return _run(sweep, task)
@@ -85,7 +84,7 @@ def _locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise Mistake(f"{shown(folder)}: another process is running this sweep") from None
+                raise UserError(f"{shown(folder)}: another process is running this sweep") from None
         yield
 
 
@@ -128,7 +127,7 @@ def _launch(sweep: Sweep, jobs: Sequence[Job], task: Task) -> int:
     callbacks.on_multirun_start(config=sweep.master, config_name=sweep.composer.name)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=HydraContext(config_loader=sweep.composer.loader, callbacks=callbacks),
-        task_function=_Isolated(task),
+        task_function=_Isolated(task, sweep.composer.project.module),
         config=sweep.master,
     )
     for name in ("hydra", "hydra_plugins"):
@@ -139,6 +138,9 @@ def _launch(sweep: Sweep, jobs: Sequence[Job], task: Task) -> int:
             for count, (job, each) in enumerate(zip(jobs, overrides, strict=True), start=1):
                 print(f"\njob {job.number} ({count} of {len(jobs)}): {job.point}", flush=True)
                 _complain(launcher.launch([each], initial_job_idx=job.number))  # by its own number
+                if read_one(sweep.folder / str(job.number), job).state == "rejected":
+                    print("the sweep stops here: what is wrong with one job is likely wrong with the next", flush=True)
+                    break
         else:
             print(f"{len(jobs)} jobs through {choice(sweep.master)}", flush=True)
             signal.signal(signal.SIGTERM, _terminated)
@@ -173,8 +175,8 @@ def choice(master: DictConfig) -> str:
 class _Isolated:
     """A job as a launcher calls it: the task in a child process, so that its death is no other job's."""
 
-    def __init__(self, task: Task):
-        self._task = task
+    def __init__(self, task: Task, module: str):
+        self._task, self._module = task, module  # module: what a job imports first, which brings torch
 
     def __call__(self, config: DictConfig) -> None:
         # As plain values: Hydra imports its plug-ins twice, and their classes cannot be pickled.
@@ -183,7 +185,7 @@ class _Isolated:
         # A server that has imported torch once forks every job: quick, and no job sees another's threads or CUDA.
         context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
         if hasattr(os, "fork"):
-            context.set_forkserver_preload(["trainer.loop"])
+            context.set_forkserver_preload([self._module])
         if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
             multiprocessing.set_start_method(None, force=True)  # joblib's own, which no child of a worker would know
         child = context.Process(target=_child, args=(self._task, config, hydra))
@@ -229,9 +231,9 @@ def _child(task: Task, config: DictConfig, hydra: dict[str, Any]) -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         task(config)
-    except Mistake as error:  # what only came to light now, such as a file that has vanished
+    except UserError as error:  # what only building the run could tell
         log.error("error: %s", error)
-        sys.exit(1)
+        sys.exit(2)
     except Exception:
         log.exception("the job failed")
         sys.exit(1)

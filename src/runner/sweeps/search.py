@@ -17,12 +17,12 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from gradclip.policies import Policy
-from runner.cli.compose import Composer, checked
-from runner.errors import explain, typed
+from runner.compose import Composer
+from runner.config import RunConfig
+from runner.errors import UserError, explain, typed
 from runner.runs.run import Pruned, Run, point_latest, save
 from runner.sweeps.grid import run_values
 from runner.sweeps.results import LOG, shown
-from trainer.config import Mistake, Train
 
 if sys.platform != "win32":
     import fcntl
@@ -51,15 +51,15 @@ class Space:
         return self.defaults.get(policy)
 
 
-def space(composer: Composer, arguments: Sequence[str]) -> Space:
-    """What the arguments leave open: `clip=norm,value`, `optimizer.lr=tag(log,interval(0.1,10))`. Raises Mistake."""
+def space(composer: Composer[RunConfig], arguments: Sequence[str]) -> Space:
+    """What the arguments leave open: `clip=norm,value`, `optimizer.lr=tag(log,interval(0.1,10))`. Raises UserError."""
     fixed: list[str] = []
     choices: dict[str, list[str]] = {}
     intervals: dict[str, tuple[float, float, bool]] = {}
     for override in composer.parse(composer.quoted(list(arguments))):
         key, value = str(override.key_or_group), override.value()
         if key == "resume" or key.startswith(("hydra", "sweep.")):
-            raise Mistake(f"{override.input_line}: a search makes its runs and their folders itself; leave this out")
+            raise UserError(f"{override.input_line}: a search makes its runs and their folders itself; leave this out")
         if isinstance(value, IntervalSweep):
             intervals[key] = _interval(override, value)
         elif override.is_sweep_override():
@@ -79,14 +79,14 @@ def _unquoted(value: str) -> str:
 def _interval(override: Override, value: IntervalSweep) -> tuple[float, float, bool]:
     low, high, log = value.start, value.end, "log" in value.tags
     if low is None or high is None or not low < high or (log and low <= 0):
-        raise Mistake(
+        raise UserError(
             f"{override.input_line}: an interval goes up" + (", and on a log scale from above 0" if log else "")
         )
     return low, high, log
 
 
-def check(composer: Composer, found: Space) -> None:
-    """Composes the corners of the space, so that no trial is refused. Raises Mistake for the first that is wrong."""
+def check(composer: Composer[RunConfig], found: Space) -> None:
+    """Composes the corners of the space, so that no trial is refused. Raises UserError for the first that is wrong."""
     policies = found.choices.get("clip", [_fixed_policy(found)])
     for policy in policies:
         config = _composed(composer, [*found.fixed, f"clip={policy}"] if "clip" in found.choices else found.fixed)
@@ -108,12 +108,11 @@ def _fixed_policy(found: Space) -> str:
     return named[-1] if named else "norm"
 
 
-def _composed(composer: Composer, overrides: Sequence[str]) -> Train:
-    quoted = composer.quoted(list(overrides))
+def _composed(composer: Composer[RunConfig], overrides: Sequence[str]) -> RunConfig:
     try:
-        return checked(composer.compose(quoted), quoted)
+        return composer.checked(overrides)
     except Exception as error:
-        raise Mistake(f"{explain(error, quoted)} ({' '.join(overrides)})") from error
+        raise UserError(f"{explain(error, composer.project, overrides)} ({' '.join(overrides)})") from error
 
 
 def overrides_of(found: Space, trial: Any) -> list[str]:
@@ -134,8 +133,8 @@ def overrides_of(found: Space, trial: Any) -> list[str]:
 class TrialRun(Run):
     """A run that tells Optuna every evaluation, and ends when its pruner has seen enough."""
 
-    def __init__(self, folder: Path, steps: int, trial: Any):
-        super().__init__(folder, steps)
+    def __init__(self, folder: Path, steps: int, trial: Any, swept: dict[str, Any] | None = None):
+        super().__init__(folder, steps, swept=swept)
         self._trial = trial
 
     def evaluated(self, step: int, loss: float) -> None:
@@ -152,7 +151,7 @@ class Search:
     storage: str
     trials: int
     space: Space
-    composer: Composer
+    composer: Composer[RunConfig]
     seed: int | None = None
 
 
@@ -196,7 +195,7 @@ def _study(search: Search) -> Any:
         storage = optuna.storages.RDBStorage(search.storage, heartbeat_interval=30, grace_period=120)
     except sqlalchemy.exc.SQLAlchemyError as error:
         why = str(getattr(error, "orig", error)).partition("\n")[0]
-        raise Mistake(f"--storage={search.storage}: not the storage of a study ({why})") from error
+        raise UserError(f"--storage={search.storage}: not the storage of a study ({why})") from error
     sampler = optuna.samplers.TPESampler(seed=search.seed)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
     study = optuna.create_study(
@@ -204,7 +203,7 @@ def _study(search: Search) -> Any:
     )
     asked = json.dumps([search.space.fixed, search.space.choices, search.space.intervals])
     if (before := study.user_attrs.get("space")) not in (None, asked):
-        raise Mistake(f"{search.folder}: this study searches something else, {before}; give it another --name")
+        raise UserError(f"{search.folder}: this study searches something else, {before}; give it another --name")
     study.set_user_attr("space", asked)
     return study
 
@@ -212,8 +211,6 @@ def _study(search: Search) -> Any:
 def _trial(search: Search, trial: Any) -> float:
     """One trial: composed, checked, trained in a folder of its own."""
     import optuna
-
-    from trainer import loop
 
     overrides = overrides_of(search.space, trial)
     config = _composed(search.composer, overrides)
@@ -225,10 +222,10 @@ def _trial(search: Search, trial: Any) -> float:
         print(f"trial {trial.number}: the same as {earlier.number}, and not run again", flush=True)
         return float(earlier.value)
     own = _searched(search.space, config, overrides)
-    record = TrialRun(folder, config.steps, trial)
+    record = TrialRun(folder, config.steps, trial, own)
     with _log(folder), record.recorded():
         save(config, folder)
-        loop.execute(config, record, own)
+        search.composer.project.execute(config, record)
     ending, status = record.ending(), record.status
     objective = "" if status["objective"] is None else f", objective {status['objective']:.4f}"
     print(f"trial {trial.number}: {ending.state}{objective}: {' '.join(overrides)}", flush=True)
@@ -245,7 +242,7 @@ def _same(trial: Any, overrides: Sequence[str]) -> Any:
     return next((each for each in finished if each.user_attrs.get("overrides") == list(overrides)), None)
 
 
-def _searched(found: Space, config: Train, overrides: Sequence[str]) -> dict[str, Any]:
+def _searched(found: Space, config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """The searched keys and their values, for TensorBoard's HParams."""
     values, keys = run_values(config), [*found.choices, *found.intervals, "clip.max"]
     given = dict(each.split("=", 1) for each in overrides)
@@ -283,6 +280,6 @@ def conclusion(search: Search, study: Any) -> str:
 
 
 def need_optuna() -> None:
-    """Raises Mistake where it is absent."""
+    """Raises UserError where it is absent."""
     if importlib.util.find_spec("optuna") is None:
-        raise Mistake('a search needs optuna: pip install -c constraints.txt -e ".[tune]"')
+        raise UserError('a search needs optuna: pip install -c constraints.txt -e ".[tune]"')

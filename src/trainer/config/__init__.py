@@ -1,27 +1,13 @@
 """The schemas: type, range and one line of help for every key. The values stand in conf/. No torch here."""
 
-from typing import Any
-
 from gradclip.policies import Policy
 from trainer.config.data import Data, Digits, Direction, Line, TemporalOrder, Text
 from trainer.config.device import Device
-from trainer.config.mistake import Mistake
 from trainer.config.model import LSTM, MLP, RNN, DeepLinear, LinearNet, Model, Recurrent
 from trainer.config.optim import SGD, Adam, AdamW, Constant, Cosine, Decay, Fused, Linear, Optimizer, RMSprop, Schedule
-from trainer.config.train import EXTENDING, Diagnosis, Divergence, Train, flat, turned
-
-GROUPS: dict[str, type[Any]] = {
-    "model": Model,
-    "data": Data,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-    "device": Device,
-    "clip": Policy,
-}
+from trainer.config.train import Diagnosis, Divergence, Train
 
 __all__ = [
-    "EXTENDING",
-    "GROUPS",
     "LSTM",
     "MLP",
     "RNN",
@@ -42,7 +28,6 @@ __all__ = [
     "Line",
     "Linear",
     "LinearNet",
-    "Mistake",
     "Model",
     "Optimizer",
     "Policy",
@@ -52,6 +37,4 @@ __all__ = [
     "TemporalOrder",
     "Text",
     "Train",
-    "flat",
-    "turned",
 ]  # fmt: skip

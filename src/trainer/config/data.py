@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradclip.fields import Option, key
+from gradclip.fields import Option
+from runner.config import key
 
 LARGE = 1e30  # numbers of the data stay well within float32
 
@@ -20,10 +21,12 @@ class Data(Option):
 @dataclass(kw_only=True)
 class Text(Data):
     name: str = "text"
-    path: str | None = key("a UTF-8 text file; null reads the help topics that come with Python")
+    path: str | None = key("a UTF-8 text file; null reads the help topics that come with Python", path=True)
     window: int = key("characters between two truncations of back-propagation through time", least=1)
     validation: float = key("share of the text, at its end, that is held out", above=0, below=1)
-    sample: int = key("characters of generated text at the end of a run; 0 for none", least=0, most=10**6)
+    sample: int = key(
+        "characters of generated text at the end of a run; 0 for none", least=0, most=10**6, mutable_on_resume=True
+    )
 
     kind: ClassVar[str] = "characters"
     LARGEST: ClassVar[int] = 1 << 27  # bytes of a file: held in memory, at up to 20 bytes a character while it is read
@@ -33,7 +36,9 @@ class Text(Data):
 class Digits(Data):
     name: str = "digits"
     validation: float = key("share of the images that is held out", above=0, below=1)
-    workers: int = key("processes that load the data; 0 loads in the training process", least=0, most=256)
+    workers: int = key(
+        "processes that load the data; 0 loads in the training process", least=0, most=256, mutable_on_resume=True
+    )
 
     kind: ClassVar[str] = "vectors"
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from gradclip.fields import Option, key
+from gradclip.fields import Option
+from runner.config import key
 
 
 @dataclass(kw_only=True)

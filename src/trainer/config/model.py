@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradclip.fields import Option, key
+from gradclip.fields import Option
+from runner.config import key
 
 
 @dataclass(kw_only=True)

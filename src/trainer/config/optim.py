@@ -1,8 +1,11 @@
 """Optimizers, all torch's own, and schedules of their learning rate."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from gradclip.fields import Option, key
+from gradclip.fields import Option
+from runner.config import key
+from runner.errors import UserError
 
 
 @dataclass(kw_only=True)
@@ -26,6 +29,11 @@ class SGD(Fused):
     name: str = "sgd"
     momentum: float = key("momentum", least=0, below=1)
     nesterov: bool = key("Nesterov's momentum; needs a momentum above 0")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and self.momentum == 0:
+            raise UserError("optimizer.nesterov=true needs optimizer.momentum above 0")
 
 
 @dataclass(kw_only=True)
@@ -61,6 +69,8 @@ class Schedule(Option):
 
     warmup: int = key("steps over which the rate rises linearly to lr", least=0)
 
+    spans_all_steps: ClassVar[bool] = False  # whether the rate of a step depends on how many steps there are
+
 
 @dataclass(kw_only=True)
 class Constant(Schedule):
@@ -72,6 +82,8 @@ class Decay(Schedule):
     """Schedules that end at a share of lr."""
 
     final: float = key("the rate at the last step, as a share of lr", least=0, most=1)
+
+    spans_all_steps: ClassVar[bool] = True
 
 
 @dataclass(kw_only=True)

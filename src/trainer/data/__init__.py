@@ -9,6 +9,6 @@ __all__ = ["Batch", "Dataset", "build"]
 
 
 def build(config: schema.Data, seed: int) -> Dataset:
-    """The data set of a configuration; raises Mistake for what cannot be read."""
+    """The data set of a configuration; raises UserError for what cannot be read."""
     dataset: Dataset = import_module(f"{__name__}.{config.name}").build(config, seed)
     return dataset

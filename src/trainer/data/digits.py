@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from runner.errors import UserError
 from trainer import config as schema
-from trainer.config import Mistake
 from trainer.data.base import Batch, Dataset, accuracy
 
 
@@ -19,7 +19,7 @@ def build(config: schema.Digits, seed: int) -> "Digits":
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise Mistake('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"') from error
+        raise UserError('data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"') from error
     images, labels = load_digits(return_X_y=True)
     return Digits(config, torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels), seed)
 
@@ -34,7 +34,7 @@ class Digits(Dataset):
         held_out = int(len(images) * config.validation)
         training = len(images) - held_out
         if config.batch_size > training or held_out == 0:
-            raise Mistake(
+            raise UserError(
                 f"data.batch_size={config.batch_size}, data.validation={config.validation}: of {len(images)} images "
                 f"{training} would be trained on and {held_out} held out"
             )

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradclip.errors import show
+from runner.errors import UserError
 from trainer import config as schema
-from trainer.config import Mistake
 from trainer.data.base import Batch, Dataset, accuracy
 
 
@@ -29,9 +29,9 @@ def read(path: str | None) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise Mistake(f"data.path={path}: not UTF-8 (byte {error.start})") from error
+        raise UserError(f"data.path={path}: not UTF-8 (byte {error.start})") from error
     except OSError as error:
-        raise Mistake(f"data.path={path}: {error.strerror}") from error
+        raise UserError(f"data.path={path}: {error.strerror}") from error
 
 
 class Text(Dataset):
@@ -45,7 +45,7 @@ class Text(Dataset):
         held_out = int(len(data) * config.validation)
         least = config.batch_size * 2
         if min(held_out, len(data) - held_out) < least:
-            raise Mistake(
+            raise UserError(
                 f"data.path={show(config.path)}: {len(text)} characters are too few: training and validation "
                 f"(data.validation={config.validation}) need {least} each for data.batch_size={config.batch_size}"
             )

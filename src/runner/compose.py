@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -22,19 +22,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
-from runner.errors import missing, unknown_key, unknown_option, unreadable
+from runner.config import Config, Project
+from runner.errors import UserError, missing, unknown_key, unknown_option, unreadable
 from runner.runs.run import SAVED
-from trainer.config import GROUPS, Mistake, Train
 
 LARGEST = 1 << 20  # bytes of such a file, which has two thousand
 VALUES = ("nan", "inf", "null", "true", "false")  # words that Hydra's grammar does not read as text
 
 
-def register() -> None:
-    """Makes the schemas known to Hydra under `schema/`, and `run_id` to the configuration."""
+def register(project: Project[Any]) -> None:
+    """Makes a project's schemas known to Hydra under `schema/`, and `run_id` to the configuration."""
     store = ConfigStore.instance()
-    store.store(name="train", node=Train, group="schema")
-    for group, base in GROUPS.items():
+    store.store(name="train", node=project.schema, group="schema")
+    for group, base in project.groups.items():
         store.repo["schema"][group] = Schemas(group, base.options)
     store.repo["schema"]["launcher"] = Launchers()
     hydra = store.repo["hydra"]
@@ -74,7 +74,7 @@ class Launchers(dict[str, Any]):
             module = importlib.import_module(f"hydra_plugins.{package}.config")
         except ImportError:
             needs = f'needs {package.replace("_", "-")}: pip install -c constraints.txt -e ".[launchers]"'
-            raise Mistake(f"hydra/launcher={launcher} {needs}") from None
+            raise UserError(f"hydra/launcher={launcher} {needs}") from None
         node = OmegaConf.structured(getattr(module, schema))
         return ConfigNode(name=name, node=node, group="schema/launcher", package=None, provider=None)
 
@@ -95,15 +95,18 @@ class WithoutPlugins(dict[str, Any]):
             super().__setitem__(name, node)
 
 
-class Composer:
-    """Composes configurations from a folder just as `@hydra.main` will."""
+class Composer(Generic[Config]):
+    """Composes a project's configurations, by default from its conf/, just as `@hydra.main` will."""
 
-    def __init__(self, folder: Path, name: str = "train", extra: Path | None = None):
+    def __init__(
+        self, project: Project[Config], folder: Path | None = None, name: str = "train", extra: Path | None = None
+    ):
         setup_globals()
-        path = create_config_search_path(str(folder))
+        register(project)
+        path = create_config_search_path(str(folder or project.conf))
         if extra is not None:
             path.prepend("command-line", f"file://{extra}", anchor=SearchPathQuery(provider="schema"))
-        self.name = name
+        self.project, self.name = project, name
         self.loader = ConfigLoaderImpl(path)
 
     def quoted(self, overrides: list[str]) -> list[str]:
@@ -124,15 +127,20 @@ class Composer:
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         return self.loader.load_configuration(self.name, overrides, run_mode=mode)
 
+    def checked(self, overrides: Sequence[str]) -> Config:
+        """The configuration that these overrides give, as objects. Raises as `compose` and `checked` do."""
+        quoted = self.quoted(list(overrides))
+        return checked(self.compose(quoted), self.project, quoted)
+
     def parse(self, overrides: list[str]) -> list[Override]:
         for override in overrides:
             if not override.partition("=")[0].strip("+"):
-                raise Mistake(unreadable(override))
+                raise UserError(unreadable(override))
         parsed: list[Override] = OverridesParser.create(config_loader=self.loader).parse_overrides(overrides)
         return parsed
 
     def check_options(self, overrides: list[Override]) -> None:
-        """Raises Mistake for a choice that its group does not have; Hydra has no line of its own for half of them."""
+        """Raises UserError for a choice that its group does not have; Hydra has no line of its own for half of them."""
         groups = self.groups()
         for override in overrides:
             group, value = override.key_or_group, override.value()
@@ -140,9 +148,9 @@ class Composer:
                 continue
             if override.is_add() or override.is_force_add():
                 line = str(override.input_line)
-                raise Mistake(f"{line}: the group is there already; write {line.lstrip('+')}")
+                raise UserError(f"{line}: the group is there already; write {line.lstrip('+')}")
             if value not in (options := self.options(group)):
-                raise Mistake(unknown_option(group, value, options))
+                raise UserError(unknown_option(group, value, options))
 
     def options(self, group: str) -> list[str]:
         """The options of a group; empty where there is no such group."""
@@ -154,10 +162,10 @@ class Composer:
         return [name for name in self.loader.list_groups("") if name not in ("hydra", "schema")]
 
 
-def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
-    """The real objects behind a composed configuration.
+def checked(config: DictConfig, project: Project[Config], overrides: Sequence[str] = ()) -> Config:
+    """The real objects behind a composed configuration of a project.
 
-    Raises InvalidField for a value out of range, with its whole key, and Mistake for an unknown key
+    Raises InvalidField for a value out of range, with its whole key, and UserError for an unknown key
     (which Hydra lets pass with `+`) or for values that do not agree.
     """
     config = without_hydra(config)
@@ -167,49 +175,49 @@ def checked(config: DictConfig, overrides: Sequence[str] = ()) -> Train:
         names = {field.name for field in dataclasses.fields(owner)}
         for key in node:
             if key not in names:
-                raise Mistake(unknown_key(_join(path, key), owner, overrides))
+                raise UserError(unknown_key(_join(path, key), owner, project, overrides))
         for name in names:
             if name not in node:
-                raise Mistake(missing(_join(path, name)))
+                raise UserError(missing(_join(path, name), project))
         if issubclass(owner, Option) and owner.__dict__.get("name") is None:
-            raise Mistake(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
+            raise UserError(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
                           f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
         try:
             built = OmegaConf.to_object(node)
         except InvalidField as error:
             raise InvalidField(_join(path, error.key), error.value, error.allowed) from None
-    assert isinstance(built, Train)
+    assert isinstance(built, project.schema)
     return built
 
 
-def load(folder: Path) -> Train:
+def load(folder: Path, project: Project[Config]) -> Config:
     """The configuration with which a run was made, whatever the files in conf/ say today.
 
-    Raises Mistake if the folder holds none, and as `checked` does.
+    Raises UserError if the folder holds none, and as `checked` does.
     """
     path = folder / SAVED
     if not path.is_file():
-        raise Mistake(f"{folder}: not the folder of a run; it has no {SAVED}")
+        raise UserError(f"{folder}: not the folder of a run; it has no {SAVED}")
     saved = _read(path)
-    config = OmegaConf.structured(Train)
-    for group, base in GROUPS.items():
+    config = OmegaConf.structured(project.schema)
+    for group, base in project.groups.items():
         config[group] = _typed(OmegaConf.select(saved, group), base, group, path)
-    return checked(OmegaConf.merge(config, saved))  # type: ignore[arg-type]
+    return checked(OmegaConf.merge(config, saved), project)  # type: ignore[arg-type]
 
 
 def _read(path: Path) -> DictConfig:
     """A saved configuration's plain values. Nothing in it is executed, and no few lines grow into a large tree."""
     try:
         if path.stat().st_size > LARGEST:
-            raise Mistake(f"{path}: {path.stat().st_size:,} bytes are not the configuration of a run")
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes are not the configuration of a run")
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise Mistake(f"{path}: not the configuration of a run, which has no aliases")
+            raise UserError(f"{path}: not the configuration of a run, which has no aliases")
         saved = OmegaConf.create(text)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise Mistake(f"{path}: not the configuration of a run: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: not the configuration of a run: {' '.join(str(error).split())}") from error
     if not isinstance(saved, DictConfig):
-        raise Mistake(f"{path}: not the configuration of a run")
+        raise UserError(f"{path}: not the configuration of a run")
     return saved
 
 
@@ -217,7 +225,7 @@ def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
     """The schema that a saved node names, with those of the links of a chain in it."""
     name = saved.get("name") if isinstance(saved, DictConfig) else None
     if name not in base.options:
-        raise Mistake(f"{path}: {unknown_option(group, name, base.options)}")
+        raise UserError(f"{path}: {unknown_option(group, name, base.options)}")
     schema: DictConfig = OmegaConf.structured(base.options[name])
     if "links" in saved:
         schema.links = {

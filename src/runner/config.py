@@ -1,0 +1,179 @@
+"""What the runner reads of a run's configuration, and how a project introduces itself to the runner. No torch here."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from gradclip import fields
+from gradclip.fields import Checked, Option, field_type
+from gradclip.policies import Policy
+
+
+def key(help: str, *, mutable_on_resume: bool = False, path: bool = False, **limits: Any) -> Any:
+    """A field of a schema, as `gradclip.fields.key` makes it, with what the runner wants to know of it.
+
+    mutable_on_resume: the steps that were taken do not depend on it, so a resumed run may have another value.
+    path: it names a file, and is made absolute before the run is saved.
+    """
+    return fields.key(help, metadata={"mutable_on_resume": mutable_on_resume, "path": path}, **limits)
+
+
+@dataclass(kw_only=True)
+class Log(Checked):
+    """What is written, and how often."""
+
+    every: int = key(
+        "steps between two points in TensorBoard; evaluations and checkpoints add theirs",
+        least=1,
+        mutable_on_resume=True,
+    )
+    parameters_every: int = key(
+        "the same for each parameter's norms, weight_norm and update_ratio, at logged steps",
+        least=1,
+        mutable_on_resume=True,
+    )
+    first_steps: int = key(
+        "steps that are logged as a table: weight, gradient before and after clipping, update",
+        least=0,
+        most=1000,
+        mutable_on_resume=True,
+    )
+    flow: bool = key("draw each parameter's norm before and after clipping, at evaluations", mutable_on_resume=True)
+    histograms: bool = key("write histograms of all weights and gradients, at evaluations", mutable_on_resume=True)
+    progress: bool = key("show a progress bar when the output is a terminal", mutable_on_resume=True)
+
+
+@dataclass(kw_only=True)
+class Checkpoint(Checked):
+    """What is kept of a run."""
+
+    every: int = key("steps between two checkpoints; the last step is always one", least=1, mutable_on_resume=True)
+    keep: int = key("how many of the newest checkpoints stay, beside the best", least=1, mutable_on_resume=True)
+
+
+@dataclass(kw_only=True)
+class Sweep(Checked):
+    """What `-m` does with the grid; a single run does not read it."""
+
+    dry_run: bool = key("with -m: list the jobs, their folders and duplicates, and run nothing")
+    resume: str | None = key("the folder of a sweep, of which whatever is missing or unfinished is run")
+
+
+@dataclass(kw_only=True)
+class RunConfig(Checked):
+    """Base of a project's root schema: the part of a run's configuration that the runner reads.
+
+    A field whose type is a group of options (a direct subclass of `gradclip.fields.Option`) is a group in conf/.
+    """
+
+    clip: Policy = key("how gradients are limited")
+
+    steps: int = key("optimizer steps", least=1, most=10**12, mutable_on_resume=True)
+    seed: int = key("seed of everything random; 0 is one too", least=0, most=2**32 - 1)
+    log: Log = key("what is written, and how often")
+    checkpoint: Checkpoint = key("what is kept of a run")
+    resume: str | None = key(
+        "a run's folder, or latest: that run goes on where it stopped, as it was configured", mutable_on_resume=True
+    )
+    sweep: Sweep = key("what -m does with the grid")
+
+    def fixed_steps(self) -> str | None:
+        """Why a resumed run cannot have another number of steps; None, as here, where it can."""
+        return None
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class Project(Generic[Config]):
+    """A project as the runner sees it.
+
+    schema: the dataclass at the root of its configuration. run: "module:function", called as
+    `function(config, run)` with a `Config` and a `runner.runs.run.Run`, and imported only then.
+    root: the folder that holds train.py and conf/.
+    """
+
+    schema: type[Config]
+    run: str
+    root: Path
+
+    @property
+    def conf(self) -> Path:
+        """The folder of its configuration files."""
+        return self.root / "conf"
+
+    @property
+    def module(self) -> str:
+        """The module with the function that runs it."""
+        return self.run.partition(":")[0]
+
+    @property
+    def execute(self) -> Callable[..., None]:
+        """The function that runs it, which imports torch."""
+        function: Callable[..., None] = getattr(import_module(self.module), self.run.partition(":")[2])
+        return function
+
+    @cached_property
+    def groups(self) -> dict[str, type[Any]]:
+        """The groups of options, and the base class of each."""
+        kinds = {field.name: field_type(self.schema, field.name) for field in dataclasses.fields(self.schema)}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Option)}
+
+    def all_keys(self) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
+        """Every dotted key that some choice of options has, with its field."""
+        return _keys(self.schema, self.groups, "")
+
+
+def _keys(owner: type, groups: Mapping[str, type[Any]], prefix: str) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
+    for field in dataclasses.fields(owner):
+        yield prefix + field.name, field
+        kind = field_type(owner, field.name)
+        if isinstance(kind, type) and issubclass(kind, Checked):
+            for option in groups[field.name].options.values() if field.name in groups else [kind]:
+                yield from _keys(option, {}, f"{prefix}{field.name}.")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value of a checked configuration under its dotted key."""
+    values: dict[str, Any] = {}
+    for name, value in (config if isinstance(config, dict) else vars(config)).items():
+        inner = isinstance(value, Checked | dict)
+        values |= flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return values
+
+
+def incompatible_keys(earlier: Mapping[str, Any], later: Checked) -> list[str]:
+    """The keys in which a configuration differs so from an earlier, flattened one that it is another run's.
+
+    Keys that are `mutable_on_resume` in the later one may differ.
+    """
+    values, mutable = flatten(later), set(_mutable(later, ""))
+    missing = object()
+    names = sorted(name for name in earlier.keys() | values.keys() if name not in mutable)
+    return [name for name in names if earlier.get(name, missing) != values.get(name, missing)]
+
+
+def _mutable(config: Checked, prefix: str) -> Iterator[str]:
+    for field in dataclasses.fields(config):
+        if field.metadata.get("mutable_on_resume"):
+            yield prefix + field.name
+        elif isinstance(inner := getattr(config, field.name), Checked):
+            yield from _mutable(inner, f"{prefix}{field.name}.")
+
+
+def resolve_paths(config: Checked, base: Path) -> None:
+    """Makes every field that is a path absolute, links resolved, so that a run can be resumed from anywhere.
+
+    base: the folder from which relative paths count.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, Checked):
+            resolve_paths(value, base)
+        elif field.metadata.get("path") and value is not None:
+            setattr(config, field.name, str((base / value).resolve()))
