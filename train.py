@@ -8,16 +8,17 @@ from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))  # this checkout, whatever else is installed
 
-from runner.cli import preflight as cli
+from runner.cli.preflight import preflight, run, start
+from trainer.project import PROJECT
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
-    cli.run(config)
+    run(PROJECT, config)
 
 
 if __name__ == "__main__":
-    if checked := cli.preflight():  # a mistake ends here, in one line
-        cli.start(checked, main)
+    if checked := preflight(PROJECT):  # a mistake ends here, in one line
+        start(PROJECT, checked, main)
     else:
         main()

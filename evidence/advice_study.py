@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF, one_line_errors
+from runner.compose import Composer, checked
 from runner.report.advice import SHARES, advice, norms_of, status_of, suggestions
 from runner.sweeps.results import ENDED
 

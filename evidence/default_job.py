@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF, one_line, one_line_errors
+from runner.compose import Composer, checked
 
 PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "default_job.md"
 CLIPS = (("clip=none",), ("clip=norm", "clip.max=1.0"))

@@ -17,8 +17,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF, one_line, one_line_errors
+from runner.compose import Composer, checked
 from runner.runs.run import read_status
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from gradclip import Chain, Clipper, Policy
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF, one_line, one_line_errors
+from runner.compose import Composer, checked
 from runner.errors import UserError
 from trainer import loop
 

@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.compose import Composer
 from runner.cli.preflight import CONF, one_line, one_line_errors
+from runner.compose import Composer
 
 PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF, check_machine, one_line, one_line_errors
+from runner.compose import Composer, checked
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF
+from runner.compose import Composer, checked
 from runner.runs.run import Ending
 from trainer.config import GROUPS, Policy, Train
 from trainer.loop import run_recorded

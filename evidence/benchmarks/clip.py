@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from evidence.benchmarks.measure import Times, Work, in_turns, machine, milliseconds, ratio, table, write
 from gradclip import ClipByNorm, ClipByValue, Clipper, Policy, norms
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF
+from runner.compose import Composer, checked
 from trainer.config import GROUPS
 
 Shape = tuple[int, ...]

@@ -16,8 +16,8 @@ from evidence.benchmarks.frameworks import LIMIT, RATE, Loop, adamw, installed
 from evidence.benchmarks.frameworks import LOOPS as FRAMEWORKS
 from evidence.benchmarks.measure import Times, machine, milliseconds, ratio, table, write
 from gradclip import ClipByNorm, Clipper
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF
+from runner.compose import Composer, checked
 from runner.runs.run import Run
 from runner.tracking.tracker import Tracker
 from trainer import loop

@@ -9,8 +9,8 @@ import yaml
 
 from gradclip import Policy
 from gradclip.fields import Checked
-from runner.compose import checked, load
 from runner.cli.preflight import CONF
+from runner.compose import checked, load
 from runner.errors import all_keys
 from runner.runs.run import save
 from tests.support import ROOT, compose, composer, program

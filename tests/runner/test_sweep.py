@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from runner.cli import preflight as cli
-from runner.compose import Composer, checked
 from runner.cli.preflight import CONF
+from runner.compose import Composer, checked
 from runner.errors import UserError
 from runner.sweeps import grid as sweep
 from runner.sweeps.results import Job, read_plan

@@ -28,13 +28,8 @@ log = logging.getLogger(__name__)
 
 STATUS = "status.json"
 SAVED = "config.yaml"
-CODES = {
-    "finished": 0,
-    "pruned": 0,
-    "failed": 1,
-    "rejected": 2,
-    "diverged": 3,
-}  # exit statuses; interrupted is 128 + the signal
+# Exit statuses by state; that of an interrupted run is 128 + the signal.
+CODES = {"finished": 0, "pruned": 0, "failed": 1, "rejected": 2, "diverged": 3}
 # The last is a scheduler's notice that it is about to take the machine away.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
