@@ -4,7 +4,6 @@ Trains the default job at eight thresholds with three seeds each, asks for advic
 and trains with what it said. Runs are kept in outputs/advice, and not trained again; half an hour on one core.
 """
 
-import argparse
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -14,8 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.cli.preflight import CONF, one_line_errors
 from runner.compose import Composer, checked
+from runner.errors import Parser
 from runner.report.advice import SHARES, advice, norms_of, status_of, suggestions
 from runner.sweeps.results import ENDED
 
@@ -25,7 +24,7 @@ DEFAULT = 1.0
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Studies the advice of scripts/suggest_max.py."))
+    parser = Parser(description="Studies the advice of scripts/suggest_max.py.")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=Path("outputs") / "advice", help="where the runs are kept")

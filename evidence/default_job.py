@@ -3,7 +3,6 @@
 Trains it with five seeds, without clipping and with clip=norm clip.max=1.0; two minutes on one core.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -13,15 +12,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.cli.preflight import CONF, one_line, one_line_errors
 from runner.compose import Composer, checked
+from runner.errors import Parser, one_line
 
 PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "default_job.md"
 CLIPS = (("clip=none",), ("clip=norm", "clip.max=1.0"))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Trains the default job with and without clipping."))
+    parser = Parser(description="Trains the default job with and without clipping.")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")

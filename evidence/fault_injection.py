@@ -7,7 +7,6 @@
 The faults themselves stand in tests/faults/, and the suite runs a few of each.
 """
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.cli.preflight import one_line_errors
+from runner.errors import Parser
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "evidence" / "docs" / "faults.md"
@@ -41,7 +40,7 @@ FAULTS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = one_line_errors(argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0]))
+    parser = Parser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("kinds", nargs="*", help=f"of {', '.join(FAULTS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="a few of each")
     parser.add_argument("--jobs", type=int, default=2, help="kinds at a time")

@@ -4,7 +4,6 @@ The memory and the event file of 200,000 steps of the smallest model, and the sh
 goes into its checkpoints.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -17,8 +16,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.cli.preflight import CONF, one_line, one_line_errors
 from runner.compose import Composer, checked
+from runner.errors import Parser, one_line
 from runner.runs.run import read_status
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +28,7 @@ GROWTH = 2.0  # MB: what counts as noise in the memory after the first 1,000 ste
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0]))
+    parser = Parser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--steps", type=int, default=200_000, help="of the smallest model")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")

@@ -4,7 +4,6 @@ The norms before clipping are those of the default job under clip=norm; every po
 sequence of gradients, so that the pictures differ by the policy alone. Needs matplotlib (extra `docs`).
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -14,9 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from gradclip import Chain, Clipper, Policy
-from runner.cli.preflight import CONF, one_line, one_line_errors
 from runner.compose import Composer, checked
-from runner.errors import UserError
+from runner.errors import Parser, UserError, one_line
 from trainer import loop
 
 FOLDER = Path(__file__).parents[1] / "docs" / "policies"
@@ -24,7 +22,7 @@ SCENE = ["clip=norm", "clip.max=1.0", "data.sample=0", "log.progress=false"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Draws how each policy treats one run."))
+    parser = Parser(description="Draws how each policy treats one run.")
     parser.add_argument("--steps", type=int, default=300, help="steps of the run that all policies see")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go")
     args = parser.parse_args(arguments)

@@ -3,7 +3,6 @@
 Five studies, three seeds where chance plays a part; three minutes on two cores. Needs matplotlib (extra `docs`).
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -11,14 +10,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from runner.cli.preflight import CONF, one_line, one_line_errors
 from runner.compose import Composer
+from runner.errors import Parser, one_line
 
 PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Measures what docs/gradients.md says."))
+    parser = Parser(description="Measures what docs/gradients.md says.")
     parser.add_argument("studies", nargs="*", help="which, such as depth (all)")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are replaced")
     args = parser.parse_args(arguments)

@@ -1,16 +1,15 @@
 """Writes a run's bare weights, for other programs: `python scripts/export.py outputs/latest`."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.cli.preflight import one_line, one_line_errors
+from runner.errors import Parser, one_line
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Writes a run's bare weights as a safetensors file."))
+    parser = Parser(description="Writes a run's bare weights as a safetensors file.")
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, a step, or a file")
     parser.add_argument("--to", type=Path, help="the file that is written; model.safetensors in the run's folder")
@@ -27,7 +26,7 @@ def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:
     path = checkpoint.find(folder, which)
     content = checkpoint.load(path)
     to = to or folder / "model.safetensors"
-    weights.write(to, weights.in_checkpoint(content, path), {"format": "pt", "step": str(content["step"])})
+    weights.write_weights(to, weights.weights_in(content, path), {"format": "pt", "step": str(content["step"])})
     return to
 
 

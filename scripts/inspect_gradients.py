@@ -4,28 +4,25 @@ Takes the overrides of train.py, trains for a few steps without a folder, and pr
 parameter: its norm, its gradient before and after backward and after clipping, and what is wrong with it.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.cli.preflight import CONF, check_machine, one_line, one_line_errors
-from runner.compose import Composer, checked
+from runner.errors import Parser, one_line
+from trainer.project import PROJECT, compose
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Shows a model's first gradients, by parameter."))
+    parser = Parser(description="Shows a model's first gradients, by parameter.")
     parser.add_argument("--steps", type=int, default=1, help="steps to take; the last one is shown (1)")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them: .png, .svg or .pdf (needs matplotlib)")
     parser.add_argument("overrides", nargs="*", help="as for train.py, such as model=lstm clip.max=0.5")
     args = parser.parse_intermixed_args(arguments)
     if args.steps < 1:
         parser.error(f"--steps={args.steps}: must be at least 1")
-    with one_line(args.overrides):
-        composer = Composer(CONF)
-        config = checked(composer.compose(composer.quoted(args.overrides)), args.overrides)
-        check_machine(config)
+    with one_line(PROJECT, args.overrides):
+        config = compose(*args.overrides)
         from trainer import inspection
 
         if args.plot is not None:
@@ -33,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = inspection.inspect(config, args.steps)
         print(inspection.table(found, config))
         if found.steps:
-            print(inspection.reach(found.steps))
+            print(inspection.describe_time_decay(found.steps))
         if args.plot is not None:
             inspection.plot(found, args.plot)
             print(args.plot)

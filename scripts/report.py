@@ -4,21 +4,19 @@ Writes report.md, report.html (one file, nothing from the network) and PNGs into
 the table. Needs matplotlib (extra `report`).
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.cli.preflight import one_line, one_line_errors
-from runner.errors import UserError
+from runner.errors import Parser, UserError, one_line
 from runner.report import report
 
 SWEEPS = Path("outputs") / "sweeps"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Says what a sweep found."))
+    parser = Parser(description="Says what a sweep found.")
     parser.add_argument(
         "sweeps", nargs="*", type=Path, help="folders of sweeps or of runs; the newest sweep by default"
     )

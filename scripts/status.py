@@ -1,18 +1,16 @@
 """Tells a run that was killed from one that trains: `python scripts/status.py outputs/latest`."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.cli.preflight import one_line, one_line_errors
-from runner.errors import UserError
+from runner.errors import Parser, UserError, one_line
 from runner.runs.run import actual_state, read_status
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Says how runs are doing."))
+    parser = Parser(description="Says how runs are doing.")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     args = parser.parse_args(arguments)
     with one_line():

@@ -3,17 +3,16 @@
 Event files of other programs do as well: `python scripts/suggest_max.py FOLDER --tag train/grad_norm`.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.cli.preflight import one_line, one_line_errors
+from runner.errors import Parser, one_line
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = one_line_errors(argparse.ArgumentParser(description="Suggests thresholds from the norms of one run."))
+    parser = Parser(description="Suggests thresholds from the norms of one run.")
     parser.add_argument("run", type=Path, help="the run's folder, or any folder with an event file of TensorBoard")
     parser.add_argument("--tag", help="the scalar that holds the norm before clipping; ours by default")
     args = parser.parse_args(arguments)

@@ -1,13 +1,18 @@
 """Every error of a configuration as one line that names the key, the value, what is allowed, and the nearest name."""
 
+import argparse
 import dataclasses
 import difflib
 import errno
+import os
 import re
+import signal
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -26,6 +31,39 @@ from runner.config import Project
 
 class UserError(Exception):
     """What the user can correct: the message names the key, the value, and what is allowed."""
+
+
+MISTAKE = 2  # the exit status of a user's mistake
+FAILED = 1  # and of what is wrong with the machine or the program
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a script's arguments, and answers a wrong one in one line without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        exit_with_error(message)
+
+
+@contextmanager
+def one_line(project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback.
+
+    project, overrides: those of the configuration that is composed in the block, for hints at the nearest key.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_mistake(error):
+            raise
+        exit_with_error(explain(error, project, overrides))
+
+
+def exit_with_error(message: str, code: int = MISTAKE) -> NoReturn:
+    """Ends the program with one line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 def explain(error: BaseException, project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> str:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError
-from trainer import loop, optim
 from trainer.config import Train
 from trainer.data import Batch
+from trainer.loop import take_step
 from trainer.monitor.diagnosis import (
     EXPLODING,
     FROZEN,
@@ -25,7 +25,10 @@ from trainer.monitor.diagnosis import (
     measure,
     split,
     still_exploding,
+    weight_norms,
 )  # fmt: skip
+from trainer.optimizers import set_lr
+from trainer.state import TrainState, build
 
 CLIPPED = f"{EXPLODING}, clipped"
 COLUMNS = ("parameter", "shape", "weight", "before backward", "after backward", "after clipping", "ratio", "")
@@ -67,20 +70,20 @@ def inspect(config: Train, steps: int) -> Inspection:
         raise UserError(f"--steps={steps}: the run itself has steps={config.steps}")
     if config.clip.nonfinite == "error":
         config.clip.nonfinite = "keep"  # to show them
-    session = loop.build(config)
-    session.model.train()
-    batches = session.data.batches(0)
+    state = build(config)
+    state.model.train()
+    batches = state.data.batches(0)
     with torch.random.fork_rng():  # the steps then are those of the run, dropout included
-        time_steps = through_time(session, next(session.data.batches(0)))
+        time_steps = through_time(state, next(state.data.batches(0)))
     for step in range(1, steps + 1):
         batch = next(batches)
-        optim.set_rate(session.optimizer, config, step)
-        session.optimizer.zero_grad()
-        earlier = {name: parameter.grad is not None for name, parameter in session.model.named_parameters()}
-        weights = [parameter.detach().clone() for parameter in session.model.parameters()]
-        _, report = loop.take_step(session, batch, check=step == 1)
+        set_lr(state.optimizer, config.optimizer.lr * state.lr_factor(step))
+        state.optimizer.zero_grad()
+        earlier = {name: parameter.grad is not None for name, parameter in state.model.named_parameters()}
+        weights = weight_norms(state.model)
+        _, report = take_step(state, batch, check=step == 1)
         before, given = split(report.by_parameter())
-        found = measure(session.model, weights, before)
+        found = measure(state.model, weights, before)
         words = marks(found, config.diagnosis, early=True)
         if NON_FINITE in words.values():
             break
@@ -91,19 +94,19 @@ def inspect(config: Train, steps: int) -> Inspection:
     return Inspection(found, earlier, after, words, time_steps, ended, step)
 
 
-def through_time(session: loop.Session, batch: Batch) -> list[float] | None:
+def through_time(state: TrainState, batch: Batch) -> list[float] | None:
     """By time step, the norm of the gradient that the last step's loss has with regard to the recurrent layers' input.
 
     It is the norm over all rows of the batch; None for a model without recurrent layers. Leaves the
     parameters' gradients alone.
     """
-    core = next((module for module in session.model.modules() if isinstance(module, nn.RNNBase)), None)
+    core = next((module for module in state.model.modules() if isinstance(module, nn.RNNBase)), None)
     if core is None:
         return None
-    inputs, targets = (tensor.to(session.device) for tensor in batch[:2])
+    inputs, targets = (tensor.to(state.device) for tensor in batch[:2])
     with _watched(core) as entered:
-        outputs, _ = session.model(inputs, None)
-    loss = session.data.loss(outputs, targets)
+        outputs, _ = state.model(inputs, None)
+    loss = state.data.loss(outputs, targets)
     (above,) = torch.autograd.grad(loss, outputs, retain_graph=True)
     if outputs.dim() == 3:  # a score at every step: only the last one's loss, to see how far back it reaches
         above = torch.cat([torch.zeros_like(above[:, :-1]), above[:, -1:]], 1)
@@ -159,7 +162,7 @@ def _shown(number: float | None) -> str:
     return "None" if number is None else f"{number:.4g}"
 
 
-def reach(norms: Sequence[float]) -> str:
+def describe_time_decay(norms: Sequence[float]) -> str:
     """One line on the norms by time step: how the first compares with the last."""
     first, last = norms[0], norms[-1]
     ratio = f", {first / last:.3g} times that" if last > 0 else ""

@@ -1,4 +1,4 @@
-"""Every generator that a run may draw from: seeded, saved, and set back."""
+"""The random number generators that a run may draw from: seeded, saved and restored together."""
 
 import random
 from typing import Any
@@ -15,34 +15,35 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-class Randomness:
-    """The states of Python's, NumPy's and torch's generators, as a part of a checkpoint."""
+def rng_state() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's generators, as tensors and plain values.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only: NumPy's own arrays could not be read back without running code."""
-        numpy: Any = np.random.get_state(legacy=False)
-        states: dict[str, Any] = {
-            "python": random.getstate(),
-            "numpy": numpy["state"]["pos"],
-            "numpy_key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
-            "numpy_gauss": (int(numpy["has_gauss"]), float(numpy["gauss"])),
-            "torch": torch.get_rng_state(),
-        }
-        if torch.cuda.is_available():
-            states["cuda"] = torch.cuda.get_rng_state_all()
-        if torch.backends.mps.is_available():
-            states["mps"] = torch.mps.get_rng_state()
-        return states
+    NumPy's own arrays could not be loaded from a checkpoint without running code.
+    """
+    numpy: Any = np.random.get_state(legacy=False)
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": numpy["state"]["pos"],
+        "numpy_key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+        "numpy_gauss": (int(numpy["has_gauss"]), float(numpy["gauss"])),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
+    return states
 
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Sets all generators back; those of accelerators that this machine does not have are left out."""
-        random.setstate(state["python"])
-        has_gauss, gauss = state["numpy_gauss"]
-        key: Tensor = state["numpy_key"]
-        inner = {"key": key.numpy().astype(np.uint32), "pos": state["numpy"]}
-        np.random.set_state({"bit_generator": "MT19937", "state": inner, "has_gauss": has_gauss, "gauss": gauss})
-        torch.set_rng_state(state["torch"])
-        if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
-            torch.cuda.set_rng_state_all(state["cuda"])
-        if "mps" in state and torch.backends.mps.is_available():
-            torch.mps.set_rng_state(state["mps"])
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restores what `rng_state` returned; accelerators that this machine does not have are left out."""
+    random.setstate(state["python"])
+    has_gauss, gauss = state["numpy_gauss"]
+    key: Tensor = state["numpy_key"]
+    inner = {"key": key.numpy().astype(np.uint32), "pos": state["numpy"]}
+    np.random.set_state({"bit_generator": "MT19937", "state": inner, "has_gauss": has_gauss, "gauss": gauss})
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])

@@ -1,6 +1,8 @@
-"""All that a run consists of; how it is noted in a checkpoint, and set back from one."""
+"""Everything that a training run consists of: how it is built, saved and restored."""
 
 import logging
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,105 +11,155 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradclip import Clipper
+from gradclip import Clipper, InvalidField, UnmatchedPatternError
+from runner.config import flatten, incompatible_keys
 from runner.errors import UserError
-from runner.report.summary import History
-from runner.runs import checkpoint, weights
-from runner.tracking.tracker import Tracker
-from trainer import models, optim
-from trainer.config import Train, flat, turned
+from trainer import data, models, optimizers, schedules
+from trainer.config import Train
 from trainer.data import Dataset
-from trainer.models import State
-from trainer.monitor.diagnosis import Doctor
-from trainer.monitor.divergence import Watch
-from trainer.randomness import Randomness
+from trainer.device import loss_scaler, prepare
+from trainer.history import History
+from trainer.models import HiddenState, clone_state
+from trainer.monitor.diagnosis import GradientMonitor
+from trainer.monitor.divergence import DivergenceDetector
+from trainer.randomness import rng_state, seed_everything, set_rng_state
+from trainer.weights import check_fit
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Session:
-    """All that a run consists of, built once from its configuration, and how far it has come."""
+class TrainState:
+    """Everything that a run consists of, built once from its configuration, and how far it has come.
+
+    lr_factor: step (1 is the first) to the learning rate as a share of optimizer.lr. hidden: the hidden state of
+    each part of a split batch, carried from window to window. step: the last one that is done.
+    last_parameter_log: the last step whose parameters were logged one by one.
+    """
 
     config: Train
     device: torch.device
     data: Dataset
     model: nn.Module
     optimizer: Optimizer
+    lr_factor: Callable[[int], float]
     clipper: Clipper
     scaler: torch.amp.GradScaler
-    states: list[State]  # one for each part of a split batch, carried from window to window
-    watch: Watch
+    hidden: list[HiddenState]
+    divergence: DivergenceDetector
+    monitor: GradientMonitor
     history: History = field(default_factory=History)
-    step: int = 0  # the last one that is done
-    detailed: int = 0  # the last one whose parameters were logged one by one
-    doctor: Doctor = field(init=False)
+    step: int = 0
+    last_parameter_log: int = 0
 
-    def __post_init__(self) -> None:
-        self.doctor = Doctor(self.config)
-
-    @property
-    def parts(self) -> dict[str, checkpoint.HasState]:
-        """What a checkpoint holds, beside the notes."""
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors, plain values and containers of them."""
         return {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "clipper": self.clipper,
-            "scaler": self.scaler,
-            "watch": self.watch,
-            "doctor": self.doctor,
-            "history": self.history,
-            "random": Randomness(),
+            "step": self.step,
+            "last_parameter_log": self.last_parameter_log,
+            "best": self.history.best,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "clipper": self.clipper.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "hidden": [clone_state(state, torch.device("cpu")) for state in self.hidden],
+            "divergence": self.divergence.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "history": self.history.state_dict(),
+            "random": rng_state(),
+            "data": self.data.facts,
+            "config": flatten(self.config),
+            "numerics": _numerics(self.device),
         }
 
+    def load_state_dict(self, content: dict[str, Any], path: Path) -> None:
+        """Takes over what `state_dict` returned. path: the checkpoint that it comes from, for error messages.
 
-def notes(session: Session, tracker: Tracker) -> dict[str, Any]:
-    """What a checkpoint says beside the states of its parts."""
-    history = session.history
-    return {
-        "step": session.step,
-        "detailed": session.detailed,
-        "best": history.best,
-        "best_step": history.best_step,
-        "states": [models.copied(state, torch.device("cpu")) for state in session.states],
-        "data": session.data.facts,
-        "config": flat(session.config),
-        "events": tracker.written(),
-        "place": _place(session),
-    }
+        Raises UserError if it is not that of a run with this configuration and data.
+        """
+        try:
+            self._check(content, path)
+            self.model.load_state_dict(content["model"])
+            optimizers.load_state(self.optimizer, content["optimizer"])
+            for name in ("clipper", "scaler", "divergence", "monitor", "history"):
+                getattr(self, name).load_state_dict(content[name])
+            self.hidden = [clone_state(state, self.device) for state in content["hidden"]]
+            self.step, self.last_parameter_log = content["step"], content["last_parameter_log"]
+            set_rng_state(content["random"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{path}: not a checkpoint of such a run ({why})") from error
 
-
-def restore(session: Session, path: Path, content: dict[str, Any]) -> None:
-    """Sets everything that the next step depends on; raises UserError if it was not saved by this configuration."""
-    config = session.config
-    try:
-        if names := turned(content["config"], flat(config)):
+    def _check(self, content: dict[str, Any], path: Path) -> None:
+        """Raises UserError where a checkpoint is that of another run; warns where rounding will differ."""
+        config, parts = self.config, len(content["hidden"])
+        if names := incompatible_keys(content["config"], config):
             raise UserError(f"{path}: saved with another {', '.join(names)} than the run's config.yaml says")
-        if content["data"] != session.data.facts:
-            raise UserError(f"{path}: the data has changed: {content['data']} is now {session.data.facts}")
-        # The last step's own is taken: the run was ended after it, before it could say that it is finished.
+        if content["data"] != self.data.facts:
+            raise UserError(f"{path}: the data has changed: {content['data']} is now {self.data.facts}")
+        # The last step's own is accepted: the run was ended after it, before it could say that it is finished.
         if content["step"] >= config.steps and not content["step"] == config.steps == content["config"]["steps"]:
             raise UserError(f"steps={config.steps}: {path} has done {content['step']} already")
-        if content["place"] != (here := _place(session)):
-            log.warning("saved with %s; goes on with %s: the same to rounding only", content["place"], here)
-        weights.fits(session.model, content["model"], path)
-        for name, part in session.parts.items():
-            if name == "optimizer":
-                optim.load(session.optimizer, content[name])
-            else:
-                part.load_state_dict(content[name])
-        if len(content["states"]) != config.accumulate:
-            raise UserError(f"{path}: has {len(content['states'])} hidden states for accumulate={config.accumulate}")
-        session.states = [models.copied(state, session.device) for state in content["states"]]
-        session.step, session.detailed = content["step"], content["detailed"]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{path}: not a checkpoint of such a run ({why})") from error
+        if content["numerics"] != (here := _numerics(self.device)):
+            log.warning("saved with %s; resumed with %s: the same to rounding only", content["numerics"], here)
+        if parts != config.accumulate:
+            raise UserError(f"{path}: has {parts} hidden states for accumulate={config.accumulate}")
+        check_fit(self.model, content["model"], path)
 
 
-def _place(session: Session) -> str:
-    """Where the same configuration gives the same bits: sums depend on the instructions and the number of threads."""
-    if session.device.type == "cuda":
-        return f"torch {torch.__version__} on {torch.cuda.get_device_name(session.device)}"
+def build(config: Train) -> TrainState:
+    """Everything that a configuration asks for, the same every time for the same seed.
+
+    Raises UserError for what only building can tell: no such device, data that cannot be read, a model that does
+    not fit into memory, a pattern that matches no parameter.
+    """
+    device = prepare(config.device)
+    seed_everything(config.seed)
+    dataset = data.build(config.data, config.seed)
+    model = _build_model(config, dataset).to(device)
+    optimizer = optimizers.build(config.optimizer, model)
+    return TrainState(
+        config=config,
+        device=device,
+        data=dataset,
+        model=model,
+        optimizer=optimizer,
+        lr_factor=schedules.build(config.schedule, config.steps),
+        clipper=_build_clipper(config, model, optimizer),
+        scaler=loss_scaler(config.device, device),
+        hidden=[None] * config.accumulate,
+        divergence=DivergenceDetector(config.divergence),
+        monitor=GradientMonitor(config),
+    )
+
+
+def _build_model(config: Train, dataset: Dataset) -> nn.Module:
+    try:
+        model = models.build(config.model, dataset.inputs, dataset.outputs, config.data.kind)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise UserError(f"model={config.model.name}: its weights do not fit into this machine's memory") from error
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    if memory is not None and 2 * weights > memory:
+        raise UserError(
+            f"model={config.model.name}: its weights and their gradients need {2 * weights / 1e9:,.0f} GB, "
+            f"and this machine has {memory / 1e9:,.0f}"
+        )
+    return model
+
+
+def _build_clipper(config: Train, model: nn.Module, optimizer: Optimizer) -> Clipper:
+    try:
+        return Clipper(model.named_parameters(), config.clip, optimizer=optimizer)
+    except (UnmatchedPatternError, InvalidField) as error:
+        raise UserError(f"clip.{error}") from None
+
+
+def _numerics(device: torch.device) -> str:
+    """What the bits of a result depend on beside the configuration: version, instructions, number of threads."""
+    if device.type == "cuda":
+        return f"torch {torch.__version__} on {torch.cuda.get_device_name(device)}"
     cpu = f"{torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
-    return f"torch {torch.__version__} on {session.device.type}, {cpu}"
+    return f"torch {torch.__version__} on {device.type}, {cpu}"

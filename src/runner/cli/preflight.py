@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +23,7 @@ from runner.cli.help import help_text
 from runner.cli.single import Single
 from runner.compose import Composer, checked, load, without_hydra
 from runner.config import Project, RunConfig, resolve_paths
-from runner.errors import UserError, explain, is_mistake, typed
+from runner.errors import FAILED, UserError, exit_with_error, one_line, typed
 from runner.runs import lock
 from runner.runs.files import is_unwritable
 from runner.runs.run import Run, remove_rejected, save
@@ -33,8 +32,6 @@ from runner.sweeps import launch, parallel
 from runner.sweeps.results import PLAN, read_plan
 
 FLAGS = ("config_path", "config_name", "config_dir")  # of Hydra's own, which a resumed sweep needs again
-MISTAKE = 2  # the exit status of a user's mistake
-FAILED = 1  # and of what is wrong with the machine or the program
 
 log = logging.getLogger(__name__)
 _resumed_settings: dict[Path, RunConfig] = {}  # what a resumed run was checked with, for this process to run
@@ -52,7 +49,7 @@ def preflight(project: Project[Any], argv: list[str] | None = None) -> launch.Sw
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 loses no line
-    args = one_line_errors(get_args_parser()).parse_intermixed_args(argv[1:])
+    args = _with_one_line_errors(get_args_parser()).parse_intermixed_args(argv[1:])
     if args.hydra_help or args.shell_completion:
         return None
     with one_line(project, args.overrides):
@@ -120,12 +117,12 @@ def run(project: Project[Any], config: DictConfig) -> None:
             raise
         if not resumed:
             remove_rejected(folder)
-        refuse(str(error))
+        exit_with_error(str(error))
     except OSError as error:
         if in_sweep or not is_unwritable(error):
             raise
-        refuse(f"{error.filename}: {error.strerror}; the run can go on: resume={folder}", FAILED)
-    if code := record.ending().code:
+        exit_with_error(f"{error.filename}: {error.strerror}; the run can go on: resume={folder}", FAILED)
+    if code := record.outcome().code:
         sys.exit(code)
 
 
@@ -142,28 +139,9 @@ def _execute(project: Project[Any], settings: RunConfig, folder: Path, *, resume
     return record
 
 
-@contextmanager
-def one_line(project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_mistake(error):
-            raise
-        refuse(explain(error, project, overrides))
-
-
-def refuse(message: str, code: int = MISTAKE) -> NoReturn:
-    """Ends the program with one line."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
-def one_line_errors(parser: ArgumentParser) -> ArgumentParser:
-    """The parser, with one line in place of its usage."""
-    parser.error = refuse  # type: ignore[method-assign]
+def _with_one_line_errors(parser: ArgumentParser) -> ArgumentParser:
+    """Hydra's parser, with one line in place of its usage."""
+    parser.error = exit_with_error  # type: ignore[method-assign]
     return parser
 
 

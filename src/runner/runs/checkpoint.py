@@ -10,38 +10,36 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import torch
 
 from runner.errors import UserError
 from runner.runs.files import naming, part_of, remove_parts, sync_folder, write_atomically
 
-FORMAT = 3
+FORMAT = 4
 SEAL = "\ngradclip checkpoint, format {format}, sha256 {sum}\n"
 SEAL_LENGTH = len(SEAL.format(format=FORMAT, sum="0" * 64))
 
 log = logging.getLogger(__name__)
 
 
-class HasState(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+def save(folder: Path, content: dict[str, Any], *, keep: int) -> Path:
+    """Writes checkpoints/step_<step>.pt, with the step in `content`, and deletes all but the newest `keep`.
 
-
-def save(folder: Path, parts: dict[str, HasState], notes: dict[str, Any], *, keep: int) -> Path:
-    """Writes checkpoints/step_<step>.pt, with the step from `notes`, and deletes all but the newest `keep`."""
-    path = _path(folder, notes["step"])
-    _write(path, parts, notes)
+    content: tensors, plain values and containers of them.
+    """
+    path = _path(folder, content["step"])
+    _write(path, content)
     for old in steps(folder)[:-keep]:
         old.unlink()
     return path
 
 
-def save_best(folder: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> Path:
+def save_best(folder: Path, content: dict[str, Any]) -> Path:
     """Writes checkpoints/best.pt, which has everything that the others have."""
     path = folder / "checkpoints" / "best.pt"
-    _write(path, parts, notes)
+    _write(path, content)
     return path
 
 
@@ -94,11 +92,11 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return max(good, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
 
 
-def tidy(folder: Path, chosen: Path | None, step: int) -> None:
-    """Before a run goes on after `step`: deletes half-written files, and sets those aside that are not good.
+def quarantine_corrupt(folder: Path, chosen: Path | None, step: int) -> None:
+    """Before a run is resumed after `step`: deletes half-written files, and renames damaged ones to .damaged.
 
     A damaged file with a higher step would otherwise count as one of the newest, and push good ones out.
-    Where the best one was chosen, the run was killed before it could write that step's own, which is made up for.
+    Where best.pt was chosen, the run was killed before it could write step_<step>.pt, so best.pt is copied to it.
     """
     remove_parts(folder)
     remove_parts(folder / "checkpoints")
@@ -113,7 +111,7 @@ def tidy(folder: Path, chosen: Path | None, step: int) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content: the state of each part, and the notes. Nothing in it is executed.
+    """A checkpoint's content: everything that a run depends on. Nothing in it is executed.
 
     Raises UserError for anything that is not a whole checkpoint of this program.
     """
@@ -155,7 +153,7 @@ def _check_seal(file: IO[bytes], path: Path) -> None:
         raise UserError(f"{path}: damaged, since its checksum is another")
 
 
-class _Summed:
+class _HashingWriter:
     """A file that sums what is written to it, and keeps the error that torch turns into one of its own."""
 
     def __init__(self, file: IO[bytes]):
@@ -176,9 +174,8 @@ class _Summed:
         self._file.flush()
 
 
-def _write(path: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     """To a file beside it, to the disk, and only then under its name: a crash leaves the old one whole."""
-    content = {name: part.state_dict() for name, part in parts.items()} | notes
     part = part_of(path)
     with naming(path):
         if not path.parent.is_dir():
@@ -196,7 +193,7 @@ def _write(path: Path, parts: dict[str, HasState], notes: dict[str, Any]) -> Non
 
 
 def _write_sealed(file: IO[bytes], content: dict[str, Any]) -> None:
-    summed = _Summed(file)
+    summed = _HashingWriter(file)
     try:
         torch.save(content, summed)  # type: ignore[arg-type]  # it asks for no more than this
     except RuntimeError:

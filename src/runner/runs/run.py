@@ -34,25 +34,25 @@ CODES = {"finished": 0, "pruned": 0, "failed": 1, "rejected": 2, "diverged": 3}
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
-class Ended(Exception):
+class RunStopped(Exception):
     """The run is over before its last step, in this state. The message says why."""
 
     state: str
 
 
-class Diverged(Ended):
+class Diverged(RunStopped):
     """It diverged: a result, not a failure."""
 
     state = "diverged"
 
 
-class Pruned(Ended):
+class Pruned(RunStopped):
     """A search has seen enough of it: a result too."""
 
     state = "pruned"
 
 
-class Interrupted(Ended):
+class Interrupted(RunStopped):
     """A signal asked for an end; the step was finished."""
 
     state = "interrupted"
@@ -63,7 +63,7 @@ class Interrupted(Ended):
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunOutcome:
     """How a run ended, and the exit status that says so."""
 
     state: str
@@ -130,7 +130,7 @@ class Run:
             save(config, self.folder)
             self.update(step=step, objective=objective)
         if self._latest:
-            point_latest(self.folder)
+            update_latest_symlink(self.folder)
 
     def heartbeat(self, step: int) -> None:
         """Notes the step, and writes it at most once a second: so much may be missing after a crash."""
@@ -138,10 +138,10 @@ class Run:
         if time.monotonic() - self._written > 1.0:
             self.update()
 
-    def evaluated(self, step: int, loss: float) -> None:
+    def on_evaluation(self, step: int, loss: float) -> None:
         """Takes in an evaluation's loss; a search's run may raise Pruned here."""
 
-    def duplicate(self, earlier: int) -> None:
+    def mark_duplicate(self, earlier: int) -> None:
         """Marks a job of a sweep that repeats an earlier one and is not run."""
         self.update(state="duplicate", duplicate_of=earlier)
         lock.release(self.folder)
@@ -153,7 +153,7 @@ class Run:
             with self._signals():
                 yield
             self.update(state="finished")
-        except Ended as end:
+        except RunStopped as end:
             self.update(state=end.state, reason=str(end))
         except KeyboardInterrupt:
             self._note("interrupted", "SIGINT, twice")
@@ -176,10 +176,10 @@ class Run:
         with suppress(OSError):
             self.update(state=state, reason=reason)
 
-    def ending(self) -> Ending:
+    def outcome(self) -> RunOutcome:
         """How the run ended."""
         state = self._status["state"]
-        return Ending(state, CODES[state] if state in CODES else 128 + (self.stop or 0))
+        return RunOutcome(state, CODES[state] if state in CODES else 128 + (self.stop or 0))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def remove_rejected(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def point_latest(folder: Path) -> None:
+def update_latest_symlink(folder: Path) -> None:
     """`outputs/latest` names the newest run or sweep; nothing is done for a folder that lies elsewhere."""
     outputs = next((parent for parent in folder.absolute().parents if parent.name == "outputs"), None)
     if outputs is None:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.compose import Composer
 from runner.errors import UserError, typed
-from runner.runs.run import STATUS, Run, point_latest
+from runner.runs.run import STATUS, Run, update_latest_symlink
 from runner.sweeps.parallel import visible_gpus
 from runner.sweeps.results import ENDED, Job, Plan, Result, columns, mark, read, read_one, shown, table
 
@@ -93,7 +93,7 @@ def _run(sweep: Sweep, task: Task) -> int:
     jobs = sweep.to_run()
     for job in sweep.plan.jobs:
         if job.duplicate_of is not None:
-            Run(sweep.folder / str(job.number), 0).duplicate(job.duplicate_of)
+            Run(sweep.folder / str(job.number), 0).mark_duplicate(job.duplicate_of)
     for result in sweep.results:
         if result.state == "running":
             log.info("job %d is running already, and left alone", result.job.number)
@@ -102,7 +102,7 @@ def _run(sweep: Sweep, task: Task) -> int:
         if (folder / STATUS).is_file() or (folder / ".hydra").is_dir():
             shutil.rmtree(folder)  # half a run helps nobody
     OmegaConf.save(sweep.master, sweep.folder / "multirun.yaml")
-    point_latest(sweep.folder)
+    update_latest_symlink(sweep.folder)
     code = _launch(sweep, jobs, task) if jobs else 0
     results = sweep.results
     again = shlex.join(["python", "train.py", f"sweep.resume={typed(shown(sweep.folder))}"])

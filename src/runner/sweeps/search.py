@@ -20,7 +20,7 @@ from gradclip.policies import Policy
 from runner.compose import Composer
 from runner.config import RunConfig
 from runner.errors import UserError, explain, typed
-from runner.runs.run import Pruned, Run, point_latest, save
+from runner.runs.run import Pruned, Run, save, update_latest_symlink
 from runner.sweeps.grid import run_values
 from runner.sweeps.results import LOG, shown
 
@@ -137,7 +137,7 @@ class TrialRun(Run):
         super().__init__(folder, steps, swept=swept)
         self._trial = trial
 
-    def evaluated(self, step: int, loss: float) -> None:
+    def on_evaluation(self, step: int, loss: float) -> None:
         self._trial.report(loss, step)
         if step < self.status["steps"] and self._trial.should_prune():
             raise Pruned(f"the validation loss {loss:.4g} at step {step} is worse than that of other trials")
@@ -168,7 +168,7 @@ def run(search: Search) -> str:
     with _alone(search.folder):
         study = _study(search)
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    point_latest(search.folder)
+    update_latest_symlink(search.folder)
     if len(study.get_trials(deepcopy=False, states=ended)) < search.trials:
         study.optimize(
             lambda trial: _trial(search, trial),
@@ -218,7 +218,7 @@ def _trial(search: Search, trial: Any) -> float:
     trial.set_user_attr("folder", str(folder))
     trial.set_user_attr("overrides", overrides)
     if (earlier := _same(trial, overrides)) is not None:
-        TrialRun(folder, config.steps, trial).duplicate(earlier.number)
+        TrialRun(folder, config.steps, trial).mark_duplicate(earlier.number)
         print(f"trial {trial.number}: the same as {earlier.number}, and not run again", flush=True)
         return float(earlier.value)
     own = _searched(search.space, config, overrides)
@@ -226,12 +226,12 @@ def _trial(search: Search, trial: Any) -> float:
     with _log(folder), record.recorded():
         save(config, folder)
         search.composer.project.execute(config, record)
-    ending, status = record.ending(), record.status
+    outcome, status = record.outcome(), record.status
     objective = "" if status["objective"] is None else f", objective {status['objective']:.4f}"
-    print(f"trial {trial.number}: {ending.state}{objective}: {' '.join(overrides)}", flush=True)
-    if ending.interrupted:
+    print(f"trial {trial.number}: {outcome.state}{objective}: {' '.join(overrides)}", flush=True)
+    if outcome.interrupted:
         raise KeyboardInterrupt(record.stop)
-    if ending.state != "finished" or status["objective"] is None:
+    if outcome.state != "finished" or status["objective"] is None:
         raise optuna.TrialPruned(status["reason"])
     return float(status["objective"])
 

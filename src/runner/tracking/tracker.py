@@ -222,7 +222,7 @@ def _sorts_last(folder: Path) -> bool:
     return time.time() > max((int(each) for each in seconds if each.isdecimal()), default=0) + 1
 
 
-def cut_back(folder: Path, lengths: dict[str, int]) -> None:
+def truncate_events(folder: Path, lengths: dict[str, int]) -> None:
     """Takes away what event files hold beyond a checkpoint, whose `written()` this is.
 
     What came after it will come again, and no reader is to find it twice. A file that is not named

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -32,13 +32,17 @@ def split(norms: Mapping[str, tuple[float, float]]) -> tuple[dict[str, float], d
     return ({name: before for name, (before, _) in norms.items()}, {name: after for name, (_, after) in norms.items()})
 
 
-def measure(model: nn.Module, weights: Sequence[Tensor], norms: Mapping[str, float]) -> dict[str, Measured]:
+def weight_norms(model: nn.Module) -> Tensor:
+    """[parameters]: the 2-norm of each parameter of a model, in the order of `parameters()`."""
+    return tensor_norms([parameter.detach() for parameter in model.parameters()], 2.0)
+
+
+def measure(model: nn.Module, weights: Tensor, norms: Mapping[str, float]) -> dict[str, Measured]:
     """Every parameter of a model by name. Waits for the device once.
 
-    weights: what the step started from, in the order of `parameters()`. norms: those of the gradients.
+    weights: the `weight_norms` from which the step started. norms: those of the gradients, by parameter.
     """
     named = dict(model.named_parameters())
-    sizes = tensor_norms([weight.detach() for weight in weights], 2.0).tolist()
     return {
         name: Measured(
             shape=tuple(parameter.shape),
@@ -46,7 +50,7 @@ def measure(model: nn.Module, weights: Sequence[Tensor], norms: Mapping[str, flo
             gradient=None if parameter.grad is None else norms[name],
             frozen=not parameter.requires_grad,
         )
-        for (name, parameter), weight in zip(named.items(), sizes, strict=True)
+        for (name, parameter), weight in zip(named.items(), weights.tolist(), strict=True)
     }
 
 
@@ -96,7 +100,7 @@ def still_exploding(parameters: Mapping[str, Measured], after: Mapping[str, floa
     return [name for name, word in marks(given, limits, early=False).items() if word == EXPLODING]
 
 
-class Doctor:
+class GradientMonitor:
     """Looks at a run a few times, and warns once of each thing that is wrong.
 
     An explosion is judged by what the optimizer is given, the rest by what backward left.
@@ -109,7 +113,7 @@ class Doctor:
         self._idle: list[str] | None = None  # without a gradient so far
         self._warned: set[str] = set()
 
-    def follow(self, step: int, loss: float, norm: float, report: ClipReport) -> None:
+    def update(self, step: int, loss: float, norm: float, report: ClipReport) -> None:
         """Takes in the loss of a logged step and the norm that clipping left.
 
         Warns if the norm jumps far above all before and the loss has risen: a gradient also grows fast,
@@ -128,7 +132,9 @@ class Doctor:
         self._mean += (math.log(norm) - self._mean) * share
         self._loss += (loss - self._loss) * share
 
-    def examine(self, step: int, parameters: Mapping[str, Measured], after: Mapping[str, float], *, last: bool) -> None:
+    def check_parameters(
+        self, step: int, parameters: Mapping[str, Measured], after: Mapping[str, float], *, last: bool
+    ) -> None:
         """Takes in every parameter, and the norms that clipping left, at the first step and at evaluations."""
         self._looks += 1
         found = marks(parameters, self._limits, early=step == 1)

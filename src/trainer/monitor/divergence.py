@@ -6,14 +6,14 @@ from runner.runs.run import Diverged
 from trainer.config import Divergence
 
 
-class Watch:
-    """Looks at the losses of the logged steps, and remembers the first and a smoothed one."""
+class DivergenceDetector:
+    """Follows the losses of the logged steps: the first one, and a smoothed one."""
 
     def __init__(self, config: Divergence):
         self._config = config
         self._first = self._smoothed = math.nan
 
-    def look(self, step: int, loss: float) -> None:
+    def update(self, step: int, loss: float) -> None:
         """Raises Diverged if the values of a logged step say so."""
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} at step {step}")

@@ -1,6 +1,7 @@
 """A run's first steps as a table: every weight, its gradient before and after clipping, and its update."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,31 +18,25 @@ class FirstSteps:
         self.steps = steps
         self._named = dict(model.named_parameters())
         self._width = max(len(name) for name in self._named)
-        self._weights: dict[str, Tensor] = {}
-        self._gradients: dict[str, Tensor | None] = {}
+        self._before: list[tuple[str, str]] = []
 
-    def before(self) -> None:
-        """To be called between backward and clipping, which change the gradients in place."""
-        self._weights = {name: parameter.detach().clone() for name, parameter in self._named.items()}
-        self._gradients = {
-            name: None if parameter.grad is None else parameter.grad.clone() for name, parameter in self._named.items()
-        }
+    def before_clipping(self) -> None:
+        """Reads weights and gradients; to be called after backward, before clipping changes the gradients."""
+        self._before = [(_format(p.detach()), _format(p.grad)) for p in self._named.values()]
 
-    def after(self, step: int) -> None:
-        """To be called after the optimizer's step; logs its rows."""
+    def after_step(self, step: int, weights: Sequence[Tensor]) -> None:
+        """Logs the step's rows. weights: the parameters as they were before the step, in their order."""
         lines = []
         if step == 1:
             lines.append("the first steps (a parameter of one element by its value, others by their 2-norms)")
             lines.append(f"{'step':>6}  {'parameter':<{self._width}}" + "".join(f"{name:>16}" for name in COLUMNS))
-        for name, parameter in self._named.items():
-            weight = self._weights[name]
-            values = (weight, self._gradients[name], parameter.grad, parameter.detach() - weight)
-            lines.append(f"{step:>6}  {name:<{self._width}}" + "".join(f"{_shown(value):>16}" for value in values))
+        for (name, parameter), before, weight in zip(self._named.items(), self._before, weights, strict=True):
+            values = (*before, _format(parameter.grad), _format(parameter.detach() - weight))
+            lines.append(f"{step:>6}  {name:<{self._width}}" + "".join(f"{value:>16}" for value in values))
         log.info("\n".join(lines))
-        self._weights, self._gradients = {}, {}
 
 
-def _shown(value: Tensor | None) -> str:
+def _format(value: Tensor | None) -> str:
     if value is None:
         return "none"
     number = value.item() if value.numel() == 1 else torch.linalg.vector_norm(value.double()).item()

@@ -1,0 +1,34 @@
+"""What a model is worth: its loss and metrics on the held-out data, and a sample of what it makes."""
+
+import torch
+from torch import Tensor
+
+from gradclip.norms import wide_dtype
+from trainer.device import autocast, send
+from trainer.state import TrainState
+
+
+@torch.no_grad()
+def evaluate(state: TrainState) -> tuple[float, dict[str, float]]:
+    """The mean loss and the metrics over all held-out data."""
+    state.model.eval()
+    sums: dict[str, Tensor] = {}
+    count, hidden, wide = 0, None, wide_dtype(state.device)
+    for batch in state.data.validation():
+        inputs, targets = (send(tensor, state.device) for tensor in batch[:2])
+        with autocast(state.config.device, state.device):
+            outputs, hidden = state.model(inputs, hidden if batch.continues else None)
+            means = {"loss": state.data.loss(outputs, targets), **state.data.metrics(outputs, targets)}
+        for name, mean in means.items():
+            sums[name] = sums.get(name, 0.0) + mean.to(wide) * targets.numel()
+        count += targets.numel()
+    state.model.train()
+    metrics = {name: total.item() / count for name, total in sums.items()}
+    return metrics.pop("loss"), metrics
+
+
+@torch.no_grad()
+def sample(state: TrainState) -> str | None:
+    """Something that the model made, where its data set has a way to show it."""
+    state.model.eval()
+    return state.data.sample(state.model, state.device)

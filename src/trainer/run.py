@@ -1,0 +1,95 @@
+"""One training run, from its configuration to its summary: build, train, finish."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from runner.errors import UserError
+from runner.report import summary
+from runner.runs import checkpoint
+from runner.runs.run import Run, RunOutcome, RunStopped
+from runner.tracking.tracker import Tracker, truncate_events
+from trainer.config import Train
+from trainer.evaluate import sample
+from trainer.loop import train
+from trainer.state import TrainState, build
+from trainer.weights import load_weights
+
+log = logging.getLogger(__name__)
+
+
+def execute(config: Train, run: Run) -> None:
+    """Builds, trains and sums up a run in its folder. Raises what ended it early.
+
+    Raises UserError, before the folder says that it trains, for what only building can tell.
+    """
+    finished, stopped = False, None
+    with torch.autograd.set_detect_anomaly(config.detect_anomaly):
+        state = build(config)
+        facts = state.data.facts
+        log.info("data: %s", "; ".join(f"{name} {value}" for name, value in facts.items()))
+        if run.resumed:
+            resume(state, run)
+        if state.step == 0 and config.init_from is not None:
+            initialize(state, config.init_from)
+        run.begin(config, state.step, state.history.best)
+        tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.create(asdict(config))), facts, after=state.step)
+        tracker.begin(run.swept)
+        try:
+            train(state, run, tracker)
+            finished = True
+        except RunStopped as early:
+            stopped = early
+        finally:
+            tracker.close(finished=finished)
+    summarize(state, run, stopped)
+    if stopped is not None:
+        raise stopped
+
+
+def execute_in_folder(config: Train, folder: Path, *, resumed: bool = False) -> RunOutcome:
+    """A whole run in a folder, or the rest of one, from Python: recorded as the command line records it."""
+    run = Run(folder, config.steps, resumed=resumed)
+    with run.recorded():
+        execute(config, run)
+    return run.outcome()
+
+
+def resume(state: TrainState, run: Run) -> None:
+    """Restores the state and the run's folder to the newest good checkpoint; to the start if there is none.
+
+    Raises UserError if there are only bad ones, or if the checkpoint belongs to another run.
+    """
+    found = checkpoint.newest(run.folder)
+    if found is not None:
+        path, content = found
+        state.load_state_dict(content, path)
+    checkpoint.quarantine_corrupt(run.folder, found[0] if found else None, state.step)
+    truncate_events(run.folder, found[1]["events"] if found else {})
+    log.info("resumed after step %d from %s", state.step, found[0].name if found else "no checkpoint")
+
+
+def initialize(state: TrainState, path: str) -> None:
+    """Gives the model the weights of a file. Raises UserError if they do not fit."""
+    try:
+        load_weights(state.model, Path(path))
+    except UserError as error:
+        raise UserError(f"init_from={path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def summarize(state: TrainState, run: Run, stopped: RunStopped | None) -> None:
+    """Prints and logs the end-of-run summary."""
+    history = state.history
+    summary.show(
+        run,
+        stopped,
+        losses=(history.first, history.last) if history.logged else None,
+        best=None if history.best is None else (history.best, history.best_step),
+        clipped=history.clipped / max(history.logged, 1),
+        norms=history.before,
+        dropped=history.dropped,
+        sample=None if stopped else sample(state),
+    )
