@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.support import ROOT
 
-BEFORE = ["runner.cli.preflight", "trainer.loop", "trainer.needs", "runner.sweeps.search", "tests.programs", "optuna"]
+BEFORE = ["runner.cli.preflight", "runner.sweeps.search", "trainer.project", "trainer.run", "tests.programs", "optuna"]
 OUTPUTS = ("stdout", "stderr")
 SERVER: Any = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(BEFORE)

@@ -14,27 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from runner.cli.preflight import CONF
-from runner.compose import Composer, checked
-from runner.runs.run import Ending
-from trainer.config import GROUPS, Policy, Train
-from trainer.loop import run_recorded
+from gradclip.policies import Policy
+from runner.runs.run import RunOutcome
+from trainer.project import compose
+from trainer.run import execute_in_folder
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # for `python -c …`, which no train.py gives a path
 TRIED: Counter[tuple[str, str]] = Counter()  # examples of the laws by policy with scope, and type; tests/conftest.py
 SMALL = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=0", "steps=6",
          "evaluate_every=6", "log.progress=false")  # fmt: skip
-
-
-@cache
-def composer() -> Composer:
-    return Composer(CONF)
-
-
-def compose(*overrides: str) -> Train:
-    """The checked configuration for these overrides."""
-    return checked(composer().compose(composer().quoted(list(overrides))))
 
 
 def text_file(folder: Path, count: int = 4000) -> str:
@@ -44,9 +33,9 @@ def text_file(folder: Path, count: int = 4000) -> str:
     return str(path)
 
 
-def train(folder: Path, *overrides: str) -> Ending:
+def train(folder: Path, *overrides: str) -> RunOutcome:
     """A small run in this process, in `folder/run`."""
-    return run_recorded(compose(f"data.path={text_file(folder)}", *SMALL, *overrides), folder / "run")
+    return execute_in_folder(compose(f"data.path={text_file(folder)}", *SMALL, *overrides), folder / "run")
 
 
 def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -58,7 +47,7 @@ def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.Comp
 @cache
 def policies() -> list[Policy]:
     """Every option of conf/clip at every scope that it takes."""
-    composed = [compose(f"clip={name}").clip for name in sorted(GROUPS["clip"].options)]
+    composed = [compose(f"clip={name}").clip for name in sorted(Policy.options)]
     return [replace(policy, scope=scope) for policy in composed for scope in policy.scopes]
 
 

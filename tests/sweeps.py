@@ -15,7 +15,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from runner.sweeps.grid import hash_of, run_values
 from runner.sweeps.results import Job, Plan
-from tests.support import compose
+from trainer.project import compose
 
 
 @dataclass
