@@ -15,27 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradclip.policies import Policy
-from runner.runs.run import RunOutcome
-from trainer.project import compose
-from trainer.run import execute_in_folder
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # for `python -c …`, which no train.py gives a path
 TRIED: Counter[tuple[str, str]] = Counter()  # examples of the laws by policy with scope, and type; tests/conftest.py
-SMALL = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=0", "steps=6",
-         "evaluate_every=6", "log.progress=false")  # fmt: skip
-
-
-def text_file(folder: Path, count: int = 4000) -> str:
-    """A small text, so that a test need not read the whole default one."""
-    path = folder / "small.txt"
-    path.write_text("a gradient is a product of factors; clip it, then step.\n" * (count // 56 + 1), encoding="utf-8")
-    return str(path)
-
-
-def train(folder: Path, *overrides: str) -> RunOutcome:
-    """A small run in this process, in `folder/run`."""
-    return execute_in_folder(compose(f"data.path={text_file(folder)}", *SMALL, *overrides), folder / "run")
 
 
 def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -47,6 +30,8 @@ def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.Comp
 @cache
 def policies() -> list[Policy]:
     """Every option of conf/clip at every scope that it takes."""
+    from trainer.project import compose
+
     composed = [compose(f"clip={name}").clip for name in sorted(Policy.options)]
     return [replace(policy, scope=scope) for policy in composed for scope in policy.scopes]
 

@@ -11,8 +11,9 @@ from runner.errors import UserError
 from runner.runs import checkpoint
 from runner.runs.run import save
 from tests.same import same
-from tests.support import SMALL, compose, text_file
+from tests.trainer.support import SMALL, text_file
 from trainer import loop
+from trainer.project import compose
 
 
 class Heard(logging.Handler):

@@ -11,7 +11,7 @@ from evidence.faults import Tally, goes_on, start, status
 from evidence.faults.kills import RUNS
 from runner.runs import checkpoint
 from tests.same import same_run
-from tests.support import text_file
+from tests.trainer.support import text_file
 
 STEPS = 120
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from evidence.faults import Tally, goes_on, kill, start, trains
 from evidence.faults.kills import RUNS
 from runner.runs.run import actual_state
-from tests.support import text_file
+from tests.trainer.support import text_file
 
 
 def shared(folder: Path, seconds: int, races: int) -> Tally:

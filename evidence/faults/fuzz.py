@@ -15,9 +15,10 @@ from evidence.faults import Tally
 from gradclip.fields import Checked, field_type
 from runner.cli import preflight as cli
 from runner.compose import checked
-from tests.support import composer, text_file
+from tests.trainer.support import text_file
 from trainer import loop
 from trainer.config import GROUPS, Train
+from trainer.project import composer
 
 NASTY = [
     "nan", "inf", "-inf", "1e400", "-1", "0", "1", "2", "3.7", "1e-320", "99999999999999999999", "1e18", "true", "null",

@@ -11,7 +11,7 @@ from pathlib import Path
 from evidence.faults import Tally, goes_on, kill, start, status, trains
 from runner.runs.run import actual_state
 from tests.same import same_run
-from tests.support import text_file
+from tests.trainer.support import text_file
 
 EVERY = ("log.progress=false", "evaluate_every=7", "log.parameters_every=5", "data.batch_size=4", "data.window=64",
          "data.sample=0", "model.hidden=8", "model.embedding=4")  # fmt: skip

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from evidence.faults import Tally
 from tests.same import same
-from tests.support import SMALL, compose, text_file
+from tests.trainer.support import SMALL, text_file
 from trainer import loop
 from trainer.data import Batch
+from trainer.project import compose
 
 MODES = ("error", "drop", "zero", "keep")
 PLACES = ("loss", "gradient", "weight")

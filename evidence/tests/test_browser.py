@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from tensorboard import program as tensorboard
 
-from tests.support import program, text_file
+from tests.support import program
+from tests.trainer.support import text_file
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

@@ -16,8 +16,9 @@ from runner.errors import UserError
 from runner.runs import checkpoint, lock
 from runner.runs.run import Run, actual_state
 from scripts import export, status
-from tests.support import compose, text_file, train
+from tests.trainer.support import text_file, train
 from trainer import loop
+from trainer.project import compose
 
 
 def test_the_page_of_long_runs(tmp_path: Path) -> None:

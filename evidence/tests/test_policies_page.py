@@ -9,7 +9,8 @@ import torch
 
 from evidence import compare_policies, policies_page
 from gradclip import Policy
-from tests.support import ROOT, compose, composer
+from tests.support import ROOT
+from trainer.project import compose, composer
 
 PAGE = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
 

@@ -12,8 +12,9 @@ import pytest
 
 from evidence import default_job
 from tests import programs
-from tests.support import ROOT, compose
+from tests.support import ROOT
 from trainer.loop import run_recorded
+from trainer.project import compose
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["steps=3", "evaluate_every=3", "schedule.warmup=0"]

@@ -13,8 +13,10 @@ from evidence.studies import STUDIES, base, depth, line_120, log_cost, threshold
 from evidence.studies.page import content, replace
 from evidence.studies.through_time import End
 from runner.errors import UserError
-from tests.support import ROOT, SMALL, compose, composer, text_file
+from tests.support import ROOT
+from tests.trainer.support import SMALL, text_file
 from trainer import inspection, loop
+from trainer.project import compose, composer
 
 PAGE = (ROOT / "docs" / "gradients.md").read_text(encoding="utf-8")
 

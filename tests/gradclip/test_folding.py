@@ -27,7 +27,8 @@ from gradclip import (
 )
 from gradclip.folding import Folding
 from gradclip.gradients import Parameters
-from tests.support import exact_norm, train
+from tests.support import exact_norm
+from tests.trainer.support import train
 
 FUSED = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, fused=True),

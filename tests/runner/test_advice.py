@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from evidence import advice_study
 from runner.report.advice import SHARES, advise, drifts, norms_of, suggestions, warnings
 from scripts import suggest_max
-from tests.support import text_file
+from tests.trainer.support import text_file
 
 
 @pytest.mark.parametrize("count", [100, 1500])

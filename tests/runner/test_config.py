@@ -13,8 +13,9 @@ from runner.cli.preflight import CONF
 from runner.compose import checked, load
 from runner.errors import all_keys
 from runner.runs.run import save
-from tests.support import ROOT, compose, composer, program
+from tests.support import ROOT, program
 from trainer.config import GROUPS, Train, flat
+from trainer.project import compose, composer
 
 OPTIONS = [(group, option) for group in GROUPS for option in composer().options(group)]
 FILES = sorted(CONF.rglob("*.yaml"))

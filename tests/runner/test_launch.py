@@ -17,7 +17,8 @@ from runner.cli import preflight as cli
 from runner.sweeps import parallel, results
 from runner.sweeps.results import Job
 from tests import programs
-from tests.support import ROOT, SMALL, program, text_file
+from tests.support import ROOT, program
+from tests.trainer.support import SMALL, text_file
 
 # What the process that forks a sweep's jobs imports first. BROKEN: seed 1 has a bug, seed 2 is killed, and each notes
 # its GPU. SLOW: seed 2 takes a fifth of a second a step.

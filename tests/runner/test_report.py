@@ -18,8 +18,8 @@ from runner.errors import UserError
 from runner.report import events, pages, pictures, report, rows
 from runner.report.words import conclusion
 from scripts import report as script
-from tests.support import composer
 from tests.sweeps import Fake, made_up, write_event
+from trainer.project import composer
 
 RESUME = "python train.py sweep.resume=HERE"
 

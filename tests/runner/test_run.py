@@ -18,7 +18,8 @@ from runner.errors import UserError
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run, point_latest
 from scripts import evaluate
-from tests.support import ENV, ROOT, program, text_file, train
+from tests.support import ENV, ROOT, program
+from tests.trainer.support import text_file, train
 
 QUICK = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=30", "steps=6")
 FIELDS = {"state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of"}

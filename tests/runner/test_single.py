@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from runner.cli.preflight import CONF
-from tests.support import ROOT, SMALL, text_file
+from tests.support import ROOT
+from tests.trainer.support import SMALL, text_file
 from trainer import imports
 
 # What a run that trains, evaluates and saves has no use for; each takes a tenth of a second and more to import.

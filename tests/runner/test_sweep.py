@@ -14,8 +14,10 @@ from runner.compose import Composer, checked
 from runner.errors import UserError
 from runner.sweeps import grid as sweep
 from runner.sweeps.results import Job, read_plan
-from tests.support import composer, program, text_file
+from tests.support import program
+from tests.trainer.support import text_file
 from trainer.config import flat
+from trainer.project import composer
 
 
 def planned(*arguments: str) -> tuple[list[Job], list[Any]]:

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gradclip import Clipper, ClipReport
 from runner.tracking import flow
 from runner.tracking.tracker import Tracker
-from tests.support import exact_norm, train
+from tests.support import exact_norm
+from tests.trainer.support import train
 
 EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",
               "steps_per_second", "dropped"}  # fmt: skip

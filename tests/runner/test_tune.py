@@ -18,7 +18,9 @@ from runner.report import rows
 from runner.sweeps import search as tune
 from scripts import tune as script
 from tests import programs
-from tests.support import ROOT, SMALL, composer, text_file
+from tests.support import ROOT
+from tests.trainer.support import SMALL, text_file
+from trainer.project import composer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from runner.errors import UserError
-from tests.support import compose, text_file
+from tests.trainer.support import text_file
 from trainer import data
 from trainer.data import digits
 from trainer.data.digits import EpochSampler
 from trainer.data.text import Text, numbered, read
+from trainer.project import compose
 
 KINDS = {
     "text": ["data=text"],

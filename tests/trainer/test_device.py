@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from runner.errors import UserError
-from tests.support import ENV, compose
+from tests.support import ENV
 from trainer import device
+from trainer.project import compose
 
 
 def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support import SMALL, compose, text_file, train
+from tests.trainer.support import SMALL, text_file, train
 from trainer import loop
 from trainer.config import Diagnosis
 from trainer.monitor.diagnosis import Doctor, Measured, marks, measure
+from trainer.project import compose
 
 LIMITS = Diagnosis(explode=10.0, vanish_layer=1e-4, vanish_weight=1e-7, smoothing=0.9, patience=3)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import compose, train
+from tests.trainer.support import train
 from trainer.loop import run_recorded
+from trainer.project import compose
 
 TITLE = "the first steps"
 

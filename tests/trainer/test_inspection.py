@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from scripts import inspect_gradients
-from tests.support import SMALL, compose, exact_norm, text_file
+from tests.support import exact_norm
+from tests.trainer.support import SMALL, text_file
 from trainer import inspection, loop
+from trainer.project import compose
 
 
 def run(capsys: pytest.CaptureFixture[str], arguments: str) -> str:

@@ -14,9 +14,11 @@ from gradclip import Clipper, norms
 from gradclip.gradients import Parameters
 from runner.report.summary import History
 from runner.runs.run import Diverged
-from tests.support import SMALL, compose, exact_norm, text_file, train
+from tests.support import exact_norm
+from tests.trainer.support import SMALL, text_file, train
 from trainer import loop
 from trainer.data import Batch
+from trainer.project import compose
 
 
 def session(folder: Path, *overrides: str) -> loop.Session:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support import compose
 from trainer import models
 from trainer.config import GROUPS
+from trainer.project import compose
 
 
 def build(*overrides: str, kind: str, inputs: int = 11, outputs: int = 5) -> nn.Module:

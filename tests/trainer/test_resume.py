@@ -28,9 +28,11 @@ from runner.runs import checkpoint
 from runner.runs.run import Run, actual_state, read_status, save
 from tests.runner.test_tracking import scalars as tensorboards
 from tests.same import points, same, same_run, scalars
-from tests.support import compose, composer, program, text_file
+from tests.support import program
+from tests.trainer.support import text_file
 from trainer import loop
 from trainer.config import EXTENDING, GROUPS, Train, flat
+from trainer.project import compose, composer
 from trainer.randomness import Randomness
 
 STEPS = 12
