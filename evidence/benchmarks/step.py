@@ -198,9 +198,9 @@ parameter's norm before and after written by `add_scalar`. *Ours*: this project'
 design (both norms, of every parameter too, limit, scale, fraction, weight norm, update ratio, loss, rate) at every
 step. The others (extra `bench`): the loss and both norms of all gradients together at every step, by their own
 TensorBoard loggers, without bars, checkpoints and validation: `evidence/benchmarks/frameworks.py`. AdamW, fused, for
-all; every step is clipped, which is the dearer case; ratios are against the loop by hand. What ours adds to the small model is
-the weights' norm and change, a pass over weights and copy, and TensorBoard's checksums, which are made in Python
-(section *log*)."""
+all; every step is clipped, which is the dearer case; ratios are against the loop by hand. What ours adds to the small
+model is the weights' norm and change, a pass over weights and copy, and TensorBoard's checksums, which are made in
+Python (section *log*)."""
 
 SHARES = """What a loop adds to a step without clipping and logging, as a share of it:"""
 
