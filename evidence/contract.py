@@ -151,7 +151,7 @@ def report(before: Observations, after: Observations, expected: Sequence[Expecte
 
 
 def line_of(case: str, fields: dict[str, str]) -> str:
-    """A case in one line: its exit statuses, and the first words of its message, else its run's status or its output."""
+    """A case in one line: its exit statuses, and the first words of its message, its run's status or its output."""
     codes, *texts = (
         [value for field, value in fields.items() if field.endswith(kind) and value not in ("", observe.HIDDEN)]
         for kind in ("exit", "message", "status", "output")

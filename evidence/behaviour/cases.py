@@ -108,6 +108,10 @@ def cases(checkout: Path) -> list[Case]:
     return [*found, *(Case(name, commands) for name, commands in {**_resumed(), **_sweeps(), **_scripts()}.items())]
 
 
+def _each(table: str) -> list[str]:
+    return [entry.strip() for line in table.strip().splitlines() for entry in line.split(" | ")]
+
+
 def train(overrides: str, *, stop: tuple[signal.Signals, str] | None = None, hidden: str = Command.hidden) -> Command:
     """`python train.py` with these overrides."""
     return Command("train.py", tuple(overrides.split()), stop, hidden)

@@ -60,7 +60,7 @@ def run(command: Command, checkout: Path, folder: Path) -> tuple[str, str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HYDRA_")}
     environment |= {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     arguments = [sys.executable, str(checkout / command.program), *command.arguments]
-    with subprocess.Popen(arguments, cwd=folder, env=environment, text=True, errors="replace", 
+    with subprocess.Popen(arguments, cwd=folder, env=environment, text=True, errors="replace",
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           start_new_session=True) as process:  # fmt: skip
         if command.stop is not None:
