@@ -157,7 +157,7 @@ def line_of(case: str, fields: dict[str, str]) -> str:
         for kind in ("exit", "message", "status", "output")
     )
     said = next((found[-1].splitlines()[0] for found in texts if found), "")
-    return f"{case:40}  {' '.join(codes):8}  {short(said)}".rstrip()
+    return f"{case:56}  {' '.join(codes):9}  {short(said)}".rstrip()
 
 
 def grouped(those: Iterable[Difference]) -> list[str]:

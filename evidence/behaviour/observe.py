@@ -115,7 +115,8 @@ def contents(folder: Path) -> dict[str, str]:
     for run_folder in sorted({path.parent for path in folder.glob("**/status.json")}):
         name = normal(str(run_folder.relative_to(folder)), folder, folder)
         status = json.loads((run_folder / "status.json").read_text(encoding="utf-8"))
-        seen = {"status": json.dumps({key: status.get(key) for key in STATUS}), **points(run_folder)}
+        shown = [f"{key} {status[key]}" for key in STATUS if status.get(key) is not None]
+        seen = {"status": ", ".join(shown), **points(run_folder)}
         checkpoints = sorted(run_folder.glob("checkpoints/step_*.pt"), key=lambda path: int(path.stem[5:]))
         if checkpoints:
             seen["weights last"] = in_checkpoint(checkpoints[-1])
