@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "evidence" / "contract_expected.json"
 ABSENT = "absent"
 WIDTH = 100  # characters of a value that are printed
+NAMED = 6  # cases with the same difference that are named
 Observations = dict[str, dict[str, str]]  # case -> field -> value
 
 
@@ -46,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Expected:
-    """A difference that is meant: patterns (as of file names) of its four fields, and why."""
+    """A difference that is meant: patterns (as of file names, so `[` is written `[[]`) of its four fields, and why."""
 
     case: str
     field: str
@@ -165,7 +166,11 @@ def grouped(those: Iterable[Difference]) -> list[str]:
     groups: dict[tuple[str, str, str], list[str]] = {}
     for each in those:
         groups.setdefault((each.field, each.before, each.after), []).append(each.case)
-    return [f"{' '.join(names)}: {field}: {change(one, other)}" for (field, one, other), names in groups.items()]
+    lines: list[str] = []
+    for (field, one, other), names in groups.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        lines.append(f"{', '.join(names[:NAMED])}{more}: {field}: {change(one, other)}")
+    return lines
 
 
 def change(before: str, after: str) -> str:

@@ -43,6 +43,15 @@ def test_a_difference_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.endswith("2 cases, 1 differ, 1 of them without an explanation\n")
 
 
+def test_cases_with_the_same_difference_share_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = ({f"case {number}": {"exit": code} for number in range(9)} for code in ("0", "1"))
+    assert contract.report(before, after, []) == 1
+    assert (
+        "UNEXPLAINED\ncase 0, case 1, case 2, case 3, case 4, case 5 and 3 more: exit: 0 -> 1\n"
+        in capsys.readouterr().out
+    )
+
+
 def test_fields_and_cases_that_one_commit_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     after = {"option/clip=norm": {"exit": "0"}, "option/clip=new": {"exit": "0"}}
     assert contract.report(BEFORE, after, []) == 1
