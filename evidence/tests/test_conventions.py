@@ -34,7 +34,7 @@ def test_no_path_of_a_machine_and_no_host() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     for name in listed:
         path = ROOT / name
-        if path.suffix in {".png", ".txt"} or name.startswith("tests/") or not path.is_file():
+        if path.suffix in {".png", ".txt"} or "tests/" in name or not path.is_file():
             continue
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w./])/(home|root|work|tmp|Users)/\w", text), name
