@@ -22,7 +22,6 @@ from runner.runs.run import Run
 from runner.tracking.tracker import Tracker
 from trainer import loop
 from trainer.data import Batch, Dataset
-from trainer.device import keep_freed_memory
 from trainer.monitor.divergence import Watch
 
 STEPS = {"MLP": 200, "LSTM": 7, "GPT": 7}  # a turn
@@ -178,7 +177,6 @@ def run(args: argparse.Namespace) -> None:
     if missing:
         print(f'not installed, left out: {", ".join(missing)} (pip install -c constraints.txt -e ".[bench]")')
     rows, shares = [], []
-    keep_freed_memory()
     for threads in args.threads:
         torch.set_num_threads(threads)
         for name in args.models:
@@ -200,10 +198,9 @@ parameter's norm before and after written by `add_scalar`. *Ours*: this project'
 design (both norms, of every parameter too, limit, scale, fraction, weight norm, update ratio, loss, rate) at every
 step. The others (extra `bench`): the loss and both norms of all gradients together at every step, by their own
 TensorBoard loggers, without bars, checkpoints and validation: `evidence/benchmarks/frameworks.py`. AdamW, fused, for
-all; every step is clipped, which is the dearer case; ratios are against the loop by hand. What a step frees stays with
-the process in all of them, as in a run (`trainer.device.keep_freed_memory`): without, glibc gives it back in some
-loops and not in others, by chance. What ours adds to the small model is the weights' norm and change, a pass over
-weights and copy, and TensorBoard's checksums, which are made in Python (section *log*)."""
+all; every step is clipped, which is the dearer case; ratios are against the loop by hand. What ours adds to the small
+model is the weights' norm and change, a pass over weights and copy, and TensorBoard's checksums, which are made in
+Python (section *log*)."""
 
 SHARES = """What a loop adds to a step without clipping and logging, as a share of it:"""
 

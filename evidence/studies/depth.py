@@ -7,7 +7,7 @@ from typing import Any
 
 from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, log_slope, table, walk
 from runner.compose import Composer
-from trainer.config import DeepLinear
+from trainer.config.model.deep_linear import DeepLinear
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
 TRAINED = (0.5, 1.0, 1.5)
