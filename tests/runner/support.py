@@ -19,6 +19,7 @@ from tests import programs
 from tests.runner.toy.toy import PROJECT, Toy
 
 TRAIN = PROJECT.root / "train.py"
+COUNTER = PROJECT.root.parent / "counter" / "train.py"  # the same without torch
 FIELDS = {"state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of"}
 
 
@@ -39,9 +40,11 @@ def train(config: Toy, folder: Path, *, resumed: bool = False, swept: dict[str, 
     return run.outcome()
 
 
-def program(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def program(
+    *arguments: str, cwd: Path, script: Path = TRAIN, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """`python train.py …` to its end, in a process that has torch already."""
-    return programs.run(TRAIN, *arguments, cwd=cwd, env=os.environ | environment)
+    return programs.run(script, *arguments, cwd=cwd, env=os.environ | environment)
 
 
 def real_program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -32,9 +32,6 @@ from runner.sweeps.results import ENDED, Job, Plan, Result, columns, mark, read,
 if sys.platform != "win32":
     import fcntl
 
-# What all jobs import, and the server that forks them can: it is started without the path to src.
-SHARED = ["torch", "torch.utils.tensorboard"]
-
 log = logging.getLogger(__name__)
 Task = Callable[[DictConfig], None]
 
@@ -124,6 +121,8 @@ def _wait_for_orphans(sweep: Sweep, seconds: float = 10.0) -> None:
 
 def _launch(sweep: Sweep, jobs: Sequence[Job], task: Task) -> int:
     """Hands the jobs to Hydra's launcher; the exit status of a signal that ended the sweep, else 0."""
+    # New interpreters, as of submitit and of the server that forks jobs, do not get the path to src otherwise.
+    os.environ["PYTHONPATH"] = os.pathsep.join(each for each in sys.path if each)
     setup_globals()
     configure_log(sweep.master.hydra.hydra_logging, sweep.master.hydra.verbose)
     callbacks = Callbacks(sweep.master)
@@ -188,7 +187,7 @@ class _Isolated:
         # A server that has imported torch once forks every job: quick, and no job sees another's threads or CUDA.
         context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
         if hasattr(os, "fork"):
-            context.set_forkserver_preload([*SHARED, self._module])
+            context.set_forkserver_preload([self._module])
         if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
             multiprocessing.set_start_method(None, force=True)  # joblib's own, which no child of a worker would know
         child = context.Process(target=_child, args=(self._task, config, hydra))

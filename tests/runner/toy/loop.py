@@ -2,9 +2,7 @@
 
 import logging
 import os
-import signal
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ from runner.report import summary
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run, RunStopped
 from runner.tracking.tracker import Tracker, truncate_events
+from tests.runner.toy.incident import incident
 from tests.runner.toy.toy import Linear, Toy
 
-VALUES = ("step", "best", "best_step", "losses", "norms", "clipped", "velocity")
+VALUES = ("step", "best", "best_step", "losses", "norms", "clipped")
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ class State:
             nn.init.normal_(parameter, generator=self.generator)
             if config.initial is not None:
                 nn.init.constant_(parameter, read_number(config.initial))
-        self.velocity = {name: torch.zeros_like(weight) for name, weight in self.model.named_parameters()}
         self.clipper = Clipper(self.model.named_parameters(), config.clip)
         self.best: float | None = None
         self.best_step = 0
@@ -65,6 +63,7 @@ class State:
 
 def execute(config: Toy, run: Run) -> None:
     """Builds, trains and sums up a run in its folder. Raises what ended it early, and UserError while building."""
+    incident(0, config, run)
     state, finished, stopped = State(config), False, None
     facts = {"inputs": "3", "visible GPUs": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}
     log.info("data: %s", facts)
@@ -101,8 +100,7 @@ def train(state: State, run: Run, tracker: Tracker) -> None:
     """Takes the steps that are left."""
     config, done, started = state.config, state.step, time.perf_counter()
     for step in range(done + 1, config.steps + 1):
-        if step == 3 and config.incident is not None:
-            incident(Path(config.incident), run)
+        incident(step, config, run)
         stop, before, last = run.stop, flat(state.model), step == config.steps
         lr = config.lr * lr_factor(config, step)
         loss, report = take_step(state, lr)
@@ -139,9 +137,9 @@ def take_step(state: State, lr: float) -> tuple[Tensor, ClipReport]:
         report = state.clipper.clip()
     except NonFiniteGradientError as error:
         raise Diverged(f"{error}, at step {state.step + 1}") from None
-    with torch.no_grad():  # SGD with momentum; torch.optim would take a second to import
-        for name, weight in state.model.named_parameters():
-            weight -= lr * state.velocity[name].mul_(0.5).add_(weight.grad)
+    with torch.no_grad():  # torch.optim takes a second to import
+        for parameter in state.model.parameters():
+            parameter -= lr * parameter.grad
     return loss.detach(), report
 
 
@@ -153,7 +151,9 @@ def draw(state: State, tracker: Tracker, report: ClipReport) -> None:
     if state.config.log.flow:
         tracker.picture(state.step, report.by_parameter())
     if state.config.log.histograms:
-        tracker.histograms(state.step, dict(state.model.named_parameters()))
+        weights = {f"weight/{name}": weight for name, weight in state.model.named_parameters()}
+        gradients = {f"gradient/{name}": weight.grad for name, weight in state.model.named_parameters()}
+        tracker.histograms(state.step, weights | gradients)
 
 
 def evaluate(state: State, run: Run, tracker: Tracker) -> None:
@@ -188,15 +188,3 @@ def read_number(path: str) -> float:
         return float(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"initial={path}: {error}") from error
-
-
-def incident(path: Path, run: Run) -> None:
-    """What a test wants to happen in the midst of a run."""
-    while path.exists() and run.stop is None:
-        with suppress(FileNotFoundError):  # taken away just now
-            match path.read_text(encoding="utf-8"):
-                case "bug":
-                    raise RuntimeError("a bug")
-                case "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.01)

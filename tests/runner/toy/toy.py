@@ -34,7 +34,7 @@ class Toy(RunConfig):
     evaluate_every: int = key("steps between two evaluations", least=1, mutable_on_resume=True)
     initial: str | None = key("a file with the number that all weights start from; null draws them", path=True)
     incident: str | None = key(
-        "a file whose one word, if it is there, happens before step 3: wait (while it is there), bug or kill",
+        "a file that may say what is to go wrong before which step: wait 3, bug 0 or kill 3",
         path=True,
         mutable_on_resume=True,
     )
