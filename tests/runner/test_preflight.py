@@ -120,19 +120,21 @@ def test_the_program_itself(tmp_path: Path) -> None:
 # -- without torch
 
 TORCH_FREE = [["--help"], ["--cfg", "job"], ["clip.maks=1"], ["clip=nrom"], ["clip.max=-1"], ["-m", "seed=1,-1"],
-              ["-m", "seed=1,2", "sweep.dry_run=true"], ["resume=nope"]]  # fmt: skip
+              ["-m", "seed=1,2", "sweep.dry_run=true"], ["resume=nope"], ["-sc", "query=bash"]]  # fmt: skip
 STARTS = f"""
-import io, runpy, sys
+import io, os, runpy, sys
 from contextlib import redirect_stderr, redirect_stdout
+os.environ["COMP_LINE"], os.environ["COMP_POINT"] = "python train.py clip=n", "99"
 for arguments in {TORCH_FREE!r}:
     sys.argv = ["train.py", *arguments]
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()):
         try:
             runpy.run_path({str(TRAIN)!r}, run_name="__main__")
             code = None
         except SystemExit as end:
             code = end.code
     print(code, *sorted({{"torch", "optuna"}} & set(sys.modules)))
+print(printed.getvalue().split())
 """
 
 
@@ -150,5 +152,7 @@ def test_what_comes_before_a_run_needs_neither_torch_nor_optuna(tmp_path: Path) 
 
 
 def test_mistakes_and_questions_are_answered_without_torch(tmp_path: Path) -> None:
-    assert python(STARTS, tmp_path).splitlines() == ["0", "0", "2", "2", "2", "2", "0", "2"]
+    *codes, completed = python(STARTS, tmp_path).splitlines()
+    assert codes == ["0", "0", "2", "2", "2", "2", "0", "2", "None"]
+    assert completed == "['clip=none', 'clip=norm']"
     assert list(tmp_path.iterdir()) == []
