@@ -65,7 +65,9 @@ def values_of(overrides: Sequence[str], compose: Callable[..., RunConfig] | None
 @cache
 def composed(overrides: tuple[str, ...], compose: Callable[..., RunConfig] | None = None) -> dict[str, Any]:
     if compose is None:
-        from trainer.project import compose
+        from trainer.project import compose as of_this_project
+
+        return run_values(of_this_project(*overrides))
     return run_values(compose(*overrides))
 
 

@@ -40,9 +40,7 @@ def train(config: Toy, folder: Path, *, resumed: bool = False, swept: dict[str, 
     return run.outcome()
 
 
-def program(
-    *arguments: str, cwd: Path, script: Path = TRAIN, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def program(*arguments: str, cwd: Path, script: Path = TRAIN, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python train.py …` to its end, in a process that has torch already."""
     return programs.run(script, *arguments, cwd=cwd, env=os.environ | environment)
 

@@ -1,10 +1,8 @@
 """The report: right on made-up sweeps with a known answer."""
 
-import json
 import math
 import re
 import shlex
-import shutil
 import statistics
 from functools import partial
 from pathlib import Path
@@ -253,11 +251,11 @@ def test_a_torn_file_and_a_resumed_run(tmp_path: Path) -> None:
 def test_a_large_sweep(tmp_path: Path) -> None:
     """Every run is read and counted, in the order of their means, with all pictures."""
     objectives: dict[str, list[float | None]] = {
-        f"{policy}@{threshold}": [1.5 + 0.001 * seed + 0.1 * threshold + shift for seed in range(3)]
-        for shift, policy in enumerate(("norm", "value", "zclip"))
-        for threshold in (0.1, 0.2, 0.5, 1, 2, 4, 8, 16, 32, 64)
+        f"{policy}@{threshold}": [1.5 + 0.001 * seed + 0.1 * threshold + shift for seed in range(2)]
+        for shift, policy in enumerate(("norm", "value"))
+        for threshold in (0.1, 0.2, 0.5, 1, 2, 4, 8, 16)
     }
     text = report([made_up(tmp_path, grid(objectives))])
-    assert "30 configurations, 90 runs: 90 finished" in text
-    assert "Take clip=norm clip.max=0.1: 1.5110" in text
+    assert "16 configurations, 32 runs: 32 finished" in text
+    assert "Take clip=norm clip.max=0.1: 1.5105" in text
     assert len(list(tmp_path.glob("report_*.png"))) == 5

@@ -65,9 +65,9 @@ def test_the_summary(finished: tuple[Path, str]) -> None:
 
 
 def test_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
-    runs = [programs.Program(TRAIN, cwd=tmp_path) for _ in range(3)]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0, 0]
-    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 3
+    runs = [programs.Program(TRAIN, cwd=tmp_path) for _ in range(2)]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2
 
 
 def test_divergence_is_exit_status_3(tmp_path: Path) -> None:

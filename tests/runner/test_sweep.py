@@ -52,10 +52,10 @@ def test_duplicates_are_marked() -> None:
 
 
 def test_a_large_grid() -> None:
-    found = jobs("clip=none,norm,value", "clip.max=0.1,0.2,0.5,1,2,5,10", "seed=range(0,10)")
-    assert len(found) == 210
-    assert sum(job.duplicate_of is None for job in found) == 10 + 140
-    assert found[-1].swept == {"clip": "value", "clip.max": 10.0, "seed": 9}
+    found = jobs("clip=none,norm,value", "clip.max=0.1,0.2,0.5,1,2,5,10", "seed=range(0,4)")
+    assert len(found) == 84
+    assert sum(job.duplicate_of is None for job in found) == 4 + 56
+    assert found[-1].swept == {"clip": "value", "clip.max": 10.0, "seed": 3}
 
 
 def test_the_sweepers_own_parameters_count(tmp_path: Path) -> None:
@@ -82,15 +82,15 @@ def test_what_is_asked_of_the_whole_sweep_is_not_swept() -> None:
 
 def test_the_plan_says_what_every_job_is(tmp_path: Path) -> None:
     """Common and own values together are the whole configuration; swept keys have their values, groups their option."""
-    plan = planned("clip=none,norm", "clip.max=0.5,1.0", "seed=1,2", "experiment=calm,wild")
+    plan = planned("clip=none,norm", "clip.max=0.5,1.0", "seed=2", "experiment=calm,wild")
     plan.write(tmp_path)
     read = read_plan(tmp_path)
     assert read == plan
     for job in plan.jobs:
         assert plan.common | job.values == values(compose(*job.overrides))
         assert not set(plan.common) & set(job.values)
-    assert plan.jobs[0].swept == {"clip": "none", "clip.max": None, "seed": 1, "experiment": "calm"}
-    assert plan.jobs[-1].swept == {"clip": "norm", "clip.max": 1.0, "seed": 2, "experiment": "wild"}
+    assert plan.jobs[0].swept == {"clip": "none", "clip.max": None, "experiment": "calm"}
+    assert plan.jobs[-1].swept == {"clip": "norm", "clip.max": 1.0, "experiment": "wild"}
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", '{"jobs": 3}', '{"jobs": [{"number": 1}]}', "\0\xff"])

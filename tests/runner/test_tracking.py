@@ -16,9 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import Parameter
 
 from gradclip import Clipper, ClipReport, Policy
+from runner.sweeps import grid
 from runner.tracking import flow
 from runner.tracking.tracker import Tracker
-from tests.runner.support import compose, train
+from tests.runner.support import compose, composer, status, train
 from tests.runner.toy import loop
 from tests.support import exact_norm
 
@@ -250,3 +251,41 @@ def test_the_server_shows_the_whole_configuration(server: str) -> None:
     assert "target: 1.0" in config["text"]
     (data,) = ask(server, "plugin/text/text", run="run", tag="data/text_summary")
     assert "inputs: 3" in data["text"]
+
+
+def test_the_server_shows_the_swept_keys_and_the_objective_of_every_job(tmp_path: Path) -> None:
+    """The jobs of a sweep find in its plan which keys are swept, and TensorBoard has a row for each that began."""
+    arguments = ["seed=3,4", "experiment=calm,wild"]
+    plan = grid.plan(composer(), composer().compose(arguments, multirun=True), arguments)
+    plan.write(tmp_path)
+    for job in plan.jobs:
+        folder = tmp_path / str(job.number)
+        train(compose(*job.overrides), folder, swept=grid.swept(folder))
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"])
+    server = board.launch()
+    experiment = post(server, "plugin/hparams/experiment", {})
+    assert {info["name"] for info in experiment["hparamInfos"]} == {"seed", "experiment"}
+    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE"],
+                "colParams": [{"metric": {"tag": "best/objective"}, "order": "ORDER_UNSPECIFIED"}]}  # fmt: skip
+    found = {}
+    for group in post(server, "plugin/hparams/session_groups", question)["sessionGroups"]:
+        (session,) = group["sessions"]
+        metrics = {each["name"]["tag"]: each["value"] for each in session.get("metricValues", [])}
+        found[session["name"]] = (group["hparams"], metrics.get("best/objective"), session["status"])
+    ends = {"finished": "STATUS_SUCCESS", "diverged": "STATUS_FAILURE"}
+    for job in plan.jobs:
+        ended = status(tmp_path / str(job.number))
+        hparams, objective, session = found.pop(str(job.number))
+        assert hparams == job.swept
+        assert objective == (None if ended["objective"] is None else pytest.approx(ended["objective"], rel=1e-6))
+        assert session == ends[ended["state"]]
+        assert ended["state"] == {"calm": "finished", "wild": "diverged"}[job.swept["experiment"]]
+    assert found == {}
+
+
+def post(server: str, path: str, question: dict[str, Any]) -> Any:
+    request = urllib.request.Request(f"{server}data/{path}", json.dumps(question).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)

@@ -42,9 +42,7 @@ def test_evaluate_as_a_program(finished: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
-def test_evaluate_refuses_in_one_line(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_refuses_in_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(finished, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     other = tmp_path / "other.txt"

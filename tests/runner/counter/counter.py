@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from runner.errors import UserError
-from runner.runs.run import Interrupted, Run
+from runner.runs.run import Diverged, Interrupted, Run
 from tests.runner.toy.incident import incident
 from tests.runner.toy.toy import PROJECT as TOY
 from tests.runner.toy.toy import Toy
@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 def execute(config: Toy, run: Run) -> None:
-    """Takes the steps. Raises UserError if `config.initial` names no file, and Interrupted after a signal."""
+    """Takes the steps. Raises UserError if `config.initial` names no file, Interrupted, and Diverged for a huge lr."""
+    incident(0, config, run)
     if config.initial is not None and not Path(config.initial).is_file():
         raise UserError(f"initial={config.initial}: no such file")
     run.begin(config)
@@ -28,4 +29,6 @@ def execute(config: Toy, run: Run) -> None:
         run.heartbeat(step)
         if stop is not None:
             raise Interrupted(stop)
+        if config.lr > 1e6:
+            raise Diverged(f"lr={config.lr}")
     run.update(objective=float(config.seed))

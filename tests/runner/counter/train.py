@@ -6,8 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-ROOT = Path(__file__).parents[3]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+sys.path.insert(0, str(Path(__file__).parents[3]))
+sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
 
 from runner.cli.preflight import preflight, run, start
 from tests.runner.counter.counter import PROJECT

@@ -139,7 +139,7 @@ def take_step(state: State, lr: float) -> tuple[Tensor, ClipReport]:
         raise Diverged(f"{error}, at step {state.step + 1}") from None
     with torch.no_grad():  # torch.optim takes a second to import
         for parameter in state.model.parameters():
-            parameter -= lr * parameter.grad
+            parameter.sub_(parameter.grad, alpha=lr)
     return loss.detach(), report
 
 

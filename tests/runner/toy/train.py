@@ -6,8 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-ROOT = Path(__file__).parents[3]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT)]  # the template's packages, and the toy as tests.runner.toy
+sys.path.insert(0, str(Path(__file__).parents[3]))  # the toy is the package tests.runner.toy
+sys.path.insert(0, str(Path(__file__).parents[3] / "src"))  # the template's packages
 
 from runner.cli.preflight import preflight, run, start
 from tests.runner.toy.toy import PROJECT
