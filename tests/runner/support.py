@@ -1,5 +1,6 @@
 """What several tests of the runner need: the toy project composed, checked, run and started."""
 
+import copy
 import json
 import os
 import subprocess
@@ -28,8 +29,14 @@ def composer() -> Composer[Toy]:
     return Composer(PROJECT)
 
 
-def compose(*overrides: str) -> Toy:
+@cache
+def _composed(overrides: tuple[str, ...]) -> Toy:
     return composer().checked(overrides)
+
+
+def compose(*overrides: str) -> Toy:
+    """The configuration of these overrides, which many tests ask for, as an object of its own."""
+    return copy.deepcopy(_composed(overrides))
 
 
 def train(config: Toy, folder: Path, *, resumed: bool = False, swept: dict[str, Any] | None = None) -> RunOutcome:

@@ -68,7 +68,7 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
         assert row.endswith(f"{shown}/{number}/train.log") == (job["state"] != "duplicate")
         assert (sweep / str(number) / "train.log").is_file() == (job["state"] != "duplicate")
         if job["objective"] is not None:
-            assert f"{status['objective']:.4f}" in row
+            assert f"{job['objective']:.4f}" in row
     assert "seed=3 experiment=steady" in table[5]
     assert "job 3 failed: killed by SIGKILL" in table
     assert table[-2] == "10 jobs: 4 failed, 2 finished, 2 diverged, 2 duplicate"

@@ -210,7 +210,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments, line in (([], "there is no sweep"), (["nowhere"], "neither a sweep nor a run")):
+    for arguments, line in (([], "there is no sweep"), (["nowhere"], "no sweep and no run")):
         with pytest.raises(SystemExit) as end:
             script.main(arguments)
         assert end.value.code == 2
@@ -253,9 +253,9 @@ def test_a_large_sweep(tmp_path: Path) -> None:
     objectives: dict[str, list[float | None]] = {
         f"{policy}@{threshold}": [1.5 + 0.001 * seed + 0.1 * threshold + shift for seed in range(2)]
         for shift, policy in enumerate(("norm", "value"))
-        for threshold in (0.1, 0.2, 0.5, 1, 2, 4, 8, 16)
+        for threshold in (0.1, 0.5, 1, 4, 16)
     }
     text = report([made_up(tmp_path, grid(objectives))])
-    assert "16 configurations, 32 runs: 32 finished" in text
+    assert "10 configurations, 20 runs: 20 finished" in text
     assert "Take clip=norm clip.max=0.1: 1.5105" in text
     assert len(list(tmp_path.glob("report_*.png"))) == 5

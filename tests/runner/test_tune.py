@@ -45,7 +45,7 @@ def test_what_is_searched() -> None:
     ("arguments", "line"),
     [
         (["clip=norm,nrom"], "clip=nrom: no such option; did you mean clip=norm?"),
-        (["lr=interval(-1,1)"], "lr=-1.0: must be a number above 0"),
+        (["clip=norm", "lr=interval(-1,1)"], "lr=-1.0: must be a number above 0"),
         (["lr=interval(2,1)"], "an interval goes up"),
         (["lr=tag(log,interval(0,1))"], "on a log scale from above 0"),
         (["clip.maks=1"], "clip.maks=1: no such key"),
