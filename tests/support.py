@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -22,7 +21,6 @@ from trainer.loop import run_recorded
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # for `python -c …`, which no train.py gives a path
-TRIED: Counter[tuple[str, str]] = Counter()  # examples of the laws by policy with scope, and type; tests/conftest.py
 SMALL = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=0", "steps=6",
          "evaluate_every=6", "log.progress=false")  # fmt: skip
 
