@@ -2,7 +2,6 @@
 
 python evidence/benchmark.py clip              clipping with both norms, against others' clipping alone
 python evidence/benchmark.py clip --policies   every policy against the passes that its formula needs
-python evidence/benchmark.py fold              with a fused step that does the multiplying
 python evidence/benchmark.py rows              the pieces whose squares are added up in float32
 python evidence/benchmark.py growth            against the number of parameters and of tensors: a picture
 python evidence/benchmark.py step              whole training steps, against a loop written by hand
@@ -17,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from evidence.benchmarks import clip, fold, growth, log, rows, start, step
+from evidence.benchmarks import clip, growth, log, rows, start, step
 
-COMMANDS = {"clip": clip, "fold": fold, "rows": rows, "growth": growth, "step": step, "log": log, "start": start}
+COMMANDS = {"clip": clip, "rows": rows, "growth": growth, "step": step, "log": log, "start": start}
 
 
 def main(arguments: list[str] | None = None) -> None:

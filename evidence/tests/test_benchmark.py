@@ -59,11 +59,6 @@ def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
         assert changed == (what == "scales")
 
 
-def test_fold(page: Path) -> None:
-    benchmark.main(["fold", "--turns", "3"])
-    assert len(re.findall(r"^\| small \| [12] \|", page.read_text("utf-8"), re.MULTILINE)) == 2
-
-
 def test_rows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "ELEMENTS", 1 << 16)
     benchmark.main(["rows", "--turns", "3"])
