@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evidence.studies.page import content, replace
 
 from evidence import run_studies as studies
 from evidence.studies import STUDIES, base, depth, line_120, log_cost, threshold, through_time
-from evidence.studies.page import content, replace
 from evidence.studies.through_time import End
 from runner.errors import UserError
 from tests.support import ROOT
