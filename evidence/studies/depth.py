@@ -8,7 +8,7 @@ from typing import Any
 from evidence.common import SEEDS, compose, walk
 from evidence.pages import COLOURS, MARKERS, table
 from evidence.studies.slope import log_slope
-from trainer.config import DeepLinear
+from trainer.config.model.deep_linear import DeepLinear
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
 TRAINED = (0.5, 1.0, 1.5)

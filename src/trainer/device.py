@@ -1,17 +1,12 @@
 """Where a run computes: the device, its threads, its precision, its determinism."""
 
-import ctypes
 import os
-import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from runner.errors import UserError
-from trainer.config import Device
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-KEPT = 1 << 30  # bytes
+from trainer.config.device import Device
 
 
 def find(config: Device) -> torch.device:
@@ -28,8 +23,6 @@ def find(config: Device) -> torch.device:
 def prepare(config: Device) -> torch.device:
     """Finds the device and sets torch up for it, for the whole process."""
     device = find(config)
-    if device.type == "cpu":
-        keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
@@ -38,19 +31,6 @@ def prepare(config: Device) -> torch.device:
     torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
     torch.backends.cudnn.benchmark = not config.deterministic
     return device
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep what a step frees, up to KEPT bytes at once, since the next step needs it again.
-
-    glibc by itself gives large blocks back, and takes them anew page by page: a tenth of some models' steps on the
-    CPU. Other C libraries are left as they are.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        # An older one takes at most 32 MB; and where it takes nothing, setting the other would end its own adapting.
-        if library.mallopt(M_MMAP_THRESHOLD, KEPT) or library.mallopt(M_MMAP_THRESHOLD, 1 << 25):
-            library.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,99 +1,128 @@
-"""Models: shapes, states, and the starting points that the configuration names."""
+"""Every model, on a data set that it takes: shapes, losses, gradients and hidden states are what the loop expects."""
+
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from trainer import models
-from trainer.config import GROUPS
-from trainer.project import compose
+from runner.errors import UserError
+from tests.trainer.options import names, option
+from trainer import data, models
+from trainer.config.data import Data
+from trainer.config.model import Model
+
+PAIRS = [
+    (model, dataset)
+    for model in names("model")
+    for dataset in names("data")
+    if Data.options[dataset].kind in Model.options[model].takes
+]
+READERS = [name for name in names("model") if "characters" in Model.options[name].takes]
 
 
-def build(*overrides: str, kind: str, inputs: int = 11, outputs: int = 5) -> nn.Module:
+def pair(model: str, dataset: str) -> tuple[nn.Module, data.Dataset]:
+    try:
+        built = data.build(option("data", dataset, batch_size=4), seed=1)
+    except UserError as error:
+        if "pip install" not in str(error):
+            raise
+        pytest.skip(str(error))
     torch.manual_seed(0)
-    return models.build(compose(*overrides).model, inputs, outputs, kind)
+    kind = Data.options[dataset].kind
+    return models.build(option("model", model), built.inputs, built.outputs, kind).eval(), built
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_recurrent_models_read_characters(model: str, layers: int) -> None:
-    net = build(f"model={model}", f"model.layers={layers}", kind="characters").eval()
-    text = torch.randint(0, 11, (3, 12))
+@pytest.mark.parametrize("name", names("model"))
+def test_it_names_the_kinds_of_data_that_it_takes(name: str) -> None:
+    takes = Model.options[name].takes
+    assert takes
+    if not set(takes) & {schema.kind for schema in Data.options.values()}:
+        pytest.skip(f"no data set yields {' or '.join(takes)}")
+
+
+@pytest.mark.parametrize(("model", "dataset"), PAIRS)
+def test_a_batch_gives_a_finite_loss_and_gradients(model: str, dataset: str) -> None:
+    net, built = pair(model, dataset)
+    batch = next(built.batches(0))
+    outputs, _ = net(batch.inputs, None)
+    loss = built.loss(outputs, batch.targets)
+    assert loss.shape == ()
+    loss.backward()
+    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert any(bool(gradient.any()) for gradient in gradients)
+    for value in [loss, *built.metrics(outputs, batch.targets).values()]:
+        assert value.shape == ()
+        assert bool(value.isfinite())
+
+
+@pytest.mark.parametrize(("model", "dataset"), PAIRS)
+def test_the_loss_is_a_mean_over_rows(model: str, dataset: str) -> None:
+    """So that the parts of a split batch, weighted by their rows, give the gradient of the whole."""
+    net, built = pair(model, dataset)
+    batch = next(built.batches(0))
+
+    def loss(rows: slice) -> Tensor:
+        return built.loss(net(batch.inputs[rows], None)[0], batch.targets[rows])
+
+    parts = (loss(slice(0, 1)) + 3 * loss(slice(1, 4))) / 4
+    torch.testing.assert_close(parts, loss(slice(0, 4)))
+
+
+@pytest.mark.parametrize(("model", "dataset"), PAIRS)
+def test_the_same_seed_gives_the_same_weights(model: str, dataset: str) -> None:
+    one, other = (pair(model, dataset)[0].state_dict() for _ in range(2))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def read_characters(name: str, **values: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return models.build(option("model", name, **values), inputs=11, outputs=5, kind="characters").eval()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_model_of_characters_continues_from_its_state(name: str) -> None:
+    net, text = read_characters(name), torch.randint(0, 11, (3, 12))
     whole, _ = net(text, None)
     assert whole.shape == (3, 12, 5)
     first, state = net(text[:, :7], None)
-    second, _ = net(text[:, 7:], models.detach(state))
+    second, _ = net(text[:, 7:], models.detach_state(state))
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
+    afresh, _ = net(text[:, 7:], None)
+    assert not torch.allclose(afresh, second)
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm"])
-def test_recurrent_models_read_vectors_number_by_number(model: str) -> None:
-    net = build(f"model={model}", "data=digits", kind="vectors", inputs=64).eval()
-    vectors = torch.rand(3, 64)
-    outputs, _ = net(vectors, None)
-    assert outputs.shape == (3, 5)
-    changed = vectors.clone()
-    changed[0, 0] += 1
-    assert not torch.equal(net(changed, None)[0][0], outputs[0])  # the first number still counts after the last
+def tensors(state: models.HiddenState) -> list[Tensor]:
+    if state is None:
+        return []
+    return [state] if isinstance(state, Tensor) else [tensor for part in state for tensor in tensors(part)]
 
 
-def test_mlp() -> None:
-    net = build("model=mlp", "data=digits", "model.hidden=[7,3]", kind="vectors", inputs=64)
-    assert [tuple(p.shape) for p in net.parameters()] == [(7, 64), (7,), (3, 7), (3,), (5, 3), (5,)]
-    assert net(torch.rand(2, 64), None)[0].shape == (2, 5)
-    bare = build("model=mlp", "data=digits", "model.hidden=[]", kind="vectors", inputs=64)
-    assert [tuple(p.shape) for p in bare.parameters()] == [(5, 64), (5,)]
+@pytest.mark.parametrize("name", READERS)
+def test_a_state_is_detached_and_cloned(name: str) -> None:
+    _, state = read_characters(name)(torch.randint(0, 11, (3, 12)), None)
+    detached, cloned = models.detach_state(state), models.clone_state(state, torch.device("cpu"))
+    assert tensors(state)
+    for original, one, other in zip(tensors(state), tensors(detached), tensors(cloned), strict=True):
+        assert original.requires_grad
+        assert not one.requires_grad
+        assert not other.requires_grad
+        assert torch.equal(one, original)
+        assert torch.equal(other, original)
+        assert one.data_ptr() == original.data_ptr()
+        assert other.data_ptr() != original.data_ptr()
 
 
-def test_identity_start() -> None:
-    net = build("model.init=identity", "model.nonlinearity=relu", "model.layers=2", kind="characters")
-    for name, parameter in net.named_parameters():
-        if "weight_hh" in name:
-            assert torch.equal(parameter, torch.eye(128))
-        if "recurrent.bias" in name:
-            assert not parameter.any()
+def test_no_state_stays_none() -> None:
+    assert models.detach_state(None) is None
+    assert models.clone_state(None, torch.device("cpu")) is None
 
 
-def test_orthogonal_start_and_gain() -> None:
-    net = build("model.init=orthogonal", "model.gain=1.5", "model.hidden=20", kind="characters")
-    weight = net.recurrent.weight_hh_l0.detach()
-    torch.testing.assert_close(weight @ weight.T, 2.25 * torch.eye(20), atol=1e-5, rtol=0)
-    assert not net.recurrent.bias_hh_l0.any()
-    plain, double = (build(f"model.gain={gain}", kind="characters").recurrent.weight_hh_l0 for gain in (1, 2))
-    assert torch.equal(2 * plain, double)
-
-
-@pytest.mark.parametrize("gain", [0.5, 1.5])
-def test_deep_linear_multiplies_every_length_by_its_gain(gain: float) -> None:
-    net = build("model=deep_linear", "data=direction", "model.layers=7", f"model.gain={gain}", "model.bias=true",
-                kind="directions", inputs=16)  # fmt: skip
-    vector = torch.nn.functional.normalize(torch.randn(1, 16))
-    outputs, _ = net(vector, None)
-    assert outputs.norm().item() == pytest.approx(gain**7, rel=1e-5)
-    above = torch.nn.functional.normalize(torch.randn(1, 16))
-    outputs.backward(above)
-    for number, layer in enumerate(net.layers):
-        assert layer.weight.grad.norm().item() == pytest.approx(gain**6, rel=1e-4)
-        assert layer.bias.grad.norm().item() == pytest.approx(gain ** (6 - number), rel=1e-4)
-    bare = build("model=deep_linear", "data=direction", kind="directions", inputs=4)
-    assert all(layer.bias is None for layer in bare.layers)
-
-
-def test_nonlinearity() -> None:
-    assert build("model.nonlinearity=relu", kind="characters").recurrent.nonlinearity == "relu"
-
-
-@pytest.mark.parametrize("model", ["rnn", "lstm"])
-def test_dropout(model: str) -> None:
-    net = build(f"model={model}", "model.dropout=0.5", "model.layers=2", kind="characters").train()
-    text = torch.randint(0, 11, (3, 12))
-    assert not torch.equal(net(text, None)[0], net(text, None)[0])
-    net.eval()
-    assert torch.equal(net(text, None)[0], net(text, None)[0])
-
-
-def test_every_model_says_what_it_takes() -> None:
-    kinds = {schema.kind for schema in GROUPS["data"].options.values()}
-    for schema in GROUPS["model"].options.values():
-        assert schema.takes
-        assert set(schema.takes) <= kinds
+def test_a_state_in_several_parts_keeps_its_form() -> None:
+    state = (torch.ones(2), (torch.zeros(3), None))
+    cloned = models.clone_state(state, torch.device("cpu"))
+    assert torch.equal(cloned[0], state[0])
+    assert torch.equal(cloned[1][0], torch.zeros(3))
+    assert cloned[1][1] is None

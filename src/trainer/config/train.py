@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+import trainer.policies  # noqa: F401 (the policies there join Policy.options)
 from gradclip.fields import Checked
 from runner.config import RunConfig, key
 from runner.errors import UserError
 from trainer.config.data import Data
 from trainer.config.device import Device
 from trainer.config.model import Model
-from trainer.config.optim import Optimizer, Schedule
+from trainer.config.optimizer import Optimizer
+from trainer.config.schedule import Schedule
 
 
 @dataclass(kw_only=True)

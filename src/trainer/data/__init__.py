@@ -1,14 +1,14 @@
-"""Data sets. Each file here has a `build(config, seed)`, found by the name of the option in conf/data/."""
+"""Data sets. Each option of conf/data/ has a file of the same name here, with `build(config, seed)`."""
 
 from importlib import import_module
 
-from trainer import config as schema
+from trainer.config.data import Data
 from trainer.data.base import Batch, Dataset
 
 __all__ = ["Batch", "Dataset", "build"]
 
 
-def build(config: schema.Data, seed: int) -> Dataset:
-    """The data set of a configuration; raises UserError for what cannot be read."""
+def build(config: Data, seed: int) -> Dataset:
+    """The data set that a configuration describes. Raises UserError for a file that cannot be read or does not fit."""
     dataset: Dataset = import_module(f"{__name__}.{config.name}").build(config, seed)
     return dataset

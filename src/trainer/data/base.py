@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
-    """One step's data. continues: its rows go on where those of the batch before ended."""
+    """One step's data. continues: each row starts where the same row of the previous batch ended."""
 
     inputs: Tensor
     targets: Tensor
@@ -17,10 +17,10 @@ class Batch(NamedTuple):
 
 
 class Dataset(ABC):
-    """Data, and what its kind of task needs: the loss, the metrics, a sample of what was learnt.
+    """Data, and what its task needs: the loss, the metrics, a sample of the model's output.
 
-    inputs, outputs: how many different characters, features or targets there are.
-    facts: what a reader of the run should know of the data, such as a hash.
+    inputs, outputs: the number of different characters, of features or of targets.
+    facts: what identifies the data in the log and in checkpoints, such as a hash.
     """
 
     inputs: int
@@ -29,7 +29,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def batches(self, start: int) -> Iterator[Batch]:
-        """Training batches without an end, from step `start` on (0 is the first); a function of it and the seed."""
+        """Endless training batches from step `start` on (0 is the first); each is a function of seed and step."""
 
     @abstractmethod
     def validation(self) -> Iterator[Batch]:
@@ -44,7 +44,7 @@ class Dataset(ABC):
         return {}
 
     def sample(self, model: nn.Module, device: torch.device) -> str | None:
-        """Something the model made, for a person to read."""
+        """Text that shows what the model has learnt; None where the data set has no such thing."""
         return None
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from runner.errors import UserError
-from trainer import config as schema
+from trainer.config.data import digits as schema
 from trainer.data.base import Batch, Dataset, accuracy
 
 
@@ -49,8 +49,8 @@ class Digits(Dataset):
             self._training,
             batch_sampler=sampler,
             num_workers=self._config.workers,
-            generator=torch.Generator().manual_seed(self._seed),  # or it would draw from the global one
-            worker_init_fn=partial(_settle, os.getpid()),
+            generator=torch.Generator().manual_seed(self._seed),  # the default is the global generator
+            worker_init_fn=partial(_prepare_worker, os.getpid()),
         )
         for inputs, targets in loader:
             yield Batch(inputs, targets)
@@ -65,11 +65,12 @@ class Digits(Dataset):
         return accuracy(outputs, targets)
 
 
-def _settle(parent: int, worker: int) -> None:
-    """A signal to the whole process group is the training process's to answer; it then ends its workers.
+def _prepare_worker(parent: int, worker: int) -> None:
+    """Has a worker ignore the signals that the training process handles, and end if that process is gone.
 
-    torch's workers end when their parent is gone, but take whoever is their parent when they look first: one
-    whose training process was killed while it started would wait for ever.
+    A signal to the process group reaches the workers too; the training process ends them when it stops.
+    torch's workers watch the parent that they find when they start, so a worker whose training process was
+    killed before that would wait for ever.
     """
     if os.getppid() != parent:
         os._exit(1)
@@ -79,17 +80,17 @@ def _settle(parent: int, worker: int) -> None:
 
 
 class EpochSampler(Sampler[list[int]]):
-    """Batches of places without an end, shuffled anew in every epoch: a function of the seed and the step alone."""
+    """Endless batches of indices, shuffled in every epoch: a function of the seed and the step alone."""
 
     def __init__(self, count: int, batch_size: int, seed: int, start: int):
         self._count, self._batch_size, self._seed, self._start = count, batch_size, seed, start
 
     def __iter__(self) -> Iterator[list[int]]:
-        a_epoch = self._count // self._batch_size  # a last, smaller batch is left out
-        epoch, first = divmod(self._start, a_epoch)
+        per_epoch = self._count // self._batch_size  # a last, smaller batch is left out
+        epoch, first = divmod(self._start, per_epoch)
         while True:
             random = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
             order = torch.randperm(self._count, generator=random).tolist()
-            for batch in range(first, a_epoch):
+            for batch in range(first, per_epoch):
                 yield order[batch * self._batch_size : (batch + 1) * self._batch_size]
             epoch, first = epoch + 1, 0

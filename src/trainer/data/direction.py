@@ -1,11 +1,11 @@
-"""One vector in, and the absolute error along one direction out: the gradient from above always has length 1."""
+"""One vector, and the absolute error along one direction: the gradient of the loss always has length 1."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from trainer import config as schema
+from trainer.config.data import direction as schema
 from trainer.data.base import Batch, Dataset
 
 
@@ -16,7 +16,7 @@ def build(config: schema.Direction, seed: int) -> "Direction":
 class Direction(Dataset):
     """A random unit vector x, [batch_size, width], and the loss |u·y - target| for a random unit vector u.
 
-    Its gradient with regard to the outputs y is u or -u: whatever lies below sees a gradient of length 1.
+    Its gradient with regard to the outputs y is u or -u, so that back-propagation starts with a length of 1.
     """
 
     def __init__(self, config: schema.Direction, seed: int):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer import config as schema
+from trainer.config.data import line as schema
 from trainer.data.base import Batch, Dataset
 
 

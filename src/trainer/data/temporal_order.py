@@ -1,4 +1,4 @@
-"""The temporal order problem: which of two symbols came first, asked long after both have been seen."""
+"""The temporal order problem: which of two symbols came first, asked long after both were read."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer import config as schema
+from trainer.config.data import temporal_order as schema
 from trainer.data.base import Batch, Dataset, accuracy
 
 DISTRACTORS = 4  # the symbols 0 to 3 mean nothing; 4 and 5 are the two whose order counts
-VALIDATION = 2**40  # a seed that no step has
+VALIDATION = 2**40  # in place of a step, for the held-out sequences: larger than any
 
 
 def build(config: schema.TemporalOrder, seed: int) -> "TemporalOrder":
@@ -20,9 +20,9 @@ def build(config: schema.TemporalOrder, seed: int) -> "TemporalOrder":
 class TemporalOrder(Dataset):
     """Sequences of distractors with two marked symbols, and the pair as one of four classes after the last one.
 
-    [batch, length] of symbols' numbers, and [batch] of classes. The first marked symbol stands within
+    [batch, length] of symbol indices, and [batch] of classes. The first marked symbol stands within
     the second tenth of the sequence, the other within the fifth. Hochreiter, Schmidhuber 1997 (task 6a),
-    at the places of Pascanu, Mikolov, Bengio 2013 (section 4.1). New sequences at every step.
+    at the positions of Pascanu, Mikolov, Bengio 2013 (section 4.1). New sequences at every step.
     """
 
     inputs, outputs = DISTRACTORS + 2, 4
@@ -46,13 +46,13 @@ class TemporalOrder(Dataset):
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return accuracy(outputs[:, -1], targets)
 
-    def _draw(self, rows: int, number: int) -> Batch:
-        random = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
+    def _draw(self, rows: int, step: int) -> Batch:
+        random = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         symbols = torch.randint(0, DISTRACTORS, (rows, self._length), generator=random)
         marked = torch.randint(0, 2, (rows, 2), generator=random)
         row = torch.arange(rows)
         for which, (low, high) in enumerate(((0.1, 0.2), (0.4, 0.5))):
             first, last = int(low * self._length), int(high * self._length)
-            place = torch.randint(first, last, (rows,), generator=random)
-            symbols[row, place] = DISTRACTORS + marked[:, which]
+            position = torch.randint(first, last, (rows,), generator=random)
+            symbols[row, position] = DISTRACTORS + marked[:, which]
         return Batch(symbols, 2 * marked[:, 0] + marked[:, 1])

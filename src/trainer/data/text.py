@@ -1,6 +1,7 @@
 """Text as a stream of characters: the topics of Python's own help, or any file."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,22 +12,28 @@ from torch.nn import functional as F
 
 from gradclip.errors import show
 from runner.errors import UserError
-from trainer import config as schema
+from trainer.config.data import text as schema
 from trainer.data.base import Batch, Dataset, accuracy
+
+LARGEST = 1 << 27  # bytes of a file: the text is held in memory, at up to 20 bytes a character while it is encoded
 
 
 def build(config: schema.Text, seed: int) -> "Text":
-    text = read(config.path)
-    return Text(config, text, seed)
+    return Text(config, read(config.path), seed)
 
 
 def read(path: str | None) -> str:
-    """A file's text, or the help topics that come with Python (they differ a little between its versions)."""
+    """A file's text, or the help topics that come with Python (they differ a little between its versions).
+
+    Raises UserError for a file that is missing, unreadable, too large or not UTF-8.
+    """
     if path is None:
         from pydoc_data.topics import topics
 
         return "\n\n".join(topics[name] for name in sorted(topics))
     try:
+        if mistake := _unreadable(Path(path)):
+            raise UserError(f"data.path={path}: {mistake}")
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"data.path={path}: not UTF-8 (byte {error.start})") from error
@@ -34,14 +41,25 @@ def read(path: str | None) -> str:
         raise UserError(f"data.path={path}: {error.strerror}") from error
 
 
-class Text(Dataset):
-    """The text as `batch_size` parallel streams, cut into windows that go on where the last ones ended.
+def _unreadable(path: Path) -> str | None:
+    """Why a file is not read; None where it is."""
+    if not path.is_file():
+        return "not a file" if path.exists() else "no such file"
+    if not os.access(path, os.R_OK):
+        return "cannot be read"
+    if (size := path.stat().st_size) > LARGEST:
+        return f"{size:,} bytes; the whole text is held in memory, and {LARGEST:,} are the most"
+    return None
 
-    A batch is [batch_size, window] of characters' numbers, its targets the same one character later.
+
+class Text(Dataset):
+    """The text as `batch_size` parallel streams, cut into consecutive windows.
+
+    A batch is [batch_size, window] of character indices; its targets are those one character later.
     """
 
     def __init__(self, config: schema.Text, text: str, seed: int):
-        self.characters, data = numbered(text)
+        self.characters, data = encode(text)
         held_out = int(len(data) * config.validation)
         least = config.batch_size * 2
         if min(held_out, len(data) - held_out) < least:
@@ -75,7 +93,10 @@ class Text(Dataset):
         return accuracy(outputs, targets)
 
     def sample(self, model: nn.Module, device: torch.device) -> str | None:
-        """Characters drawn one after the other from the model's own predictions; the same for the same seed."""
+        """Characters drawn one after the other from the model's own predictions; the same for the same seed.
+
+        None where `data.sample` is 0 or a prediction is not finite.
+        """
         if self._length == 0:
             return None
         random = torch.Generator().manual_seed(self._seed)
@@ -83,28 +104,25 @@ class Text(Dataset):
         text, state = "", None
         for _ in range(self._length):
             scores, state = model(character, state)
-            chances = torch.softmax(scores[0, -1].float().cpu(), -1)
-            if not bool(chances.isfinite().all()):
-                return None  # the model diverged
-            number = int(torch.multinomial(chances, 1, generator=random))
-            text += self.characters[number]
-            character = torch.tensor([[number]], device=device)
+            probabilities = torch.softmax(scores[0, -1].float().cpu(), -1)
+            if not bool(probabilities.isfinite().all()):
+                return None
+            index = int(torch.multinomial(probabilities, 1, generator=random))
+            text += self.characters[index]
+            character = torch.tensor([[index]], device=device)
         return text
 
 
-def numbered(text: str) -> tuple[list[str], Tensor]:
-    """The different characters in order, and the number of each one of the text, [length].
-
-    Counted and looked up in arrays: a run builds its data twice, to check it and to train.
-    """
+def encode(text: str) -> tuple[list[str], Tensor]:
+    """The different characters in ascending order, and the index of each character of the text, [length]."""
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.int64)
-    there = np.bincount(codes) > 0
-    characters = [chr(code) for code in np.flatnonzero(there)]
-    return characters, torch.from_numpy((there.cumsum() - 1)[codes])
+    occurs = np.bincount(codes) > 0
+    characters = [chr(code) for code in np.flatnonzero(occurs)]
+    return characters, torch.from_numpy((occurs.cumsum() - 1)[codes])
 
 
 def _streams(data: Tensor, rows: int) -> Tensor:
-    """[rows, length]: the text cut into equal pieces, one below the other."""
+    """[rows, length]: the text cut into pieces of equal length; what is left over is dropped."""
     length = len(data) // rows
     return data[: rows * length].view(rows, length)
 

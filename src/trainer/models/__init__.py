@@ -1,7 +1,7 @@
-"""Models. Each file here has a `build(config, inputs, outputs, kind)`, found by the option's name in conf/model/.
+"""Models. Each option of conf/model/ has a file of the same name here, with `build(config, inputs, outputs, kind)`.
 
-Every model is called as `outputs, state = model(inputs, state)`; state is None at the start, and stays
-None for a model that remembers nothing.
+Every model is called as `outputs, state = model(inputs, state)`. The hidden state is None at the start of a
+sequence, and stays None for a model without one.
 """
 
 from importlib import import_module
@@ -10,28 +10,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer import config as schema
+from trainer.config.model import Model
 
-State = Any  # a tensor, a tuple of tensors, or None
+HiddenState = Any  # a tensor, a tuple of tensors, or None
 
 
-def build(config: schema.Model, inputs: int, outputs: int, kind: str) -> nn.Module:
-    """The model of a configuration, for data of a kind with so many inputs and outputs."""
+def build(config: Model, inputs: int, outputs: int, kind: str) -> nn.Module:
+    """The model that a configuration describes, for data of this kind with this number of inputs and outputs."""
     model: nn.Module = import_module(f"{__name__}.{config.name}").build(config, inputs, outputs, kind)
     return model
 
 
-def detach(state: State) -> State:
-    """The state without its history: where back-propagation through time is truncated."""
+def detach_state(state: HiddenState) -> HiddenState:
+    """The same values without their autograd graph: this truncates back-propagation through time."""
     if state is None:
         return None
     return state.detach() if hasattr(state, "detach") else tuple(part.detach() for part in state)
 
 
-def copied(state: State, device: torch.device) -> State:
-    """The state's values, on a device, in memory of their own."""
+def clone_state(state: HiddenState, device: torch.device) -> HiddenState:
+    """A detached copy of the values, on a device."""
     if state is None:
         return None
     if hasattr(state, "detach"):
         return state.detach().to(device, copy=True)
-    return tuple(copied(part, device) for part in state)
+    return tuple(clone_state(part, device) for part in state)

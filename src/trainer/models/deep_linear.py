@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from trainer import config as schema
-from trainer.models import State
+from trainer.config.model import deep_linear as schema
+from trainer.models import HiddenState
 
 
 def build(config: schema.DeepLinear, inputs: int, outputs: int, kind: str) -> "DeepLinear":
@@ -13,8 +13,8 @@ def build(config: schema.DeepLinear, inputs: int, outputs: int, kind: str) -> "D
 class DeepLinear(nn.Module):
     """[batch, width] to [batch, width].
 
-    Orthogonal matrices keep every length (Saxe, McClelland, Ganguli 2014): at the start each layer
-    multiplies what goes up, and the gradient that comes down, by its gain exactly.
+    Orthogonal matrices keep every length (Saxe, McClelland, Ganguli 2014): at the start each layer multiplies
+    the length of its input, and that of the gradient with regard to its output, by exactly its gain.
     """
 
     def __init__(self, config: schema.DeepLinear, width: int):
@@ -26,5 +26,5 @@ class DeepLinear(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, inputs: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def forward(self, inputs: Tensor, state: HiddenState = None) -> tuple[Tensor, HiddenState]:
         return self.layers(inputs), None

@@ -1,9 +1,9 @@
-"""A teaching net: one weight that learns, and a layer that forward never uses."""
+"""The smallest network, for teaching: one linear layer that learns, and one that forward never uses."""
 
 from torch import Tensor, nn
 
-from trainer import config as schema
-from trainer.models import State
+from trainer.config.model import linear_net as schema
+from trainer.models import HiddenState
 
 
 def build(config: schema.LinearNet, inputs: int, outputs: int, kind: str) -> "LinearNet":
@@ -11,7 +11,7 @@ def build(config: schema.LinearNet, inputs: int, outputs: int, kind: str) -> "Li
 
 
 class LinearNet(nn.Module):
-    """[batch, 1] to [batch, 1]. The gradients of `linear2` stay None: clipping has to leave them alone."""
+    """[batch, 1] to [batch, 1]. The gradients of `linear2` stay None, which clipping has to leave as they are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,5 +20,5 @@ class LinearNet(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self.linear2 = nn.Linear(1, 1)
 
-    def forward(self, inputs: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def forward(self, inputs: Tensor, state: HiddenState = None) -> tuple[Tensor, HiddenState]:
         return self.linear(inputs), None

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from trainer import config as schema
+from trainer.config.model import lstm as schema
+from trainer.config.model.recurrent import Recurrent
 from trainer.models.recurrent import RecurrentNet, sizes
 
 
@@ -12,5 +13,5 @@ def build(config: schema.LSTM, inputs: int, outputs: int, kind: str) -> "LSTM":
 
 class LSTM(RecurrentNet):
     @staticmethod
-    def core(config: schema.Recurrent, size: int) -> nn.RNNBase:
+    def core(config: Recurrent, size: int) -> nn.RNNBase:
         return nn.LSTM(**sizes(config, size))

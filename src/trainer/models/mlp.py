@@ -4,8 +4,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from trainer import config as schema
-from trainer.models import State
+from trainer.config.model import mlp as schema
+from trainer.models import HiddenState
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
@@ -24,5 +24,5 @@ class MLP(nn.Module):
             layers += [nn.Linear(width, following), ACTIVATIONS[config.activation]()]
         self.layers = nn.Sequential(*layers, nn.Linear(config.hidden[-1] if config.hidden else inputs, outputs))
 
-    def forward(self, inputs: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def forward(self, inputs: Tensor, state: HiddenState = None) -> tuple[Tensor, HiddenState]:
         return self.layers(inputs), None

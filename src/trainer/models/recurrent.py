@@ -4,17 +4,17 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from trainer import config as schema
-from trainer.models import State
+from trainer.config.model.recurrent import Recurrent
+from trainer.models import HiddenState
 
 
 class RecurrentNet(nn.Module):
     """Characters [batch, time] to scores [batch, time, outputs], or vectors [batch, features] to [batch, outputs].
 
-    A vector is read one number after the other; what the network says after the last one counts.
+    A vector is read one element after the other, and the output after the last element is returned.
     """
 
-    def __init__(self, config: schema.Recurrent, inputs: int, outputs: int, kind: str):
+    def __init__(self, config: Recurrent, inputs: int, outputs: int, kind: str):
         super().__init__()
         self.embedding = nn.Embedding(inputs, config.embedding) if kind == "characters" else None
         self.recurrent = self.core(config, config.embedding if self.embedding else 1)
@@ -22,11 +22,11 @@ class RecurrentNet(nn.Module):
         self.output = nn.Linear(config.hidden, outputs)
 
     @staticmethod
-    def core(config: schema.Recurrent, size: int) -> nn.RNNBase:
-        """The recurrent layers, for inputs of a size."""
+    def core(config: Recurrent, size: int) -> nn.RNNBase:
+        """The recurrent layers, for inputs [batch, time, size]."""
         raise NotImplementedError
 
-    def forward(self, inputs: Tensor, state: State = None) -> tuple[Tensor, State]:
+    def forward(self, inputs: Tensor, state: HiddenState = None) -> tuple[Tensor, HiddenState]:
         steps = self.embedding(inputs) if self.embedding else inputs.unsqueeze(-1)
         hidden, state = self.recurrent(steps, state)
         if not self.embedding:
@@ -34,9 +34,9 @@ class RecurrentNet(nn.Module):
         return cast(Tensor, self.output(self.dropout(hidden))), state
 
 
-def sizes(config: schema.Recurrent, size: int) -> dict[str, int | float | bool]:
+def sizes(config: Recurrent, size: int) -> dict[str, int | float | bool]:
     """The arguments that torch's recurrent layers share."""
-    between = config.dropout if config.layers > 1 else 0.0  # torch warns of dropout between the layers of one
+    between = config.dropout if config.layers > 1 else 0.0  # torch warns of dropout where there is one layer only
     return {
         "input_size": size,
         "hidden_size": config.hidden,

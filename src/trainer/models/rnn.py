@@ -1,11 +1,11 @@
-"""The plain recurrent network, whose gradient is a product of one factor for every time step."""
+"""The plain recurrent network, whose gradient is a product of one factor per time step."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
-from trainer import config as schema
+from trainer.config.model import rnn as schema
 from trainer.models.recurrent import RecurrentNet, sizes
 
 INITS = {"identity": nn.init.eye_, "orthogonal": nn.init.orthogonal_}

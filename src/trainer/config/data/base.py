@@ -1,0 +1,18 @@
+"""What all data sets share."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradclip.fields import Option
+from runner.config import key
+
+LARGE = 1e30  # the largest magnitude of a number in the data: its products stay within float32
+
+
+@dataclass(kw_only=True)
+class Data(Option):
+    """Base of the data sets; `kind` is what a model must be able to take."""
+
+    batch_size: int = key("rows of a batch", least=1, most=10**6)
+
+    kind: ClassVar[str] = ""

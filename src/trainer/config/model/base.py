@@ -1,0 +1,13 @@
+"""What all models share."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradclip.fields import Option
+
+
+@dataclass(kw_only=True)
+class Model(Option):
+    """Base of the models; `takes` names the kinds of data that a model can read."""
+
+    takes: ClassVar[tuple[str, ...]] = ()

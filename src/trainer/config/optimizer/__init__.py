@@ -1,0 +1,8 @@
+"""The schemas of conf/optimizer/, one file per option; the file of the same name in trainer/optimizers/ builds it."""
+
+from trainer.config.optimizer.base import Optimizer
+from trainer.config.options import import_all
+
+import_all(__name__, __path__)
+
+__all__ = ["Optimizer"]

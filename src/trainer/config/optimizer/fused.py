@@ -1,0 +1,13 @@
+"""What the optimizers share that torch also has as one fused kernel."""
+
+from dataclasses import dataclass
+
+from runner.config import key
+from trainer.config.optimizer.base import Optimizer
+
+
+@dataclass(kw_only=True)
+class Fused(Optimizer):
+    """Base of the optimizers that torch also has as one fused kernel."""
+
+    fused: bool = key("use torch's fused step where it is safe, and say so where it is not")

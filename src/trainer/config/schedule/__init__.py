@@ -1,0 +1,8 @@
+"""The schemas of conf/schedule/, one file per option; the file of the same name in trainer/schedules/ builds it."""
+
+from trainer.config.options import import_all
+from trainer.config.schedule.base import Schedule
+
+import_all(__name__, __path__)
+
+__all__ = ["Schedule"]

@@ -1,0 +1,16 @@
+"""What all schedules share."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gradclip.fields import Option
+from runner.config import key
+
+
+@dataclass(kw_only=True)
+class Schedule(Option):
+    """Base of the schedules of the learning rate."""
+
+    warmup: int = key("steps over which the rate rises linearly to lr", least=0)
+
+    spans_all_steps: ClassVar[bool] = False  # whether the rate of a step depends on how many steps there are

@@ -1,0 +1,16 @@
+"""What the schedules share that decrease the rate up to the last step."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from runner.config import key
+from trainer.config.schedule.base import Schedule
+
+
+@dataclass(kw_only=True)
+class Decay(Schedule):
+    """Base of the schedules that end at a share of lr."""
+
+    final: float = key("the rate at the last step, as a share of lr", least=0, most=1)
+
+    spans_all_steps: ClassVar[bool] = True

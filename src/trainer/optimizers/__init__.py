@@ -1,0 +1,89 @@
+"""Optimizers. Each option of conf/optimizer/ has a file of the same name here, with `build(config, groups)`."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from trainer.config.optimizer import Optimizer
+from trainer.config.optimizer.fused import Fused
+
+log = logging.getLogger(__name__)
+
+
+def build(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that a configuration describes, with a group of its own for parameters that are not decayed."""
+    if isinstance(config, Fused) and config.fused and (reason := _fused_is_wrong(model.parameters())):
+        log.warning("optimizer.fused: off, since torch's fused step on the CPU is wrong for %s", reason)
+        config = replace(config, fused=False)
+    groups = _groups(config.no_decay, list(model.named_parameters()))
+    optimizer: torch.optim.Optimizer = import_module(f"{__name__}.{config.name}").build(config, groups)
+    return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def match_strides(optimizer: torch.optim.Optimizer) -> None:
+    """Copies gradients that a fused step would misread into the memory layout of their parameters.
+
+    To be called after backward and before clipping. On the CPU, torch's fused steps read a gradient by its
+    parameter's strides, without a warning. Autograd gives both the same strides; a gradient that was set by hand
+    or by a hook can have others.
+    """
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None or parameter.device.type != "cpu" or gradient.layout != torch.strided:
+                    continue
+                if gradient.stride() != parameter.stride():
+                    parameter.grad = torch.empty_like(parameter).copy_(gradient)
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads what `state_dict` returned; whether a group is fused stays as it was built, which depends on the machine.
+
+    Raises ValueError for a tensor of another shape than its parameter: torch accepts it, and a fused step then
+    writes past its end.
+    """
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    groups = [saved | ({"fused": built["fused"]} if "fused" in built else {}) for saved, built in pairs]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            shape = () if name == "step" else parameter.shape
+            if isinstance(value, Tensor) and value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)} and its parameter {tuple(parameter.shape)}")
+
+
+def _groups(no_decay: list[str], named: list[tuple[str, Parameter]]) -> list[dict[str, Any]]:
+    """The parameters that are decayed, and those that match a pattern of `no_decay`; an empty group is left out."""
+
+    def matches(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in no_decay)
+
+    decayed = [parameter for name, parameter in named if not matches(name)]
+    others = [parameter for name, parameter in named if matches(name)]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _fused_is_wrong(parameters: Iterable[Parameter]) -> str | None:
+    """For which of them torch's fused step on the CPU gives wrong results without an error; None: for none of them."""
+    for parameter in parameters:
+        if parameter.device.type == "cpu":
+            if parameter.dtype not in (torch.float32, torch.float64):
+                return "half-precision parameters"  # it skips elements
+            if torch.empty_like(parameter, device="meta").stride() != parameter.stride():
+                return "parameters that are a part of another tensor"  # it takes their elements for contiguous
+    return None

@@ -1,0 +1,43 @@
+"""This project's own clipping policies. Every module in this folder is imported, so that its policies can be chosen.
+
+A new policy is two new files. One in this folder, which does not import torch at its top, for example double.py:
+
+    from __future__ import annotations
+
+    from dataclasses import dataclass
+    from typing import TYPE_CHECKING
+
+    from gradclip.fields import key
+    from gradclip.policies import Measured, Memory, Policy
+
+    if TYPE_CHECKING:
+        from torch import Tensor
+
+
+    @dataclass(kw_only=True)
+    class Double(Policy):
+        name: str = "double"
+        rise: float = key("the largest ratio of a norm to the one of the step before", above=1)
+
+        def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+            infinity = measured.norms.new_full(measured.norms.shape, float("inf"))
+            previous = memory.get("previous", infinity)
+            limits = self.rise * previous
+            return limits, {"previous": measured.norms.minimum(limits).where(measured.seen, previous)}
+
+And one in conf/clip/ of the same name, double.yaml, with the values:
+
+    defaults: [/schema/clip/double@_here_, _self_]
+
+    name: double
+    rise: 2.0
+
+A subclass of Policy with a `name` joins `Policy.options` when it is defined, so nothing else changes.
+`gradclip.policies.Policy` says what `limits` gets and returns; src/gradclip/policies/ has further examples.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

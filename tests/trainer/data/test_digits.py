@@ -1,0 +1,70 @@
+"""Digits: shuffled by epoch, held out once and for all, loaded by workers."""
+
+import os
+import signal
+import sys
+from itertools import chain, islice
+from typing import Any
+
+import pytest
+import torch
+
+from runner.errors import UserError
+from tests.trainer.options import option
+from trainer import data
+from trainer.data import digits
+from trainer.data.digits import EpochSampler
+
+
+def build(**values: Any) -> data.Dataset:
+    pytest.importorskip("sklearn")
+    return data.build(option("data", "digits", **values), seed=1)
+
+
+def test_batches_are_shuffled_by_epoch() -> None:
+    sampler = EpochSampler(count=10, batch_size=3, seed=4, start=0)
+    epochs = [list(chain(*islice(iter(EpochSampler(10, 3, 4, start)), 3))) for start in (0, 3, 6)]
+    assert epochs[0] + epochs[1] == list(chain(*islice(iter(sampler), 6)))
+    for epoch in epochs:
+        assert len(set(epoch)) == 9
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert next(iter(EpochSampler(10, 3, 5, 0))) != next(iter(EpochSampler(10, 3, 4, 0)))
+
+
+def test_values() -> None:
+    dataset = build(batch_size=64, validation=0.2)
+    batch = next(dataset.batches(0))
+    assert batch.inputs.shape == (64, 64)
+    assert 0 <= batch.inputs.min() < batch.inputs.max() == 1
+    (held_out,) = dataset.validation()
+    assert len(held_out.inputs) == int(1797 * 0.2)
+
+
+@pytest.mark.parametrize("values", [{"batch_size": 1439, "validation": 0.2}, {"validation": 0.0001}])
+def test_a_split_without_enough_images_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"of 1797 images .* would be trained on"):
+        build(**values)
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(UserError, match="data=digits needs scikit-learn: pip install"):
+        data.build(option("data", "digits"), seed=1)
+
+
+def test_workers_give_the_same_batches() -> None:
+    alone, helped = (build(workers=workers) for workers in (0, 1))
+    for one, other in zip(islice(alone.batches(5), 4), islice(helped.batches(5), 4), strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+
+
+def test_a_worker_whose_training_process_is_gone_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    ignored: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: ignored.append(number))
+    digits._prepare_worker(os.getppid(), 0)
+    assert ended == []
+    assert {signal.SIGINT, signal.SIGTERM} <= set(ignored)
+    digits._prepare_worker(os.getpid(), 0)  # not the parent
+    assert ended == [1]

@@ -1,0 +1,26 @@
+"""What the tests of the recurrent models share."""
+
+import torch
+from torch import nn
+
+
+def check_every_element_counts(net: nn.Module) -> None:
+    """Vectors [batch, features] give [batch, outputs], which depend on the first element as on the last.
+
+    By the gradient: a change of the outputs themselves can be below their precision.
+    """
+    vectors = torch.rand(3, 8, requires_grad=True)
+    outputs, _ = net.eval()(vectors, None)
+    assert outputs.shape == (3, 5)
+    outputs[0].square().sum().backward()
+    assert bool((vectors.grad[0] != 0).all())
+    assert not vectors.grad[1:].any()
+
+
+def check_dropout(net: nn.Module) -> None:
+    """Dropout changes the outputs from call to call in training, and never in evaluation."""
+    text = torch.randint(0, 11, (3, 12))
+    net.train()
+    assert not torch.equal(net(text, None)[0], net(text, None)[0])
+    net.eval()
+    assert torch.equal(net(text, None)[0], net(text, None)[0])

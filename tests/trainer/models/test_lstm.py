@@ -1,0 +1,31 @@
+"""The long short-term memory: what it reads, and its size."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.trainer.models.recurrent import check_dropout, check_every_element_counts
+from tests.trainer.options import option
+from trainer import models
+
+
+def build(kind: str = "characters", **values: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return models.build(option("model", "lstm", **values), inputs=11, outputs=5, kind=kind)
+
+
+def test_a_vector_is_read_element_by_element() -> None:
+    check_every_element_counts(build("vectors"))
+
+
+def test_dropout() -> None:
+    check_dropout(build(dropout=0.5, layers=2))
+
+
+def test_sizes() -> None:
+    shapes = {name: tuple(p.shape) for name, p in build(embedding=3, hidden=7, layers=2).named_parameters()}
+    assert shapes["embedding.weight"] == (11, 3)
+    assert shapes["recurrent.weight_ih_l0"] == (28, 3)
+    assert shapes["recurrent.weight_hh_l1"] == (28, 7)
+    assert shapes["output.weight"] == (5, 7)

@@ -1,0 +1,196 @@
+"""Optimizers: torch's own with the configured values, fused where that is right, and loaded as they were built."""
+
+import copy
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.trainer.options import names, option
+from trainer import optimizers
+from trainer.config.optimizer import Optimizer
+from trainer.config.optimizer.fused import Fused
+
+ALL = names("optimizer")
+FUSED = [name for name in ALL if isinstance(option("optimizer", name), Fused)]
+CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+
+
+def net(dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 2)).to(dtype)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(torch.full((3, 9), 0.1 * step)).square().sum().backward()
+        optimizer.step()
+
+
+def with_state(name: str) -> Optimizer:
+    """The option with whatever makes it keep a state from step to step."""
+    config: Optimizer = option("optimizer", name, lr=0.01)
+    return replace(config, momentum=0.9) if hasattr(config, "momentum") else config
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_configured_values_reach_every_group(name: str) -> None:
+    values = {"lr": 0.125, "weight_decay": 0.25, "no_decay": ["*bias"]}
+    config = option("optimizer", name, **values)
+    optimizer = optimizers.build(config, net())
+    decayed, others = optimizer.param_groups
+    assert (decayed["lr"], others["lr"]) == (0.125, 0.125)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.25, 0.0)
+    assert bool(decayed.get("fused")) is isinstance(config, Fused)
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES.keys() & set(ALL)))
+def test_it_is_torchs_own(name: str) -> None:
+    config = option("optimizer", name)
+    optimizer = optimizers.build(config, net())
+    assert type(optimizer) is getattr(torch.optim, CLASSES[name])
+    group = optimizer.param_groups[0]
+    for key in ("momentum", "nesterov", "eps", "alpha"):
+        if hasattr(config, key):
+            assert group[key] == getattr(config, key)
+    if hasattr(config, "beta1"):
+        assert group["betas"] == (config.beta1, config.beta2)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weight_decay_leaves_the_named_parameters_alone(name: str) -> None:
+    model = net()
+    config = option("optimizer", name, weight_decay=0.5, no_decay=["*bias", "2.weight"])
+    decay = {id(p): group["weight_decay"] for group in optimizers.build(config, model).param_groups
+             for p in group["params"]}  # fmt: skip
+    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
+        "0.weight": 0.5, "0.bias": 0.0, "2.weight": 0.0, "2.bias": 0.0}  # fmt: skip
+    assert len(optimizers.build(replace(config, no_decay=[]), model).param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_set_lr_reaches_every_group(name: str) -> None:
+    model = net()
+    optimizer = optimizers.build(option("optimizer", name, weight_decay=0.0), model)
+    optimizers.set_lr(optimizer, 0.0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+    before = copy.deepcopy(model.state_dict())
+    train(model, optimizer, steps=1)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_takes_the_same_step(name: str) -> None:
+    models = [net(), net()]
+    for fused, model in enumerate(models):
+        train(model, optimizers.build(option("optimizer", name, lr=0.01, fused=bool(fused)), model))
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("case", ["bfloat16", "float16", "slice"])
+def test_fused_is_off_where_torch_would_step_wrongly(name: str, case: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = net() if case == "slice" else net(getattr(torch, case))
+    if case == "slice":
+        model[0].weight = nn.Parameter(torch.ones(7, 18)[:, ::2])
+    with caplog.at_level(logging.WARNING):
+        optimizer = optimizers.build(option("optimizer", name), model)
+    assert not any(group["fused"] for group in optimizer.param_groups)
+    assert "optimizer.fused: off" in caplog.text
+
+
+def image_net(memory_format: torch.memory_format = torch.contiguous_format) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 4, 2)
+    model.weight = nn.Parameter(model.weight.detach().contiguous(memory_format=memory_format))
+    return model
+
+
+def gradient(model: nn.Module, step: int, memory_format: torch.memory_format) -> torch.Tensor:
+    values = torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(step))
+    return values.contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("layouts", [(torch.contiguous_format, torch.channels_last),
+                                     (torch.channels_last, torch.contiguous_format)])  # fmt: skip
+def test_a_gradient_with_other_strides_is_stepped_with_rightly(
+    name: str, layouts: tuple[torch.memory_format, torch.memory_format]
+) -> None:
+    """The unfused step is the reference; the fused one differs from it unless match_strides is called."""
+    of_weight, of_gradient = layouts
+    models = {case: image_net(of_weight) for case in ("unfused", "matched", "unmatched")}
+    built = {case: optimizers.build(option("optimizer", name, lr=0.01, fused=case != "unfused"), model)
+             for case, model in models.items()}  # fmt: skip
+    for step in range(4):
+        for case, model in models.items():
+            model.weight.grad = gradient(model, step, of_gradient)
+            if case == "matched":
+                optimizers.match_strides(built[case])
+                assert torch.equal(model.weight.grad, gradient(model, step, of_gradient))
+            built[case].step()
+        torch.testing.assert_close(models["matched"].weight, models["unfused"].weight)
+        assert not torch.allclose(models["unmatched"].weight, models["unfused"].weight)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", FUSED)
+def test_match_strides_leaves_every_other_gradient_as_it_is(name: str, fused: bool) -> None:
+    model = image_net()
+    optimizer = optimizers.build(option("optimizer", name, fused=fused), model)
+    for of_gradient in (torch.contiguous_format,) if fused else (torch.contiguous_format, torch.channels_last):
+        model.weight.grad, model.bias.grad = gradient(model, 0, of_gradient), None
+        same = model.weight.grad
+        optimizers.match_strides(optimizer)
+        assert model.weight.grad is same
+        assert model.bias.grad is None
+    sparse = torch.zeros(model.weight.shape).to_sparse()
+    model.weight.grad = sparse
+    optimizers.match_strides(optimizer)
+    assert model.weight.grad is sparse
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_loaded_optimizer_takes_the_same_steps(name: str) -> None:
+    config, model = with_state(name), net()
+    optimizer = optimizers.build(config, model)
+    train(model, optimizer)
+    other = copy.deepcopy(model)
+    resumed = optimizers.build(config, other)
+    optimizers.load_state(resumed, copy.deepcopy(optimizer.state_dict()))
+    for one, each in ((model, optimizer), (other, resumed)):
+        train(one, each)
+    for one, each in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, each)
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("built", [True, False])
+def test_fused_stays_as_it_was_built(name: str, built: bool) -> None:
+    def optimizer(fused: bool) -> torch.optim.Optimizer:
+        return optimizers.build(option("optimizer", name, lr=0.5, fused=fused), net())
+
+    saved, loaded = optimizer(not built).state_dict(), optimizer(built)
+    optimizers.load_state(loaded, saved)
+    assert [group["fused"] for group in loaded.param_groups] == [built] * 2
+    assert [group["fused"] for group in saved["param_groups"]] == [not built] * 2  # the caller's state is not changed
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
+    model = net()
+    optimizer = optimizers.build(with_state(name), model)
+    train(model, optimizer)
+    state = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"argument 2 is longer"):
+        optimizers.load_state(optimizer, state | {"param_groups": state["param_groups"][:1]})
+    tensors = {key: value for key, value in state["state"].get(0, {}).items() if isinstance(value, torch.Tensor)}
+    for key in tensors.keys() - {"step"}:
+        spoilt = copy.deepcopy(state)
+        spoilt["state"][0][key] = torch.zeros(3)
+        with pytest.raises(ValueError, match=rf"{key} has shape \(3,\)"):
+            optimizers.load_state(optimizer, spoilt)

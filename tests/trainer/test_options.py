@@ -1,0 +1,66 @@
+"""Every option is found by listing the folders, and the schemas need no torch."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+import trainer.policies
+from gradclip import Clipper
+from gradclip.policies import Policy
+from tests.trainer.options import names, option
+from trainer.config.options import import_all
+from trainer.project import PROJECT
+
+PACKAGES = {"model": "models", "data": "data", "optimizer": "optimizers", "schedule": "schedules"}
+
+
+@pytest.mark.parametrize("group", PACKAGES)
+def test_each_option_has_a_schema_a_value_file_and_a_builder_of_its_name(group: str) -> None:
+    assert names(group)
+    for name in names(group):
+        assert option(group, name).name == name
+        assert PROJECT.groups[group].options[name].__module__ == f"trainer.config.{group}.{name}"
+        assert callable(import_module(f"trainer.{PACKAGES[group]}.{name}").build)
+
+
+def test_the_schemas_and_policies_import_no_torch() -> None:
+    code = "import sys, trainer.config, trainer.policies; print('torch' in sys.modules)"
+    path = os.environ | {"PYTHONPATH": str(PROJECT.root / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_every_module_of_a_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shelf").mkdir()
+    for name in ("__init__", "first", "second"):
+        (tmp_path / "shelf" / f"{name}.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_all("shelf", [str(tmp_path / "shelf")])
+    assert {"shelf.first", "shelf.second"} <= sys.modules.keys()
+
+
+def test_a_policy_written_as_its_package_explains_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained = str(trainer.policies.__doc__)
+    code = dedent(explained[explained.index("    from __future__") : explained.index("And one in conf/clip/")])
+    package = tmp_path / "copy_of_policies"
+    package.mkdir()
+    shutil.copy(str(trainer.policies.__file__), package)
+    (package / "double.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(Policy, "options", dict(Policy.options))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_module("copy_of_policies")
+    policy = Policy.options["double"](rise=2.0)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    clipper = Clipper([("weight", weight)], policy)
+    norms = []
+    for gradient in (3.0, 30.0, 5.0):
+        weight.grad = torch.tensor([gradient])
+        norms.append(clipper.clip().after.item())
+    assert norms == pytest.approx([3.0, 6.0, 5.0])
