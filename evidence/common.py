@@ -1,22 +1,25 @@
 """What the scripts of evidence/ share: configurations with evidence/conf, a run's steps, and runs in processes."""
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 from trainer.optimizers import set_lr
 
 from gradclip import ClipReport
 from runner.compose import Composer
-from runner.runs.run import Run, RunOutcome
+from runner.runs.run import Run, RunOutcome, read_status
+from runner.sweeps.results import ENDED
 from runner.tracking.tracker import Tracker
 from trainer.config import Train
 from trainer.loop import take_step, train
 from trainer.project import PROJECT
+from trainer.run import execute_in_folder
 from trainer.state import TrainState, build
 
 CONF = Path(__file__).parent / "conf"
@@ -55,6 +58,18 @@ def walk(config: Train) -> Iterator[Step]:
         set_lr(state.optimizer, config.optimizer.lr * state.lr_factor(number))
         loss, report = take_step(state, batch, check=False)
         yield Step(number, state, loss, report)
+
+
+def status_of(folder: Path, *overrides: str) -> dict[str, Any]:
+    """How the run of these overrides ended, from its status.json; it is trained first unless it has ended already.
+
+    An interruption ends the script too.
+    """
+    if read_status(folder).get("state") not in ENDED:
+        outcome = execute_in_folder(compose(*overrides), folder)
+        if outcome.interrupted:
+            sys.exit(outcome.code)
+    return read_status(folder)
 
 
 def train_in_folder(state: TrainState, folder: Path) -> RunOutcome:
