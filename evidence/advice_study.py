@@ -90,7 +90,13 @@ def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
         others.append([f"{threshold:g}", ", ".join(f"{limit:.3g}" for limit in limits),
                        mean([grid[threshold, seed] for seed in seeds]), mean(losses), percent(behind(losses))])  # fmt: skip
     head = ["seed", "share of steps clipped", "threshold", "loss with it", "best of the grid", "behind"]
-    titles = ["run at", "first advice", "loss of that run", "loss with the advice", "behind the best, at the worst seed"]
+    titles = [
+        "run at",
+        "first advice",
+        "loss of that run",
+        "loss with the advice",
+        "behind the best, at the worst seed",
+    ]
     return {
         "grid": pages.table(["`clip.max`", *(f"seed {seed}" for seed in seeds)], rows),
         "default": pages.table(head, after_default),

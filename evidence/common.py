@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
-from trainer.optimizers import set_lr
 
 from gradclip import ClipReport
 from runner.compose import Composer
@@ -18,6 +17,7 @@ from runner.sweeps.results import ENDED
 from runner.tracking.tracker import Tracker
 from trainer.config import Train
 from trainer.loop import take_step, train
+from trainer.optimizers import set_lr
 from trainer.project import PROJECT
 from trainer.run import execute_in_folder
 from trainer.state import TrainState, build

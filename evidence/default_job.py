@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")
     args = parser.parse_args(arguments)
-    rows = [[str(seed), *(ended(clip, f"seed={seed}", *args.overrides) for clip in CLIPS)] for seed in range(args.seeds)]
+    rows = [
+        [str(seed), *(ended(clip, f"seed={seed}", *args.overrides) for clip in CLIPS)] for seed in range(args.seeds)
+    ]
     pages.write(args.page, {"ends": pages.table(["seed", *(f"`{clip}`" for clip in CLIPS)], rows)})
 
 

@@ -1,4 +1,4 @@
-"""Runs short reproductions of where public clipping code goes wrong, and writes what came out: evidence/docs/public_bugs.md.
+"""Runs short reproductions of where public clipping code goes wrong, and writes evidence/docs/public_bugs.md.
 
     pip install zclip autoclip pytorch_optimizer                               (in an environment of its own)
     pip install --no-deps --target older pytorch_optimizer==3.11.0             (a version from before some repairs)
