@@ -87,8 +87,9 @@ def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
     for threshold in THRESHOLDS:
         limits = [advised[threshold, seed][0] for seed in seeds]
         losses = [found[limit, seed] for limit, seed in zip(limits, seeds, strict=True)]
-        others.append([f"{threshold:g}", ", ".join(f"{limit:.3g}" for limit in limits),
-                       mean([grid[threshold, seed] for seed in seeds]), mean(losses), percent(behind(losses))])  # fmt: skip
+        before = mean([grid[threshold, seed] for seed in seeds])
+        said = ", ".join(f"{limit:.3g}" for limit in limits)
+        others.append([f"{threshold:g}", said, before, mean(losses), percent(behind(losses))])
     head = ["seed", "share of steps clipped", "threshold", "loss with it", "best of the grid", "behind"]
     titles = [
         "run at",

@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         tallies = {}
         for kind, job in jobs.items():
             tallies[kind] = job.result()
-            print(kind, tallies[kind].cells(), *(f"\n  lost: {lost}" for lost in tallies[kind].lost), flush=True)
+            print(f"{kind}: {tallies[kind].tried} tried", *tallies[kind].lost, sep="\n  lost: ", flush=True)
     if not args.quick:
         earlier = pages.content(args.page.read_text(encoding="utf-8"), "faults")
         pages.write(args.page, {"faults": section(tallies, earlier)})
@@ -88,9 +88,8 @@ def section(tallies: Mapping[str, Tally], earlier: str) -> str:
     rows = {row[0]: row for row in pages.cells(earlier)} | {
         kind: [kind, *tally.cells()] for kind, tally in tallies.items()
     }
-    lost = [
-        line for line in earlier.splitlines() if line.startswith("- ") and line[2:].partition(":")[0] not in tallies
-    ]
+    before = [line for line in earlier.splitlines() if line.startswith("- ")]
+    lost = [line for line in before if line[2:].partition(":")[0] not in tallies]
     lost += [f"- {kind}: {each}" for kind, tally in tallies.items() for each in tally.lost]
     head = ["kind", "fault", "tried", "survived", "lost", "what must hold"]
     table = pages.table(head, [rows[kind] for kind in FAULTS if kind in rows])

@@ -140,7 +140,7 @@ def by_hand_logged(model: nn.Module, data: Dataset, folder: Path, steps: int) ->
 
 
 def ours(every: int = 1) -> Loop:
-    """This project's loop. every: how often all scalars of the design are logged, beside the first and the last step."""
+    """This project's loop. every: how often all scalars are logged, beside the first and the last step."""
 
     def run(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
         logged = [f"log.{key}={every}" for key in ("every", "parameters_every")]
