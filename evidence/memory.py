@@ -75,7 +75,8 @@ def live_tensors() -> float:
     tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
     tensors += [each.grad for each in tensors if each.is_leaf and each.grad is not None]
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
-    return sum(storages.values()) / 1e6
+    size: int = sum(storages.values())
+    return size / 1e6
 
 
 def by_hand(state: TrainState, folder: Path) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from evidence.common import train_in_folder
@@ -81,10 +80,12 @@ class Spoilt(Dataset):
         if self.place == "weight":
             self._parameter.data.view(-1)[self._element] = self._value
         if self.place == "gradient":
-            handle = self._parameter.register_hook(lambda gradient: self._spoil(gradient, handle))
+            self._parameter.register_hook(self._spoil)  # type: ignore[no-untyped-call]
 
-    def _spoil(self, gradient: Tensor, handle: torch.utils.hooks.RemovableHandle) -> Tensor:
-        handle.remove()
+    def _spoil(self, gradient: Tensor) -> Tensor:
+        """The gradient that comes from backward, with the value in it at the one step."""
+        if self._now != self.step:
+            return gradient
         spoilt = gradient.clone()
         spoilt.view(-1)[self._element] = self._value
         return spoilt

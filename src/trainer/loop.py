@@ -37,22 +37,12 @@ def take_step(
 ) -> tuple[Tensor, ClipReport]:
     """One step of the optimizer: the batch's mean loss, 0-d, and what clipping did.
 
-    A batch is split into `accumulate` parts along its rows, never along time, and their gradients are summed. The
-    hidden state is carried from window to window, detached: truncated back-propagation through time.
-    on_backward: called after backward, before clipping.
+    check: measure once more, right before the step, that the gradients are the clipped ones. on_backward: called
+    after backward, before clipping. Raises NonFiniteGradientError and ClipCheckError.
     """
     hidden = list(state.hidden)
-    losses = []
-
     state.optimizer.zero_grad()
-    for part, (inputs, targets) in enumerate(_parts(state, batch)):
-        with autocast(state.config.device, state.device):
-            outputs, carried = state.model(inputs, state.hidden[part] if batch.continues else None)
-            loss = state.data.loss(outputs, targets) * (len(inputs) / len(batch.inputs))
-        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        state.hidden[part] = detach_state(carried)
-        losses.append(loss.detach())
-
+    loss = forward_backward(state, batch)
     state.scaler.unscale_(state.optimizer)
     match_strides(state.optimizer)
     if on_backward is not None:
@@ -65,7 +55,24 @@ def take_step(
     else:
         state.scaler.step(state.optimizer)
     state.scaler.update()
-    return torch.stack(losses).sum(), report
+    return loss, report
+
+
+def forward_backward(state: TrainState, batch: Batch) -> Tensor:
+    """The batch's mean loss, 0-d, with the gradients of all its parts summed.
+
+    A batch is split into `accumulate` parts along its rows, never along time. The hidden state is carried from
+    window to window, detached: truncated back-propagation through time.
+    """
+    losses = []
+    for part, (inputs, targets) in enumerate(_parts(state, batch)):
+        with autocast(state.config.device, state.device):
+            outputs, carried = state.model(inputs, state.hidden[part] if batch.continues else None)
+            loss = state.data.loss(outputs, targets) * (len(inputs) / len(batch.inputs))
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        state.hidden[part] = detach_state(carried)
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def train(state: TrainState, run: Run, tracker: Tracker) -> None:

@@ -19,6 +19,7 @@ from runner.sweeps.results import Job
 from tests import programs
 from tests.support import ROOT, program
 from tests.trainer.support import SMALL, text_file
+from trainer.project import PROJECT
 
 # What the process that forks a sweep's jobs imports first. BROKEN: seed 1 has a bug, seed 2 is killed, and each notes
 # its GPU. SLOW: seed 2 takes a fifth of a second a step.
@@ -198,7 +199,7 @@ def test_launchers(launcher: str, tmp_path: Path) -> None:
 def test_the_slurm_preset_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "seed=1,2", "device.threads=3"]
-    sweep = cli.preflight(["train.py", *arguments])
+    sweep = cli.preflight(PROJECT, ["train.py", *arguments])
     assert sweep is not None
     launcher = sweep.master.hydra.launcher
     assert (launcher.partition, launcher.cpus_per_task, launcher.timeout_min) == ("gpu", 3, 1440)
@@ -208,7 +209,7 @@ def test_the_slurm_preset_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_absent_plug_in_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "hydra_plugins.hydra_joblib_launcher.config", None)
     with pytest.raises(SystemExit) as end:
-        cli.preflight(["train.py", "-m", "hydra/launcher=joblib", "seed=1,2"])
+        cli.preflight(PROJECT, ["train.py", "-m", "hydra/launcher=joblib", "seed=1,2"])
     assert end.value.code == 2
     line = 'hydra/launcher=joblib needs hydra-joblib-launcher: pip install -c constraints.txt -e ".[launchers]"'
     assert capsys.readouterr().err == f"error: {line}\n"

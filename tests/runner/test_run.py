@@ -16,7 +16,7 @@ import torch
 
 from runner.errors import UserError
 from runner.runs import checkpoint
-from runner.runs.run import Diverged, Interrupted, Run, point_latest
+from runner.runs.run import Diverged, Interrupted, Run, update_latest_symlink
 from scripts import evaluate
 from tests.support import ENV, ROOT, program
 from tests.trainer.support import text_file, train
@@ -117,13 +117,13 @@ def test_endings(tmp_path: Path) -> None:
         with run.recorded():
             if error:
                 raise error
-        assert (run.ending().state, run.ending().code) == (state, code)
+        assert (run.outcome().state, run.outcome().code) == (state, code)
     run = Run(tmp_path, 5)
     with run.recorded():
         os.kill(os.getpid(), signal.SIGTERM)
         assert run.stop == signal.SIGTERM
         raise Interrupted(signal.SIGTERM)
-    assert (run.ending().state, run.ending().code) == ("interrupted", 143)
+    assert (run.outcome().state, run.outcome().code) == ("interrupted", 143)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     run = Run(tmp_path, 5)
     with pytest.raises(ZeroDivisionError), run.recorded():
@@ -142,7 +142,7 @@ def test_a_second_sigint_ends_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert status(tmp_path)["state"] == "interrupted"
-    assert run.ending().code == 130
+    assert run.outcome().code == 130
 
 
 def test_the_heartbeat_is_written_at_most_once_a_second(tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ def test_the_heartbeat_is_written_at_most_once_a_second(tmp_path: Path) -> None:
 def test_latest_is_moved_and_never_leaves_outputs(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "outputs" / "runs" / name).mkdir(parents=True)
-        point_latest(tmp_path / "outputs" / "runs" / name)
+        update_latest_symlink(tmp_path / "outputs" / "runs" / name)
         assert (tmp_path / "outputs" / "latest").resolve().name == name
     (tmp_path / "elsewhere").mkdir()
-    point_latest(tmp_path / "elsewhere")
+    update_latest_symlink(tmp_path / "elsewhere")
     assert not list(tmp_path.glob("latest"))
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from runner.cli import preflight as cli
 from tests.support import ROOT, program
+from trainer.project import PROJECT
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
 MISTAKES = [
@@ -146,7 +147,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line with which preflight ends the program."""
     with pytest.raises(SystemExit) as end:
-        cli.preflight(["train.py", *arguments])
+        cli.preflight(PROJECT, ["train.py", *arguments])
     assert end.value.code == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -199,7 +200,7 @@ def test_an_unreadable_file(here: Path, capsys: pytest.CaptureFixture[str], monk
 @pytest.mark.parametrize("arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,nan"])
 def test_flags_and_options_in_any_order_and_spelling(arguments: str, here: Path) -> None:
     """The plan is written, with quoted options."""
-    sweep = cli.preflight(["train.py", *arguments.split()])
+    sweep = cli.preflight(PROJECT, ["train.py", *arguments.split()])
     assert sweep is not None
     assert ("debug=fast,'nan'" in sweep.plan.arguments) == ("nan" in arguments)
     (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
@@ -220,13 +221,13 @@ def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.C
 def test_a_bug_is_not_taken_for_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "check_machine", lambda config: [][1])
     with pytest.raises(IndexError):
-        cli.preflight(["train.py"])
+        cli.preflight(PROJECT, ["train.py"])
 
 
 def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(Exception, match="no such option"):
-        cli.preflight(["train.py", "clip=nrom"])
+        cli.preflight(PROJECT, ["train.py", "clip=nrom"])
 
 
 @pytest.mark.parametrize("arguments", [["clip=nrom"], ["-m", "clip.max=1,-1"]])
@@ -241,7 +242,7 @@ def test_the_program_itself(arguments: list[str], tmp_path: Path) -> None:
 
 def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.preflight(["train.py", "clip=value", "--help"])
+        cli.preflight(PROJECT, ["train.py", "clip=value", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert re.search(r"clip +adagc .* none  norm .* \[value\]", text)

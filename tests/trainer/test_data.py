@@ -7,26 +7,9 @@ import pytest
 import torch
 
 from runner.errors import UserError
-<<<<<<< HEAD
-from tests.trainer.support import text_file
-from trainer import data
-from trainer.data import digits
-from trainer.data.digits import EpochSampler
-from trainer.data.text import Text, numbered, read
-from trainer.project import compose
-
-KINDS = {
-    "text": ["data=text"],
-    "digits": ["data=digits", "model=mlp"],
-    "line": ["data=line", "model=linear_net"],
-    "direction": ["data=direction", "model=deep_linear"],
-    "temporal_order": ["data=temporal_order"],
-}
-=======
 from tests.trainer.options import names, option
 from trainer import data
 from trainer.config.data import Data
->>>>>>> options
 
 
 def build(name: str, seed: int = 1, **values: Any) -> data.Dataset:

@@ -11,7 +11,7 @@ import torch
 from tests.trainer.support import SMALL, text_file, train
 from trainer import loop
 from trainer.config import Diagnosis
-from trainer.monitor.diagnosis import Doctor, Measured, marks, measure
+from trainer.monitor.diagnosis import GradientMonitor, Measured, marks, measure, weight_norms
 from trainer.project import compose
 
 LIMITS = Diagnosis(explode=10.0, vanish_layer=1e-4, vanish_weight=1e-7, smoothing=0.9, patience=3)
@@ -29,7 +29,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def warned(folder: Path, caplog: pytest.LogCaptureFixture, *overrides: str) -> list[str]:
     """The warnings of a whole run, however it ends."""
     caplog.clear()
-    loop.run_recorded(compose(*overrides, "log.progress=false"), folder / "run")
+    execute_in_folder(compose(*overrides, "log.progress=false"), folder / "run")
     return warnings(caplog)
 
 
@@ -44,7 +44,7 @@ def test_marks() -> None:
     net = torch.nn.Linear(3, 2)
     net.bias.requires_grad_(False)
     net(torch.ones(1, 3)).sum().backward()
-    frozen = measure(net, [parameter.detach() for parameter in net.parameters()], {"weight": 2.5, "bias": 0.0})
+    frozen = measure(net, weight_norms(net), {"weight": 2.5, "bias": 0.0})
     assert frozen["bias"] == Measured((2,), pytest.approx(net.bias.norm().item()), None, frozen=True)
     assert frozen["weight"] == Measured((2, 3), pytest.approx(net.weight.norm().item()), 2.5, frozen=False)
     frozen = {"rest": Measured((4, 4), 2.0, None, frozen=True), "well": Measured((4, 4), 2.0, 1.0)}
@@ -73,7 +73,7 @@ def test_what_starts_at_zero_does_not_explode_and_a_bias_does_not_vanish() -> No
     assert marks(found, LIMITS, early=True) == {"start": "exploding"}
 
 
-# -- the doctor
+# -- the monitor
 
 
 class Report:
@@ -83,17 +83,21 @@ class Report:
         return {"small": (1.0, 1.0), "large": (9.0, 9.0)}
 
 
-def examine(doctor: Doctor, step: int, found: dict[str, Measured], last: bool = False, scale: float = 1.0) -> None:
+def examine(
+    monitor: GradientMonitor, step: int, found: dict[str, Measured], last: bool = False, scale: float = 1.0
+) -> None:
     """A look at gradients that clipping multiplied by a scale."""
-    doctor.examine(step, found, {name: (each.gradient or 0.0) * scale for name, each in found.items()}, last=last)
+    monitor.check_parameters(
+        step, found, {name: (each.gradient or 0.0) * scale for name, each in found.items()}, last=last
+    )
 
 
 def follow(norms: list[float], clip: str = "clip=none", rises: float = 1.0) -> int | None:
     """The step at which a sequence of norms is called an explosion; the loss rises by so much at each step."""
-    doctor = Doctor(compose(clip))
+    monitor = GradientMonitor(compose(clip))
     for step, norm in enumerate(norms, start=1):
-        doctor.follow(step, 5.0 + rises * step, norm, Report())
-        if doctor._warned:
+        monitor.update(step, 5.0 + rises * step, norm, Report())
+        if monitor._warned:
             return step
     return None
 
@@ -119,30 +123,30 @@ def test_an_explosion_is_a_jump_above_all_that_was(caplog: pytest.LogCaptureFixt
 
 
 def test_each_kind_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    doctor = Doctor(compose("clip=none"))
+    monitor = GradientMonitor(compose("clip=none"))
     for step in range(1, 6):
-        doctor.follow(step, float(step), 100.0**step, Report())
-        examine(doctor, step, of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)))
+        monitor.update(step, float(step), 100.0**step, Report())
+        examine(monitor, step, of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)))
     first = [line.removeprefix("warning: ").split(":")[0] for line in warnings(caplog)]
     assert sorted(first) == ["gradients explode", "gradients vanish", "no gradient"]
 
 
 def test_clipping_may_mend_an_explosion_and_is_no_vanishing(caplog: pytest.LogCaptureFixture) -> None:
-    doctor = Doctor(compose())
-    examine(doctor, 1, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=1e-9)
+    monitor = GradientMonitor(compose())
+    examine(monitor, 1, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=1e-9)
     assert warnings(caplog) == []
-    examine(doctor, 2, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=0.5)
+    examine(monitor, 2, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=0.5)
     assert "gradients exceed 10 times the weight in a;" in warnings(caplog)[0]
 
 
 def test_a_part_that_is_used_now_and_then_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    doctor = Doctor(compose())
+    monitor = GradientMonitor(compose())
     for step in range(1, 8):
-        examine(doctor, step, of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
+        examine(monitor, step, of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
         assert bool(warnings(caplog)) == (step >= 3)
     assert "no gradient: c had none at any of 3 looks up to step 3" in warnings(caplog)[0]
     caplog.clear()
-    short = Doctor(compose())
+    short = GradientMonitor(compose())
     examine(short, 1, of(a=(1.0, 1.0), b=(1.0, None)), last=True)
     assert "no gradient: b" in warnings(caplog)[0]
 
@@ -193,9 +197,9 @@ def test_nothing_is_said_of_a_run_that_is_well(
 def test_the_weights_are_those_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a step of any size would be small beside what it made."""
     seen: list[dict[str, Measured]] = []
-    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, after, last: seen.append(parameters))
+    monkeypatch.setattr(GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: seen.append(parameters))
     config = compose("experiment=line_120", "clip=none", "steps=1", "log.progress=false")
-    loop.run_recorded(config, tmp_path / "run")
+    execute_in_folder(config, tmp_path / "run")
     assert seen[0]["linear.weight"].weight == 1.0
     assert seen[0]["linear.weight"].gradient == pytest.approx(120.0)
 
@@ -211,7 +215,7 @@ def test_infinity_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(Doctor, "examine", lambda self, step, parameters, after, last: steps.append(step))
+    monkeypatch.setattr(GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: steps.append(step))
     train(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
     assert steps == [1, 4, 8, 9]
 
@@ -222,6 +226,6 @@ def test_the_model_is_not_touched(tmp_path: Path) -> None:
     for name, more in (("one", ["log.first_steps=6", "log.histograms=true"]), ("other", ["log.flow=false"])):
         (tmp_path / name).mkdir()
         config = compose(f"data.path={text_file(tmp_path)}", *SMALL, "clip.max=0.3", *more)
-        loop.run_recorded(config, tmp_path / name / "run")
+        execute_in_folder(config, tmp_path / name / "run")
         weights.append(torch.load(tmp_path / name / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

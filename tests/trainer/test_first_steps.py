@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.support import train
-from trainer.loop import run_recorded
 from trainer.project import compose
+from trainer.run import execute_in_folder
 
 TITLE = "the first steps"
 
@@ -21,7 +21,7 @@ def rows(caplog: pytest.LogCaptureFixture) -> list[list[str]]:
 def test_line_120(tmp_path: Path, caplog: pytest.LogCaptureFixture, clip: str) -> None:
     caplog.set_level(logging.INFO)
     config = compose("experiment=line_120", f"clip={clip}", "clip.max=1", "steps=9", "log.progress=false")
-    run_recorded(config, tmp_path / "run")
+    execute_in_folder(config, tmp_path / "run")
     title, header, *found = rows(caplog)
     assert " ".join(title).startswith(TITLE)
     assert header == ["step", "parameter", "weight", "gradient", "after", "clipping", "update"]

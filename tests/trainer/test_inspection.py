@@ -13,6 +13,7 @@ from tests.support import exact_norm
 from tests.trainer.support import SMALL, text_file
 from trainer import inspection, loop
 from trainer.project import compose
+from trainer.state import build
 
 
 def run(capsys: pytest.CaptureFixture[str], arguments: str) -> str:
@@ -40,7 +41,7 @@ def test_linear_net_lists_what_is_unused(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_numbers_are_the_gradients(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "clip.max=0.05"]
-    work = loop.build(compose(*overrides))
+    work = build(compose(*overrides))
     before = {name: exact_norm([parameter]) for name, parameter in work.model.named_parameters()}
     loop.forward_backward(work, next(work.data.batches(0)))
     norms = {name: exact_norm([parameter.grad]) for name, parameter in work.model.named_parameters()}
@@ -76,7 +77,7 @@ def test_what_is_not_finite_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
 def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "model=lstm", "model.dropout=0.3", "clip.max=0.1"]
     found = inspection.inspect(compose(*overrides), 4)
-    work = loop.build(compose(*overrides))
+    work = build(compose(*overrides))
     batches = work.data.batches(0)
     for _ in range(4):
         _, report = loop.take_step(work, next(batches), check=False)
@@ -91,7 +92,7 @@ def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
 def test_through_time_against_differences(tmp_path: Path, model: str) -> None:
     """Along a random direction at one time step, the last step's loss changes as the gradient says."""
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, f"model={model}", "data.window=6"]
-    work = loop.build(compose(*overrides))
+    work = build(compose(*overrides))
     work.model.double()
     batch = next(work.data.batches(0))
     norms = inspection.through_time(work, batch)
@@ -116,12 +117,12 @@ def test_through_time_against_differences(tmp_path: Path, model: str) -> None:
 
 
 def test_through_time_of_vectors_and_of_what_has_no_time() -> None:
-    digits = loop.build(compose("data=digits", "model.hidden=5", "model.gain=0.5"))
+    digits = build(compose("data=digits", "model.hidden=5", "model.gain=0.5"))
     norms = inspection.through_time(digits, next(digits.data.batches(0)))
     assert norms is not None
     assert len(norms) == 64
     assert norms[0] < 1e-6 * norms[-1]
-    line = loop.build(compose("model=mlp", "data=line"))
+    line = build(compose("model=mlp", "data=line"))
     assert inspection.through_time(line, next(line.data.batches(0))) is None
 
 

@@ -12,17 +12,21 @@ from torch import Tensor
 
 from gradclip import Clipper, norms
 from gradclip.gradients import Parameters
-from runner.report.summary import History
 from runner.runs.run import Diverged
 from tests.support import exact_norm
 from tests.trainer.support import SMALL, text_file, train
 from trainer import loop
 from trainer.data import Batch
+from trainer.evaluate import evaluate
+from trainer.history import History
+from trainer.monitor.divergence import DivergenceDetector
 from trainer.project import compose
+from trainer.run import execute_in_folder
+from trainer.state import TrainState, build
 
 
-def session(folder: Path, *overrides: str) -> loop.Session:
-    return loop.build(compose(f"data.path={text_file(folder)}", *SMALL, *overrides))
+def session(folder: Path, *overrides: str) -> TrainState:
+    return build(compose(f"data.path={text_file(folder)}", *SMALL, *overrides))
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -128,8 +132,8 @@ def test_the_hidden_state_starts_anew_with_the_text(tmp_path: Path) -> None:
 
 def test_windows_carried_forward_give_the_loss_of_the_whole_text(tmp_path: Path) -> None:
     """Evaluation in windows of 16 sees what one window over everything sees."""
-    by_windows = loop.evaluate(session(tmp_path, "data.window=16"))
-    at_once = loop.evaluate(session(tmp_path, "data.window=100000"))
+    by_windows = evaluate(session(tmp_path, "data.window=16"))
+    at_once = evaluate(session(tmp_path, "data.window=100000"))
     assert by_windows[0] == pytest.approx(at_once[0], rel=1e-6)
     assert by_windows[1] == pytest.approx(at_once[1], rel=1e-6)
 
@@ -169,10 +173,10 @@ def test_accumulated_gradients_are_clipped_once_and_as_a_sum(tmp_path: Path) -> 
 
 def look(values: list[float], **overrides: str) -> int | None:
     """The step at which a sequence of losses counts as diverged."""
-    watch = loop.Watch(compose(*(f"divergence.{key}={value}" for key, value in overrides.items())).divergence)
+    watch = DivergenceDetector(compose(*(f"divergence.{key}={value}" for key, value in overrides.items())).divergence)
     for step, loss in enumerate(values, start=1):
         try:
-            watch.look(step, loss)
+            watch.update(step, loss)
         except Diverged:
             return step
     return None
@@ -199,7 +203,7 @@ def test_a_weight_that_is_not_finite_is_divergence_and_is_named(
     """Its gradients are not finite either, nor the loss; they are not the cause, and leaving the step out no cure."""
     real = loop.forward_backward
 
-    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+    def spoilt(work: TrainState, batch: Batch) -> Tensor:
         if work.step == 2:
             work.model.output.bias.data[0] = math.nan
         return real(work, batch)
@@ -212,7 +216,7 @@ def test_a_weight_that_is_not_finite_is_divergence_and_is_named(
 def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = loop.forward_backward
 
-    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+    def spoilt(work: TrainState, batch: Batch) -> Tensor:
         loss = real(work, batch)
         work.model.output.bias.grad[0] = math.nan
         return loss
@@ -244,7 +248,7 @@ def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
     """There nobody looks at every step: the bad one is found at the next log, evaluation or checkpoint."""
     real, steps = loop.forward_backward, []
 
-    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+    def spoilt(work: TrainState, batch: Batch) -> Tensor:
         loss = real(work, batch)
         steps.append(1)
         if len(steps) == 7:
@@ -270,7 +274,7 @@ def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytes
             assert not (isinstance(result, Tensor) and result.dtype == torch.float64), func
             return result
 
-    for module in ("gradclip.norms", "gradclip.gradients", "gradclip.blocks", "gradclip.clipper", "trainer.loop"):
+    for module in ("gradclip.norms", "gradclip.gradients", "gradclip.blocks", "gradclip.clipper", "trainer.evaluate"):
         monkeypatch.setattr(f"{module}.wide_dtype", lambda device: torch.float32)
     monkeypatch.setattr(norms, "row_norms", norms._careful_row_norms)
     away_from_the_host(monkeypatch)
@@ -278,31 +282,31 @@ def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytes
         work = session(tmp_path, clip, "clip.max=0.01")
         with No64():
             loop.take_step(work, next(work.data.batches(0)), check=True)
-            loop.evaluate(work)
+            evaluate(work)
 
 
 def test_a_dropped_step_leaves_the_hidden_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = session(tmp_path, "clip.nonfinite=drop")
     batches = work.data.batches(0)
     loop.take_step(work, next(batches), check=True)
-    before = work.states[0].clone()
+    before = work.hidden[0].clone()
     real = loop.forward_backward
 
-    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+    def spoilt(work: TrainState, batch: Batch) -> Tensor:
         loss = real(work, batch)
-        work.states[0].fill_(math.nan)
+        work.hidden[0].fill_(math.nan)
         work.model.output.bias.grad[0] = math.nan
         return loss * math.nan
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
     assert loop.take_step(work, next(batches), check=True)[1].dropped
-    assert torch.equal(work.states[0], before)
+    assert torch.equal(work.hidden[0], before)
 
 
 def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, weights = loop.forward_backward, []
 
-    def spoilt(work: loop.Session, batch: Batch) -> Tensor:
+    def spoilt(work: TrainState, batch: Batch) -> Tensor:
         weights.append(work.model.output.bias.detach().clone())
         loss = real(work, batch)
         if len(weights) == 3:
@@ -325,7 +329,7 @@ def test_mixed_precision_clips_unscaled_gradients(tmp_path: Path, precision: str
     sizes = [] if model == "mlp" else [f"data.path={text_file(tmp_path)}", "model.hidden=8", "data.sample=0"]
     config = compose("steps=12", "data.batch_size=4", "log.progress=false", "clip.nonfinite=drop", "optimizer.lr=0.1",
                      f"device.precision={precision}", "check_every=1", "clip.max=0.5", *more, *sizes)  # fmt: skip
-    assert loop.run_recorded(config, tmp_path / "run").code == 0
+    assert execute_in_folder(config, tmp_path / "run").code == 0
 
 
 # -- reproducible
@@ -358,8 +362,8 @@ def test_every_seed_is_another_run(tmp_path: Path) -> None:
 
 def test_one_batch_can_be_overfitted(tmp_path: Path) -> None:
     config = compose("debug=overfit", "model=mlp", "data=digits", "optimizer=adam", "steps=150", "log.progress=false")
-    assert loop.run_recorded(config, tmp_path / "run").code == 0
-    work = loop.build(config)
+    assert execute_in_folder(config, tmp_path / "run").code == 0
+    work = build(config)
     content = torch.load(tmp_path / "run" / "checkpoints" / "step_150.pt", weights_only=True)
     work.model.load_state_dict(content["model"])
     batch = next(work.data.batches(0))
@@ -377,7 +381,7 @@ def test_anomaly_detection_is_on_when_asked_for(tmp_path: Path, monkeypatch: pyt
 
 
 def test_linear_net_keeps_a_layer_without_gradients() -> None:
-    work = loop.build(compose("model=linear_net", "data=line", "log.progress=false"))
+    work = build(compose("model=linear_net", "data=line", "log.progress=false"))
     model: Any = work.model
     assert {name: p.grad for name, p in model.named_parameters()} == dict.fromkeys(
         ["linear.weight", "linear.bias", "linear2.weight", "linear2.bias"]
@@ -393,6 +397,6 @@ def test_linear_net_keeps_a_layer_without_gradients() -> None:
 
 def test_the_history_knows_the_best() -> None:
     history = History()
-    assert [history.improves(step, loss) for step, loss in enumerate([3.0, math.nan, 2.0, 2.5, 2.0])] == [
+    assert [history.add_evaluation(step, loss) for step, loss in enumerate([3.0, math.nan, 2.0, 2.5, 2.0])] == [
         True, False, True, False, False]  # fmt: skip
     assert (history.best, history.best_step) == (2.0, 2)

@@ -34,6 +34,7 @@ from trainer import loop
 from trainer.config import EXTENDING, GROUPS, Train, flat
 from trainer.project import compose, composer
 from trainer.randomness import Randomness
+from trainer.state import TrainState, build
 
 STEPS = 12
 COMMON = (f"steps={STEPS}", "log.progress=false", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4")
@@ -73,7 +74,7 @@ def ended_at(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> No
     """Ends a run in the middle of the named steps, once each: by a signal, or as SIGKILL would."""
     real, left = loop.take_step, dict(ends)
 
-    def take_step(session: loop.Session, *arguments: Any, **named: Any) -> Any:
+    def take_step(session: TrainState, *arguments: Any, **named: Any) -> Any:
         step = session.step + 1
         if step in left:
             number = left.pop(step)
@@ -90,7 +91,7 @@ def until_done(config: Train, folder: Path) -> list[str]:
     found: list[str] = []
     while not found or found[-1] not in ("finished", "diverged"):
         try:
-            found.append(loop.run_recorded(config, folder, resumed=bool(found)).state)
+            found.append(execute_in_folder(config, folder, resumed=bool(found)).state)
         except Killed:
             found.append("killed")
         random.seed(len(found))  # what else a new process would have of its own
@@ -110,7 +111,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(
 ) -> None:
     """Killed before the first checkpoint, in the middle of an epoch, at its end (4, 5), and stopped by a signal."""
     config = config_for(tmp_path, overrides)
-    assert loop.run_recorded(config, tmp_path / "whole").state == "finished"
+    assert execute_in_folder(config, tmp_path / "whole").state == "finished"
     ended_at(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
     ends = until_done(config, tmp_path / "parts")
     assert ends == ["killed", "killed", "interrupted", "interrupted", "killed", "killed", "finished"]
@@ -132,7 +133,7 @@ def test_the_pairs_cover_everything() -> None:
 def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """With dropout, a memory, momentum and a hidden state; an epoch ends at 5."""
     config = config_for(tmp_path, (*TEXT, "model=lstm", "model.dropout=0.3", "clip=zclip", "optimizer=adam"))
-    loop.run_recorded(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "whole")
     ended_at(monkeypatch, {step: signal.SIGINT})
     assert until_done(config, tmp_path / "parts") == ["interrupted", "finished"]
     same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
@@ -150,21 +151,21 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, m
     def show(*arguments: Any) -> None:
         raise Killed
 
-    loop.run_recorded(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "whole")
     for place, name, killed in ((checkpoint, "save", save), (loop.summary, "show", show)):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, killed)
             with pytest.raises(Killed):
-                loop.run_recorded(config, tmp_path / name)
+                execute_in_folder(config, tmp_path / name)
         assert (tmp_path / name / "checkpoints" / "step_12.pt").exists() == (name == "show")
-        assert loop.run_recorded(config, tmp_path / name, resumed=True).state == "finished"
+        assert execute_in_folder(config, tmp_path / name, resumed=True).state == "finished"
         same_run(tmp_path / "whole", tmp_path / name, STEPS)
 
 
 def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In turn before and after a syncing, renaming, deleting or cutting: of a checkpoint, the status, the events."""
     config = config_for(tmp_path, (*TEXT, "checkpoint.every=2", "evaluate_every=3", "clip=zclip", "optimizer=adam"))
-    loop.run_recorded(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "whole")
     count = 0
 
     def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -190,12 +191,12 @@ def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypat
 def test_a_signal_before_the_last_step_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path, TEXT)
     ended_at(monkeypatch, {STEPS - 1: signal.SIGTERM})
-    assert loop.run_recorded(config, tmp_path / "run").state == "finished"
+    assert execute_in_folder(config, tmp_path / "run").state == "finished"
 
 
 def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path, (*TEXT, "clip=none", "optimizer.lr=20", "log.every=2"))
-    assert loop.run_recorded(config, tmp_path / "whole").state == "diverged"
+    assert execute_in_folder(config, tmp_path / "whole").state == "diverged"
     ended_at(monkeypatch, {3: signal.SIGTERM, 4: None})
     assert until_done(config, tmp_path / "parts")[-1] == "diverged"
     found = [json.loads((tmp_path / name / "status.json").read_text()) for name in ("whole", "parts")]
@@ -209,7 +210,7 @@ def test_a_warning_is_not_given_again(
 ) -> None:
     """One of a part without gradients comes at the third look, and would be due again at every later one."""
     config = config_for(tmp_path, (*LINE, "evaluate_every=1", "clip=none"))
-    loop.run_recorded(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "whole")
     said = [line for line in caplog.messages if line.startswith("warning: ")]
     assert any("no gradient: linear2" in line for line in said)
     caplog.clear()
@@ -221,16 +222,16 @@ def test_a_warning_is_not_given_again(
 def test_a_fused_step_that_was_turned_off_stays_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trainer import optim
 
-    session = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
-    other = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    session = build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    other = build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
     assert session.optimizer.param_groups[0]["fused"]
     for group in session.optimizer.param_groups:
         group["fused"] = False
     optim.load(other.optimizer, session.optimizer.state_dict())
     assert not other.optimizer.param_groups[0]["fused"]
     assert not other.optimizer._step_supports_amp_scaling
-    plain = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam", "optimizer.fused=false")))
-    fused = loop.build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
+    plain = build(config_for(tmp_path, (*TEXT, "optimizer=adam", "optimizer.fused=false")))
+    fused = build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
     optim.load(plain.optimizer, fused.optimizer.state_dict())
     assert not plain.optimizer.param_groups[0]["fused"]
 
@@ -267,15 +268,15 @@ def test_the_history_of_a_long_run_keeps_its_size() -> None:
 def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Or, counted among the newest, it would push good ones out."""
     config = config_for(tmp_path, (*TEXT, "evaluate_every=100", "checkpoint.every=4", "checkpoint.keep=2"))
-    loop.run_recorded(config, tmp_path / "whole")
-    loop.run_recorded(config, tmp_path / "run")
+    execute_in_folder(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     (folder / "best.pt").unlink()
     (folder / "step_12.pt").write_bytes((folder / "step_12.pt").read_bytes()[:-1])
     for place in (folder, folder.parent):
         (place / ".half.pt.part").touch()
     with caplog.at_level("INFO"):
-        loop.run_recorded(config, tmp_path / "run", resumed=True)
+        execute_in_folder(config, tmp_path / "run", resumed=True)
     assert f"{folder / 'step_12.pt'}: not a whole checkpoint of this program; it is skipped" in caplog.messages
     assert "goes on after step 8 of step_8.pt" in caplog.messages
     assert {path.name for path in folder.iterdir()} == {"step_8.pt", "step_12.pt", "step_12.pt.damaged", "best.pt"}
@@ -291,21 +292,21 @@ def test_checkpoints_of_an_earlier_program_are_refused_by_their_format(tmp_path:
     config.steps = 20
     line = r"none of 3 checkpoints is good: .*best\.pt: a checkpoint in format 2, where this program reads format 3"
     with pytest.raises(UserError, match=line):
-        loop.run_recorded(config, tmp_path / "run", resumed=True)
+        execute_in_folder(config, tmp_path / "run", resumed=True)
     assert sorted((tmp_path / "run" / "checkpoints").iterdir()) == files
 
 
 def test_the_best_checkpoint_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is taken where it is newer than the others."""
     config = config_for(tmp_path, (*TEXT, "evaluate_every=5", "checkpoint.every=4"))
-    loop.run_recorded(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "whole")
     ended_at(monkeypatch, {7: None})
     with pytest.raises(Killed):
-        loop.run_recorded(config, tmp_path / "run")
+        execute_in_folder(config, tmp_path / "run")
     found = checkpoint.newest(tmp_path / "run")
     assert found is not None
     assert (found[0].name, found[1]["step"]) == ("best.pt", 5)
-    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    execute_in_folder(config, tmp_path / "run", resumed=True)
     same_run(tmp_path / "whole", tmp_path / "run", STEPS)
 
 
@@ -317,7 +318,7 @@ def finished(folder: Path, *overrides: str) -> Train:
     config = config_for(folder, (*TEXT, *overrides))
     (folder / "run").mkdir()
     save(config, folder / "run")
-    assert loop.run_recorded(config, folder / "run").state == "finished"
+    assert execute_in_folder(config, folder / "run").state == "finished"
     return config
 
 
@@ -335,8 +336,8 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
     finished(tmp_path, "clip=zclip", "model.dropout=0.2")
     changed = config_for(tmp_path, (*TEXT, "clip=zclip", "model.dropout=0.2", *map("=".join, CHANGES.items())))
     assert set(CHANGES) | {"data.workers", "resume"} == EXTENDING <= set(all_keys(Train))
-    loop.run_recorded(changed, tmp_path / "whole")
-    loop.run_recorded(changed, tmp_path / "run", resumed=True)
+    execute_in_folder(changed, tmp_path / "whole")
+    execute_in_folder(changed, tmp_path / "run", resumed=True)
     one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_20.pt") for name in ("whole", "run"))
     for part in ("model", "optimizer", "clipper", "random", "states"):
         same(one[part], other[part], part)
@@ -421,10 +422,10 @@ def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> N
         (("steps=5",), r"steps=5: .*step_12\.pt has done 12 already"),
     ):
         with pytest.raises(UserError, match=line):
-            loop.run_recorded(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
+            execute_in_folder(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
     (tmp_path / "small.txt").write_text((tmp_path / "small.txt").read_text().replace("clip", "clop"))
     with pytest.raises(UserError, match="the data has changed"):
-        loop.run_recorded(compose(f"data.path={tmp_path / 'small.txt'}", *COMMON, *TEXT, "steps=20"), tmp_path / "run",
+        execute_in_folder(compose(f"data.path={tmp_path / 'small.txt'}", *COMMON, *TEXT, "steps=20"), tmp_path / "run",
                           resumed=True)  # fmt: skip
 
 
@@ -441,7 +442,7 @@ def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     text.write_text((whole := text.read_text()) + "more")
     with pytest.raises(UserError, match="the data has changed"):
-        loop.run_recorded(config, folder, resumed=True)
+        execute_in_folder(config, folder, resumed=True)
     text.write_text(whole)
     done = program("resume=run", "steps=11", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
@@ -457,11 +458,11 @@ def test_a_machine_that_sums_otherwise_is_told(
 ) -> None:
     config = finished(tmp_path)
     config.steps = 13
-    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    execute_in_folder(config, tmp_path / "run", resumed=True)
     assert "to rounding only" not in caplog.text
     config.steps = 14
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
-    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    execute_in_folder(config, tmp_path / "run", resumed=True)
     assert re.search(r"saved with .*threads: 1; goes on with .*threads: 7: the same to rounding only", caplog.text)
 
 
@@ -470,7 +471,7 @@ def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogC
     (events,) = (tmp_path / "run").glob("events*")
     events.unlink()
     config.steps = 13
-    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    execute_in_folder(config, tmp_path / "run", resumed=True)
     assert f"{events}: gone, and its points with it" in caplog.messages
 
 
@@ -489,7 +490,7 @@ def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
         whole = path.read_bytes()
         path.write_bytes(sealed(saved(content)))
         with pytest.raises(UserError, match=line):
-            loop.run_recorded(config, tmp_path / "run", resumed=True)
+            execute_in_folder(config, tmp_path / "run", resumed=True)
         path.write_bytes(whole)
 
 
@@ -525,11 +526,11 @@ def test_the_program_goes_on(tmp_path: Path) -> None:
 def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorBoard reads the files by the seconds in their names, and the later one would come first."""
     config = config_for(tmp_path, TEXT)
-    loop.run_recorded(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "whole")
     ended_at(monkeypatch, {7: signal.SIGTERM})
-    loop.run_recorded(config, tmp_path / "run")
+    execute_in_folder(config, tmp_path / "run")
     monkeypatch.setattr("time.time", lambda: 1.6e9)
-    loop.run_recorded(config, tmp_path / "run", resumed=True)
+    execute_in_folder(config, tmp_path / "run", resumed=True)
     assert len(list((tmp_path / "run").glob("events*"))) == 2
     for tag, found in tensorboards(tmp_path / "whole").items():
         if tag != "steps_per_second":
@@ -555,10 +556,10 @@ def test_a_new_run_from_saved_weights(tmp_path: Path) -> None:
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     rate = ("optimizer.lr=1e-12", "checkpoint.every=1", "checkpoint.keep=20")
     config = config_for(tmp_path, (*TEXT, f"init_from={best}", *rate))
-    loop.run_recorded(config, tmp_path / "tuned")
+    execute_in_folder(config, tmp_path / "tuned")
     first = checkpoint.load(tmp_path / "tuned" / "checkpoints" / "step_1.pt")
     for name, weight in checkpoint.load(best)["model"].items():
         torch.testing.assert_close(first["model"][name], weight, rtol=0, atol=1e-9)
     assert first["step"] == 1
     with pytest.raises(UserError, match=r"recurrent\.weight_ih_l0 has shape \(8, 4\) there and \(9, 4\) here"):
-        loop.run_recorded(config_for(tmp_path, (*TEXT, f"init_from={best}", "model.hidden=9")), tmp_path / "other")
+        execute_in_folder(config_for(tmp_path, (*TEXT, f"init_from={best}", "model.hidden=9")), tmp_path / "other")

@@ -32,7 +32,8 @@ def show(
     state = "finished" if stopped is None else f"{stopped.state}: {stopped}"
     rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
     if losses is not None:
-        median, high = np.nanquantile(np.asarray(norms, np.float64), [0.5, 0.95]).tolist()
+        with np.errstate(invalid="ignore"):  # between two infinite norms
+            median, high = np.nanquantile(np.asarray(norms, np.float64), [0.5, 0.95]).tolist()
         validation = "" if best is None else f", best validation {best[0]:.4f} at step {best[1]}"
         rows["loss"] = f"first {losses[0]:.4f}, last {losses[1]:.4f}{validation}"
         rows["clipped"] = f"{100 * clipped:.1f} % of the steps"
