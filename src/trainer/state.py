@@ -114,8 +114,8 @@ def build(config: Train) -> TrainState:
     not fit into memory, a pattern that matches no parameter.
     """
     device = prepare(config.device)
-    seed_everything(config.seed)
     dataset = data.build(config.data, config.seed)
+    seed_everything(config.seed)  # here, since importing what a data set needs may draw numbers (scikit-learn does)
     model = _build_model(config, dataset).to(device)
     optimizer = optimizers.build(config.optimizer, model)
     return TrainState(

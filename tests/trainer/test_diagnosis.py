@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.trainer.support import SMALL, text_file, train
-from trainer import loop
 from trainer.config import Diagnosis
 from trainer.monitor.diagnosis import GradientMonitor, Measured, marks, measure, weight_norms
 from trainer.project import compose
+from trainer.run import execute_in_folder
 
 LIMITS = Diagnosis(explode=10.0, vanish_layer=1e-4, vanish_weight=1e-7, smoothing=0.9, patience=3)
 
@@ -197,7 +197,9 @@ def test_nothing_is_said_of_a_run_that_is_well(
 def test_the_weights_are_those_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a step of any size would be small beside what it made."""
     seen: list[dict[str, Measured]] = []
-    monkeypatch.setattr(GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: seen.append(parameters))
+    monkeypatch.setattr(
+        GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: seen.append(parameters)
+    )
     config = compose("experiment=line_120", "clip=none", "steps=1", "log.progress=false")
     execute_in_folder(config, tmp_path / "run")
     assert seen[0]["linear.weight"].weight == 1.0
@@ -215,7 +217,9 @@ def test_infinity_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
 def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    monkeypatch.setattr(GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: steps.append(step))
+    monkeypatch.setattr(
+        GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: steps.append(step)
+    )
     train(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
     assert steps == [1, 4, 8, 9]
 

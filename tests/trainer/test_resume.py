@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradclip.errors import InvalidField
 from runner.cli import resume
-from runner.compose import load
-from runner.errors import UserError, all_keys
-from runner.report.summary import MOST, History
+from runner.config import flatten
+from runner.errors import UserError
+from runner.report import summary
 from runner.runs import checkpoint
 from runner.runs.run import Run, actual_state, read_status, save
 from tests.runner.test_tracking import scalars as tensorboards
@@ -31,10 +31,12 @@ from tests.same import points, same, same_run, scalars
 from tests.support import program
 from tests.trainer.support import text_file
 from trainer import loop
-from trainer.config import EXTENDING, GROUPS, Train, flat
-from trainer.project import compose, composer
-from trainer.randomness import Randomness
-from trainer.state import TrainState, build
+from trainer.config import Train
+from trainer.history import MAX_NORMS, History
+from trainer.project import PROJECT, compose, composer, load
+from trainer.randomness import rng_state, set_rng_state
+from trainer.run import execute, execute_in_folder
+from trainer.state import TrainState
 
 STEPS = 12
 COMMON = (f"steps={STEPS}", "log.progress=false", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4")
@@ -126,7 +128,7 @@ def test_the_pairs_cover_everything() -> None:
         "schedule=constant",
     }
     for group in ("model", "data", "optimizer", "schedule", "clip"):
-        assert {f"{group}={name}" for name in GROUPS[group].options} <= chosen
+        assert {f"{group}={name}" for name in PROJECT.groups[group].options} <= chosen
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
@@ -143,16 +145,16 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, m
     """Before it could write its last checkpoint beside the best one, or say that it has finished."""
     config, real = config_for(tmp_path, TEXT), checkpoint.save
 
-    def save(folder: Path, parts: Any, notes: dict[str, Any], *, keep: int) -> None:
-        if notes["step"] == STEPS:
+    def save(folder: Path, content: dict[str, Any], *, keep: int) -> None:
+        if content["step"] == STEPS:
             raise Killed
-        real(folder, parts, notes, keep=keep)
+        real(folder, content, keep=keep)
 
-    def show(*arguments: Any) -> None:
+    def show(*arguments: Any, **named: Any) -> None:
         raise Killed
 
     execute_in_folder(config, tmp_path / "whole")
-    for place, name, killed in ((checkpoint, "save", save), (loop.summary, "show", show)):
+    for place, name, killed in ((checkpoint, "save", save), (summary, "show", show)):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, killed)
             with pytest.raises(Killed):
@@ -219,23 +221,6 @@ def test_a_warning_is_not_given_again(
     assert [line for line in caplog.messages if line.startswith("warning: ")] == said
 
 
-def test_a_fused_step_that_was_turned_off_stays_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer import optim
-
-    session = build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
-    other = build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
-    assert session.optimizer.param_groups[0]["fused"]
-    for group in session.optimizer.param_groups:
-        group["fused"] = False
-    optim.load(other.optimizer, session.optimizer.state_dict())
-    assert not other.optimizer.param_groups[0]["fused"]
-    assert not other.optimizer._step_supports_amp_scaling
-    plain = build(config_for(tmp_path, (*TEXT, "optimizer=adam", "optimizer.fused=false")))
-    fused = build(config_for(tmp_path, (*TEXT, "optimizer=adam")))
-    optim.load(plain.optimizer, fused.optimizer.state_dict())
-    assert not plain.optimizer.param_groups[0]["fused"]
-
-
 # -- the parts
 
 
@@ -244,17 +229,17 @@ def test_every_generator_is_set_back(tmp_path: Path) -> None:
         return random.random(), np.random.standard_normal(), np.random.random(), torch.rand(()).item()
 
     draw()  # NumPy then holds the second half of a pair of normal numbers
-    path = checkpoint.save(tmp_path, {"random": Randomness()}, {"step": 1}, keep=1)
+    path = checkpoint.save(tmp_path, {"random": rng_state(), "step": 1}, keep=1)
     after = draw(), draw()
-    Randomness().load_state_dict(checkpoint.load(path)["random"])
+    set_rng_state(checkpoint.load(path)["random"])
     assert (draw(), draw()) == after
 
 
 def test_the_history_of_a_long_run_keeps_its_size() -> None:
-    history, values = History(), [math.sin(step) for step in range(5 * MOST)]
+    history, values = History(), [math.sin(step) for step in range(5 * MAX_NORMS)]
     for value in values:
-        history.note(1.0, value, False)
-    assert MOST // 2 <= len(history.before) < MOST
+        history.add_step(1.0, value, False)
+    assert MAX_NORMS // 2 <= len(history.before) < MAX_NORMS
     assert list(history.before) == values[:: history.stride]
     assert history.logged == len(values)
     copy = History()
@@ -278,7 +263,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pyt
     with caplog.at_level("INFO"):
         execute_in_folder(config, tmp_path / "run", resumed=True)
     assert f"{folder / 'step_12.pt'}: not a whole checkpoint of this program; it is skipped" in caplog.messages
-    assert "goes on after step 8 of step_8.pt" in caplog.messages
+    assert "resumed after step 8 from step_8.pt" in caplog.messages
     assert {path.name for path in folder.iterdir()} == {"step_8.pt", "step_12.pt", "step_12.pt.damaged", "best.pt"}
     assert not (folder.parent / ".half.pt.part").exists()
     same_run(tmp_path / "whole", tmp_path / "run", STEPS)
@@ -288,9 +273,9 @@ def test_checkpoints_of_an_earlier_program_are_refused_by_their_format(tmp_path:
     config = finished(tmp_path)
     files = sorted((tmp_path / "run" / "checkpoints").iterdir())
     for path in files:
-        path.write_bytes(path.read_bytes().replace(b"checkpoint, format 3", b"checkpoint, format 2"))
+        path.write_bytes(path.read_bytes().replace(b"checkpoint, format 4", b"checkpoint, format 3"))
     config.steps = 20
-    line = r"none of 3 checkpoints is good: .*best\.pt: a checkpoint in format 2, where this program reads format 3"
+    line = r"none of 3 checkpoints is good: .*best\.pt: a checkpoint in format 3, where this program reads format 4"
     with pytest.raises(UserError, match=line):
         execute_in_folder(config, tmp_path / "run", resumed=True)
     assert sorted((tmp_path / "run" / "checkpoints").iterdir()) == files
@@ -335,11 +320,12 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
     """With all that may change changed: the same weights."""
     finished(tmp_path, "clip=zclip", "model.dropout=0.2")
     changed = config_for(tmp_path, (*TEXT, "clip=zclip", "model.dropout=0.2", *map("=".join, CHANGES.items())))
-    assert set(CHANGES) | {"data.workers", "resume"} == EXTENDING <= set(all_keys(Train))
+    mutable = {name for name, field in PROJECT.all_keys() if field.metadata.get("mutable_on_resume")}
+    assert set(CHANGES) | {"data.workers", "resume"} == mutable
     execute_in_folder(changed, tmp_path / "whole")
     execute_in_folder(changed, tmp_path / "run", resumed=True)
     one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_20.pt") for name in ("whole", "run"))
-    for part in ("model", "optimizer", "clipper", "random", "states"):
+    for part in ("model", "optimizer", "clipper", "random", "hidden"):
         same(one[part], other[part], part)
     assert load(tmp_path / "run") == changed
 
@@ -390,16 +376,17 @@ OTHERS = {str: ("drop", "relu", "bfloat16"), bool: ("true", "false"), list: ("[x
 def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]) -> None:
     """Every key of a configuration is given other values: those taken change nothing but what extends a run."""
     saved = compose(*overrides)
-    monkeypatch.setattr(resume, "load", lambda folder: copy.deepcopy(saved))
-    before, taken = flat(saved), set()
+    monkeypatch.setattr(resume, "load", lambda folder, project: copy.deepcopy(saved))
+    before, taken = flatten(saved), set()
     for name, value in before.items():
         numbers = (value + 1, value / 2) if type(value) in (int, float) else ()
         for new in [*OTHERS.get(type(value), ()), *numbers]:
             with contextlib.suppress(UserError, InvalidField, OmegaConfBaseException, HydraException):
-                later = flat(resume.settings(tmp_path, composer().parse([f"{name}={new}"])))
+                later = flatten(resume.settings(tmp_path, PROJECT, composer().parse([f"{name}={new}"])))
                 taken |= {key for key, here in later.items() if here != before[key]}
     kept = {"resume", "steps"} if "schedule=cosine" in overrides else {"resume"}
-    assert taken == (EXTENDING & before.keys()) - kept
+    mutable = {name for name, field in PROJECT.all_keys() if field.metadata.get("mutable_on_resume")}
+    assert taken == (mutable & before.keys()) - kept
 
 
 def test_another_number_of_steps_is_another_schedule(
@@ -463,7 +450,7 @@ def test_a_machine_that_sums_otherwise_is_told(
     config.steps = 14
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     execute_in_folder(config, tmp_path / "run", resumed=True)
-    assert re.search(r"saved with .*threads: 1; goes on with .*threads: 7: the same to rounding only", caplog.text)
+    assert re.search(r"saved with .*threads: 1; resumed with .*threads: 7: the same to rounding only", caplog.text)
 
 
 def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -477,18 +464,16 @@ def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogC
 
 def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
     """torch takes an optimizer's state of any shape, and its fused step would write past the end of a smaller one."""
-    from evidence.faults.foreign import saved, sealed
-
     config = finished(tmp_path, "optimizer=adam", "checkpoint.keep=1")
     config.steps = 20
     path = tmp_path / "run" / "checkpoints" / "step_12.pt"
     for spoil, line in ((lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
                          r"step_12\.pt: not a checkpoint of such a run \(ValueError: exp_avg has shape \(3,\)"),
-                        (lambda content: content["states"].clear(), "has 0 hidden states")):  # fmt: skip
+                        (lambda content: content["hidden"].clear(), "has 0 hidden states")):  # fmt: skip
         content = checkpoint.load(path)
         spoil(content)
         whole = path.read_bytes()
-        path.write_bytes(sealed(saved(content)))
+        checkpoint.save(tmp_path / "run", content, keep=1)
         with pytest.raises(UserError, match=line):
             execute_in_folder(config, tmp_path / "run", resumed=True)
         path.write_bytes(whole)
@@ -511,7 +496,7 @@ def test_the_program_goes_on(tmp_path: Path) -> None:
     assert load(folder).resume is None
     assert {path: path.read_bytes() for path in (folder / ".hydra").iterdir()} == hydras
     log = (folder / "train.log").read_text()
-    assert "goes on after step 12 of step_12.pt" in log
+    assert "resumed after step 12 from step_12.pt" in log
     assert log.index("finished (step 12 of 12)") < log.index("finished (step 15 of 15)")
     shown = tensorboards(folder)
     assert [step for step, _ in shown["loss/train"]] == [*range(1, 13), 14, 15]
@@ -541,9 +526,9 @@ def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.Monk
     """HParams' start is a point of the run too, and is not written twice; its end comes when it is over."""
     ended_at(monkeypatch, {7: signal.SIGTERM})
     for resumed in (False, True):
-        run = Run(tmp_path / "run", STEPS, resumed=resumed)
+        run = Run(tmp_path / "run", STEPS, resumed=resumed, swept={"clip.max": 1.0})
         with run.recorded():
-            loop.execute(config_for(tmp_path, TEXT), run, {"clip.max": 1.0})
+            execute(config_for(tmp_path, TEXT), run)
     found = [(tag, step) for tag, step, _ in points(tmp_path / "run") if "hparams" in tag]
     assert found == [("_hparams_/session_start_info", 0), ("_hparams_/session_end_info", 0)]
 

@@ -1,0 +1,189 @@
+"""Compares the observable behaviour of two commits: `python evidence/contract.py A B`.
+
+Both are checked out into temporary folders, and the commands of evidence/behaviour/cases.py run in each, on this
+machine and with this interpreter. Printed are what was observed, the differences, and those among them that
+evidence/contract_expected.json explains. The exit status is 1 if a difference is left unexplained.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from evidence.behaviour import cases, observe
+from evidence.behaviour.cases import Case
+
+ROOT = Path(__file__).parents[1]
+EXPECTED = ROOT / "evidence" / "contract_expected.json"
+ABSENT = "absent"
+WIDTH = 100  # characters of a value that are printed
+NAMED = 6  # cases with the same difference that are named
+Observations = dict[str, dict[str, str]]  # case -> field -> value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field of a case that two commits do not agree on."""
+
+    case: str
+    field: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A difference that is meant: patterns (as of file names, so `[` is written `[[]`) of its four fields, and why."""
+
+    case: str
+    field: str
+    reason: str
+    before: str = "*"
+    after: str = "*"
+
+    def explains(self, difference: Difference) -> bool:
+        return all(fnmatchcase(value, getattr(self, name)) for name, value in asdict(difference).items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("commits", nargs=2, metavar=("A", "B"), help="commits, branches or tags of this repository")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="the cases to run, such as 'wrong/*'")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="writes the observations of both as a.json, b.json")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="reads observations from here, and adds new ones")
+    parser.add_argument("--jobs", type=int, default=2, help="cases that run at the same time (2)")
+    parser.add_argument("--expected", type=Path, default=EXPECTED, help="the differences that are meant, and why")
+    args = parser.parse_args(arguments)
+    expected = [Expected(**entry) for entry in json.loads(args.expected.read_text(encoding="utf-8"))]
+    before, after = (observations(commit, args.only, args.jobs, args.cache) for commit in args.commits)
+    for name, found in (("a", before), ("b", after)) if args.keep else ():
+        args.keep.mkdir(parents=True, exist_ok=True)
+        (args.keep / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return report(before, after, expected)
+
+
+def observations(commit: str, only: str, jobs: int, cache: Path | None) -> Observations:
+    """What was observed of each case that matches `only`, from the cache where it is there."""
+    resolved = git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
+    stored = cache / f"{resolved}-{fingerprint()}.json" if cache else None
+    known: Observations = json.loads(stored.read_text(encoding="utf-8")) if stored and stored.exists() else {}
+    with tempfile.TemporaryDirectory(prefix="contract-") as name:
+        folder = Path(name).resolve()
+        checkout = folder / "project"
+        with tarfile.open(fileobj=io.BytesIO(git("archive", resolved))) as archive:
+            archive.extractall(checkout, filter="data")
+        wanted = [case for case in cases.cases(checkout) if fnmatchcase(case.name, only)]
+        missing = [case for case in wanted if case.name not in known]
+        known |= run_all(missing, checkout, folder / "cases", jobs)
+    if stored and missing:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return {case.name: known[case.name] for case in wanted}
+
+
+def run_all(wanted: Sequence[Case], checkout: Path, folder: Path, jobs: int) -> Observations:
+    """Runs the cases, each in a folder that is numbered so that its length says nothing about its name."""
+    places = [folder / f"{number:03}" for number in range(len(wanted))]
+    with ThreadPoolExecutor(jobs) as pool:
+        found = pool.map(lambda case, place: observe.observe(case, checkout, place), wanted, places)
+        return {case.name: fields for case, fields in zip(wanted, found, strict=True)}
+
+
+def git(*arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=True).stdout
+
+
+def fingerprint() -> str:
+    """Of all that observations depend on besides the commit: the cases, how they are observed, and the versions."""
+    found = hashlib.sha256(f"{platform.node()} {sys.version} {torch.__version__}".encode())
+    for name in ("cases.py", "observe.py"):
+        found.update((ROOT / "evidence" / "behaviour" / name).read_bytes())
+    return found.hexdigest()[:12]
+
+
+def differences(before: Observations, after: Observations) -> list[Difference]:
+    """Every field that is not the same in both; a case that only one of them has is one difference."""
+    found: list[Difference] = []
+    for case in before | after:
+        if case not in before or case not in after:
+            found.append(Difference(case, "case", *("present" if case in each else ABSENT for each in (before, after))))
+            continue
+        for field in before[case] | after[case]:
+            one, other = (each[case].get(field, ABSENT) for each in (before, after))
+            if one != other:
+                found.append(Difference(case, field, one, other))
+    return found
+
+
+def report(before: Observations, after: Observations, expected: Sequence[Expected]) -> int:
+    """Prints the observations and the differences; returns the exit status."""
+    for case in before | after:
+        lines = [line_of(case, each[case]) for each in (before, after) if case in each]
+        print("\n".join(dict.fromkeys(lines)))
+    found = differences(before, after)
+    explained: dict[str, list[Difference]] = {}
+    unexplained: list[Difference] = []
+    for each in found:
+        entry = next((entry for entry in expected if entry.explains(each)), None)
+        (unexplained if entry is None else explained.setdefault(entry.reason, [])).append(each)
+    for reason, those in explained.items():
+        print(f"\nexplained: {reason}")
+        print("\n".join(grouped(those)))
+    if unexplained:
+        print("\nUNEXPLAINED")
+        print("\n".join(grouped(unexplained)))
+    differ, open_ = (len({each.case for each in those}) for those in (found, unexplained))
+    print(f"\n{len(before | after)} cases, {differ} differ, {open_} of them without an explanation")
+    return 1 if unexplained else 0
+
+
+def line_of(case: str, fields: dict[str, str]) -> str:
+    """A case in one line: its exit statuses, and the first words of its message, its run's status or its output."""
+    codes, *texts = (
+        [value for field, value in fields.items() if field.endswith(kind) and value not in ("", observe.HIDDEN)]
+        for kind in ("exit", "message", "status", "output")
+    )
+    said = next((found[-1].splitlines()[0] for found in texts if found), "")
+    return f"{case:56}  {' '.join(codes):9}  {short(said)}".rstrip()
+
+
+def grouped(those: Iterable[Difference]) -> list[str]:
+    """`case: field: before -> after`, in one line for all cases with the same difference."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for each in those:
+        groups.setdefault((each.field, each.before, each.after), []).append(each.case)
+    lines: list[str] = []
+    for (field, one, other), names in groups.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        lines.append(f"{', '.join(names[:NAMED])}{more}: {field}: {change(one, other)}")
+    return lines
+
+
+def change(before: str, after: str) -> str:
+    """`before -> after`, from a little before the first character in which long texts differ."""
+    same = next((at for at, pair in enumerate(zip(before, after, strict=False)) if len(set(pair)) > 1), 0)
+    start = max(same - 20, 0) if max(len(before), len(after)) > WIDTH else 0
+    return " -> ".join(short(("…" if start else "") + text[start:]) for text in (before, after))
+
+
+def short(text: str) -> str:
+    text = text.replace("\n", "\\n")
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
