@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300, help="steps of the run that all policies see")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go")
     args = parser.parse_args(arguments)
-    policies = {name: compose(f"clip={name}").clip for name in composer().options("clip")}
+    names = [name for name in composer().options("clip") if name != "none"]
+    policies = {name: compose(f"clip={name}").clip for name in names}
     args.folder.mkdir(parents=True, exist_ok=True)
     for name, course in record(policies, args.steps).items():
         draw(args.folder / f"{name}.png", name, course)
