@@ -83,16 +83,21 @@ def observations(commit: str, only: str, jobs: int, cache: Path | None) -> Obser
     known: Observations = json.loads(stored.read_text(encoding="utf-8")) if stored and stored.exists() else {}
     with tempfile.TemporaryDirectory(prefix="contract-") as name:
         folder = Path(name).resolve()
-        checkout = folder / "project"
-        with tarfile.open(fileobj=io.BytesIO(git("archive", resolved))) as archive:
-            archive.extractall(checkout, filter="data")
-        wanted = [case for case in cases.cases(checkout) if fnmatchcase(case.name, only)]
+        project = checkout(resolved, folder / "project")
+        wanted = [case for case in cases.cases(project) if fnmatchcase(case.name, only)]
         missing = [case for case in wanted if case.name not in known]
-        known |= run_all(missing, checkout, folder / "cases", jobs)
+        known |= run_all(missing, project, folder / "cases", jobs)
     if stored and missing:
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_text(json.dumps(known, indent=1), encoding="utf-8")
     return {case.name: known[case.name] for case in wanted}
+
+
+def checkout(commit: str, folder: Path) -> Path:
+    """The files of a commit, written into a new folder."""
+    with tarfile.open(fileobj=io.BytesIO(git("archive", commit))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 def run_all(wanted: Sequence[Case], checkout: Path, folder: Path, jobs: int) -> Observations:

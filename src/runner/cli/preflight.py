@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.cli import resume, single
 from runner.cli.help import help_text
 from runner.cli.single import Single
-from runner.compose import Composer, checked, load, without_hydra
+from runner.compose import Composer, checked, load, register, without_hydra
 from runner.config import Project, RunConfig, resolve_paths
 from runner.errors import FAILED, UserError, exit_with_error, one_line, typed
 from runner.runs import lock
@@ -50,11 +50,12 @@ def preflight(project: Project[Any], argv: list[str] | None = None) -> launch.Sw
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 loses no line
     args = _with_one_line_errors(get_args_parser()).parse_intermixed_args(argv[1:])
+    register(project)
+    parallel.register()
     if args.hydra_help or args.shell_completion:
         return None
     with one_line(project, args.overrides):
         _check_flags(args)
-        parallel.register()
         composer = _composer(project, args)
         JobRuntime.instance().set("name", task := Path(argv[0]).stem)  # as hydra.main does, and the log's name
         overrides = composer.quoted(args.overrides)

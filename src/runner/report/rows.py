@@ -203,7 +203,8 @@ def _trials(folder: Path) -> list[Trial]:
         return [Trial(plan.common | job.values, read_one(folder / str(job.number), job)) for job in plan.jobs]
     runs = [folder] if (folder / STATUS).is_file() else sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
     if not runs:
-        raise UserError(f"{folder}: neither a sweep nor a run: no sweep.json and no {STATUS} in it or one level below")
+        missing = f"it has neither sweep.json nor {STATUS}, nor has a folder in it"
+        raise UserError(f"{folder}: no sweep and no run; {missing}")
     found = []
     for number, run in enumerate(runs):
         values = _saved_values(run)

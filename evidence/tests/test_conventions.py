@@ -1,0 +1,40 @@
+"""Conventions of this repository: tags have one home, public things a docstring, and no file a machine's path."""
+
+import ast
+import re
+import subprocess
+
+from tests.support import ROOT
+
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+def test_tags_stand_in_tracking_alone() -> None:
+    for path in SOURCES:
+        if path.name != "tracker.py":
+            text = path.read_text(encoding="utf-8")
+            written = set(re.findall(r'"((?:grad_norm|clip|metric|grad_norm_before|grad_norm_after)/[^"]*)"', text))
+            assert not written, path
+
+
+def test_train_py_is_short() -> None:
+    assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 30
+
+
+def test_every_public_thing_says_what_it_is() -> None:
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) or not tree.body, path
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.name != "build":
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_no_path_of_a_machine_and_no_host() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in {".png", ".txt"} or "tests/" in name or not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w./])/(home|root|work|tmp|Users)/\w", text), name
