@@ -13,7 +13,7 @@ from trainer.run import execute_in_folder
 MISTAKES = (
     ("data.path=nothing.txt",),
     ("data.path=empty.txt",),
-    ("data.window=100000",),
+    ("data.batch_size=4000",),
     ("init_from=nothing.pt",),
     ("init_from=empty.txt",),
     ("clip.include=[nothing.*]",),
@@ -44,7 +44,10 @@ def _as_program(folder: Path, run: Path, arguments: Sequence[str], owned: bool) 
     process = start(*arguments, f"hydra.run.dir={run}", cwd=folder)
     _, errors = process.communicate()
     one_line = errors.startswith("error: ") and errors.count("\n") == 1
-    return process.returncode == 2 and one_line and run.exists() == owned, f"{process.returncode}: {errors}"
+    return (
+        process.returncode == 2 and one_line and run.exists() == owned,
+        f"{arguments[-1]}: {process.returncode}: {errors}",
+    )
 
 
 def _from_python(folder: Path, run: Path, arguments: Sequence[str]) -> tuple[bool, str]:
@@ -53,5 +56,5 @@ def _from_python(folder: Path, run: Path, arguments: Sequence[str]) -> tuple[boo
         execute_in_folder(config, run)
     except UserError as error:
         status = read_status(run)
-        return (status["state"], status["reason"]) == ("rejected", str(error)), f"{status}"
-    return False, "it was taken"
+        return (status["state"], status["reason"]) == ("rejected", str(error)), f"{arguments[-1]}: {status}"
+    return False, f"{arguments[-1]}: it was taken"

@@ -71,9 +71,9 @@ def removable(files: Sequence[Path]) -> set[Path]:
         gone |= {(group, name) for name in names}
         for folder in (f"conf/{group}", f"src/trainer/config/{group}", f"src/trainer/{PACKAGES[group]}"):
             found |= {path for path in files if path.parent == Path(folder) and path.stem in names}
-        found |= tests_named_after(files, names)
+        found |= named_after(files, names)
     experiments = experiments_with(files, gone)
-    return found | experiments | tests_named_after(files, {path.stem for path in experiments})
+    return found | experiments | named_after(files, {path.stem for path in experiments})
 
 
 def experiments_with(files: Sequence[Path], gone: set[tuple[str, str]]) -> set[Path]:
@@ -86,7 +86,7 @@ def experiments_with(files: Sequence[Path], gone: set[tuple[str, str]]) -> set[P
     return found
 
 
-def tests_named_after(files: Iterable[Path], names: set[str]) -> set[Path]:
+def named_after(files: Iterable[Path], names: set[str]) -> set[Path]:
     return {path for path in files if path.parts[0] == "tests" and path.stem.removeprefix("test_") in names}
 
 
