@@ -67,7 +67,7 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_two_projects_of_one_process_have_their_own_schemas() -> None:
-    other = Composer(TRAINER)
+    ours, other = composer(), Composer(TRAINER)
     assert other.checked([]).model.name == "rnn"
-    assert composer().checked([]) == compose()
+    assert ours.checked([]) == compose()
     assert (TRAINER.root, PROJECT.root) == (ROOT, ROOT / "tests" / "runner" / "toy")
