@@ -4,10 +4,10 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format tensorboard report studies clean
+.PHONY: help install train test check format tensorboard report clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: .venv/installed ## make .venv with the exact tested versions
 
@@ -17,12 +17,13 @@ train: .venv/installed ## train the default job; ARGS="clip=value clip.max=0.1" 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: .venv/installed ## formatting, lint and types
+check: .venv/installed ## formatting, lint, types and import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy src scripts train.py tests $(wildcard evidence)
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache
 
-format: .venv/installed ## format the code and mend what lint can mend
+format: .venv/installed ## format the code and fix what lint can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -32,9 +33,6 @@ tensorboard: .venv/installed ## open all runs and sweeps in TensorBoard
 report: .venv/installed ## say what the newest sweep found; ARGS="SWEEP …" names others
 	$(BIN)/python scripts/report.py $(ARGS)
 
-studies: .venv/installed ## measure and draw docs/gradients.md anew, in three minutes
-	$(BIN)/python evidence/run_studies.py $(ARGS)
-
 clean: ## delete the environment and the caches, but no runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -43,3 +41,5 @@ clean: ## delete the environment and the caches, but no runs
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
+
+-include evidence/Makefile

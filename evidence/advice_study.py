@@ -1,4 +1,4 @@
-"""Is the advice of scripts/suggest_max.py any good? `python evidence/advice_study.py` writes docs/advice.md.
+"""How good the advice of scripts/suggest_max.py is: `python evidence/advice_study.py` writes evidence/docs/advice.md.
 
 Trains the default job at eight thresholds with three seeds each, asks for advice after every one of these runs,
 and trains with what it said. Runs are kept in outputs/advice, and not trained again; half an hour on one core.
@@ -6,153 +6,130 @@ and trains with what it said. Runs are kept in outputs/advice, and not trained a
 
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from runner.compose import Composer, checked
-from runner.errors import Parser
-from runner.report.advice import SHARES, advice, norms_of, status_of, suggestions
-from runner.sweeps.results import ENDED
+from evidence import pages
+from evidence.common import in_processes, status_of
+from runner.report.advice import SHARES, advice, norms_of, suggestions
+from runner.runs.run import read_status
 
-PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "advice.md"
+PAGE = pages.DOCS / "advice.md"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 DEFAULT = 1.0
+Point = tuple[float, int]  # a threshold and a seed
+Losses = dict[Point, float | None]  # the best validation loss; None where the run diverged
+Advised = dict[Point, list[float]]  # thresholds: the first advice after the run, then those for the other shares
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Studies the advice of scripts/suggest_max.py.")
+    parser = pages.parser(__doc__, PAGE)
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=Path("outputs") / "advice", help="where the runs are kept")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written, and a picture beside it")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")
     args = parser.parse_args(arguments)
     seeds = range(1, args.seeds + 1)
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        points = [(args.runs, threshold, seed, args.overrides) for seed in seeds for threshold in THRESHOLDS]
-        grid = {point[1:3]: found for point, found in zip(points, pool.map(train, points), strict=True)}
-        said = {key: ask(folder(args.runs, *key)) for key in grid}
-        first = [(args.runs, limits[0], seed, args.overrides) for (_, seed), limits in said.items()]
-        others = [(args.runs, limit, seed, args.overrides) for (start, seed), limits in said.items()
-                  if start == DEFAULT for limit in limits[1:]]  # fmt: skip
-        advised = {
-            point[1:3]: found for point, found in zip(first + others, pool.map(train, first + others), strict=True)
-        }
-    text = page(grid, said, advised, list(seeds), args.overrides)
-    args.page.write_text(text, encoding="utf-8")
-    draw(args.page.with_suffix(".png"), grid, said, advised, list(seeds))
-    print(text)
+    work = partial(train, args.runs, args.overrides)
+
+    def losses(points: Sequence[Point]) -> Losses:
+        return dict(zip(points, in_processes(work, points, args.jobs), strict=True))
+
+    grid = losses([(threshold, seed) for seed in seeds for threshold in THRESHOLDS])
+    advised = {point: ask(folder(args.runs, point)) for point in grid}
+    firsts = [(limits[0], seed) for (_, seed), limits in advised.items()]
+    others = [(limit, seed) for seed in seeds for limit in advised[DEFAULT, seed][1:]]
+    found = losses(list(dict.fromkeys(firsts + others)))
+    pages.write(args.page, sections(grid, advised, found))
+    draw(args.page.with_suffix(".png"), grid, advised, found)
 
 
-def folder(runs: Path, threshold: float, seed: int) -> Path:
+def folder(runs: Path, point: Point) -> Path:
+    threshold, seed = point
     return runs / f"{threshold:.6g}_{seed}"
 
 
-def ask(run: Path) -> list[float]:
-    """The first advice after a run, and the thresholds for the other shares of clipped steps."""
-    norms = norms_of(run)
-    return [advice(norms, status_of(run)).threshold] + [each.threshold for each in suggestions(norms)[1 : len(SHARES)]]
-
-
-def train(point: tuple[Path, float, int, list[str]]) -> float | None:
-    """The best validation loss of the run, from its folder where it has run already; None where it diverged."""
-    from trainer.loop import run_recorded
-
-    runs, threshold, seed, more = point
-    place = folder(runs, threshold, seed)
-    status = status_of(place)
-    if status.get("state") not in ENDED:
-        overrides = [
-            "clip=norm",
-            f"clip.max={threshold!r}",
-            f"seed={seed}",
-            "data.sample=0",
-            "log.progress=false",
-            *more,
-        ]
-        composer = Composer(CONF)
-        if run_recorded(checked(composer.compose(composer.quoted(overrides))), place).interrupted:
-            sys.exit(130)
-        status = status_of(place)
+def train(runs: Path, overrides: Sequence[str], point: Point) -> float | None:
+    """The best validation loss of a run, which is trained unless it is there already; None where it diverged."""
+    threshold, seed = point
+    chosen = (f"clip.max={threshold!r}", f"seed={seed}")
+    status = status_of(folder(runs, point), "experiment=default_job", *chosen, *overrides)
     return status["objective"] if status["state"] == "finished" else None
 
 
-Losses = dict[tuple[float, int], float | None]
-Said = dict[tuple[float, int], list[float]]
+def ask(run: Path) -> list[float]:
+    """The thresholds that the norms of a run suggest, the first advice first."""
+    norms = norms_of(run)
+    others = suggestions(norms)[1 : len(SHARES)]
+    return [advice(norms, read_status(run)).threshold, *(each.threshold for each in others)]
 
 
-def page(grid: Losses, said: Said, advised: Losses, seeds: list[int], overrides: list[str]) -> str:
-    """The grid, what the advice came to from the default run, and from a run at any other threshold."""
-    best = {seed: min(v for (_, s), v in grid.items() if s == seed and v is not None) for seed in seeds}
-    command = " ".join(["python evidence/advice_study.py", *overrides])
-    lines = [
-        "# How good the first advice on a threshold is", "",
-        f"Written by `{command}`. The default job under `clip=norm`, best validation loss; - diverged.", "",
-        "![The grid and the advice](advice.png)", "",
-        f"| `clip.max` | {' | '.join(f'seed {seed}' for seed in seeds)} |", "|---|" + "---|" * len(seeds),
+def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
+    """The grid, what the advice after the default run came to, and after a run at any other threshold."""
+    seeds = sorted({seed for _, seed in grid})
+    best = {seed: min(loss for (_, s), loss in grid.items() if s == seed and loss is not None) for seed in seeds}
+
+    def behind(losses: Sequence[float | None]) -> float:
+        """How far the worst seed is behind its best of the grid."""
+        return max((loss or float("inf")) / each - 1 for loss, each in zip(losses, best.values(), strict=True))
+
+    rows = [[f"{limit:g}", *(number(grid[limit, seed]) for seed in seeds)] for limit in THRESHOLDS]
+    after_default = [
+        [str(seed), f"{100 * share:g} %", f"{limit:.3g}", number(found[limit, seed]), number(best[seed]),
+         percent((found[limit, seed] or float("inf")) / best[seed] - 1)]
+        for seed in seeds for share, limit in zip(SHARES, advised[DEFAULT, seed], strict=True)
     ]  # fmt: skip
+    others = []
     for threshold in THRESHOLDS:
-        lines.append(f"| {threshold:g} | {' | '.join(number(grid[threshold, seed]) for seed in seeds)} |")
-    lines += ["", f"From the norms of the run at {DEFAULT:g}, the default, `scripts/suggest_max.py` says:", "",
-              "| seed | share of steps clipped | threshold | loss with it | best of the grid | behind |",
-              "|---|---|---|---|---|---|"]  # fmt: skip
-    for seed in seeds:
-        for place, limit in enumerate(said[DEFAULT, seed]):
-            loss = advised[limit, seed]
-            name = f"{100 * SHARES[place]:g} %" + (", the first advice" if place == 0 else "")
-            behind = f"{100 * (loss / best[seed] - 1):+.1f} %" if loss is not None else "diverged"
-            lines.append(f"| {seed} | {name} | {limit:.3g} | {number(loss)} | {number(best[seed])} | {behind} |")
-    lines += ["", "The first advice after a run at another threshold, mean over the seeds:", "",
-              "| run at | advice | loss of that run | loss with the advice | behind the best |",
-              "|---|---|---|---|---|"]  # fmt: skip
-    for threshold in THRESHOLDS:
-        firsts = [said[threshold, seed][0] for seed in seeds]
-        losses = [advised[limit, seed] for limit, seed in zip(firsts, seeds, strict=True)]
-        advice = ", ".join(f"{limit:.3g}" for limit in firsts)
+        limits = [advised[threshold, seed][0] for seed in seeds]
+        losses = [found[limit, seed] for limit, seed in zip(limits, seeds, strict=True)]
         before = mean([grid[threshold, seed] for seed in seeds])
-        lines.append(f"| {threshold:g} | {advice} | {before} | {mean(losses)} | {behind_best(losses, best)} |")
-    worst = max((advised[said[DEFAULT, seed][0], seed] or float("inf")) / best[seed] - 1 for seed in seeds)
-    within = "within" if worst <= 0.1 else "not within"
-    lines += ["", f"At the worst of the {len(seeds)} seeds the first advice from the default run is "
-              f"{100 * worst:+.1f} % from the best of the grid: {within} 10 %."]  # fmt: skip
-    return "\n".join(lines) + "\n"
+        said = ", ".join(f"{limit:.3g}" for limit in limits)
+        others.append([f"{threshold:g}", said, before, mean(losses), percent(behind(losses))])
+    head = ["seed", "share of steps clipped", "threshold", "loss with it", "best of the grid", "behind"]
+    titles = [
+        "run at",
+        "first advice",
+        "loss of that run",
+        "loss with the advice",
+        "behind the best, at the worst seed",
+    ]
+    return {
+        "grid": pages.table(["`clip.max`", *(f"seed {seed}" for seed in seeds)], rows),
+        "default": pages.table(head, after_default),
+        "others": pages.table(titles, others),
+    }
 
 
-def behind_best(losses: list[float | None], best: dict[int, float]) -> str:
-    if None in losses:
-        return f"{losses.count(None)} of {len(losses)} diverged"
-    worst = max((loss or 0.0) / each - 1 for loss, each in zip(losses, best.values(), strict=True))
-    return f"{100 * worst:+.1f} % at the worst seed"
-
-
-def mean(losses: list[float | None]) -> str:
+def mean(losses: Sequence[float | None]) -> str:
+    """The mean of those that did not diverge, and how many did."""
     there = [loss for loss in losses if loss is not None]
-    return (f"{statistics.fmean(there):.3f}" if there else "") + (
-        f" ({losses.count(None)} diverged)" if None in losses else ""
-    )
+    lost = f"{len(losses) - len(there)} diverged" if len(there) < len(losses) else ""
+    return ", ".join(filter(None, [f"{statistics.fmean(there):.3f}" if there else "", lost]))
 
 
 def number(loss: float | None) -> str:
-    return "-" if loss is None else f"{loss:.3f}"
+    return "diverged" if loss is None else f"{loss:.3f}"
 
 
-def draw(path: Path, grid: Losses, said: Said, advised: Losses, seeds: list[int]) -> None:
-    """The loss against the threshold for every seed, and where the advice led."""
-    import matplotlib
+def percent(share: float) -> str:
+    return f"{100 * share:+.1f} %"
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
+def draw(path: Path, grid: Losses, advised: Advised, found: Losses) -> None:
+    """The loss against the threshold for every seed, and where the first advice led."""
+    pyplot = pages.pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 3.6), dpi=100, layout="constrained")
-    for seed, colour in zip(seeds, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), strict=False):
-        found = [(threshold, loss) for threshold in THRESHOLDS if (loss := grid[threshold, seed]) is not None]
-        axes.plot(*zip(*found, strict=True), color=colour, marker="o", markersize=4, label=f"grid, seed {seed}")
-        limit = said[DEFAULT, seed][0]
-        if (loss := advised[limit, seed]) is not None:
+    seeds = sorted({seed for _, seed in grid})
+    for seed, colour in zip(seeds, pages.COLOURS, strict=False):
+        there = [(limit, loss) for limit in THRESHOLDS if (loss := grid[limit, seed]) is not None]
+        axes.plot(*zip(*there, strict=True), color=colour, marker="o", markersize=4, label=f"grid, seed {seed}")
+        limit = advised[DEFAULT, seed][0]
+        if (loss := found[limit, seed]) is not None:
             axes.plot([limit], [loss], color=colour, marker="*", markersize=15, linestyle="", markeredgecolor="black",
                       label="first advice" if seed == seeds[0] else None)  # fmt: skip
     axes.set(xscale="log", xlabel="clip.max", ylabel="best validation loss")

@@ -1,36 +1,37 @@
 """What clipping, logging and starting cost here; every subcommand writes its section of evidence/docs/benchmarks.md.
 
-python evidence/benchmark.py clip              clipping with both norms, against others' clipping alone
-python evidence/benchmark.py clip --policies   every policy against the passes that its formula needs
-python evidence/benchmark.py fold              with a fused step that does the multiplying
-python evidence/benchmark.py rows              the pieces whose squares are added up in float32
-python evidence/benchmark.py growth            against the number of parameters and of tensors: a picture
-python evidence/benchmark.py step              whole training steps, against a loop written by hand
-python evidence/benchmark.py log               200 scalars a step
-python evidence/benchmark.py start             from the command to the first step
+python evidence/benchmark.py clip       clipping with both norms, against others' clipping alone
+python evidence/benchmark.py policies   every policy against the passes that its formula needs
+python evidence/benchmark.py rows       the pieces whose squares are added up in float32
+python evidence/benchmark.py growth     against the number of parameters and of tensors: a picture
+python evidence/benchmark.py step       whole training steps, against a loop written by hand
+python evidence/benchmark.py log        200 scalars a step
+python evidence/benchmark.py start      from the command to the first step
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evidence.benchmarks import clip, fold, growth, log, rows, start, step
+from evidence import pages
+from evidence.benchmarks import clip, growth, log, policies, rows, start, step
 
-COMMANDS = {"clip": clip, "fold": fold, "rows": rows, "growth": growth, "step": step, "log": log, "start": start}
+PAGE = pages.DOCS / "benchmarks.md"
+COMMANDS = {"clip": clip, "policies": policies, "rows": rows, "growth": growth, "step": step, "log": log,
+            "start": start}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pages.parser(__doc__, PAGE)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=(module.__doc__ or "").split("\n", 1)[0])
         module.arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
-    args.run(args)
+    pages.write(args.page, {args.command: args.run(args)})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Clipping that sits inside an optimizer is read there: without momentum (beta1 = 
 gradient. Adafactor clips its update, which is the gradient times a constant once eps outweighs the second moment.
 """
 
-import argparse
 import importlib.metadata
 import importlib.util
 import math
@@ -22,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from evidence import pages
 from gradclip import (
     AGC,
     AdaGC,
@@ -39,7 +39,7 @@ from gradclip import (
     ZClip,
 )
 
-PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "policies_compared.md"
+PAGE = pages.DOCS / "policies_compared.md"
 STEPS = 200
 SHAPES = [(5, 7), (5,), (3, 2, 2, 2), (4, 3)]
 Step = list[Tensor]
@@ -47,29 +47,17 @@ Theirs = Callable[[list[nn.Parameter]], Callable[[], None]]  # given the paramet
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Compares policies with public implementations.")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
-    args = parser.parse_args(arguments)
-    lines = [
-        "# The policies beside public implementations",
-        "",
-        f"Written by `python evidence/compare_policies.py`: the same {STEPS} steps of float64 gradients with spikes,",
-        "and the largest difference of a gradient after clipping, relative to its norm. Clipping that is part of an",
-        "optimizer is read from the first moment at beta1 = 0, or from the update. Where packages are wrong:",
-        "[public_bugs.md](public_bugs.md).",
-        "",
-        "| policy | beside | version | largest difference | why, where it is not rounding |",
-        "|---|---|---|---|---|",
-    ]
+    args = pages.parser(__doc__, PAGE).parse_args(arguments)
+    rows = []
     for ours, package, what, theirs, why in COMPARISONS:
         try:
             version = importlib.metadata.version(package).partition("+")[0]  # torch 2.13.0+cpu
             figure = f"{difference(ours, theirs):.1e}"
         except ImportError:  # PackageNotFoundError is one
             version, figure = "not installed", ""
-        lines.append(f"| `{ours.name}` | {what} | {package} {version} | {figure} | {why} |")
-    args.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+        rows.append([f"`{ours.name}`", what, f"{package} {version}", figure, why])
+    head = ["policy", "beside", "version", "largest difference", "why, where it is not rounding"]
+    pages.write(args.page, {"differences": pages.table(head, rows)})
 
 
 def difference(policy: Policy, theirs: Theirs) -> float:

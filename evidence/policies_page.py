@@ -4,86 +4,83 @@ The norms before clipping are those of the default job under clip=norm; every po
 sequence of gradients, so that the pictures differ by the policy alone. Needs matplotlib (extra `docs`).
 """
 
+import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from evidence.common import compose, composer
+from evidence.pages import COLOURS, pyplot
 from gradclip import Chain, Clipper, Policy
-from runner.compose import Composer, checked
-from runner.errors import Parser, UserError, one_line
-from trainer import loop
+from trainer.loop import take_step
+from trainer.state import build
 
 FOLDER = Path(__file__).parents[1] / "docs" / "policies"
-SCENE = ["clip=norm", "clip.max=1.0", "data.sample=0", "log.progress=false"]
+
+
+class Course(NamedTuple):
+    """2-norms of all gradients before and after clipping, and the median limit, at every step."""
+
+    before: list[float]
+    after: list[float]
+    limits: list[float]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Draws how each policy treats one run.")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--steps", type=int, default=300, help="steps of the run that all policies see")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go")
     args = parser.parse_args(arguments)
-    with one_line():
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise UserError('the pictures need matplotlib: pip install -c constraints.txt -e ".[docs]"') from error
-        matplotlib.use("Agg")
-        composer = Composer(CONF)
-        names = composer.options("clip")
-        policies = {name: checked(composer.compose([f"clip={name}"])).clip for name in names}
-    figures = record(policies, args.steps)
+    names = [name for name in composer().options("clip") if name != "none"]
+    policies = {name: compose(f"clip={name}").clip for name in names}
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name, (before, after, limits) in figures.items():
-        draw(args.folder / f"{name}.png", name, before, after, limits)
+    for name, course in record(policies, args.steps).items():
+        draw(args.folder / f"{name}.png", name, course)
         print(args.folder / f"{name}.png")
 
 
-def record(policies: dict[str, Policy], steps: int) -> dict[str, tuple[list[float], list[float], list[float]]]:
-    """By policy: the norms before and after, and the median limit, at every step of the one run."""
-    session = loop.build(checked(Composer(CONF).compose([*SCENE, f"steps={steps}"])))
-    named = list(session.model.named_parameters())
-    clippers = {name: Clipper(named, policy, optimizer=session.optimizer) for name, policy in policies.items()}
-    found: dict[str, tuple[list[float], list[float], list[float]]] = {name: ([], [], []) for name in policies}
-    batches = session.data.batches(0)
-    for _ in range(steps):
-        session.optimizer.zero_grad()
-        loop.forward_backward(session, next(batches))
+def record(policies: Mapping[str, Policy], steps: int) -> dict[str, Course]:
+    """What each policy would have done at every step of the one run, which clip=norm clips."""
+    state = build(compose("experiment=default_job", f"steps={steps}"))
+    named = list(state.model.named_parameters())
+    clippers = {name: Clipper(named, policy, optimizer=state.optimizer) for name, policy in policies.items()}
+    courses = {name: Course([], [], []) for name in policies}
+
+    def try_all() -> None:
         raw = [parameter.grad.clone() for _, parameter in named if parameter.grad is not None]
         for name, clipper in clippers.items():
+            report = clipper.clip()
+            limits = report.limits[-1:] if isinstance(policies[name], Chain) else report.limits
+            for values, value in zip(courses[name], (report.before, report.after, limits.median()), strict=True):
+                values.append(value.item())
             for (_, parameter), gradient in zip(named, raw, strict=True):
                 parameter.grad = gradient.clone()
-            report = clipper.clip()
-            limits = report.limits if not isinstance(policies[name], Chain) else report.limits[-1:]
-            for values, value in zip(found[name], (report.before, report.after, limits.median()), strict=True):
-                values.append(value.item())
-        for (_, parameter), gradient in zip(named, raw, strict=True):
-            parameter.grad = gradient
-        session.clipper.clip()
-        session.optimizer.step()
-    return found
+
+    for batch, _ in zip(state.data.batches(0), range(steps), strict=False):
+        take_step(state, batch, check=False, on_backward=try_all)
+    return courses
 
 
-def draw(path: Path, name: str, before: list[float], after: list[float], limits: list[float]) -> None:
+def draw(path: Path, name: str, course: Course) -> None:
     """One picture on a logarithmic axis; a limit that is infinite is not drawn."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 3), dpi=100)
-    steps = range(1, len(before) + 1)
-    axes.plot(steps, before, color="#0072B2", linewidth=1, label="norm before")
-    axes.plot(steps, after, color="#D55E00", linewidth=1, label="norm after")
-    finite = torch.tensor(limits)
-    drawn = torch.where(finite.isfinite(), finite, torch.nan).tolist()
+    figure, axes = pyplot().subplots(figsize=(8, 3), dpi=100, layout="constrained")
+    steps = range(1, len(course.before) + 1)
+    limits = torch.tensor(course.limits)
+    drawn = torch.where(limits.isfinite(), limits, torch.nan).tolist()
+    axes.plot(steps, course.before, color=COLOURS[0], linewidth=1, label="norm before")
+    axes.plot(steps, course.after, color=COLOURS[4], linewidth=1, label="norm after")
     axes.plot(steps, drawn, color="black", linewidth=1, linestyle="--", label="limit (median of the blocks)")
     axes.set(yscale="log", xlabel="step", ylabel="2-norm", title=f"clip={name}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", fontsize=8)
-    figure.tight_layout()
     figure.savefig(path)
-    pyplot.close(figure)
+    pyplot().close(figure)
 
 
 if __name__ == "__main__":

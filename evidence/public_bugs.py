@@ -1,4 +1,4 @@
-"""Runs short reproductions of where public clipping code goes wrong, and writes what came out: docs/public_bugs.md.
+"""Runs short reproductions of where public clipping code goes wrong, and writes evidence/docs/public_bugs.md.
 
     pip install zclip autoclip pytorch_optimizer                               (in an environment of its own)
     pip install --no-deps --target older pytorch_optimizer==3.11.0             (a version from before some repairs)
@@ -8,7 +8,6 @@ The code on the page is the code that ran. "Reproduced" is a package's answer on
 expected here, and "not reproduced" if it is the right one; gradclip answers beside it, for the same gradients.
 """
 
-import argparse
 import importlib.metadata
 import json
 import math
@@ -20,7 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "evidence" / "docs" / "public_bugs.md"
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from evidence import pages
+
+PAGE = pages.DOCS / "public_bugs.md"
 
 BEFORE = """\
 import gradclip, torch
@@ -72,8 +76,7 @@ class Answer:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Reproduces where public clipping code goes wrong.")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
+    parser = pages.parser(__doc__, PAGE)
     parser.add_argument("--older", type=Path, nargs="*", default=[], help="folders with other versions of packages")
     parser.add_argument("--json", action="store_true", help="print the packages' answers alone, and write no page")
     args = parser.parse_args(arguments)
@@ -85,8 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         for answers, older in zip(here, elsewhere(folder), strict=True):
             if older and older["version"] not in [answer.version for answer in answers]:
                 answers.insert(-1, Answer(**older))
-    args.page.write_text("\n".join(page(here)) + "\n", encoding="utf-8")
-    print("\n".join(summary(here)))
+    pages.write(args.page, {"summary": summary(here), "bugs": bugs(here)})
 
 
 def elsewhere(folder: Path) -> list[dict[str, str] | None]:
@@ -159,34 +161,24 @@ def show(found: Any) -> str:
 # -- the page
 
 
-def page(found: list[list[Answer]]) -> list[str]:
-    lines = [
-        "# Where public clipping code goes wrong",
-        "",
-        "Written by `python evidence/public_bugs.py`, which ran each of these in the versions named, and the same in",
-        "gradclip: the lines given for it, else the same lines with the two functions from `gradclip.functional`.",
-        "All begin with:",
-        "",
-        "```python",
-        BEFORE.format(functions="torch.nn.utils").rstrip(),
-        "```",
-        "",
-        *summary(found),
-    ]
+def bugs(found: list[list[Answer]]) -> str:
+    """A section for every reproduction: the code that ran, and every answer to it."""
+    lines = []
     for bug, answers in zip(BUGS, found, strict=True):
-        lines += ["", f"## {bug.package}: {bug.title}", "", "```python", bug.code.strip(), "```"]
+        lines += [f"## {bug.package}: {bug.title}", "", "```python", bug.code.strip(), "```", ""]
         if bug.ours:
-            lines += ["", "```python", "# gradclip", bug.ours.strip(), "```"]
-        lines += ["", *(in_words(bug.package, answer) for answer in answers), in_words("gradclip", ours(bug))]
-    return lines
+            lines += ["```python", "# gradclip", bug.ours.strip(), "```", ""]
+        lines += [*(in_words(bug.package, answer) for answer in answers), in_words("gradclip", ours(bug)), ""]
+    return "\n".join(lines[:-1])
 
 
-def summary(found: list[list[Answer]]) -> list[str]:
-    lines = ["| package | what | versions |", "|---|---|---|"]
+def summary(found: list[list[Answer]]) -> str:
+    """A row for every reproduction: in which versions it came out."""
+    rows = []
     for bug, answers in zip(BUGS, found, strict=True):
         versions = ", ".join(f"{each.verdict} in {each.version}" if each.version else each.verdict for each in answers)
-        lines.append(f"| {bug.package} | {bug.title} | {versions} |")
-    return lines
+        rows.append([bug.package, bug.title, versions])
+    return pages.table(["package", "what", "versions"], rows)
 
 
 def in_words(package: str, answer: Answer) -> str:

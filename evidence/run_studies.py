@@ -1,4 +1,4 @@
-"""Measures what docs/gradients.md says: `python evidence/run_studies.py` writes its tables and pictures anew.
+"""Measures the studies: `python evidence/run_studies.py` writes the tables and pictures of evidence/docs/gradients.md.
 
 Five studies, three seeds where chance plays a part; three minutes on two cores. Needs matplotlib (extra `docs`).
 """
@@ -7,42 +7,30 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from runner.compose import Composer
-from runner.errors import Parser, one_line
+from evidence import pages
+from evidence.studies import STUDIES
 
-PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
+PAGE = pages.DOCS / "gradients.md"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Measures what docs/gradients.md says.")
-    parser.add_argument("studies", nargs="*", help="which, such as depth (all)")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are replaced")
+    parser = pages.parser(__doc__, PAGE)
+    parser.add_argument("studies", nargs="*", help=f"which of {', '.join(STUDIES)}; all by default")
     args = parser.parse_args(arguments)
-    with one_line():
-        from evidence.studies import STUDIES
-        from evidence.studies.page import replace
-        from runner.errors import UserError
-        from trainer.inspection import drawing
-
-        for name in args.studies:
-            if name not in STUDIES:
-                raise UserError(f"{name}: no such study; there are {', '.join(STUDIES)}")
-        if not args.page.is_file():
-            raise UserError(f"--page {args.page}: no such file")
-        pyplot, composer = drawing(), Composer(CONF)
-        folder = args.page.with_suffix("")
-        folder.mkdir(exist_ok=True)
-        for name in args.studies or STUDIES:
-            started, study = time.perf_counter(), STUDIES[name]
-            found = study.measure(composer, CONF)
-            table = study.page(found)
-            args.page.write_text(replace(args.page.read_text(encoding="utf-8"), name, table), encoding="utf-8")
-            if study.draw is not None:
-                study.draw(found, pyplot).savefig(folder / f"{name}.png")
-            print(f"{name}, {time.perf_counter() - started:.0f} s\n\n{table}\n")
+    if unknown := [name for name in args.studies if name not in STUDIES]:
+        parser.error(f"{unknown[0]}: no such study; there are {', '.join(STUDIES)}")
+    pictures = args.page.with_suffix("")
+    pictures.mkdir(exist_ok=True)
+    for name in args.studies or STUDIES:
+        started, study = time.perf_counter(), STUDIES[name]
+        found = study.measure()
+        pages.write(args.page, {name: study.page(found)})
+        if study.draw is not None:
+            study.draw(found, pages.pyplot()).savefig(pictures / f"{name}.png")
+        print(f"{name}, {time.perf_counter() - started:.0f} s\n")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import statistics
 
 import torch
 
-from evidence.benchmarks.clip import Case, Shape, from_conf, limiting
-from evidence.benchmarks.measure import PAGE, in_turns, machine, table, write
+from evidence.benchmarks.cases import Case, Shape, from_conf, limiting
+from evidence.benchmarks.measure import in_turns, machine
+from evidence.pages import DOCS, pyplot, table
 
-PICTURE = PAGE.parent / "benchmarks" / "growth.png"
+PICTURE = DOCS / "benchmarks" / "growth.png"
 ELEMENTS = (10**5, 10**6, 10**7, 10**8)
 TENSORS = (10, 100, 1000, 10_000)
 FIXED = 4_000_000  # elements, for the growth by tensors
@@ -19,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="without the largest sizes")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     sizes = ELEMENTS[:-2] if args.quick else ELEMENTS
     counts = TENSORS[:-2] if args.quick else TENSORS
@@ -31,11 +32,7 @@ def run(args: argparse.Namespace) -> None:
         [name, *(f"{times[name]:.3g}" for growth in found for times in growth.values())] for name in [*policies(), READ]
     ]
     head = ["ms", *(f"{count:.0e} elements" for count in sizes), *(f"{count} tensors" for count in counts)]
-    about = (
-        f"`python evidence/benchmark.py growth`, on one thread: 20 tensors of growing size, and {FIXED:,} elements in "
-    )
-    about += f"a growing number of tensors.\n\n![growth](benchmarks/{PICTURE.name})"
-    write("growth", f"{about}\n\n{machine()}\n\n{table(head, rows)}")
+    return f"{machine()}\n\n{table(head, rows)}"
 
 
 READ = "one pass that reads"
@@ -59,12 +56,8 @@ def measured(lists: dict[int, list[Shape]], turns: int) -> dict[int, dict[str, f
 
 
 def draw(found: list[dict[int, dict[str, float]]]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.5), sharey=False)
+    """Milliseconds over the number of elements, and over the number of tensors."""
+    figure, axes = pyplot().subplots(1, 2, figsize=(10, 4.5), sharey=False)
     titles = ("elements, in 20 tensors", f"tensors, {FIXED / 1e6:g} million elements together")
     for axis, growth, title in zip(axes, found, titles, strict=True):
         for number, name in enumerate([*policies(), READ]):

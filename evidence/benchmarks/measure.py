@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 
-PAGE = Path(__file__).parents[2] / "evidence" / "docs" / "benchmarks.md"
 Work = Callable[[], object]
 Times = dict[str, list[float]]
 
@@ -63,22 +62,3 @@ def machine() -> str:
     return (
         f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}{load}"
     )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def write(title: str, text: str) -> None:
-    """Puts a section into the page, in the place of the one with the same title, and prints it."""
-    begin = (
-        "# Benchmarks\n\nEvery section is written by the command that it names. Times are medians, ratios medians of"
-    )
-    begin += "\nratios within one turn, with their quartiles; all works take turns in one process.\n"
-    old = PAGE.read_text("utf-8") if PAGE.exists() else begin
-    section = f"## {title}\n\n{text.strip()}\n"
-    pattern = re.compile(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    new = pattern.sub(lambda _: section + "\n", old) if pattern.search(old) else old.rstrip("\n") + "\n\n" + section
-    PAGE.write_text(new.rstrip("\n") + "\n", encoding="utf-8")
-    print(section)

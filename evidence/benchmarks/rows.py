@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from evidence.benchmarks.measure import Work, in_turns, machine, milliseconds, ratio, table, write
+from evidence.benchmarks.measure import Work, in_turns, machine, milliseconds, ratio
+from evidence.pages import table
 
 ELEMENTS = 1 << 22
 LENGTHS = (128, 256, 512, 1024, 4096, 32768)
@@ -17,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--turns", type=int, default=60, help="how often everything is measured")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     tensor = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(0))
     works: dict[str, Work] = {"in one": lambda: torch.linalg.vector_norm(tensor)}
@@ -33,15 +34,7 @@ def run(args: argparse.Namespace) -> None:
         found = [f"{error(data, ELEMENTS if name == 'in one' else int(name)):.1e}" for data in (random, equal, spiked)]
         rows.append([name, milliseconds(times, name), str(ratio(times, name, "in one")), *found])
     head = ["length", "ms", "against in one", "random", "equal elements", "one 4096 times the others in each"]
-    write("rows", f"{ABOUT}\n\n{machine()}\n\n{table(head, rows)}")
-
-
-ABOUT = f"""`python evidence/benchmark.py rows`
-
-One pass of `vector_norm` over {ELEMENTS:,} float32 elements, on one thread, in pieces of a length; the pieces' norms
-are put together in float64. Beside the times the largest relative error, of several values: a float32 accumulator
-rounds every addition of equal squares alike, and loses small squares beside a huge one. gradclip takes pieces of
-256, the longest that keep such norms right to 1e-6."""
+    return f"{machine()}\n\n{table(head, rows)}"
 
 
 def pieces(tensor: Tensor, length: int) -> Work:

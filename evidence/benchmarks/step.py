@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.tensorboard import SummaryWriter
 
-from evidence.benchmarks.frameworks import LIMIT, RATE, Loop, adamw, installed
+from evidence.benchmarks.frameworks import LIMIT, Loop, adamw, installed
 from evidence.benchmarks.frameworks import LOOPS as FRAMEWORKS
-from evidence.benchmarks.measure import Times, machine, milliseconds, ratio, table, write
+from evidence.benchmarks.measure import Times, machine, milliseconds, ratio
+from evidence.common import compose, train_in_folder
+from evidence.pages import table
 from gradclip import ClipByNorm, Clipper
-from runner.cli.preflight import CONF
-from runner.compose import Composer, checked
-from runner.runs.run import Run
-from runner.tracking.tracker import Tracker
-from trainer import loop
 from trainer.data import Batch, Dataset
-from trainer.monitor.divergence import Watch
+from trainer.monitor.diagnosis import GradientMonitor
+from trainer.monitor.divergence import DivergenceDetector
+from trainer.state import TrainState
 
 STEPS = {"MLP": 200, "LSTM": 7, "GPT": 7}  # a turn
 WARM = 2  # the first of them are left out
@@ -140,23 +139,27 @@ def by_hand_logged(model: nn.Module, data: Dataset, folder: Path, steps: int) ->
     writer.close()
 
 
-def ours(every: int | None = 1) -> Loop:
-    """This project's loop. every: how often all scalars of the design are logged; None, at the last step alone."""
+def ours(every: int = 1) -> Loop:
+    """This project's loop. every: how often all scalars are logged, beside the first and the last step."""
 
     def run(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-        composer = Composer(CONF)
-        settings = ["optimizer=adamw", f"optimizer.lr={RATE}", "log.progress=false"]
-        settings += [f"{key}={every or steps}" for key in ("log.every", "log.parameters_every")]
-        settings += [f"{key}={steps}" for key in ("steps", "evaluate_every", "checkpoint.every", "check_every")]
-        config = checked(composer.compose(composer.quoted(settings)))
+        logged = [f"log.{key}={every}" for key in ("every", "parameters_every")]
+        config = compose("experiment=benchmark_step", f"steps={steps}", *logged)
         optimizer = adamw(model)
-        clipper = Clipper(model.named_parameters(), ClipByNorm(max=LIMIT), optimizer=optimizer)
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
-        watch = Watch(config.divergence)
-        session = loop.Session(config, torch.device("cpu"), data, model, optimizer, clipper, scaler, [None], watch)
-        tracker = Tracker(folder, "", data.facts)
-        loop.train(session, Run(folder, steps), tracker)
-        tracker.close()
+        state = TrainState(
+            config=config,
+            device=torch.device("cpu"),
+            data=data,
+            model=model,
+            optimizer=optimizer,
+            lr_factor=lambda step: 1.0,
+            clipper=Clipper(model.named_parameters(), ClipByNorm(max=LIMIT), optimizer=optimizer),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            hidden=[None],
+            divergence=DivergenceDetector(config.divergence),
+            monitor=GradientMonitor(config),
+        )
+        train_in_folder(state, folder)
 
     return run
 
@@ -167,11 +170,11 @@ LOOPS: dict[str, Loop] = {
     "by hand": by_hand,
     "by hand, logged": by_hand_logged,
     "ours": ours(),
-    "ours, nothing logged": ours(None),
+    "ours, nothing logged": ours(10**6),
 }
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> str:
     loops = LOOPS | installed()
     missing = [name for name in FRAMEWORKS if name not in loops]
     if missing:
@@ -188,21 +191,7 @@ def run(args: argparse.Namespace) -> None:
     head = ["model", "threads"]
     first = table([*head, *loops, *missing], rows)
     second = table([*head, *(each for each in loops if each != BARE)], shares)
-    write("step", f"{ABOUT}\n\n{machine()}\n\n{first}\n\n{SHARES}\n\n{second}")
-
-
-ABOUT = """`python evidence/benchmark.py step`
-
-*By hand*: zero_grad, backward, `clip_grad_norm_`, step, and nothing logged. *Logged*: that with the loss and every
-parameter's norm before and after written by `add_scalar`. *Ours*: this project's loop, which writes every scalar of its
-design (both norms, of every parameter too, limit, scale, fraction, weight norm, update ratio, loss, rate) at every
-step. The others (extra `bench`): the loss and both norms of all gradients together at every step, by their own
-TensorBoard loggers, without bars, checkpoints and validation: `evidence/benchmarks/frameworks.py`. AdamW, fused, for
-all; every step is clipped, which is the dearer case; ratios are against the loop by hand. What ours adds to the small
-model is the weights' norm and change, a pass over weights and copy, and TensorBoard's checksums, which are made in
-Python (section *log*)."""
-
-SHARES = """What a loop adds to a step without clipping and logging, as a share of it:"""
+    return f"{machine()}\n\n{first}\n\nWhat a loop adds to a step without clipping and logging:\n\n{second}"
 
 
 def taken(name: str, loops: dict[str, Loop], turns: int) -> Times:

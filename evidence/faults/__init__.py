@@ -1,6 +1,5 @@
 """Faults, injected and counted: `python evidence/fault_injection.py` runs them all, the suite a few of each."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.runs.run import read_status
 from tests.support import ROOT
 
 TRAIN = ROOT / "train.py"
@@ -32,10 +32,11 @@ class Tally:
         if not held:
             self.lost.append(what)
 
-    def row(self) -> str:
-        """A row of the table: tried, survived, lost."""
+    def cells(self) -> list[str]:
+        """Those of its row: the fault, how often it was tried, survived and lost, and what must hold."""
         fault = self.fault + "".join(f"; {number} {what}" for what, number in self.notes.items())
-        return f"| {fault} | {self.tried:,} | {self.tried - len(self.lost):,} | {len(self.lost):,} | {self.must_hold} |"
+        counts = (self.tried, self.tried - len(self.lost), len(self.lost))
+        return [fault, *(f"{count:,}" for count in counts), self.must_hold]
 
 
 def start(*arguments: str, cwd: Path, **more: Any) -> subprocess.Popen[str]:
@@ -54,27 +55,22 @@ def kill(process: subprocess.Popen[str]) -> None:
         process.stderr.close()
 
 
-def goes_on(folder: Path, arguments: Sequence[str], **more: Any) -> subprocess.Popen[str]:
+def continued(folder: Path, arguments: Sequence[str], **more: Any) -> subprocess.Popen[str]:
     """The run in a folder, begun if it is not there yet."""
     if (folder / "config.yaml").exists():
         return start(f"resume={folder}", cwd=folder.parent, **more)
     return start(*arguments, f"hydra.run.dir={folder}", cwd=folder.parent, **more)
 
 
-def status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty before there is one."""
-    try:
-        found: dict[str, Any] = json.loads((folder / "status.json").read_text())
-    except FileNotFoundError:
-        return {}
-    return found
-
-
 def trains(folder: Path, process: subprocess.Popen[str], timeout: float = 120.0) -> bool:
     """Waits until the process has done a step of its own; False if it ended before."""
     log, end = folder / "train.log", time.monotonic() + timeout
     while time.monotonic() < end and process.poll() is None:
-        if status(folder).get("pid") == process.pid and log.exists() and list(folder.glob(f"events*.{process.pid}.*")):
+        if (
+            read_status(folder).get("pid") == process.pid
+            and log.exists()
+            and list(folder.glob(f"events*.{process.pid}.*"))
+        ):
             return True
         time.sleep(0.02)
     return process.poll() is None

@@ -12,8 +12,8 @@ from runner.runs import checkpoint
 from runner.runs.run import save
 from tests.same import same
 from tests.trainer.support import SMALL, text_file
-from trainer import loop
 from trainer.project import compose
+from trainer.run import execute_in_folder
 
 
 class Heard(logging.Handler):
@@ -34,7 +34,7 @@ def small_run(folder: Path, *overrides: str) -> Path:
     run = folder / "run"
     run.mkdir(parents=True)
     save(config, run)
-    loop.run_recorded(config, run)
+    execute_in_folder(config, run)
     return run
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evidence.faults import Tally, goes_on, start, status
+from evidence.faults import Tally, continued, start
 from evidence.faults.kills import RUNS
 from runner.runs import checkpoint
+from runner.runs.run import read_status
 from tests.same import same_run
 from tests.trainer.support import text_file
 
@@ -32,7 +33,7 @@ def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: 
         "checkpoint.keep=99",
         "log.parameters_every=1",
     ]
-    goes_on(whole, arguments).communicate()
+    continued(whole, arguments).communicate()
     largest = max(path.stat().st_size for path in whole.glob("checkpoints/*.pt"))
     events = sum(path.stat().st_size for path in whole.glob("events*"))
     # Below the size of a checkpoint: the first one fails; between: the event file does, after some checkpoints.
@@ -82,7 +83,7 @@ def _until_done(
     folder: Path, whole: Path, arguments: Sequence[str], limit: Callable[[], None] | None, relieve: Callable[[], object]
 ) -> tuple[str, str]:
     """What failed, and what was not as it must be."""
-    run = goes_on(folder, arguments, preexec_fn=limit)
+    run = continued(folder, arguments, preexec_fn=limit)
     _, errors = run.communicate()
     lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
     what = next((name for name in ("events", "checkpoints", "status.json", "config.yaml") if name in errors), "nothing")
@@ -93,7 +94,7 @@ def _until_done(
     if list((folder / "checkpoints").glob(".*.part")):
         return what, "half a checkpoint was left"
     relieve()
-    rest = goes_on(folder, arguments)
+    rest = continued(folder, arguments)
     _, errors = rest.communicate()
     if rest.returncode:
         return what, f"did not go on: {rest.returncode}: {errors}"
@@ -111,4 +112,4 @@ def _no_log(folder: Path, arguments: Sequence[str], number: int) -> tuple[bool, 
     process = start(*arguments, f"hydra.run.dir={run}", cwd=folder)
     _, errors = process.communicate()
     held = process.returncode == 0 and errors.count("\n") == 1 and "train.log: No space left" in errors
-    return held and status(run)["state"] == "finished", f"log: {process.returncode}: {errors}"
+    return held and read_status(run)["state"] == "finished", f"log: {process.returncode}: {errors}"

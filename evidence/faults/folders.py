@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evidence.faults import Tally, goes_on, kill, start, trains
+from evidence.faults import Tally, continued, kill, start, trains
 from evidence.faults.kills import RUNS
 from runner.runs.run import actual_state
 from tests.trainer.support import text_file
@@ -22,7 +22,7 @@ def shared(folder: Path, seconds: int, races: int) -> Tally:
         "checkpoint.keep=1",
     ]
     run = folder / "run"
-    first = goes_on(run, arguments)
+    first = continued(run, arguments)
     trains(run, first)
 
     def second(number: int) -> tuple[int, str]:

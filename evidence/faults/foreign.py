@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,11 +18,13 @@ import torch
 
 from evidence.faults import Tally
 from evidence.faults.damage import small_run
-from runner.cli import preflight as cli
-from runner.compose import load
+from runner.cli.preflight import preflight
+from runner.errors import one_line
 from runner.runs import checkpoint
 from scripts import evaluate
-from trainer import loop
+from tests.trainer.support import SMALL
+from trainer.project import PROJECT, compose, load
+from trainer.run import execute_in_folder
 
 
 class Code:
@@ -100,7 +103,7 @@ def refused(act: Callable[[], object]) -> str:
     """What was wrong with the refusal: it must be one line, and status 2."""
     error = io.StringIO()
     try:
-        with redirect_stderr(error), redirect_stdout(io.StringIO()), cli.one_line():
+        with redirect_stderr(error), redirect_stdout(io.StringIO()), one_line():
             act()
     except SystemExit as end:
         line = error.getvalue()
@@ -109,6 +112,12 @@ def refused(act: Callable[[], object]) -> str:
     except BaseException as other:
         return f"{type(other).__name__}: {other}"
     return "it was taken"
+
+
+def begun(folder: Path, *overrides: str) -> None:
+    """A small run with these overrides, in a folder of its own."""
+    config = compose(f"data.path={folder}/small.txt", *SMALL, *overrides)
+    execute_in_folder(config, Path(tempfile.mkdtemp(dir=folder)) / "run")
 
 
 def foreign(folder: Path, every: int = 1) -> Tally:
@@ -124,7 +133,8 @@ def foreign(folder: Path, every: int = 1) -> Tally:
     best = (run / "checkpoints" / "best.pt").read_bytes()
     settings = (run / "config.yaml").read_text()
 
-    logging.getLogger("trainer").addHandler(logging.NullHandler())  # warnings are no part of stderr
+    for package in ("runner", "trainer"):
+        logging.getLogger(package).addHandler(logging.NullHandler())  # a warning is no part of the refusal
 
     turns = itertools.cycle(range(every))
 
@@ -141,28 +151,28 @@ def foreign(folder: Path, every: int = 1) -> Tally:
     for what, content in checkpoints(best, mark).items():
         put(file, content)
         put(run / "checkpoints" / "step_9.pt", content)
-        count(f"to go on, {what}", lambda: loop.run_recorded(config, run, resumed=True))
+        count(f"to go on, {what}", lambda: execute_in_folder(config, run, resumed=True))
         for damaged in run.glob("checkpoints/*.damaged"):
             damaged.unlink()
         if "model" not in what and what not in ("a path in it",):
-            count(f"to start from, {what}", lambda: cli.preflight(
-                ["train.py", f"init_from={file}", f"data.path={folder}/small.txt", "data.batch_size=4",
-                 "model.hidden=8", "model.embedding=4"]))  # fmt: skip
-        count(f"to evaluate, {what}", lambda: evaluate.evaluate(run, str(file)))
+            count(f"to start from, {what}", lambda: begun(folder, f"init_from={file}"))
+        count(f"to evaluate, {what}", lambda: evaluate.measure(run, str(file)))
     for what, content in configs(settings, mark).items():
         put(run / "config.yaml", content)
-        count(f"configuration, {what}", lambda: cli.preflight(["train.py", f"resume={run}"]))
+        count(f"configuration, {what}", lambda: preflight(PROJECT, ["train.py", f"resume={run}"]))
     for what, content in {"empty": b"", "bad UTF-8": b"abc\xff" * 999, "binary": bytes(range(256)) * 99,
                           "a line of a gigabyte": b"sparse", "safetensors": b"\xff" * 999}.items():  # fmt: skip
         put(folder / "text", content)
         put(folder / "weights.safetensors", content)
-        count(f"text, {what}", lambda: cli.preflight(["train.py", f"data.path={folder}/text"]))
-        count(f"safetensors, {what}", lambda: cli.preflight(["train.py", f"init_from={folder}/weights.safetensors"]))
+        count(f"text, {what}", lambda: begun(folder, f"data.path={folder}/text"))
+        count(f"safetensors, {what}", lambda: begun(folder, f"init_from={folder}/weights.safetensors"))
     studies = folder / "more" / "experiment"
     studies.mkdir(parents=True)
     for what, content in configs("steps: 3\n", mark).items():
         if what in ("empty", "no model", "a line of a gigabyte", "aliases that grow"):
             continue  # a study may be empty, and Hydra reads it whole and expands its aliases
         put(studies / "study.yaml", b"# @package _global_\n" + content)
-        count(f"study, {what}", lambda: cli.preflight(["train.py", "-cd", str(folder / "more"), "experiment=study"]))
+        count(
+            f"study, {what}", lambda: preflight(PROJECT, ["train.py", "-cd", str(folder / "more"), "experiment=study"])
+        )
     return tally

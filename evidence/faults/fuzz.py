@@ -7,18 +7,18 @@ import random
 import typing
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from evidence.faults import Tally
 from gradclip.fields import Checked, field_type
-from runner.cli import preflight as cli
-from runner.compose import checked
+from runner.cli.preflight import preflight
+from runner.errors import one_line
 from tests.trainer.support import text_file
-from trainer import loop
-from trainer.config import GROUPS, Train
-from trainer.project import composer
+from trainer import data, models
+from trainer.config import Train
+from trainer.project import PROJECT, compose
+from trainer.state import build
 
 NASTY = [
     "nan", "inf", "-inf", "1e400", "-1", "0", "1", "2", "3.7", "1e-320", "99999999999999999999", "1e18", "true", "null",
@@ -48,7 +48,9 @@ def keys(options: dict[str, str]) -> list[tuple[str, type[Checked], str]]:
     found: list[tuple[str, type[Checked], str]] = [(each.name, Train, each.name) for each in dataclasses.fields(Train)]
     for field in dataclasses.fields(Train):
         kind = (
-            GROUPS[field.name].options[options[field.name]] if field.name in GROUPS else field_type(Train, field.name)
+            PROJECT.groups[field.name].options[options[field.name]]
+            if field.name in PROJECT.groups
+            else field_type(Train, field.name)
         )
         if isinstance(kind, type) and issubclass(kind, Checked):
             found += [(f"{field.name}.{inner.name}", kind, inner.name) for inner in dataclasses.fields(kind)]
@@ -78,7 +80,7 @@ def command_line(chance: random.Random) -> list[str]:
     options = dict(chance.choice(BASES))
     for group in ("clip", "optimizer", "schedule"):
         if chance.random() < 0.5:
-            options[group] = chance.choice(list(GROUPS[group].options))
+            options[group] = chance.choice(list(PROJECT.groups[group].options))
     line = [f"{group}={option}" for group, option in options.items()]
     found = keys(DEFAULT | options)
     return line + [override(found, chance) for _ in range(chance.randrange(1, 5))]
@@ -88,8 +90,8 @@ def override(found: list[tuple[str, type[Checked], str]], chance: random.Random)
     """One random override: a key with a plausible or a nasty value, an option, or something strange."""
     sort = chance.random()
     if sort < 0.05:
-        group = chance.choice(list(GROUPS))
-        return f"{group}={chance.choice([*GROUPS[group].options] * 3 + NASTY)}"
+        group = chance.choice(list(PROJECT.groups))
+        return f"{group}={chance.choice([*PROJECT.groups[group].options] * 3 + NASTY)}"
     if sort < 0.1:
         return chance.choice(STRANGE)
     key, owner, name = chance.choice([each for each in found if each[2] != "name"])
@@ -124,9 +126,9 @@ def one(arguments: list[str]) -> tuple[str, str]:
     try:
         with contextlib.redirect_stderr(error), contextlib.redirect_stdout(out), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            argv = ["train.py", *arguments]
-            cli.preflight(argv)
-            return build(argv[1:])
+            preflight(PROJECT, ["train.py", *arguments])
+            with one_line(PROJECT, arguments):
+                return built(compose(*arguments)), ""
     except SystemExit as end:
         line = error.getvalue()
         if end.code == 2 and line.startswith("error: ") and line.count("\n") == 1:
@@ -136,21 +138,20 @@ def one(arguments: list[str]) -> tuple[str, str]:
         return "traceback", f"{type(other).__name__}: {other}"
 
 
-def build(arguments: list[str]) -> tuple[str, str]:
-    """What a run would begin with; a model of more elements than fit into a test takes no memory."""
-    config = checked(composer().compose(arguments))
+def built(config: Train) -> str:
+    """What came of building a configuration, unless its model has more elements than a test has room for."""
     if size(config) > LARGEST:
-        return "composed; too large to be built here", ""
+        return "composed; too large to be built here"
     try:
-        loop.build(config)
+        build(config)
     finally:
         torch.set_num_threads(1)  # whatever device.threads said
-    return "built", ""
+    return "built"
 
 
-def size(config: Any) -> int:
-    """About how many numbers a configuration's model has."""
-    from trainer import needs
-
-    inputs, outputs = needs._sizes(repr(config.data), config)
-    return sum(parameter.numel() for parameter in needs._bare_model(config, inputs, outputs).parameters())
+def size(config: Train) -> int:
+    """How many elements a configuration's model has; it takes no memory."""
+    dataset = data.build(config.data, config.seed)
+    with torch.device("meta"):
+        model = models.build(config.model, dataset.inputs, dataset.outputs, config.data.kind)
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evidence.faults import Tally, goes_on, kill, start, status, trains
-from runner.runs.run import actual_state
+from evidence.faults import Tally, continued, kill, start, trains
+from runner.runs.run import actual_state, read_status
 from tests.same import same_run
 from tests.trainer.support import text_file
 
@@ -54,10 +54,10 @@ def _killed_run(
 ) -> tuple[int, int, int, str]:
     """How many kills there were, how many of them inside a checkpoint's write and before a step, and what was lost."""
     chance, whole, parts = random.Random(f"{seed} {number}"), folder / f"whole{number}", folder / f"parts{number}"
-    goes_on(whole, arguments).communicate()
+    continued(whole, arguments).communicate()
     writes = early = had = 0
     while had < kills:
-        run = goes_on(parts, arguments)
+        run = continued(parts, arguments)
         if chance.random() < 0.25:
             time.sleep(chance.uniform(0, 2.5))
             early += not list(parts.glob(f"events*.{run.pid}.*"))
@@ -74,8 +74,8 @@ def _killed_run(
         writes += bool(list(parts.glob("checkpoints/.*.part")))
         if (parts / "status.json").exists() and actual_state(parts) != "killed":
             return had, writes, early, f"its state is told as {actual_state(parts)}"
-    if status(parts).get("state") != "finished":
-        last = goes_on(parts, arguments)
+    if read_status(parts).get("state") != "finished":
+        last = continued(parts, arguments)
         _, errors = last.communicate()
         if last.returncode or errors:
             return had, writes, early, f"ended with {last.returncode}: {errors}"
@@ -84,7 +84,7 @@ def _killed_run(
 
 def _difference(whole: Path, parts: Path) -> str:
     try:
-        same_run(whole, parts, status(whole)["steps"])
+        same_run(whole, parts, read_status(whole)["steps"])
     except AssertionError as error:
         return f"not the same run: {error}"
     return ""
@@ -102,14 +102,14 @@ def asked(folder: Path, each: int, steps: int, seed: int = 0) -> Tally:
     chance, whole, parts = random.Random(seed), folder / "whole", folder / "parts"
     arguments = [f"data.path={text_file(folder)}", *RUNS[0], f"steps={steps}", "checkpoint.every=1000", "log.every=10",
                  "evaluate_every=100"]  # fmt: skip
-    goes_on(whole, arguments).communicate()
+    continued(whole, arguments).communicate()
     for number in list(CODES) * each:
-        run = goes_on(parts, arguments)
+        run = continued(parts, arguments)
         trains(parts, run)
         time.sleep(chance.uniform(0, 0.3))
         run.send_signal(number)
         _, errors = run.communicate()
-        found = status(parts)
+        found = read_status(parts)
         held = (run.returncode, errors, found["state"], found["reason"]) == (
             CODES[number],
             "",
@@ -118,7 +118,7 @@ def asked(folder: Path, each: int, steps: int, seed: int = 0) -> Tally:
         )
         held &= (parts / "checkpoints" / f"step_{found['step']}.pt").is_file()
         tally.count(held, f"{number.name}: {run.returncode}, {found}, {errors}")
-    goes_on(parts, arguments).communicate()
+    continued(parts, arguments).communicate()
     if difference := _difference(whole, parts):
         tally.lost.append(difference)
     return tally
@@ -144,7 +144,7 @@ def sigint_twice(folder: Path, count: int, seed: int = 0) -> Tally:
             run.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             run.kill()
-        found = status(parts)
+        found = read_status(parts)
         evaluated = bool(list(parts.glob("checkpoints/best.pt")))
         held = waited and not evaluated and (run.returncode, found["reason"]) == (130, "SIGINT, twice")
         tally.count(held, f"{run.returncode}; the first was waited for: {waited}; evaluated: {evaluated}; {found}")

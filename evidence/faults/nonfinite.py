@@ -1,21 +1,22 @@
 """nan and inf put into the loss, one gradient or one weight of a run, under every `nonfinite` mode."""
 
-import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from torch import Tensor
+from torch import Tensor, nn
 
+from evidence.common import train_in_folder
 from evidence.faults import Tally
+from runner.runs.run import read_status
 from tests.same import same
 from tests.trainer.support import SMALL, text_file
-from trainer import loop
-from trainer.data import Batch
+from trainer.data import Batch, Dataset
+from trainer.models import clone_state
 from trainer.project import compose
+from trainer.state import TrainState, build
 
 MODES = ("error", "drop", "zero", "keep")
 PLACES = ("loss", "gradient", "weight")
@@ -36,98 +37,114 @@ def injected(folder: Path, each: int, seed: int = 0) -> Tally:
             for place in PLACES:
                 for value in (math.nan, math.inf):
                     policy = chance.choice(POLICIES)
+                    state = build(compose(f"data.path={text}", *SMALL, f"steps={STEPS}", f"clip={policy}",
+                                          f"clip.nonfinite={mode}", "log.parameters_every=1",
+                                          "divergence.factor=null", "optimizer.lr=0.1"))  # fmt: skip
+                    spoilt = Spoilt(state, place, value, chance)
                     run = folder / f"{number}-{mode}-{place}-{value}"
-                    problem = Injection(mode, place, value, policy, chance, run, text).problem()
+                    problem = problem_of(state, spoilt, run)
                     tally.count(not problem, f"{run.name} {policy}: {problem}")
     return tally
 
 
-class Injection:
-    """One run of ten steps into which a value is put once, and what was seen of it."""
+class Spoilt(Dataset):
+    """A state's data, which at one step puts a value into the loss, or into the state's gradient or weight.
 
-    def __init__(self, mode: str, place: str, value: float, policy: str, chance: random.Random, run: Path, text: str):
-        self.mode, self.place, self.value, self.run = mode, place, value, run
-        self.config = compose(f"data.path={text}", *SMALL, f"steps={STEPS}", f"clip={policy}", f"clip.nonfinite={mode}",
-                              "log.parameters_every=1", "divergence.factor=null", "optimizer.lr=0.1")  # fmt: skip
-        self.step, self.chance = chance.randrange(2, STEPS), chance
-        self.name = ""
-        self.session: loop.Session | None = None
-        self.before: tuple[Any, Any] | None = None  # weights and memory at the beginning of the step
-        self.after: tuple[Any, Any] | None = None  # and at its end
-        self.empty = 0  # places of the memory that are not yet in use, which autoclip fills with nan
+    before, after: weights and clipping memory at the beginning and at the end of that step. empty: how many elements of
+    the memory are not finite before it, as those are that autoclip does not use yet.
+    """
 
-    def problem(self) -> str:
-        """What was not as it must be; empty if all was."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "take_step", self._around(loop.take_step))
-            patch.setattr(loop, "forward_backward", self._spoilt(loop.forward_backward))
-            ending = loop.run_recorded(self.config, self.run)
-        reason = json.loads((self.run / "status.json").read_text())["reason"] or ""
-        assert self.session is not None
-        if nonfinite(self.session.clipper.state_dict()) > self.empty:
-            return "the memory is not finite"
-        goes_on = (self.mode == "drop" and self.place != "weight") or (self.mode == "zero" and self.place == "gradient")
-        if ending.state != ("finished" if goes_on else "diverged"):
-            return f"{ending.state}: {reason}"
-        if goes_on:
-            return self._left_out() if self.mode == "drop" else ""
-        named = [name for name, _ in self.session.model.named_parameters() if name in reason]
-        if self.mode == "error" and self.place != "loss" and named != [self.name]:
-            return f"{self.name} was spoilt, and the reason is {reason}"
-        if not named and "the training loss is" not in reason:
-            return f"no parameter is named: {reason}"
-        return "" if f"step {self.step}" in reason or self.mode == "keep" else f"not at step {self.step}: {reason}"
+    def __init__(self, state: TrainState, place: str, value: float, chance: random.Random):
+        self.inputs, self.outputs, self.facts = state.data.inputs, state.data.outputs, state.data.facts
+        self.step = chance.randrange(2, STEPS)
+        self.name, self._parameter = chance.choice(list(state.model.named_parameters()))
+        self.before: Any = None
+        self.after: Any = None
+        self.empty = 0
+        self.place = place
+        self._element = chance.randrange(self._parameter.numel())
+        self._state, self._value, self._data, self._now = state, value, state.data, 0
+        state.data = self
 
-    def _left_out(self) -> str:
-        assert self.session is not None
-        try:
-            same(self.before, self.after)
-        except AssertionError as error:
-            return f"the step was left out, but changed {error}"
-        return "" if self.session.history.dropped == 1 else f"{self.session.history.dropped} steps were left out"
+    def batches(self, start: int) -> Iterator[Batch]:
+        for step, batch in enumerate(self._data.batches(start), start=start + 1):
+            self._now = step
+            if step == self.step:
+                self._begin()
+            if step == self.step + 1:
+                self.after = copy_of(self._state)
+            yield batch
 
-    def _around(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def take_step(session: loop.Session, *arguments: Any, **named: Any) -> Any:
-            self.session, here = session, session.step + 1 == self.step
-            if here:
-                self.before, self.empty = copied(session), nonfinite(session.clipper.state_dict())
-            result = real(session, *arguments, **named)
-            if here:
-                self.after = copied(session)
-            return result
+    def _begin(self) -> None:
+        self.before, self.empty = copy_of(self._state), nonfinite(self._state.clipper.state_dict())
+        if self.place == "weight":
+            self._parameter.data.view(-1)[self._element] = self._value
+        if self.place == "gradient":
+            self._parameter.register_hook(self._spoil)  # type: ignore[no-untyped-call]
 
-        return take_step
+    def _spoil(self, gradient: Tensor) -> Tensor:
+        """The gradient that comes from backward, with the value in it at the one step."""
+        if self._now != self.step:
+            return gradient
+        spoilt = gradient.clone()
+        spoilt.view(-1)[self._element] = self._value
+        return spoilt
 
-    def _spoilt(self, real: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def forward_backward(session: loop.Session, batch: Batch) -> Tensor:
-            if session.step + 1 != self.step:
-                return real(session, batch)
-            self.name, parameter = self.chance.choice(list(session.model.named_parameters()))
-            place = self.chance.randrange(parameter.numel())
-            if self.place == "weight":
-                parameter.data.view(-1)[place] = self.value
-            if self.place == "loss":
-                true_loss = session.data.loss
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(session.data, "loss", lambda *given: true_loss(*given) * self.value)
-                    return real(session, batch)
-            loss = real(session, batch)
-            if self.place == "gradient":
-                assert parameter.grad is not None
-                parameter.grad.view(-1)[place] = self.value
-            return loss
+    def validation(self) -> Iterator[Batch]:
+        return self._data.validation()
 
-        return forward_backward
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = self._data.loss(outputs, targets)
+        return loss * self._value if self.place == "loss" and self._now == self.step else loss
 
 
-def copied(session: loop.Session) -> tuple[Any, Any]:
-    """The weights and the clipping memory as they are now."""
-    weights = {name: weight.clone() for name, weight in session.model.state_dict().items()}
-    return weights, json.loads(json.dumps(session.clipper.state_dict(), default=lambda tensor: tensor.tolist()))
+def problem_of(state: TrainState, spoilt: Spoilt, run: Path) -> str:
+    """Trains, and says what was not as it must be; empty if all was."""
+    mode = state.config.clip.nonfinite
+    outcome = train_in_folder(state, run)
+    reason = read_status(run)["reason"] or ""
+    if nonfinite(state.clipper.state_dict()) > spoilt.empty:
+        return "the memory is not finite"
+    finishes = (mode == "drop" and spoilt.place != "weight") or (mode == "zero" and spoilt.place == "gradient")
+    if outcome.state != ("finished" if finishes else "diverged"):
+        return f"{outcome.state}: {reason}"
+    if finishes:
+        return _left_out(state, spoilt) if mode == "drop" else ""
+    named = [name for name, _ in state.model.named_parameters() if name in reason]
+    if mode == "error" and spoilt.place != "loss" and named != [spoilt.name]:
+        return f"{spoilt.name} was spoilt, and the reason is {reason}"
+    if not named and "the training loss is" not in reason:
+        return f"no parameter is named: {reason}"
+    return "" if f"step {spoilt.step}" in reason or mode == "keep" else f"not at step {spoilt.step}: {reason}"
 
 
-def nonfinite(state: Any) -> int:
+def _left_out(state: TrainState, spoilt: Spoilt) -> str:
+    try:
+        same(spoilt.before, spoilt.after)
+    except AssertionError as error:
+        return f"the step was left out, but changed {error}"
+    return "" if state.history.dropped == 1 else f"{state.history.dropped} steps were left out"
+
+
+def copy_of(state: TrainState) -> Any:
+    """The weights, the clipping memory and the hidden state as they are now."""
+    hidden = [clone_state(each, state.device) for each in state.hidden]
+    return weights_of(state.model), cloned(state.clipper.state_dict()), hidden
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def cloned(saved: Any) -> Any:
+    """A saved state with tensors of its own."""
+    if isinstance(saved, dict):
+        return {key: cloned(value) for key, value in saved.items()}
+    return saved.clone() if isinstance(saved, Tensor) else saved
+
+
+def nonfinite(saved: Any) -> int:
     """How many elements of all tensors in a saved state are nan or infinite."""
-    if isinstance(state, Tensor):
-        return int((~state.isfinite()).sum())
-    return sum(map(nonfinite, state.values())) if isinstance(state, dict) else 0
+    if isinstance(saved, Tensor):
+        return int((~saved.isfinite()).sum())
+    return sum(map(nonfinite, saved.values())) if isinstance(saved, dict) else 0

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, log_slope, table, walk
-from runner.compose import Composer
+from evidence.common import SEEDS, compose, walk
+from evidence.pages import COLOURS, MARKERS, table
+from evidence.studies.slope import log_slope
 from trainer.config.model.deep_linear import DeepLinear
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
@@ -28,20 +29,20 @@ class Depth:
     ends: dict[tuple[float, str], list[tuple[float, float | int]]]
 
 
-def measure(composer: Composer) -> Depth:
+def measure() -> Depth:
     """All of it; the matrices are random, so everything is done with three seeds."""
-    norms = first_layer(composer, DEPTHS)
+    norms = first_layer(DEPTHS)
     slopes = {gain: [log_slope(DEPTHS, [norms[gain][depth][place] for depth in DEPTHS]) for place in range(len(SEEDS))]
               for gain in GAINS}  # fmt: skip
-    layers = {gain: by_layer(composer, gain) for gain in TRAINED}
-    ends = {(gain, clip): [end(composer, gain, clip, seed) for seed in SEEDS] for gain in TRAINED
+    layers = {gain: by_layer(gain) for gain in TRAINED}
+    ends = {(gain, clip): [end(gain, clip, seed) for seed in SEEDS] for gain in TRAINED
             for clip in ("none", "norm")}  # fmt: skip
     return Depth(norms, slopes, layers, ends)
 
 
-def first_layer(composer: Composer, depths: Sequence[int]) -> dict[float, dict[int, list[float]]]:
+def first_layer(depths: Sequence[int]) -> dict[float, dict[int, list[float]]]:
     """By gain and depth, the norm of the first layer's gradient at the first step, for each seed."""
-    config = compose(composer, "experiment=depth", "clip=none", "steps=1")
+    config = compose("experiment=depth", "clip=none", "steps=1")
     model = config.model
     assert isinstance(model, DeepLinear)
 
@@ -52,18 +53,18 @@ def first_layer(composer: Composer, depths: Sequence[int]) -> dict[float, dict[i
     return {gain: {depth: [norm(gain, depth, seed) for seed in SEEDS] for depth in depths} for gain in GAINS}
 
 
-def by_layer(composer: Composer, gain: float) -> list[tuple[float, float]]:
+def by_layer(gain: float) -> list[tuple[float, float]]:
     """What comes down to each layer, before and after clipping; a bias's gradient is just that."""
-    config = compose(composer, "experiment=depth", f"model.gain={gain}", "model.bias=true", "steps=1")
+    config = compose("experiment=depth", f"model.gain={gain}", "model.bias=true", "steps=1")
     (step,) = walk(config)
     norms = step.report.by_parameter()
     assert isinstance(config.model, DeepLinear)
     return [norms[f"layers.{layer}.bias"] for layer in range(config.model.layers)]
 
 
-def end(composer: Composer, gain: float, clip: str, seed: int) -> tuple[float, float | int]:
+def end(gain: float, clip: str, seed: int) -> tuple[float, float | int]:
     """The first loss of a run and its last one, or the step at which it was no longer finite."""
-    config = compose(composer, "experiment=depth", f"clip={clip}", "clip.max=1", f"model.gain={gain}", f"seed={seed}")
+    config = compose("experiment=depth", f"clip={clip}", "clip.max=1", f"model.gain={gain}", f"seed={seed}")
     start = math.nan
     for step in walk(config):
         loss = step.loss.item()
@@ -74,7 +75,7 @@ def end(composer: Composer, gain: float, clip: str, seed: int) -> tuple[float, f
 
 
 def page(found: Depth) -> str:
-    """The two tables of docs/gradients.md."""
+    """The two tables of the page."""
     rows = []
     for gain in GAINS:
         slopes = found.slopes[gain]

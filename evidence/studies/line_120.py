@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from evidence.studies.base import COLOURS, MARKERS, compose, table, walk
-from runner.compose import Composer
+from evidence.common import compose, walk
+from evidence.pages import COLOURS, MARKERS, table
 
 CLIPS = ("none", "norm", "value")
 MAX, SOLUTION = 1.0, 4.0
@@ -30,22 +30,19 @@ class Course:
     weight_ends: int | None
 
 
-def measure(composer: Composer) -> list[Course]:
+def measure() -> list[Course]:
     """Every clipping at a constant rate, and those that end at a solution with a decaying one."""
     return [
-        follow(composer, clip, schedule)
-        for schedule in SCHEDULES
-        for clip in CLIPS
-        if clip != "none" or schedule == "constant"
+        follow(clip, schedule) for schedule in SCHEDULES for clip in CLIPS if clip != "none" or schedule == "constant"
     ]
 
 
-def follow(composer: Composer, clip: str, schedule: str) -> Course:
+def follow(clip: str, schedule: str) -> Course:
     """One run of the experiment, to its end."""
-    config = compose(composer, "experiment=line_120", f"clip={clip}", f"clip.max={MAX}", f"schedule={schedule}")
+    config = compose("experiment=line_120", f"clip={clip}", f"clip.max={MAX}", f"schedule={schedule}")
     weights, first, loss_ends, weight_ends = [], {}, None, None
-    for number, session, loss, report in walk(config):
-        net: Any = session.model
+    for number, state, loss, report in walk(config):
+        net: Any = state.model
         if number == 1:
             signs = {"linear.weight": net.linear.weight.grad.sign(), "linear.bias": net.linear.bias.grad.sign()}
             norms = report.by_parameter()
@@ -60,7 +57,7 @@ def follow(composer: Composer, clip: str, schedule: str) -> Course:
 
 
 def page(courses: list[Course]) -> str:
-    """The table of docs/gradients.md."""
+    """The table of the page."""
     rows = []
     for each in courses:
         if each.weight_ends is None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from evidence.studies.base import compose, table
-from runner.compose import Composer
+from evidence.common import compose
+from evidence.pages import table
 from runner.tracking.tracker import Tracker
-from trainer import loop
+from trainer.loop import take_step
+from trainer.state import build
 
 SIZES = (128, 1000)  # of the hidden state
 REPEATS = 9
@@ -24,16 +25,16 @@ class Cost(NamedTuple):
     histograms: tuple[float, float]
 
 
-def measure(composer: Composer) -> list[Cost]:
+def measure() -> list[Cost]:
     """For the default model and a larger one."""
-    return [_cost(composer, size) for size in SIZES]
+    return [_cost(size) for size in SIZES]
 
 
-def _cost(composer: Composer, size: int) -> Cost:
-    session = loop.build(compose(composer, f"model.hidden={size}", "data.batch_size=8"))
-    batches = session.data.batches(0)
-    step = min(_seconds(lambda: loop.take_step(session, next(batches), check=False)) for _ in range(REPEATS))
-    named = dict(session.model.named_parameters())
+def _cost(size: int) -> Cost:
+    state = build(compose(f"model.hidden={size}", "data.batch_size=8"))
+    batches = state.data.batches(0)
+    step = min(_seconds(lambda: take_step(state, next(batches), check=False)) for _ in range(REPEATS))
+    named = dict(state.model.named_parameters())
     tensors = {f"weight/{n}": p for n, p in named.items()} | {f"gradient/{n}": p.grad for n, p in named.items()}
     norms = dict.fromkeys(named, (1.0, 0.5))
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +62,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def page(found: list[Cost]) -> str:
-    """The table of docs/gradients.md."""
+    """The table of the page."""
     rows = [
         [
             f"{each.weights:,}",

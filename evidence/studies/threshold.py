@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, in_processes, table, walk
-from runner.compose import Composer
-from trainer import loop
+from evidence.common import SEEDS, compose, in_processes, walk
+from evidence.pages import COLOURS, MARKERS, table
+from trainer.evaluate import evaluate
 
 LIMITS = (0.1, 0.3, 1.0, 3.0, 10.0)
-STEPS = 150
 RATES = (3.0, 1.0)
 
 
@@ -31,31 +29,31 @@ class Threshold:
     ends: dict[tuple[float, float], list[End]]
 
 
-def measure(composer: Composer, folder: Path) -> Threshold:
-    """Every rate with every threshold, three seeds each, on two processes; folder: conf/, for these."""
+def measure() -> Threshold:
+    """Every rate with every threshold, three seeds each, in two processes."""
     keys = [(rate, limit, seed) for rate in RATES for limit in LIMITS for seed in SEEDS]
-    found = dict(zip(keys, in_processes(_train, folder, keys), strict=True))
+    found = dict(zip(keys, in_processes(_train, keys), strict=True))
     return Threshold({(r, limit): [found[r, limit, seed] for seed in SEEDS] for r in RATES for limit in LIMITS})
 
 
-def _train(composer: Composer, key: tuple[float, float, int]) -> End:
+def _train(key: tuple[float, float, int]) -> End:
     rate, limit, seed = key
-    return train(composer, [f"optimizer.lr={rate}", f"clip.max={limit}", f"seed={seed}", f"steps={STEPS}"])
+    return train(f"optimizer.lr={rate}", f"clip.max={limit}", f"seed={seed}")
 
 
-def train(composer: Composer, overrides: Sequence[str]) -> End:
-    """One run of the default job with clip=norm."""
+def train(*overrides: str) -> End:
+    """One run of `experiment=threshold`."""
     norms, clipped = [], 0
-    for step in walk(compose(composer, "clip=norm", "data.sample=0", *overrides)):
+    for step in walk(compose("experiment=threshold", *overrides)):
         norms.append(step.report.before.item())
         clipped += bool(step.report.fraction > 0)
         if not bool(torch.isfinite(step.loss)):
             return End(clipped / len(norms), None, norms)
-    return End(clipped / len(norms), loop.evaluate(step.session)[0], norms)
+    return End(clipped / len(norms), evaluate(step.state)[0], norms)
 
 
 def page(found: Threshold) -> str:
-    """The table of docs/gradients.md."""
+    """The table of the page."""
     rows = []
     for (rate, limit), ends in found.ends.items():
         norms = torch.tensor([norm for end in ends for norm in end.norms], dtype=torch.float64)
@@ -70,7 +68,7 @@ def page(found: Threshold) -> str:
         "lr · max",
         "clipped steps",
         "norm before: median, 95 %",
-        f"validation loss after {STEPS} steps",
+        "validation loss at the end",
     ]
     return table(header, rows)
 
@@ -89,7 +87,7 @@ def draw(found: Threshold, pyplot: Any) -> Any:
                       for end in (found.ends[rate, limit][place] for limit in LIMITS)]  # fmt: skip
             axes.plot(LIMITS, losses, color=colour, marker=marker, linewidth=1, markersize=5,
                       label=f"lr {rate:g}, three seeds" if place == 0 else None)  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="clip.max", ylabel=f"validation loss, step {STEPS}")
+    axes.set(xscale="log", yscale="log", xlabel="clip.max", ylabel="validation loss at the end")
     axes.set_yticks([1.5, 2, 3, 5, 10], ["1.5", "2", "3", "5", "10"])
     axes.minorticks_off()
     axes.legend(fontsize=8)

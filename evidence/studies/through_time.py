@@ -3,14 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from evidence.studies.base import COLOURS, MARKERS, SEEDS, compose, in_processes, log_slope, table, walk
-from runner.compose import Composer
-from trainer import inspection, loop
+from evidence.common import SEEDS, compose, in_processes, walk
+from evidence.pages import COLOURS, MARKERS, table
+from evidence.studies.slope import log_slope
+from trainer import inspection
+from trainer.evaluate import evaluate
+from trainer.state import build
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
 LENGTH = 60  # of the sequences through which the gradient is followed
@@ -20,16 +22,16 @@ LOOK = 100  # steps between two looks whether a run has solved its task
 
 
 class Net(NamedTuple):
-    """A network that is studied. overrides: of the experiment; lengths: those at which it is trained."""
+    """A network that is studied. lengths: those of the sequences on which it is trained."""
 
     name: str
-    overrides: tuple[str, ...]
+    experiment: str
     lengths: tuple[int, ...]
 
 
-RELU = Net("ReLU, identity", (), LENGTHS)
-ORTHOGONAL = Net("tanh, orthogonal", ("model.nonlinearity=tanh", "model.init=orthogonal", "optimizer.lr=0.05"), LENGTHS)
-OWN = Net("tanh, torch's own", ("model.nonlinearity=tanh", "model.init=default", "optimizer.lr=0.1"), LENGTHS[:2])
+RELU = Net("ReLU, identity", "through_time", LENGTHS)
+ORTHOGONAL = Net("tanh, orthogonal", "through_time_orthogonal", LENGTHS)
+OWN = Net("tanh, torch's own", "through_time_default", LENGTHS[:2])
 NETS = (RELU, ORTHOGONAL, OWN)
 CLIPS = ("none", "norm")
 
@@ -51,41 +53,39 @@ class ThroughTime:
     ends: dict[tuple[str, int, str], list[End]]
 
 
-def measure(composer: Composer, folder: Path) -> ThroughTime:
-    """All of it, the runs on two processes; folder: conf/, for these."""
-    series = {(net.name, gain): reached(composer, net, gain) for net in NETS for gain in GAINS}
+def measure() -> ThroughTime:
+    """All of it, the runs in two processes."""
+    series = {(net.name, gain): reached(net, gain) for net in NETS for gain in GAINS}
     keys = [(net, length, clip, seed) for net in NETS for length in net.lengths for clip in CLIPS for seed in SEEDS]
     keys.sort(key=lambda key: -key[1])  # the long ones first, or one process waits for the other at the end
-    found = dict(zip(keys, in_processes(_solve, folder, keys), strict=True))
+    found = dict(zip(keys, in_processes(_solve, keys), strict=True))
     ends = {(net.name, length, clip): [found[net, length, clip, seed] for seed in SEEDS]
             for net in NETS for length in net.lengths for clip in CLIPS}  # fmt: skip
     return ThroughTime(series, ends)
 
 
-def reached(composer: Composer, net: Net, gain: float) -> list[float]:
+def reached(net: Net, gain: float) -> list[float]:
     """By time step, the norm of the gradient of the loss after the last one, at the start of training."""
-    config = compose(composer, "experiment=through_time", *net.overrides, f"model.gain={gain}",
-                     f"data.length={LENGTH}")  # fmt: skip
-    session = loop.build(config)
-    norms = inspection.through_time(session, next(session.data.batches(0)))
+    state = build(compose(f"experiment={net.experiment}", f"model.gain={gain}", f"data.length={LENGTH}"))
+    norms = inspection.through_time(state, next(state.data.batches(0)))
     assert norms is not None
     return norms
 
 
-def _solve(composer: Composer, key: tuple[Net, int, str, int]) -> End:
+def _solve(key: tuple[Net, int, str, int]) -> End:
     net, length, clip, seed = key
-    return solve(composer, [*net.overrides, f"data.length={length}", f"clip={clip}", f"seed={seed}"])
+    return solve(net, f"data.length={length}", f"clip={clip}", f"seed={seed}")
 
 
-def solve(composer: Composer, overrides: Sequence[str]) -> End:
+def solve(net: Net, *overrides: str) -> End:
     """Trains until the task is solved, the loss is not finite, or the run is over."""
-    config = compose(composer, "experiment=through_time", *overrides, "clip.max=1")
+    config = compose(f"experiment={net.experiment}", *overrides)
     largest = 0.0
     for step in walk(config):
         largest = max(largest, step.report.before.item())
         if not bool(torch.isfinite(step.loss)):
             return End(False, False, step.number, largest)
-        if step.number % LOOK == 0 and loop.evaluate(step.session)[1]["accuracy"] > SOLVED:
+        if step.number % LOOK == 0 and evaluate(step.state)[1]["accuracy"] > SOLVED:
             return End(True, True, step.number, largest)
     return End(False, True, config.steps, largest)
 
@@ -96,7 +96,7 @@ def slope_of(norms: Sequence[float]) -> float:
 
 
 def page(found: ThroughTime) -> str:
-    """The two tables of docs/gradients.md."""
+    """The two tables of the page."""
     header = ["slope per step back", *(f"gain {gain:g}" for gain in GAINS)]
     slopes = [[net.name, *(f"{slope_of(found.series[net.name, gain]):+.3f}" for gain in GAINS)] for net in NETS]
     law = ["log of the gain", *(f"{math.log(gain):+.3f}" for gain in GAINS)]

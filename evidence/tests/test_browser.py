@@ -38,6 +38,7 @@ def page() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_sweep_in_a_browser(page: Any, tmp_path: Path) -> None:

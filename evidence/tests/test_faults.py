@@ -1,14 +1,13 @@
 """A few of each of the faults that evidence/fault_injection.py counts by the hundred."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from evidence import fault_injection
-from evidence.faults import Tally, damage, disk, folders, foreign, fuzz, kills, nonfinite
-from tests.support import ROOT
+from evidence.faults import Tally, damage, disk, folders, foreign, fuzz, kills, nonfinite, rejected
+from evidence.pages import cells, content
 
 
 @pytest.mark.parametrize(
@@ -18,9 +17,10 @@ from tests.support import ROOT
         (kills.asked, (1, 400), 3),
         (kills.sigint_twice, (1,), 1),
         (damage.damaged, (20, 60, 3), 83),
-        (disk.full, (1, 0, 1), 2),
+        pytest.param(disk.full, (1, 0, 1), 2, marks=pytest.mark.slow),
         (nonfinite.injected, (1,), 24),
         (folders.shared, (1, 1), 2),
+        (rejected.rejected, (1,), 3),
         (foreign.foreign, (3,), 30),
         (fuzz.fuzzed, (30,), 30),
     ],
@@ -44,18 +44,17 @@ def test_a_loss_is_counted_and_named() -> None:
     tally.count(True, "one")
     tally.count(False, "another")
     tally.notes["of some kind"] += 2
-    assert tally.row() == "| a fault; 2 of some kind | 2 | 1 | 1 | this |"
-    first = fault_injection.page({"kill": tally, "fuzz": Tally("b", "c")})
+    assert tally.cells() == ["a fault; 2 of some kind", "2", "1", "1", "this"]
+    first = fault_injection.section({"kill": tally, "fuzz": Tally("b", "c")}, "")
     assert "| kill | a fault; 2 of some kind | 2 | 1 | 1 | this |\n| fuzz | b | 0 | 0 | 0 | c |\n" in first
-    assert "- kill: another\n" in first
-    assert fault_injection.page({"fuzz": Tally("b", "c")}, first) == first  # what was not run stays
-    assert "Nothing." in fault_injection.page({"kill": Tally("a fault", "this")}, first)
+    assert "- kill: another" in first
+    assert fault_injection.section({"fuzz": Tally("b", "c")}, first) == first  # what was not run stays
+    assert "Lost: nothing." in fault_injection.section({"kill": Tally("a fault", "this")}, first)
 
 
-def test_the_page_is_what_the_script_writes() -> None:
-    page = (ROOT / "evidence" / "docs" / "faults.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| .*? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| .*\|$", page, re.MULTILINE)
-    counts = [tuple(int(number.replace(",", "")) for number in row) for row in rows]
-    assert len(counts) == len(fault_injection.FAULTS)
-    assert all(tried == survived + lost for tried, survived, lost in counts)
-    assert ("Nothing." in page) == (sum(lost for *_, lost in counts) == 0)
+def test_the_pages_counts_add_up() -> None:
+    section = content(fault_injection.PAGE.read_text(encoding="utf-8"), "faults")
+    counts = {row[0]: [int(cell.replace(",", "")) for cell in row[-4:-1]] for row in cells(section)}
+    assert counts.keys() == fault_injection.FAULTS.keys()
+    assert all(tried == survived + lost for tried, survived, lost in counts.values())
+    assert ("Lost: nothing." in section) == (sum(lost for *_, lost in counts.values()) == 0)

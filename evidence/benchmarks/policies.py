@@ -1,0 +1,37 @@
+"""Every policy against the passes over the gradients that its formula needs."""
+
+import argparse
+
+import torch
+
+from evidence.benchmarks.cases import Case, limiting, lists
+from evidence.benchmarks.measure import Work, in_turns, machine, milliseconds, ratio
+from evidence.pages import table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--turns", type=int, default=60, help="how often everything is measured")
+
+
+def run(args: argparse.Namespace) -> str:
+    rows = []
+    torch.set_num_threads(1)
+    for name, shapes in lists(large=False).items():
+        case = Case(shapes)
+        for policy, what in limiting():
+            floor = case.read_and_scale if what == "scales" else case.read
+            works = {"ours": case.ours(policy), "floor": with_weights(case, floor) if policy.name == "agc" else floor}
+            times = in_turns(works, args.turns, case.put_back)
+            rows.append([name, policy.name, policy.scope, what, str(ratio(times, "ours", "floor")),
+                         milliseconds(times, "ours"), milliseconds(times, "floor")])  # fmt: skip
+        print(name, flush=True)
+    head = ["gradients", "policy", "scope", "", "ours / floor", "ours, ms", "floor, ms"]
+    return f"{machine()}\n\n{table(head, rows)}"
+
+
+def with_weights(case: Case, floor: Work) -> Work:
+    def work() -> None:
+        torch._foreach_norm([parameter.detach() for parameter in case.parameters], 2)
+        floor()
+
+    return work

@@ -1,0 +1,60 @@
+"""Runs that cannot be built: what no schema can know, and the run itself finds out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evidence.faults import Tally, start
+from runner.errors import UserError
+from runner.runs.run import read_status
+from tests.trainer.support import SMALL, text_file
+from trainer.project import compose
+from trainer.run import execute_in_folder
+
+MISTAKES = (
+    ("data.path=nothing.txt",),
+    ("data.path=empty.txt",),
+    ("data.batch_size=4000",),
+    ("init_from=nothing.pt",),
+    ("init_from=empty.txt",),
+    ("clip.include=[nothing.*]",),
+    ("model.hidden=1000000",),
+    ("device=mps",),
+)
+
+
+def rejected(folder: Path, count: int) -> Tally:
+    """The first so many mistakes, each as a program, beside somebody else's file, and from Python."""
+    tally = Tally(
+        "a run that cannot be built: data, weights, pattern, memory, device",
+        "one line and status 2, and no folder is left but one with other files in it; from Python, the state rejected",
+    )
+    (folder / "empty.txt").touch()
+    for number, mistake in enumerate(MISTAKES[:count]):
+        arguments = [f"data.path={text_file(folder)}", *SMALL, *mistake]
+        for owned in (False, True):
+            tally.count(*_as_program(folder, folder / f"run{number}{owned}", arguments, owned))
+        tally.count(*_from_python(folder, folder / f"python{number}", arguments))
+    return tally
+
+
+def _as_program(folder: Path, run: Path, arguments: Sequence[str], owned: bool) -> tuple[bool, str]:
+    if owned:
+        run.mkdir()
+        (run / "notes.txt").touch()
+    process = start(*arguments, f"hydra.run.dir={run}", cwd=folder)
+    _, errors = process.communicate()
+    one_line = errors.startswith("error: ") and errors.count("\n") == 1
+    return (
+        process.returncode == 2 and one_line and run.exists() == owned,
+        f"{arguments[-1]}: {process.returncode}: {errors}",
+    )
+
+
+def _from_python(folder: Path, run: Path, arguments: Sequence[str]) -> tuple[bool, str]:
+    config = compose(*(each.replace("=empty.txt", f"={folder}/empty.txt") for each in arguments))
+    try:
+        execute_in_folder(config, run)
+    except UserError as error:
+        status = read_status(run)
+        return (status["state"], status["reason"]) == ("rejected", str(error)), f"{arguments[-1]}: {status}"
+    return False, f"{arguments[-1]}: it was taken"

@@ -1,0 +1,144 @@
+"""What a run needs in memory beside a loop written by hand: `python evidence/memory.py` writes evidence/docs/memory.md.
+
+Both train the same perceptron on the same data with the same optimizer and clip by the same norm, each in a process of
+its own. Between the steps at which the update's size is logged, a run is to need the memory of the loop plus 5 %.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from torch import Tensor, nn
+
+from evidence import pages
+from evidence.common import compose, in_processes, train_in_folder
+from evidence.processes import forget_peak, memory
+from trainer.data import Batch, Dataset
+from trainer.state import TrainState, build
+
+PAGE = pages.DOCS / "memory.md"
+WIDTH = 3000  # of the hidden layers: 27 million weights
+QUIET = 3  # the first step after which nothing of the first one is left
+
+
+@dataclass
+class Use:
+    """Memory in MB. weights: those of the model. start: what the process had before there was a model.
+
+    live: all tensors, between the steps. resident, peak: of the process, beyond its start, between the steps and in
+    them. forward: all tensors at the beginning of each step's forward pass.
+    """
+
+    weights: float
+    start: float
+    live: float = 0.0
+    resident: float = 0.0
+    peak: float = 0.0
+    forward: list[float] = field(default_factory=list)
+
+
+class Watched(Dataset):
+    """A data set that measures between the steps, when a batch is asked for."""
+
+    def __init__(self, data: Dataset, use: Use):
+        self.inputs, self.outputs, self.facts = data.inputs, data.outputs, data.facts
+        self._data, self._use = data, use
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        for step, batch in enumerate(self._data.batches(start), start=start + 1):
+            if step == QUIET:
+                forget_peak()
+            if step > QUIET:
+                self._use.live = max(self._use.live, live_tensors())
+                self._use.resident = max(self._use.resident, (memory("VmRSS") or 0.0) - self._use.start)
+                self._use.peak = max(self._use.peak, (memory("VmHWM") or 0.0) - self._use.start)
+            yield batch
+
+    def validation(self) -> Iterator[Batch]:
+        return self._data.validation()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._data.loss(outputs, targets)
+
+
+def live_tensors() -> float:
+    """MB of all tensors that Python can reach, gradients included, each storage once."""
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    tensors += [each.grad for each in tensors if each.is_leaf and each.grad is not None]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    size: int = sum(storages.values())
+    return size / 1e6
+
+
+def by_hand(state: TrainState, folder: Path) -> None:
+    """What is written without a thought of norms."""
+    model, optimizer = state.model, state.optimizer
+    for batch in islice(state.data.batches(0), state.config.steps):
+        optimizer.zero_grad()
+        loss = state.data.loss(model(batch.inputs, None)[0], batch.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), state.config.clip.max or 1.0)
+        optimizer.step()
+
+
+def ours(state: TrainState, folder: Path) -> None:
+    """This project's loop."""
+    train_in_folder(state, folder)
+
+
+LOOPS: dict[str, Callable[[TrainState, Path], object]] = {"by hand": by_hand, "ours": ours}
+
+
+def measured(width: int, name: str) -> Use:
+    """What one loop uses in this process. width: of the hidden layers."""
+    torch.set_num_threads(1)
+    before = memory("VmRSS") or 0.0
+    state = build(compose("experiment=memory", f"model.hidden=[{width},{width},{width}]"))
+    use = Use(sum(p.numel() * p.element_size() for p in state.model.parameters()) / 1e6, before)
+    state.data = Watched(state.data, use)
+    state.model.register_forward_pre_hook(lambda module, inputs: use.forward.append(live_tensors()))
+    with TemporaryDirectory() as folder:
+        LOOPS[name](state, Path(folder) / "run")
+    return use
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = pages.parser(__doc__, PAGE)
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the model's three hidden layers")
+    args = parser.parse_args(arguments)
+    pages.write(args.page, {"memory": section(compare(args.width))})
+
+
+def compare(width: int) -> dict[str, Use]:
+    """What the two loops use, each in a process that has done nothing else."""
+    return {name: in_processes(partial(measured, width), [name])[0] for name in LOOPS}
+
+
+def section(found: dict[str, Use]) -> str:
+    """The uses of the two loops, and their ratios."""
+    hand, own = found["by hand"], found["ours"]
+    pairs = {
+        "live tensors, between steps": (hand.live, own.live),
+        "resident, between steps": (hand.resident, own.resident),
+        "resident, at most in a step": (hand.peak, own.peak),
+    }
+    rows = [[title, f"{one:.1f}", f"{other:.1f}", f"{other / one:.3f}"] for title, (one, other) in pairs.items()]
+    forward = [
+        [str(step + 1), *(f"{use.forward[step] / use.weights:.2f}" for use in (hand, own))] for step in range(QUIET)
+    ]
+    first = pages.table([f"MB, with {hand.weights:.0f} MB of weights", *found, "ratio"], rows)
+    second = pages.table(["step", *(f"live in the forward pass, {name}" for name in found)], forward)
+    return f"{first}\n\n{second}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""The fixtures of tests/, and the mark of slow tests."""
+
+import pytest
+
+from tests.conftest import one_thread, quiet_log
+
+__all__ = ["one_thread", "quiet_log"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: left out by make evidence-quick")

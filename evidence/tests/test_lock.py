@@ -1,0 +1,52 @@
+"""The lock of a run's folder."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.runs import lock
+from runner.runs.run import Run, actual_state
+
+
+def test_the_lock_is_this_processs_until_the_run_ends(tmp_path: Path) -> None:
+    run = Run(tmp_path, 3)
+    assert lock.is_held(tmp_path)
+    with run.recorded():
+        assert lock.is_held(tmp_path)
+    assert not lock.is_held(tmp_path)
+    lock.hold(tmp_path)
+    lock.hold(tmp_path)  # once more is the same
+    lock.release(tmp_path)
+    assert not lock.is_held(tmp_path)
+
+
+def test_who_only_asks_for_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """`status.py` holds it for a moment."""
+    lock.hold(tmp_path)
+    lock.release(tmp_path)
+    code = "import fcntl, sys, time\nfile = open(sys.argv[1])\nfcntl.lockf(file, fcntl.LOCK_SH)\nprint(flush=True)\n"
+    asks = [sys.executable, "-c", f"{code}time.sleep(0.05)", str(tmp_path / lock.NAME)]
+    with subprocess.Popen(asks, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        lock.hold(tmp_path)
+    lock.release(tmp_path)
+
+
+def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run trains there, and one that was killed is told by its process."""
+
+    def lockf(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    run = Run(tmp_path, 3)
+    lock._held.clear()  # as another process would see it
+    assert actual_state(tmp_path) == "running"
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    run.update(pid=ended.pid)
+    assert actual_state(tmp_path) == "killed"

@@ -1,0 +1,88 @@
+"""scripts/status.py and scripts/export.py."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner.errors import UserError
+from runner.runs import checkpoint
+from runner.runs.run import actual_state
+from scripts import export, status
+from tests.programs import Program
+from tests.support import ROOT
+from tests.trainer.support import SMALL, text_file, train
+from trainer.project import compose
+from trainer.run import execute_in_folder
+
+
+def test_a_killed_run_is_told_from_a_running_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    arguments = ["data=line", "model=linear_net", "optimizer.lr=0.01", "steps=1000000", "log.progress=false"]
+    with Program(ROOT / "train.py", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path) as program:
+        while actual_state(folder) != "running":
+            assert program.poll() is None
+            time.sleep(0.05)
+        status.main([str(folder)])
+        said = capsys.readouterr().out
+        assert re.match(rf"{folder}: running at step \d+ of 1000000, process {program.pid}", said)
+        program.kill()
+        program.wait()
+    assert json.loads((folder / "status.json").read_text())["state"] == "running"
+    assert actual_state(folder) == "killed"
+    status.main([str(folder)])
+    said = capsys.readouterr().out
+    assert f"process {program.pid}, last heartbeat" in said
+    assert said.endswith(f"; python train.py resume={folder}\n")
+
+
+def test_status_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        status.main([str(tmp_path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith("not the folder of a run; it has no status.json\n")
+    assert actual_state(tmp_path) is None
+    (tmp_path / "status.json").write_text("{")
+    assert actual_state(tmp_path) is None
+
+
+def test_export_writes_the_weights_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    train(tmp_path)
+    capsys.readouterr()
+    export.main([str(tmp_path / "run")])
+    path = tmp_path / "run" / "model.safetensors"
+    assert capsys.readouterr().out == f"{path}\n"
+    weights = checkpoint.load(tmp_path / "run" / "checkpoints" / "best.pt")["model"]
+    with safetensors.safe_open(path, "pt") as file:
+        assert set(file.keys()) == set(weights)
+        assert all(torch.equal(file.get_tensor(name), weights[name]) for name in weights)
+        assert file.metadata()["step"] == "6"
+    later = (f"init_from={path}", "steps=1", "evaluate_every=1", "optimizer.lr=1e-12")
+    config = compose(f"data.path={text_file(tmp_path)}", *SMALL, *later)
+    execute_in_folder(config, tmp_path / "tuned")
+    tuned = checkpoint.load(tmp_path / "tuned" / "checkpoints" / "step_1.pt")["model"]
+    assert all(torch.allclose(tuned[name], weights[name], rtol=0, atol=1e-9) for name in weights)
+
+
+def test_an_export_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, and nothing replaces a device or a folder."""
+    pytest.importorskip("safetensors")
+    train(tmp_path)
+    capsys.readouterr()
+    for to, why in ((tmp_path / "nope" / "x", "No such file or directory"), (tmp_path, "not a file"),
+                    (Path("/dev/null"), "not a file")):  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            export.main([str(tmp_path / "run"), "--to", str(to)])
+        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {to}: {why}\n")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match=r'pip install -c constraints\.txt -e "\.\[export\]"'):
+        export.export(tmp_path / "run")
