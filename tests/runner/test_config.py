@@ -1,18 +1,19 @@
 """Configurations as objects: saved and loaded, from whatever options there are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from gradclip import ClipByNorm, Policy
+from gradclip.errors import InvalidField
 from runner.compose import Composer, load
+from runner.config import key
 from runner.errors import UserError
 from runner.runs.run import save
 from tests.runner.support import PROJECT, compose, composer, train
+from tests.runner.toy.toy import Toy
 from tests.same import scalars
-from tests.support import ROOT
-from trainer.project import PROJECT as TRAINER
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,16 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.
     assert load(tmp_path / "run", PROJECT) == config
 
 
+@dataclass(kw_only=True)
+class Far(Toy):
+    """The toy with another range for one of its keys."""
+
+    target: float = key("the value of all weights of the map that is learned", least=5)
+
+
 def test_two_projects_of_one_process_have_their_own_schemas() -> None:
-    other = Composer(TRAINER)
-    assert other.checked([]).model.name == "rnn"
-    assert composer().checked([]) == compose()
-    assert (TRAINER.root, PROJECT.root) == (ROOT, ROOT / "tests" / "runner" / "toy")
+    near, far = composer(), Composer(replace(PROJECT, schema=Far))
+    with pytest.raises(InvalidField, match=r"target=1\.0: must be a number of at least 5"):
+        far.checked([])
+    assert near.checked([]) == compose()
+    assert type(far.checked(["target=6"])) is Far

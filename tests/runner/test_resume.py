@@ -8,7 +8,7 @@ import pytest
 from runner.compose import load
 from runner.errors import UserError
 from runner.runs import checkpoint
-from runner.runs.run import actual_state
+from runner.runs.run import Run, actual_state
 from runner.tracking.tracker import EVENTS
 from tests import programs
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
@@ -174,6 +174,16 @@ def test_a_refused_resume_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"step_6\.pt: saved with another seed"):
         train(compose("seed=2", "steps=9"), tmp_path / "run", resumed=True)
     assert files(tmp_path) == before
+
+
+def test_a_resumed_run_says_that_it_trains_only_when_it_begins(tmp_path: Path) -> None:
+    train(compose(), tmp_path)
+    run = Run(tmp_path, 9, resumed=True)
+    assert status(tmp_path)["state"] == "finished"
+    with run.recorded():
+        run.begin(compose("steps=9"), step=3, objective=0.5)
+        found = status(tmp_path)
+    assert [found[name] for name in ("state", "step", "steps", "objective")] == ["running", 3, 9, 0.5]
 
 
 def test_without_a_checkpoint_a_run_begins_anew(tmp_path: Path) -> None:

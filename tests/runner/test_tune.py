@@ -124,17 +124,18 @@ def test_processes_that_begin_a_study_at_once_share_it(tmp_path: Path, monkeypat
             assert list(pool.map(search.run, [asked] * 4)) == [str(number)] * 4
 
 
-def test_a_killed_search_is_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_search_that_was_ended_is_continued(number: signal.Signals, code: int, tmp_path: Path) -> None:
     folder = tmp_path / "tune"
     (tmp_path / "incident").write_text("wait 3")
-    arguments = (str(folder), "3", "1", "clip=norm", f"incident={tmp_path}/incident")
+    arguments = (str(folder), "2", "1", "clip=norm", f"incident={tmp_path}/incident")
     with programs.Program(SCRIPT, *arguments, cwd=tmp_path) as process:
         wait_for((tmp_path / "incident.reached").exists)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
     (tmp_path / "incident").unlink()
     done = programs.run(SCRIPT, *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     states = [trial.state.name for trial in study(folder).get_trials()]
-    assert states[0] in ("RUNNING", "FAIL"), "the killed one, which counts for nothing"
-    assert sum(state in ("COMPLETE", "PRUNED") for state in states) == 3
+    assert states[0] in ("RUNNING", "FAIL"), "the ended one, which counts for nothing"
+    assert [state in ("COMPLETE", "PRUNED") for state in states] == [False, True, True]

@@ -11,6 +11,7 @@ import pytest
 from runner.runs.run import read_status, save
 from scripts import evaluate
 from tests.support import ROOT
+from tests.trainer.options import names
 from tests.trainer.support import SMALL, text_file
 from trainer.project import compose
 from trainer.run import execute_in_folder
@@ -51,7 +52,7 @@ def test_evaluate_refuses_in_one_line(finished: Path, tmp_path: Path, capsys: py
     for change, arguments, line in (
         (("", ""), ["--checkpoint", "nope.pt"], "nope.pt: no such checkpoint"),
         ((str(finished.parent / "small.txt"), str(other)), [], "the data has changed since this run"),
-        (("name: rnn", "name: gone"), [], "model=gone: no such option; there are deep_linear, linear_net"),
+        (("name: rnn", "name: gone"), [], f"model=gone: no such option; there are {', '.join(names('model'))}\n"),
         (("hidden: 8", "hidden: 0"), [], "model.hidden=0: must be a whole number of at least 1"),
     ):
         config.write_text(saved.replace(*change) if change[0] else saved)
