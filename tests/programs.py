@@ -15,16 +15,27 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 from tests.support import ROOT
 
-BEFORE = ["runner.cli.preflight", "runner.sweeps.search", "trainer.project", "trainer.run", "tests.programs", "optuna"]
+BEFORE = ["tests.programs", "tests.runner.toy.loop", "runner.sweeps.search", "optuna", "sqlalchemy.orm",
+          "alembic.command", "trainer.project", "trainer.run"]  # fmt: skip
 OUTPUTS = ("stdout", "stderr")
 SERVER: Any = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(BEFORE)
+
+
+def start_server() -> None:
+    """Starts what forks the programs, unless it runs; it has to be given the path to the modules that it imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
+        forkserver.ensure_running()
 
 
 class Program:
@@ -34,6 +45,7 @@ class Program:
         self._written = Path(tempfile.mkdtemp(prefix="program"))
         atexit.register(shutil.rmtree, self._written)
         command, environment = [str(cwd / script), *arguments], dict(os.environ if env is None else env)
+        start_server()
         self._process = SERVER.Process(target=_run, args=(command, str(cwd), environment, str(self._written)))
         self._process.start()
         atexit.register(self.kill)  # multiprocessing would wait for it

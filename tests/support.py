@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,7 +17,6 @@ from gradclip.policies import Policy
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # for `python -c …`, which no train.py gives a path
-TRIED: Counter[tuple[str, str]] = Counter()  # examples of the laws by policy with scope, and type; tests/conftest.py
 
 
 def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,9 +13,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from runner.config import RunConfig
 from runner.sweeps.grid import hash_of, run_values
 from runner.sweeps.results import Job, Plan
-from trainer.project import compose
 
 
 @dataclass
@@ -36,9 +36,13 @@ def made_up(
     jobs: Sequence[Fake],
     swept: Sequence[str] = ("clip", "clip.max", "seed"),
     arguments: Sequence[str] = ("made", "up"),
+    compose: Callable[..., RunConfig] | None = None,
 ) -> Path:
-    """Writes sweep.json, and for every job but a missing one status.json and an event file."""
-    flats = [values_of(job.overrides) for job in jobs]
+    """Writes sweep.json, and for every job but a missing one status.json and an event file.
+
+    compose: makes a configuration of a job's overrides, by default one of this project.
+    """
+    flats = [values_of(job.overrides, compose) for job in jobs]
     common = {key: value for key, value in flats[0].items() if all(flat.get(key, ...) == value for flat in flats)}
     plan = []
     for number, (job, values) in enumerate(zip(jobs, flats, strict=True)):
@@ -51,14 +55,19 @@ def made_up(
     return folder
 
 
-def values_of(overrides: Sequence[str]) -> dict[str, Any]:
+def values_of(overrides: Sequence[str], compose: Callable[..., RunConfig] | None = None) -> dict[str, Any]:
     """A job's whole configuration; seeds share one composition."""
     seeds = [int(each.removeprefix("seed=")) for each in overrides if each.startswith("seed=")]
-    return composed(tuple(each for each in overrides if not each.startswith("seed="))) | {"seed": [1, *seeds][-1]}
+    others = tuple(each for each in overrides if not each.startswith("seed="))
+    return composed(others, compose) | {"seed": [1, *seeds][-1]}
 
 
 @cache
-def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+def composed(overrides: tuple[str, ...], compose: Callable[..., RunConfig] | None = None) -> dict[str, Any]:
+    if compose is None:
+        from trainer.project import compose as of_this_project
+
+        return run_values(of_this_project(*overrides))
     return run_values(compose(*overrides))
 
 

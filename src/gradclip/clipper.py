@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
-from gradclip.folding import make_folding
 from gradclip.gradients import Gradients, Norms, Parameters
 from gradclip.link import FLUSHED, TOLERANCE, Link, Outcome, joined
 from gradclip.norms import wide_dtype
@@ -55,8 +54,7 @@ class Clipper:
     named_parameters: `model.named_parameters()`; those without a gradient, unused or frozen, are left
         alone, and a tied one counts once.
     policy: one of `Policy.options`.
-    optimizer: needed for the scope `group`, and for `fold=auto`: then a fused optimizer multiplies the gradients
-        in its step, until which they are as backward left them.
+    optimizer: needed for the scope `group`.
     """
 
     def __init__(
@@ -68,8 +66,7 @@ class Clipper:
     ):
         self._parameters = Parameters(named_parameters)
         chosen = policy.links if isinstance(policy, Chain) else {"": policy}
-        self._folding = make_folding(policy, self._parameters, optimizer)
-        self._links = {label: Link(link, self._parameters, optimizer, self._folding) for label, link in chosen.items()}
+        self._links = {label: Link(link, self._parameters, optimizer) for label, link in chosen.items()}
         self._nonfinite_seen: Tensor | None = None
         self._report: ClipReport | None = None
         self._versions: list[tuple[int, int]] = []
@@ -82,8 +79,6 @@ class Clipper:
         Raises NonFiniteGradientError where the policy says `nonfinite=error`: at once on the CPU, on
         an accelerator when `raise_if_nonfinite()` is called, so that no step waits for the device.
         """
-        if self._folding is not None:
-            self._folding.begin()
         gradients = self._parameters.gradients()
         before, drop = self._meet_nonfinite(gradients)
         if drop:
@@ -110,7 +105,7 @@ class Clipper:
             raise ClipCheckError("check() came before clip()")
         told, names = self._report.parameter_after, self._parameters.names
         gradients = self._parameters.gradients()
-        now = self._parameters.norms(gradients) * (1.0 if self._folding is None else self._folding.pending())
+        now = self._parameters.norms(gradients)
         largest = max((gradient.numel() for gradient in gradients.values()), default=1)
         same = (now - told).abs() <= TOLERANCE * told + FLUSHED * largest**0.5
         same |= ~told.isfinite() & ~now.isfinite()

@@ -1,7 +1,7 @@
 """The parameters that a Clipper was given: their gradients, and the norms of these."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -88,9 +88,6 @@ class Parameters:
 
     def __len__(self) -> int:
         return len(self.all)
-
-    def __iter__(self) -> Iterator[Parameter]:
-        return iter(self.all)
 
     @property
     def plain(self) -> bool:

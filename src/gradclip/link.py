@@ -15,7 +15,6 @@ from torch import Tensor
 from gradclip.blocks import make_blocks
 from gradclip.clamping import Clamped, clamp_on_host, clamp_to
 from gradclip.errors import ClipCheckError
-from gradclip.folding import Folding
 from gradclip.gradients import Gradients, Norms, Parameters, places, select
 from gradclip.norms import combine
 from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
@@ -62,11 +61,8 @@ def joined(outcomes: Sequence[Outcome]) -> Outcome:
 class Link:
     """A policy, the blocks of its scope, and its memory."""
 
-    def __init__(
-        self, policy: Policy, parameters: Parameters, optimizer: Optimizer | None, folding: Folding | None = None
-    ):
-        self.policy, self._folding = policy, folding
-        self._parameters = parameters
+    def __init__(self, policy: Policy, parameters: Parameters, optimizer: Optimizer | None):
+        self.policy, self._parameters = policy, parameters
         names = parameters.names
         alone = policy.left_alone([name for name, p in zip(names, parameters.all, strict=True) if p.dim() > 1])
         if alone:
@@ -96,7 +92,7 @@ class Link:
         assert self._last is not None
         norms, limits = self._last
         own, p = self._blocks.own(gradients), self.policy.norm_type
-        now = self._blocks.norms(own, p) * (1.0 if self._folding is None else self._folding.pending())
+        now = self._blocks.norms(own, p)
         eps = max((torch.finfo(gradient.dtype).eps for gradient in own.values()), default=0.0)
         smallest = max((torch.finfo(g.dtype).tiny * torch.finfo(g.dtype).eps for g in own.values()), default=0.0)
         count = sum(gradient.numel() for gradient in own.values()) or 1
@@ -164,7 +160,7 @@ class Link:
         if may_look and not bool(changes.any()):
             return outcome
         scales = torch.where(changes, limits / norms, 1.0)
-        self._multiply(own, scales)
+        self._blocks.multiply(own, scales)
         outcome.after = self._blocks.after(own, before, scales)
         return outcome
 
@@ -179,13 +175,9 @@ class Link:
             exceeds = [norm not in (0.0, limit) for norm, limit in pairs]
         if policy.kind in ("limit", "rescale") and any(exceeds):
             scales = [limit / norm if over else 1.0 for (norm, limit), over in zip(pairs, exceeds, strict=True)]
-            self._multiply(own, scales)
+            self._blocks.multiply(own, scales)
             outcome.after = self._blocks.after(own, before, scales)
         return outcome
-
-    def _multiply(self, own: Gradients, scales: Tensor | list[float]) -> None:
-        if self._folding is None or not self._folding.take(own, scales[0]):
-            self._blocks.multiply(own, scales)
 
     def _clamp(self, policy: ElementwisePolicy, own: Gradients, before: Norms) -> Outcome:
         bounds: dict[int, Tensor | float] = {}

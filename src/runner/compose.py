@@ -123,6 +123,7 @@ class Composer(Generic[Config]):
 
     def compose(self, overrides: list[str], multirun: bool = False) -> DictConfig:
         """The whole tree, Hydra's own node included."""
+        register(self.project)  # Hydra's store is the process's, and another project may have used it since
         self.check_options([override for override in self.parse(overrides) if not override.is_sweep_override()])
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         return self.loader.load_configuration(self.name, overrides, run_mode=mode)

@@ -1,6 +1,7 @@
 """Norms against NumPy in float64, where float32 goes wrong by itself."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -20,33 +21,32 @@ def norm(tensor: Tensor, p: float = 2.0) -> float:
 
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", [1, 3, ROW, SMALL, SMALL + 1, 3 * SMALL + 77, 100_000])
-def test_agrees_with_float64(p: float, dtype: torch.dtype, size: int) -> None:
-    tensor = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
-    assert norm(tensor, p) == pytest.approx(exact_norm([tensor], p), rel=1e-6)
+def test_agrees_with_float64(p: float, dtype: torch.dtype) -> None:
+    for size in (1, 3, ROW, SMALL, SMALL + 1, 3 * SMALL + 77, 100_000):
+        tensor = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
+        assert norm(tensor, p) == pytest.approx(exact_norm([tensor], p), rel=1e-6), size
 
 
-def test_ten_million_elements_are_right_where_one_float32_accumulator_is_not() -> None:
+def test_ten_million_elements_are_right() -> None:
+    """Where one float32 accumulator may lose four digits."""
     tensor = torch.rand(10**7, generator=torch.Generator().manual_seed(0)) + 0.5
-    truth = exact_norm([tensor])
-    assert abs(torch.linalg.vector_norm(tensor).item() / truth - 1) > 1e-5  # what this module is for
-    assert norm(tensor) == pytest.approx(truth, rel=1e-7)
+    assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-7)
 
 
-@pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("exponent", [-44, -30, -23, -18, 18, 22, 30, 38])
-def test_the_range_of_float32_neither_overflows_nor_vanishes(p: float, dtype: torch.dtype, exponent: int) -> None:
-    tensor = torch.full((100,), 10.0**exponent, dtype=dtype)
-    found = norm(tensor, p)
-    assert 0 < found < math.inf
-    assert found == pytest.approx(exact_norm([tensor], p), rel=1e-6)
+def test_the_range_of_float32_neither_overflows_nor_vanishes(dtype: torch.dtype, exponent: int) -> None:
+    for p in PS:
+        tensor = torch.full((100,), 10.0**exponent, dtype=dtype)
+        found = norm(tensor, p)
+        assert 0 < found < math.inf, p
+        assert found == pytest.approx(exact_norm([tensor], p), rel=1e-6), p
 
 
-@pytest.mark.parametrize("exponent", [-300, -200, 200, 300])
-def test_the_range_of_float64_neither_overflows_nor_vanishes(exponent: int) -> None:
-    tensor = torch.full((100,), 10.0**exponent, dtype=torch.float64)
-    assert norm(tensor) == pytest.approx(10.0 ** (exponent + 1), rel=1e-12)
+def test_the_range_of_float64_neither_overflows_nor_vanishes() -> None:
+    for exponent in (-300, -200, 200, 300):
+        tensor = torch.full((100,), 10.0**exponent, dtype=torch.float64)
+        assert norm(tensor) == pytest.approx(10.0 ** (exponent + 1), rel=1e-12)
 
 
 def test_the_sum_of_norms_may_exceed_float32() -> None:
@@ -55,26 +55,26 @@ def test_the_sum_of_norms_may_exceed_float32() -> None:
     assert together == pytest.approx(exact_norm(tensors), rel=1e-6)
 
 
-@pytest.mark.parametrize("p", PS)
-def test_empty_and_zero_tensors_have_norm_zero(p: float) -> None:
-    norms = tensor_norms([torch.zeros(0), torch.zeros(5), torch.zeros(0, 3), torch.ones(1)], p)
-    assert norms.tolist() == [0.0, 0.0, 0.0, 1.0]
-    assert combine(norms.new_zeros(0), p).item() == 0.0
+def test_empty_and_zero_tensors_have_norm_zero() -> None:
+    for p in PS:
+        norms = tensor_norms([torch.zeros(0), torch.zeros(5), torch.zeros(0, 3), torch.ones(1)], p)
+        assert norms.tolist() == [0.0, 0.0, 0.0, 1.0], p
+        assert combine(norms.new_zeros(0), p).item() == 0.0, p
 
 
-@pytest.mark.parametrize("p", PS)
-def test_only_bad_elements_give_bad_norms(p: float) -> None:
+def test_only_bad_elements_give_bad_norms() -> None:
     good, infinite, nan = torch.ones(4), torch.ones(4), torch.ones(4)
     infinite[1], nan[2] = -math.inf, math.nan
-    norms = tensor_norms([good, infinite, nan], p)
-    assert norms.isfinite().tolist() == [True, False, False]
-    assert not combine(norms, p).isfinite()
+    for p in PS:
+        norms = tensor_norms([good, infinite, nan], p)
+        assert norms.isfinite().tolist() == [True, False, False], p
+        assert not combine(norms, p).isfinite(), p
 
 
-@pytest.mark.parametrize("size", [1000, 1024, 1025, 4096, 70_000, 1_000_003])
-def test_equal_elements_are_the_worst_case_of_summing(size: int) -> None:
-    tensor = torch.full((size,), 0.3337)
-    assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6)
+def test_equal_elements_are_the_worst_case_of_summing() -> None:
+    for size in (1000, 1024, 1025, 4096, 70_000, 1_000_003):
+        tensor = torch.full((size,), 0.3337)
+        assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6), size
 
 
 def test_layouts_other_than_contiguous() -> None:
@@ -93,9 +93,8 @@ def test_combining_is_the_norm_of_norms(values: list[float], p: float) -> None:
     assert combine(norms, p).item() == pytest.approx(exact_norm([norms], p), rel=1e-9)
 
 
-@pytest.mark.parametrize("size", [700, 768, 1000, 1024, 1025, 65_536])
-def test_one_huge_element_among_equals_is_a_worst_case_too(size: int) -> None:
-    for spike in (4146.0, 300.0, 1e4):
+def test_one_huge_element_among_equals_is_a_worst_case_too() -> None:
+    for size, spike in product((700, 768, 1000, 1024, 1025, 65_536), (4146.0, 300.0, 1e4)):
         tensor = torch.ones(size)
         tensor[:: 4 * ROW] = spike
         assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6)
@@ -107,16 +106,15 @@ def test_equal_elements_of_any_value() -> None:
         assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=5e-7)
 
 
-@pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("exponent", [-30, 0, 30])
-def test_norms_of_rows(p: float, dtype: torch.dtype, exponent: int) -> None:
-    for width in (0, 1, 7, ROW, 3 * ROW + 5):
+def test_norms_of_rows(dtype: torch.dtype, exponent: int) -> None:
+    for width, p in product((0, 1, 7, ROW, 3 * ROW + 5), PS):
         rows = torch.randn(4, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
         rows = (rows * 10.0**exponent).to(dtype)
         rows[2] = 0
         for row, found in zip(rows, row_norms(rows, p).tolist(), strict=True):
-            assert found == pytest.approx(exact_norm([row]) if p == 2 else exact_norm([row], p), rel=1e-6)
+            assert found == pytest.approx(exact_norm([row], p), rel=1e-6), (width, p)
 
 
 @pytest.mark.parametrize("p", PS)
@@ -124,10 +122,9 @@ def test_norms_of_groups(p: float) -> None:
     norms = torch.tensor([3.0, 4.0, 1e200, 1e200, 0.0, math.nan, 1.0, math.inf, 2.0], dtype=torch.float64)
     group = torch.tensor([0, 0, 1, 1, 2, 3, 3, 4, 4])
     found = combine_groups(norms, group, 6, p)
+    assert found[1].item() == pytest.approx(1e200 * 2 ** (1 / p), rel=1e-12)
     for number in range(6):
         expected = combine(norms[group == number], p)
-        if p >= 0.5 and number == 1 and p < 1:
-            assert found[1].item() == pytest.approx(4e200, rel=1e-12)
         torch.testing.assert_close(found[number], expected, equal_nan=True)
 
 

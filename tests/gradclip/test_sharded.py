@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gradclip import Chain, Clipper, ClipReport, Policy
-from tests.support import policies, policy_id
+from tests.gradclip.support import pairs
+from tests.support import policy_id
 
 PROCESSES, STEPS = 2, 4
 Record = dict[str, Any]
@@ -31,7 +32,7 @@ def quick(policy: Policy) -> Policy:
 
 def cases() -> list[Policy]:
     """Made once, and handed to the processes: to compose them takes longer than to clip with them."""
-    return [quick(policy) for policy in policies()]
+    return [quick(policy) for policy in pairs()]
 
 
 def network() -> nn.Module:

@@ -1,6 +1,5 @@
 """Thresholds from norms: checked against counting, on ours and on other programs' event files."""
 
-import json
 import random
 from pathlib import Path
 
@@ -9,10 +8,9 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from evidence import advice_study
-from runner.report.advice import SHARES, advise, drifts, norms_of, suggestions, warnings
+from runner.report.advice import SHARES, drifts, norms_of, suggestions, warnings
 from scripts import suggest_max
-from tests.trainer.support import text_file
+from tests.runner.support import compose
 
 
 @pytest.mark.parametrize("count", [100, 1500])
@@ -32,8 +30,6 @@ def test_shares_are_those_of_the_steps(count: int) -> None:
 
 
 def test_the_overrides_are_ready_made() -> None:
-    from tests.support import compose
-
     for each in suggestions(np.linspace(0.1, 2, 200)):
         assert compose(*each.override.split()).clip.max == pytest.approx(each.threshold, rel=0.01)
 
@@ -91,27 +87,3 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert end.value.code == 2
         error = capsys.readouterr().err
         assert (error.count("\n"), line in error) == (1, True), error
-
-
-def test_the_study_trains_with_what_the_advice_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a tiny job: the page's numbers are those of the runs' own statuses."""
-    monkeypatch.setattr(advice_study, "THRESHOLDS", (0.1, 1.0))
-    page = tmp_path / "advice.md"
-    advice_study.main([
-        "--seeds", "1", "--runs", str(tmp_path / "runs"), "--page", str(page), f"data.path={text_file(tmp_path)}",
-        "model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "steps=30",
-    ])  # fmt: skip
-    text = page.read_text()
-    norms = norms_of(tmp_path / "runs" / "1_1")
-    limit = float(np.quantile(norms, 0.9))
-    status = json.loads((tmp_path / "runs" / f"{limit:.6g}_1" / "status.json").read_text())
-    best = min(
-        json.loads((tmp_path / "runs" / f"{t}_1" / "status.json").read_text())["objective"] for t in ("0.1", "1")
-    )
-    behind = 100 * (status["objective"] / best - 1)
-    assert (
-        f"| 1 | 10 %, the first advice | {limit:.3g} | {status['objective']:.3f} | {best:.3f} | {behind:+.1f} % |"
-        in text
-    )
-    assert (tmp_path / "advice.png").stat().st_size > 1000
-    assert f"{limit:.3g}" in advise(tmp_path / "runs" / "1_1")

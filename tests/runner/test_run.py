@@ -1,9 +1,7 @@
 """The contract of a run's folder, its status, its exit status, and its checkpoints."""
 
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,30 +12,21 @@ from typing import Any
 import pytest
 import torch
 
+from runner.compose import load
 from runner.errors import UserError
 from runner.runs import checkpoint
-from runner.runs.run import Diverged, Interrupted, Run, update_latest_symlink
-from scripts import evaluate
-from tests.support import ENV, ROOT, program
-from tests.trainer.support import text_file, train
-
-QUICK = ("model.hidden=8", "model.embedding=4", "data.batch_size=4", "data.window=16", "data.sample=30", "steps=6")
-FIELDS = {"state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of"}
-
-
-def status(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "status.json").read_text())
-    assert set(found) == FIELDS
-    return found
+from runner.runs.files import write_atomically
+from runner.runs.run import Diverged, Interrupted, Run, remove_rejected, update_latest_symlink
+from tests import programs
+from tests.runner.support import PROJECT, TRAIN, compose, files, program, real_program, status, train
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run of the program itself, and what it printed."""
+    """A finished run of the program as a user starts it, and what it printed."""
     here = tmp_path_factory.mktemp("here")
-    done = program(f"data.path={text_file(here)}", *QUICK, cwd=here)
-    assert done.returncode == 0, done.stderr
-    assert "it/s" not in done.stderr, "no progress bar in a pipe"
+    done = real_program("steps=9", "evaluate_every=3", "checkpoint.keep=1", cwd=here)
+    assert (done.returncode, done.stderr) == (0, "")
     return here, done.stdout
 
 
@@ -46,72 +35,98 @@ def test_the_folder(finished: tuple[Path, str]) -> None:
     (folder,) = (here / "outputs" / "runs").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", folder.name)
     names = {path.name for path in folder.iterdir()}
-    assert names - {path.name for path in folder.glob("events.out.tfevents.*")} == {
-        ".hydra", ".lock", "config.yaml", "train.log", "checkpoints", "status.json"}  # fmt: skip
-    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_6.pt", "best.pt"}
+    (events,) = folder.glob("events.out.tfevents.*")
+    assert names == {".hydra", ".lock", "config.yaml", "train.log", "checkpoints", "status.json", events.name}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_9.pt", "best.pt"}
     assert (here / "outputs" / "latest").resolve() == folder.resolve()
     assert "state        finished" in (folder / "train.log").read_text()
+    assert load(folder, PROJECT) == compose("steps=9", "evaluate_every=3", "checkpoint.keep=1")
 
 
 def test_status_of_a_finished_run(finished: tuple[Path, str]) -> None:
-    found = status(finished[0] / "outputs" / "latest")
-    assert (found["state"], found["step"], found["steps"], found["reason"]) == ("finished", 6, 6, None)
-    assert 0 < found["objective"] < 10
+    folder = finished[0] / "outputs" / "latest"
+    found = status(folder)
+    assert (found["state"], found["step"], found["steps"], found["reason"]) == ("finished", 9, 9, None)
+    assert found["objective"] == checkpoint.load(checkpoint.find(folder, "best"))["best"]
     assert found["started"] <= found["updated"]
 
 
 def test_the_summary(finished: tuple[Path, str]) -> None:
     _, text = finished
     for pattern in (
-        r"^state +finished \(step 6 of 6\)$",
-        r"^loss +first [\d.]+, last [\d.]+, best validation [\d.]+ at step 6$",
+        r"^state +finished \(step 9 of 9\)$",
+        r"^loss +first [\d.]+, last [\d.]+, best validation [\d.]+ at step \d$",
         r"^clipped +[\d.]+ % of the steps$",
         r"^norm before +median [\d.]+, 95th percentile [\d.]+$",
-        r"^sample +\S",
         r"^run +outputs/runs/\S+$",
         r"^TensorBoard +tensorboard --logdir outputs/runs/\S+$",
     ):
         assert re.search(pattern, text, re.MULTILINE), (pattern, text)
 
 
-def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), f"data.path={text_file(tmp_path)}", *QUICK, "steps=1"]
-    runs = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(3)]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0, 0]
-    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 3
+def test_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
+    runs = [programs.Program(TRAIN, cwd=tmp_path) for _ in range(2)]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2
 
 
 def test_divergence_is_exit_status_3(tmp_path: Path) -> None:
-    done = program(
-        f"data.path={text_file(tmp_path)}", *QUICK, "steps=60", "optimizer.lr=1e4", "clip=none", cwd=tmp_path
-    )
+    done = program("experiment=wild", cwd=tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
-    found = status(tmp_path / "outputs" / "latest")
-    assert found["state"] == "diverged"
-    assert "step" in found["reason"]
     assert "Traceback" not in done.stderr
+    found = status(tmp_path / "outputs" / "latest")
+    assert (found["state"], found["reason"]) == ("diverged", "the loss is inf at step 4")
 
 
 def test_a_bug_is_exit_status_1_with_its_traceback(tmp_path: Path) -> None:
-    code = (
-        "import sys, runpy, trainer.loop\n"
-        "def broken(*arguments): raise RuntimeError('a bug')\n"
-        "trainer.loop.train = broken\n"
-        f"sys.argv = ['train.py', 'debug=fast']\nrunpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=ENV, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    (tmp_path / "incident").write_text("bug 2")
+    done = program("incident=incident", cwd=tmp_path)
     assert done.returncode == 1
+    assert "Traceback" in done.stderr
     assert "RuntimeError: a bug" in done.stderr
-    assert status(tmp_path / "outputs" / "latest")["reason"] == "RuntimeError: a bug"
+    found = status(tmp_path / "outputs" / "latest")
+    assert (found["state"], found["reason"]) == ("failed", "RuntimeError: a bug")
+
+
+def test_paths_are_saved_absolute(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("1.0")
+    assert program("initial=one", "hydra.run.dir=run", cwd=tmp_path).returncode == 0
+    assert load(tmp_path / "run", PROJECT).initial == str(tmp_path / "one")
+
+
+# -- what only building can tell
+
+
+def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
+    assert program(cwd=tmp_path).returncode == 0
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    done = program("initial=nowhere", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: initial={tmp_path / 'nowhere'}: ")
+    assert list((tmp_path / "outputs" / "runs").iterdir()) == [run]
+    assert (tmp_path / "outputs" / "latest").resolve() == run.resolve()
+
+
+def test_a_folder_with_a_foreign_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    done = program("initial=nowhere", "hydra.run.dir=run", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert status(tmp_path / "run")["state"] == "rejected"
+
+
+def test_a_run_that_had_begun_is_not_removed(tmp_path: Path) -> None:
+    train(compose(), tmp_path / "run")
+    before = files(tmp_path)
+    remove_rejected(tmp_path / "run")
+    assert files(tmp_path) == before
 
 
 # -- the status file
 
 
-def test_endings(tmp_path: Path) -> None:
+def test_outcomes(tmp_path: Path) -> None:
     for error, state, code in ((None, "finished", 0), (Diverged("why"), "diverged", 3)):
         run = Run(tmp_path, 5)
         with run.recorded():
@@ -145,14 +160,29 @@ def test_a_second_sigint_ends_at_once(tmp_path: Path) -> None:
     assert run.outcome().code == 130
 
 
-def test_the_heartbeat_is_written_at_most_once_a_second(tmp_path: Path) -> None:
+def test_the_heartbeat_is_written_at_most_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
     run = Run(tmp_path, 5)
     for step in range(100):
         run.heartbeat(step)
     assert status(tmp_path)["step"] == 0
-    run._written -= 2
+    now += 2
     run.heartbeat(100)
     assert status(tmp_path)["step"] == 100
+
+
+def test_a_folder_takes_one_process_at_a_time(tmp_path: Path) -> None:
+    Run(tmp_path, 5)
+    code = (
+        "import sys; from pathlib import Path; from runner.errors import UserError; from runner.runs import lock\n"
+        "try: lock.hold(Path(sys.argv[1]))\n"
+        "except UserError as error: print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}: another process is training in it\n"
 
 
 def test_latest_is_moved_and_never_leaves_outputs(tmp_path: Path) -> None:
@@ -169,25 +199,17 @@ def test_latest_is_moved_and_never_leaves_outputs(tmp_path: Path) -> None:
 
 
 def test_checkpoints_last_and_best(tmp_path: Path) -> None:
-    train(tmp_path, "steps=9", "checkpoint.every=3", "checkpoint.keep=2", "evaluate_every=3")
-    assert [path.name for path in checkpoint.steps(tmp_path / "run")] == ["step_6.pt", "step_9.pt"]
-    best = checkpoint.load(checkpoint.find(tmp_path / "run", "best"))
-    assert best["best"] == status(tmp_path / "run")["objective"]
-    last = checkpoint.load(checkpoint.find(tmp_path / "run", "last"))
-    assert last["step"] == 9
-    assert set(last) == {"model", "optimizer", "clipper", "scaler", "watch", "doctor", "history", "random", "step",
-                         "detailed", "best", "best_step", "states", "data", "config", "events", "place"}  # fmt: skip
-    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    train(compose("steps=9", "checkpoint.every=3", "checkpoint.keep=2", "evaluate_every=3"), tmp_path)
+    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step_6.pt", "step_9.pt"]
+    best = checkpoint.load(checkpoint.find(tmp_path, "best"))
+    assert best["best"] == status(tmp_path)["objective"]
+    assert checkpoint.find(tmp_path, "6") == tmp_path / "checkpoints" / "step_6.pt"
+    assert checkpoint.load(checkpoint.find(tmp_path, "last"))["step"] == 9
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Part:
-        def state_dict(self) -> dict[str, Any]:
-            return {"value": torch.ones(3)}
-
-        def load_state_dict(self, state_dict: dict[str, Any], /) -> None: ...
-
-    checkpoint.save_best(tmp_path, {"part": Part()}, {"step": 1})
+    checkpoint.save_best(tmp_path, {"step": 1, "value": torch.ones(3)})
     whole = (tmp_path / "checkpoints" / "best.pt").read_bytes()
 
     def crash(descriptor: int) -> None:
@@ -195,7 +217,7 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="no space"):
-        checkpoint.save_best(tmp_path, {"part": Part()}, {"step": 2})
+        checkpoint.save_best(tmp_path, {"step": 2, "value": torch.ones(3)})
     assert (tmp_path / "checkpoints" / "best.pt").read_bytes() == whole
     assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 1
 
@@ -219,7 +241,7 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_it_replaces_is_gone(
     noting(Path, "replace", lambda path, to: f"{path.name} {to.name}")
     noting(Path, "unlink", lambda path, **named: path.name)
     for step in (1, 2):
-        checkpoint.save(tmp_path, {}, {"step": step}, keep=1)
+        checkpoint.save(tmp_path, {"step": step}, keep=1)
     writes = [
         [f"fsync .step_{n}.pt.part", f"replace .step_{n}.pt.part step_{n}.pt", "fsync checkpoints"] for n in (1, 2)
     ]
@@ -237,46 +259,18 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         checkpoint.find(tmp_path, "last")
 
 
-# -- scripts/evaluate.py
-
-
-def test_evaluate(
-    finished: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    here, _ = finished
-    monkeypatch.chdir(here)
-    evaluate.main(["outputs/latest"])
-    best = capsys.readouterr().out
-    loss = float(re.findall(r"^step 6: loss ([\d.]+)  accuracy [\d.]+$", best, re.MULTILINE)[0])
-    assert loss == pytest.approx(status(here / "outputs" / "latest")["objective"], abs=1e-4)
-    evaluate.main(["outputs/latest", "--checkpoint", "last"])
-    assert capsys.readouterr().out == best  # of six steps, one evaluation, the last
-
-
-def test_evaluate_as_a_program(finished: tuple[Path, str]) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "nowhere"]
-    done = subprocess.run(command, cwd=finished[0], capture_output=True, text=True, check=False)
-    line = "error: nowhere: not the folder of a run; it has no config.yaml\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
-
-
-def test_evaluate_refuses_in_one_line(
-    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(finished[0] / "outputs" / "latest", tmp_path / "run")
-    config = tmp_path / "run" / "config.yaml"
-    other = tmp_path / "other.txt"
-    other.write_text("another text altogether " * 200)
-    saved = config.read_text()
-    for change, arguments, line in (
-        (("", ""), ["--checkpoint", "nope.pt"], "nope.pt: no such checkpoint"),
-        ((str(finished[0] / "small.txt"), str(other)), [], "the data has changed since this run"),
-        (("name: rnn", "name: gone"), [], "model=gone: no such option; there are deep_linear, linear_net"),
-        (("hidden: 8", "hidden: 0"), [], "model.hidden=0: must be a whole number of at least 1"),
-    ):
-        config.write_text(saved.replace(*change) if change[0] else saved)
-        with pytest.raises(SystemExit) as end:
-            evaluate.main([str(tmp_path / "run"), *arguments])
-        error = capsys.readouterr().err
-        assert (end.value.code, error.count("\n")) == (2, 1)
-        assert line in error
+def test_a_checkpoint_with_one_changed_bit_or_another_format_is_refused(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, {"step": 1, "value": torch.ones(100)}, keep=1)
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    other = whole.replace(b"checkpoint, format", b"checkpoint, format 9", 1)[:-1]
+    for content, line in ((bytes(changed), "damaged, since its checksum is another"), (whole[:-1], "not a whole"),
+                          (other, "not a whole")):  # fmt: skip
+        write_atomically(path, content)
+        with pytest.raises(UserError, match=line):
+            checkpoint.load(path)
+    version = f"format {checkpoint.FORMAT}".encode()
+    write_atomically(path, whole.replace(version, b"format 1"))
+    with pytest.raises(UserError, match=rf"a checkpoint in format 1, where this program reads {version.decode()}"):
+        checkpoint.load(path)

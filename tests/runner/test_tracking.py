@@ -4,6 +4,7 @@ import json
 import math
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 import torch
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import Parameter
 
-from gradclip import Clipper, ClipReport
+from gradclip import Clipper, ClipReport, Policy
+from runner.sweeps import grid
 from runner.tracking import flow
 from runner.tracking.tracker import Tracker
+from tests.runner.support import compose, composer, status, train
+from tests.runner.toy import loop
 from tests.support import exact_norm
-from tests.trainer.support import train
 
 EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",
               "steps_per_second", "dropped"}  # fmt: skip
@@ -35,17 +39,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 12 steps that clips, with the norms that other code measured at every clip."""
     folder = tmp_path_factory.mktemp("tracked")
     measured: list[tuple[float, float]] = []
-    real = Clipper.clip
 
-    def clip(self: Clipper) -> ClipReport:
-        before = exact_norm([p.grad for p in self._parameters])
-        report = real(self)
-        measured.append((before, exact_norm([p.grad for p in self._parameters])))
-        return report
+    class Measured(Clipper):
+        def __init__(self, named: Iterable[tuple[str, Parameter]], policy: Policy):
+            self.clipped = dict(named)
+            super().__init__(self.clipped.items(), policy)
 
+        def clip(self) -> ClipReport:
+            before = exact_norm([p.grad for p in self.clipped.values()])
+            report = super().clip()
+            measured.append((before, exact_norm([p.grad for p in self.clipped.values()])))
+            return report
+
+    overrides = ("steps=12", "clip.max=1.5", "log.parameters_every=5", "evaluate_every=6", "log.histograms=true")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Clipper, "clip", clip)
-        train(folder, "steps=12", "clip.max=0.3", "log.parameters_every=5", "evaluate_every=6", "log.histograms=true")
+        patch.setattr(loop, "Clipper", Measured)
+        train(compose(*overrides, "checkpoint.every=12", "log.flow=true"), folder / "run")
     (folder / "measured.json").write_text(json.dumps(measured))
     return folder / "run"
 
@@ -56,21 +65,19 @@ def test_both_norms_are_the_measured_ones(run: Path) -> None:
     assert [value for _, value in found["grad_norm/before"]] == pytest.approx([b for b, _ in measured], rel=1e-6)
     assert [value for _, value in found["grad_norm/after"]] == pytest.approx([a for _, a in measured], rel=1e-6)
     assert any(before > after for before, after in measured)
-    assert all(after <= 0.3 * (1 + 1e-6) for _, after in measured)
+    assert all(after <= 1.5 * (1 + 1e-6) for _, after in measured)
 
 
 def test_every_step_has_its_tags(run: Path) -> None:
     found = scalars(run)
     for tag in EVERY_STEP:
         assert [step for step, _ in found[tag]] == list(range(1, 13)), tag
-    for tag in DETAILS | {f"grad_norm_{side}/output.weight" for side in ("before", "after")}:
+    for tag in DETAILS | {f"grad_norm_{side}/weight" for side in ("before", "after")}:
         assert [step for step, _ in found[tag]] == [1, 5, 6, 10, 12], tag
-    for tag in ("loss/val", "metric/accuracy", "best/objective"):
+    for tag in ("loss/val", "metric/largest_error", "best/objective"):
         assert [step for step, _ in found[tag]] == [6, 12], tag
-    parameters = {f"grad_norm_{side}/{name}" for side in ("before", "after") for name in (
-        "embedding.weight", "recurrent.weight_ih_l0", "recurrent.weight_hh_l0", "recurrent.bias_ih_l0",
-        "recurrent.bias_hh_l0", "output.weight", "output.bias")}  # fmt: skip
-    assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/accuracy", "best/objective"}
+    parameters = {f"grad_norm_{side}/{name}" for side in ("before", "after") for name in ("weight", "bias")}
+    assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/largest_error", "best/objective"}
 
 
 def test_derived_tags(run: Path) -> None:
@@ -78,11 +85,11 @@ def test_derived_tags(run: Path) -> None:
     for step in range(1, 13):
         before, after = found["grad_norm/before"][step], found["grad_norm/after"][step]
         assert found["clip/scale"][step] == pytest.approx(after / before, rel=1e-5)
-        assert found["clip/fraction"][step] == float(before > 0.3)
-        assert found["clip/limit"][step] == pytest.approx(0.3)
+        assert found["clip/fraction"][step] == float(before > 1.5)
+        assert found["clip/limit"][step] == pytest.approx(1.5)
     total = math.sqrt(sum(points[1] ** 2 for tag, points in found.items() if tag.startswith("grad_norm_before/")))
     assert total == pytest.approx(found["grad_norm/before"][1], rel=1e-5)
-    # SGD without momentum: the update is the rate times the clipped gradient.
+    # Plain SGD: the update is the rate times the clipped gradient.
     for step in (1, 5, 10, 12):
         update = found["lr"][step] * found["grad_norm/after"][step]
         assert found["update_ratio"][step] * found["weight_norm"][step] == pytest.approx(update, rel=1e-4)
@@ -97,8 +104,8 @@ def test_one_event_a_step(run: Path) -> None:
 
 
 def test_log_every(tmp_path: Path) -> None:
-    train(tmp_path, "steps=11", "log.every=4", "log.parameters_every=2", "evaluate_every=11")
-    assert [step for step, _ in scalars(tmp_path / "run")["loss/train"]] == [1, 4, 8, 11]
+    train(compose("steps=11", "log.every=4", "checkpoint.every=11", "evaluate_every=11"), tmp_path)
+    assert [step for step, _ in scalars(tmp_path)["loss/train"]] == [1, 4, 8, 11]
 
 
 def test_the_flow_picture_is_drawn_at_every_evaluation(run: Path) -> None:
@@ -120,23 +127,23 @@ def test_histograms_count_every_element(run: Path) -> None:
     content = torch.load(run / "checkpoints" / "step_12.pt", weights_only=True)["model"]
     assert set(events.Tags()["histograms"]) == {f"histogram/{k}/{name}" for k in ("weight", "gradient")
                                                 for name in content}  # fmt: skip
-    first, last = events.Histograms("histogram/weight/output.weight")
+    first, last = events.Histograms("histogram/weight/weight")
     assert (first.step, last.step) == (6, 12)
-    values, histogram = content["output.weight"].double().numpy().ravel(), last.histogram_value
+    values, histogram = content["weight"].double().numpy().ravel(), last.histogram_value
     assert (histogram.num, histogram.min, histogram.max) == (values.size, values.min(), values.max())
     assert histogram.sum == pytest.approx(values.sum(), rel=1e-4)
     assert histogram.sum_squares == pytest.approx((values**2).sum(), rel=1e-4)
     counts, _ = np.histogram(values, len(histogram.bucket), (values.min(), values.max()))
     assert np.abs(np.array(histogram.bucket) - counts).sum() <= 2  # an element on an edge
     assert histogram.bucket_limit[-1] == values.max()
-    gradient = events.Histograms("histogram/gradient/output.weight")[-1].histogram_value
-    norm = dict(scalars(run)["grad_norm_after/output.weight"])[12]
+    gradient = events.Histograms("histogram/gradient/weight")[-1].histogram_value
+    norm = dict(scalars(run)["grad_norm_after/weight"])[12]
     assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
 
 
 def test_pictures_can_be_left_out_and_histograms_are(tmp_path: Path) -> None:
-    train(tmp_path, "log.flow=false")
-    events = EventAccumulator(str(tmp_path / "run"))
+    train(compose(), tmp_path)
+    events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Tags()["images"] == events.Tags()["histograms"] == []
 
@@ -223,7 +230,7 @@ def test_the_server_shows_both_norms(server: str, run: Path) -> None:
 def test_the_server_shows_pictures_and_histograms(server: str) -> None:
     pictures = ask(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
     assert [picture["step"] for picture in pictures] == [6, 12]
-    points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/output.weight")
+    points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
     assert [point[1] for point in points] == [6, 12]
 
 
@@ -240,7 +247,45 @@ def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
 
 def test_the_server_shows_the_whole_configuration(server: str) -> None:
     (config,) = ask(server, "plugin/text/text", run="run", tag="config/text_summary")
-    assert "max: 0.3" in config["text"]
-    assert "window: 16" in config["text"]
+    assert "max: 1.5" in config["text"]
+    assert "target: 1.0" in config["text"]
     (data,) = ask(server, "plugin/text/text", run="run", tag="data/text_summary")
-    assert "sha256" in data["text"]
+    assert "inputs: 3" in data["text"]
+
+
+def test_the_server_shows_the_swept_keys_and_the_objective_of_every_job(tmp_path: Path) -> None:
+    """The jobs of a sweep find in its plan which keys are swept, and TensorBoard has a row for each that began."""
+    arguments = ["seed=3,4", "experiment=calm,wild"]
+    plan = grid.plan(composer(), composer().compose(arguments, multirun=True), arguments)
+    plan.write(tmp_path)
+    for job in plan.jobs:
+        folder = tmp_path / str(job.number)
+        train(compose(*job.overrides), folder, swept=grid.swept(folder))
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"])
+    server = board.launch()
+    experiment = post(server, "plugin/hparams/experiment", {})
+    assert {info["name"] for info in experiment["hparamInfos"]} == {"seed", "experiment"}
+    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE"],
+                "colParams": [{"metric": {"tag": "best/objective"}, "order": "ORDER_UNSPECIFIED"}]}  # fmt: skip
+    found = {}
+    for group in post(server, "plugin/hparams/session_groups", question)["sessionGroups"]:
+        (session,) = group["sessions"]
+        metrics = {each["name"]["tag"]: each["value"] for each in session.get("metricValues", [])}
+        found[session["name"]] = (group["hparams"], metrics.get("best/objective"), session["status"])
+    ends = {"finished": "STATUS_SUCCESS", "diverged": "STATUS_FAILURE"}
+    for job in plan.jobs:
+        ended = status(tmp_path / str(job.number))
+        hparams, objective, session = found.pop(str(job.number))
+        assert hparams == job.swept
+        assert objective == (None if ended["objective"] is None else pytest.approx(ended["objective"], rel=1e-6))
+        assert session == ends[ended["state"]]
+        assert ended["state"] == {"calm": "finished", "wild": "diverged"}[job.swept["experiment"]]
+    assert found == {}
+
+
+def post(server: str, path: str, question: dict[str, Any]) -> Any:
+    request = urllib.request.Request(f"{server}data/{path}", json.dumps(question).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)

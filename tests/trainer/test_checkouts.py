@@ -24,18 +24,15 @@ def test_each_checkout_runs_its_own_code(tmp_path: Path) -> None:
     run.write_text(run.read_text(encoding="utf-8").replace('"data: %s"', '"the second project: %s"'), encoding="utf-8")
     # Whatever is installed, or stands on PYTHONPATH, a program's own checkout comes first.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(first / "src"), str(ROOT / "src")])}
+    small = ["debug=fast", "model=mlp", "data=line", "optimizer.lr=0.01"]
     for project, said in ((first, "data: "), (second, "the second project: ")):
-        folder = tmp_path / f"run of {project.name}"
-        commands = [
-            [str(project / "train.py"), "debug=fast", "model.hidden=4", f"hydra.run.dir='{folder}'"],
-            [str(project / "scripts" / "status.py"), str(folder)],
-        ]
-        train, status = (
-            subprocess.run(
-                [sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-            )
-            for command in commands
-        )
-        assert train.returncode == 0, train.stderr
-        assert said in train.stdout
-        assert "finished at step 5" in status.stdout
+        done = python(project / "train.py", *small, f"hydra.run.dir='{project / 'run'}'", environment=environment)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    done = python(second / "scripts" / "status.py", str(second / "run"), environment=environment)
+    assert "finished at step 5" in done.stdout
+
+
+def python(script: Path, *arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

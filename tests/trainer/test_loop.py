@@ -16,6 +16,7 @@ from runner.runs.run import Diverged
 from tests.support import exact_norm
 from tests.trainer.support import SMALL, text_file, train
 from trainer import loop
+from trainer.config import Divergence
 from trainer.data import Batch
 from trainer.evaluate import evaluate
 from trainer.history import History
@@ -171,15 +172,19 @@ def test_accumulated_gradients_are_clipped_once_and_as_a_sum(tmp_path: Path) -> 
 # -- divergence
 
 
-def look(values: list[float], **overrides: str) -> int | None:
+def look(values: list[float], factor: float | None = 2.0, smoothing: float = 0.9) -> int | None:
     """The step at which a sequence of losses counts as diverged."""
-    watch = DivergenceDetector(compose(*(f"divergence.{key}={value}" for key, value in overrides.items())).divergence)
+    detector = DivergenceDetector(Divergence(factor=factor, smoothing=smoothing))
     for step, loss in enumerate(values, start=1):
         try:
-            watch.update(step, loss)
+            detector.update(step, loss)
         except Diverged:
             return step
     return None
+
+
+def test_the_rule_of_divergence_of_conf() -> None:
+    assert compose().divergence == Divergence(factor=2.0, smoothing=0.9)
 
 
 def test_divergence() -> None:
@@ -189,8 +194,8 @@ def test_divergence() -> None:
     assert look([4.0, 3.9, 30.0, 3.0, 3.0, 3.0]) is None  # one bad step is no divergence
     assert look([4.0] + [9.0] * 50) == look([8.0] + [18.0] * 50)
     assert look([4.0] + [7.9] * 200) is None
-    assert look([4.0, 8.5], smoothing="0") == 2
-    assert look([4.0] + [1e30] * 50, factor="null") is None
+    assert look([4.0, 8.5], smoothing=0.0) == 2
+    assert look([4.0] + [1e30] * 50, factor=None) is None
     assert look([-1.0] * 50) is None
     assert look([-1.0] + [0.5] * 50) is not None
     assert look([0.0] + [1e-9] * 50) is None

@@ -26,9 +26,10 @@ from runner.errors import UserError
 from runner.report import summary
 from runner.runs import checkpoint
 from runner.runs.run import Run, actual_state, read_status, save
+from tests.programs import run
 from tests.runner.test_tracking import scalars as tensorboards
 from tests.same import points, same, same_run, scalars
-from tests.support import program
+from tests.support import ROOT
 from tests.trainer.support import text_file
 from trainer import loop
 from trainer.config import Train
@@ -38,6 +39,7 @@ from trainer.randomness import rng_state, set_rng_state
 from trainer.run import execute, execute_in_folder
 from trainer.state import TrainState
 
+TRAIN = ROOT / "train.py"
 STEPS = 12
 COMMON = (f"steps={STEPS}", "log.progress=false", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4")
 TEXT = ("data.window=200", "data.batch_size=4", "data.sample=0", "model.hidden=8", "model.embedding=4")  # 5 an epoch
@@ -431,11 +433,11 @@ def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the data has changed"):
         execute_in_folder(config, folder, resumed=True)
     text.write_text(whole)
-    done = program("resume=run", "steps=11", cwd=tmp_path)
+    done = run(TRAIN, "resume=run", "steps=11", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
     assert "steps=11: " in done.stderr
     assert {path: path.read_bytes() for path in before} == before
-    assert program("resume=run", "steps=14", cwd=tmp_path).returncode == 0
+    assert run(TRAIN, "resume=run", "steps=14", cwd=tmp_path).returncode == 0
     assert (read_status(folder)["state"], load(folder).steps, config.steps) == ("finished", 14, STEPS)
     assert (folder / "checkpoints" / "step_13.pt.damaged").exists()
 
@@ -485,10 +487,10 @@ def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
 def test_the_program_goes_on(tmp_path: Path) -> None:
     """In the same folder, with what extends it written into its configuration, and its first log kept."""
     arguments = [f"data.path={text_file(tmp_path)}", *TEXT, *COMMON]
-    assert program(*arguments, cwd=tmp_path).returncode == 0
+    assert run(TRAIN, *arguments, cwd=tmp_path).returncode == 0
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     hydras = {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
-    done = program("resume=latest", "steps=15", "log.every=2", cwd=tmp_path)
+    done = run(TRAIN, "resume=latest", "steps=15", "log.every=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [each.name for each in (tmp_path / "outputs" / "runs").iterdir()] == [folder.name]
     assert load(folder).steps == 15
@@ -503,7 +505,7 @@ def test_the_program_goes_on(tmp_path: Path) -> None:
     for tag, found in scalars(folder).items():
         assert [step for step, _ in shown.get(tag, found)] == [step for step, _ in found]
     assert actual_state(folder) == "finished"
-    asked = program(f"resume={folder}", "steps=20", "--cfg", "job", cwd=tmp_path)
+    asked = run(TRAIN, f"resume={folder}", "steps=20", "--cfg", "job", cwd=tmp_path)
     assert "steps: 20\n" in asked.stdout
     assert load(folder).steps == 15
 

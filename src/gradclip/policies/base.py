@@ -79,11 +79,6 @@ class Policy(Option):
         default="error",
         choices=("error", "drop", "zero", "keep"),
     )
-    fold: str = key(
-        "who multiplies the gradients: clip() always, or a fused optimizer in its step where that is right",
-        default="never",
-        choices=("never", "auto"),
-    )
     schedule: str = key(
         "how max moves over the steps, from max to final", default="constant", choices=("constant", "linear", "cosine")
     )

@@ -33,9 +33,5 @@ class Chain(Policy):
             if getattr(self, field) != default:
                 raise InvalidField(field, getattr(self, field), "set in a link: clip.links.<label>." + field)
         for label, link in self.links.items():
-            if (link.nonfinite, link.fold) != ("error", "never") or link.kind == "composite":
-                raise InvalidField(
-                    f"links.{label}",
-                    link.name,
-                    "a plain policy; nonfinite is said for the whole chain, and nothing folds in it",
-                )
+            if link.nonfinite != "error" or link.kind == "composite":
+                raise InvalidField(f"links.{label}", link.name, "a plain policy; nonfinite is said for the whole chain")

@@ -233,9 +233,12 @@ def actual_state(folder: Path) -> str | None:
 
 
 def remove_rejected(folder: Path) -> None:
-    """Removes the folder of a run that could not be built, unless somebody else's files are in it."""
-    own = {".hydra", ".lock", SAVED, STATUS, "train.log", "checkpoints"}
-    if all(path.name in own or path.match("events.out.tfevents.*") for path in folder.iterdir()):
+    """Removes the folder of a run that could not be built, unless there is more in it than a run has before it begins.
+
+    It may have been there before with files of somebody else, or the run had begun and has checkpoints.
+    """
+    own = {".hydra", ".lock", SAVED, STATUS, "train.log"}
+    if all(path.name in own for path in folder.iterdir()):
         shutil.rmtree(folder)
 
 

@@ -121,6 +121,8 @@ def _wait_for_orphans(sweep: Sweep, seconds: float = 10.0) -> None:
 
 def _launch(sweep: Sweep, jobs: Sequence[Job], task: Task) -> int:
     """Hands the jobs to Hydra's launcher; the exit status of a signal that ended the sweep, else 0."""
+    # New interpreters, as of submitit and of the server that forks jobs, do not get the path to src otherwise.
+    os.environ["PYTHONPATH"] = os.pathsep.join(each for each in sys.path if each)
     setup_globals()
     configure_log(sweep.master.hydra.hydra_logging, sweep.master.hydra.verbose)
     callbacks = Callbacks(sweep.master)

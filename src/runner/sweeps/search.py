@@ -51,7 +51,7 @@ class Space:
         return self.defaults.get(policy)
 
 
-def space(composer: Composer[RunConfig], arguments: Sequence[str]) -> Space:
+def space(composer: Composer[Any], arguments: Sequence[str]) -> Space:
     """What the arguments leave open: `clip=norm,value`, `optimizer.lr=tag(log,interval(0.1,10))`. Raises UserError."""
     fixed: list[str] = []
     choices: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ def _interval(override: Override, value: IntervalSweep) -> tuple[float, float, b
     return low, high, log
 
 
-def check(composer: Composer[RunConfig], found: Space) -> None:
+def check(composer: Composer[Any], found: Space) -> None:
     """Composes the corners of the space, so that no trial is refused. Raises UserError for the first that is wrong."""
     policies = found.choices.get("clip", [_fixed_policy(found)])
     for policy in policies:
@@ -108,11 +108,12 @@ def _fixed_policy(found: Space) -> str:
     return named[-1] if named else "norm"
 
 
-def _composed(composer: Composer[RunConfig], overrides: Sequence[str]) -> RunConfig:
+def _composed(composer: Composer[Any], overrides: Sequence[str]) -> RunConfig:
     try:
-        return composer.checked(overrides)
+        config: RunConfig = composer.checked(overrides)
     except Exception as error:
         raise UserError(f"{explain(error, composer.project, overrides)} ({' '.join(overrides)})") from error
+    return config
 
 
 def overrides_of(found: Space, trial: Any) -> list[str]:
@@ -151,7 +152,7 @@ class Search:
     storage: str
     trials: int
     space: Space
-    composer: Composer[RunConfig]
+    composer: Composer[Any]
     seed: int | None = None
 
 

@@ -1,0 +1,42 @@
+"""Which policies, scopes and precisions the tests of the clipping library try together."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import groupby
+
+import pytest
+import torch
+
+from gradclip import Policy
+from tests.support import policies, policy_id
+
+
+@cache
+def pairs() -> list[Policy]:
+    """Every policy of conf/clip, and every kind of policy at every scope that it takes.
+
+    What a scope measures together and what a policy makes of the norms do not depend on each other, so not every
+    policy is tried at every scope. Each is tried where it has several blocks, if it takes such a scope.
+    """
+    found: list[Policy] = []
+    at_scope: Counter[tuple[str, str]] = Counter()
+    by_name = [list(group) for _, group in groupby(policies(), lambda policy: policy.name)]
+    for group in sorted(by_name, key=len):
+        found.append(min(group, key=lambda policy: (policy.scope == "model", at_scope[policy.kind, policy.scope])))
+        at_scope[found[-1].kind, found[-1].scope] += 1
+    for policy in sorted(policies(), key=lambda policy: -len(policy.scopes)):
+        if not at_scope[policy.kind, policy.scope]:
+            found.append(policy)
+            at_scope[policy.kind, policy.scope] += 1
+    return sorted(found, key=policy_id)
+
+
+def cases(chosen: Callable[[Policy], bool] = lambda policy: True) -> Sequence[object]:
+    """Parameter sets of (policy, dtype): the chosen pairs in float32 and bfloat16, norm and value in all precisions."""
+    found = []
+    for policy in filter(chosen, pairs()):
+        dtypes = [torch.float32, torch.bfloat16]
+        dtypes += [torch.float64, torch.float16] if policy.name in ("norm", "value") else []
+        found += [pytest.param(policy, dtype, id=f"{policy_id(policy)}-{dtype}") for dtype in dtypes]
+    return found

@@ -1,0 +1,158 @@
+"""What is checked before a run: each mistake is one line with exit status 2, and nothing is made or imported for it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.cli import preflight as cli
+from tests.runner.support import PROJECT, TRAIN, real_program, refused
+from tests.support import ENV, ROOT
+
+# The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
+MISTAKES = [
+    ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are autoclip, none, norm, value, zclip"),
+    ("schedule=null", "schedule=null: no such option; there are constant, linear"),
+    ("clp=norm", "clp=norm: no such key; did you mean clip?"),
+    ("clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("max=1", "max=1: no such key; did you mean clip.max?"),
+    ("schedule.final=0.5", "schedule.final=0.5: no such key in schedule=constant; it belongs to schedule=linear"),
+    ("+unknown=1", "unknown=1: no such key; there are clip, steps, seed, log,"),
+    ("+clip=value", "+clip=value: the group is there already; write clip=value"),
+    ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
+    ("steps=1.5", "steps=1.5: must be a whole number of at least 1"),
+    ("log=3", "log=3: must be given by its keys, log.…"),
+    ("evaluate_every=7", "evaluate_every=7: is more than steps=6"),
+    ("target=${nope}", "target: Interpolation key 'nope' not found"),
+    ("~seed", "seed: has no value"),
+    ("~clip", "clip: has no value; choose one of adagc, agc,"),
+    ("initial=é", "initial=é: cannot be read; put the value in quotes of its own: \"initial='é'\""),
+    ("steps", "steps: an override is key=value, and a flag begins with -"),
+    ("seed=1,2", "seed=1,2: several values are a sweep: add -m; a list is written seed=[1,2]"),
+    ("-m seed=1,-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295 (job 1: seed=-1)"),
+    ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
+    ("-m lr=interval(0,1)", "lr=interval(0,1): a grid takes lists, choice(…) and range(…)"),
+    ("-m seed=1,2 hydra.sweep.dir=swept", "hydra.sweep.dir=swept: holds a sweep already"),
+    ("sweep.dry_run=true", "sweep.dry_run=true: there is no sweep; add -m"),
+    ("sweep.resume=taken", "sweep.resume=taken: not the folder of a sweep; it has no sweep.json that can be read"),
+    ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
+    ("hydra.run.dir=file/run", "cannot be made, since"),
+    ("resume=nope", "resume=nope: there is no nope"),
+    ("resume=latest", "resume=latest: there is no outputs/latest"),
+    ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
+    ("--frobnicate", "unrecognized arguments: --frobnicate"),
+    ("--config-name=nope", "Cannot find primary config 'nope'"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "file").touch()
+    for folder, name in (("taken", "status.json"), ("swept", "sweep.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
+def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert line in refused(arguments.split(), capsys)
+    assert sorted(path.name for path in here.iterdir()) == ["file", "swept", "taken"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("stesp: 3", "stesp: no such key; did you mean steps?"),
+        ("clip:\n  max: none", "clip.max=none: must be a number above 0"),
+        ("clip: [1", "typo.yaml, line 3: not YAML"),
+        ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(
+    content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "more" / "experiment").mkdir(parents=True)
+    (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
+    assert line in refused(["--config-dir=more", "experiment=typo"], capsys)
+
+
+def test_an_option_without_its_schema_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "more" / "clip").mkdir(parents=True)
+    (here / "more" / "clip" / "mine.yaml").write_text("name: norm\nmax: 1.0\n")
+    line = refused(["--config-dir=more", "clip=mine", "--cfg", "job"], capsys)
+    assert "has to begin with its schema: defaults: [/schema/clip/norm@_here_, _self_]" in line
+
+
+def test_a_bug_is_not_taken_for_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_check_folder", lambda *arguments: [][1])
+    with pytest.raises(IndexError):
+        cli.preflight(PROJECT, ["train.py"])
+
+
+def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="no such option"):
+        cli.preflight(PROJECT, ["train.py", "clip=nrom"])
+
+
+def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.preflight(PROJECT, ["train.py", "clip=value", "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(r"clip +autoclip  none  norm  \[value\]  zclip", text)
+    assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0\)", text)
+    assert re.search(r"target=1\.0 +the value of all weights", text)
+
+
+def test_the_program_itself(tmp_path: Path) -> None:
+    done = real_program("clip=nrom", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: clip=nrom: no such option")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- without torch
+
+TORCH_FREE = [["--help"], ["--cfg", "job"], ["clip.maks=1"], ["clip=nrom"], ["clip.max=-1"], ["-m", "seed=1,-1"],
+              ["-m", "seed=1,2", "sweep.dry_run=true"], ["resume=nope"], ["-sc", "query=bash"]]  # fmt: skip
+STARTS = f"""
+import io, os, runpy, sys
+from contextlib import redirect_stderr, redirect_stdout
+os.environ["COMP_LINE"], os.environ["COMP_POINT"] = "python train.py clip=n", "99"
+for arguments in {TORCH_FREE!r}:
+    sys.argv = ["train.py", *arguments]
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()):
+        try:
+            runpy.run_path({str(TRAIN)!r}, run_name="__main__")
+            code = None
+        except SystemExit as end:
+            code = end.code
+    print(code, *sorted({{"torch", "optuna"}} & set(sys.modules)))
+print(printed.getvalue().split())
+"""
+
+
+def python(code: str, cwd: Path) -> str:
+    environment = ENV | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_comes_before_a_run_needs_neither_torch_nor_optuna(tmp_path: Path) -> None:
+    code = "import sys, runner.cli.preflight, runner.sweeps.grid, runner.config, tests.runner.toy.toy\n"
+    assert python(code + "print({'torch', 'optuna'} & set(sys.modules))", tmp_path) == "set()\n"
+
+
+def test_mistakes_and_questions_are_answered_without_torch(tmp_path: Path) -> None:
+    *codes, completed = python(STARTS, tmp_path).splitlines()
+    assert codes == ["0", "0", "2", "2", "2", "2", "0", "2", "None"]
+    assert completed == "['clip=none', 'clip=norm']"
+    assert list(tmp_path.iterdir()) == []

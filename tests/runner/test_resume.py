@@ -1,0 +1,201 @@
+"""A run that was ended anywhere and is resumed is, bit for bit, the run that was never ended."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from runner.compose import load
+from runner.errors import UserError
+from runner.runs import checkpoint
+from runner.runs.run import actual_state
+from runner.tracking.tracker import EVENTS
+from tests import programs
+from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
+from tests.same import points, same, same_run, scalars
+
+# The loss rises, so that only the first evaluation is the best, and what is logged after it belongs to no checkpoint.
+STEPS = 12
+CONFIG = "config/text_summary"
+RISING = (f"steps={STEPS}", "evaluate_every=2", "checkpoint.every=4", "lr=1.0", "clip=zclip", "incident=incident",
+          "log.flow=true", "log.histograms=true")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happens to, and its folder."""
+    here = tmp_path_factory.mktemp("whole")
+    assert program(*RISING, "hydra.run.dir=run", cwd=here).returncode == 0
+    assert status(here / "run")["objective"] == checkpoint.load(here / "run" / "checkpoints" / "best.pt")["best"]
+    return here
+
+
+def resumed(whole: Path, folder: Path) -> None:
+    """Resumes the run and compares it with the whole one."""
+    done = program(f"resume={folder}", cwd=whole)
+    assert done.returncode == 0, done.stderr
+    assert status(folder)["state"] == "finished"
+    assert status(folder)["objective"] == status(whole / "run")["objective"]
+    same_run(whole / "run", folder, STEPS)
+
+
+@pytest.mark.parametrize("step", [3, 7, 12])
+def test_a_killed_run_is_resumed(whole: Path, step: int) -> None:
+    """Before the first checkpoint but the best one, between two, and before the last step."""
+    (whole / "incident").write_text(f"kill {step}")
+    killed = program(*RISING, f"hydra.run.dir=killed_{step}", cwd=whole)
+    assert killed.returncode == -signal.SIGKILL
+    folder = whole / f"killed_{step}"
+    assert actual_state(folder) == "killed"
+    (whole / "incident").unlink()
+    (events,) = folder.glob(EVENTS)
+    found = checkpoint.newest(folder)
+    assert found is not None
+    if step == 7:
+        assert events.stat().st_size > found[1]["events"][events.name], "points that will come again"
+    resumed(whole, folder)
+    assert len(list(folder.glob(EVENTS))) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_an_interrupted_run_finishes_its_step_and_is_resumed(whole: Path, number: signal.Signals) -> None:
+    (whole / "incident").write_text("wait 7")
+    (reached := whole / "incident.reached").unlink(missing_ok=True)
+    folder = whole / number.name
+    with programs.Program(TRAIN, *RISING, f"hydra.run.dir={folder}", cwd=whole) as run:
+        wait_for(reached.exists)
+        if number == signal.SIGINT:
+            busy = program(f"resume={folder}", cwd=whole)
+            line = f"error: resume={folder}: process {run.pid} is training in it\n"
+            assert (busy.returncode, busy.stderr) == (2, line)
+        run.send_signal(number)
+        output, errors = run.communicate(timeout=60)
+    (whole / "incident").unlink()
+    assert (run.returncode, errors) == (128 + number, "")
+    assert f"to go on     python train.py resume={number.name}" in output
+    found = status(folder)
+    assert (found["state"], found["reason"], found["step"]) == ("interrupted", number.name, 7)
+    assert checkpoint.find(folder, "7").exists()
+    resumed(whole, folder)
+
+
+def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
+    """Counted among the newest, it would push good ones out. What a killed writer left behind is deleted."""
+    folder = whole / "damaged"
+    assert program(*RISING, f"hydra.run.dir={folder}", "steps=9", cwd=whole).returncode == 0
+    last = folder / "checkpoints" / "step_9.pt"
+    last.write_bytes(last.read_bytes()[:-1])
+    part = folder / "checkpoints" / ".step_9.pt.part"
+    part.touch()
+    done = program(f"resume={folder}", f"steps={STEPS}", cwd=whole)
+    assert f"{last}: not a whole checkpoint of this program; it is skipped" in done.stdout
+    assert last.with_suffix(".pt.damaged").exists()
+    assert not part.exists()
+    expected = scalars(whole / "run")
+    assert scalars(folder) | {CONFIG: []} == expected | {CONFIG: []}
+    one, other = (checkpoint.load(where / "checkpoints" / "step_12.pt") for where in (folder, whole / "run"))
+    same(one | {"events": None}, other | {"events": None})
+
+
+# -- what may change
+
+
+def finished(folder: Path, *overrides: str) -> None:
+    done = program("hydra.run.dir=run", *overrides, cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+REFUSED = [
+    ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is checkpoint.every, chec"),
+    ("target=2 steps=9", "target=2.0: would make it another run"),
+    ("clip=value", "clip=value: no option is chosen when a run goes on"),
+    ("experiment=wild", "experiment=wild: no option is chosen when a run goes on"),
+    ("stesp=3", "stesp=3: no such key; did you mean steps?"),
+    ("steps=0", "steps=0: must be a whole number of at least 1"),
+    ("steps=7,8", "steps=7,8: one run goes on at a time"),
+    ("+steps=30", "+steps=30: nothing is added or taken away when a run goes on"),
+    ("~seed", "~seed: nothing is added or taken away when a run goes on"),
+    ("hydra.run.dir=x", "hydra.run.dir=x: a run goes on in its own folder"),
+    ("-m steps=30", "resume=run: does not go with --multirun"),
+    ("log.every=2", "run: has finished its 6 steps; steps=12 goes on"),
+    ("initial=x steps=30", "would make it another run"),
+]
+
+
+def test_a_change_that_would_make_it_another_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    for arguments, line in REFUSED:
+        assert line in refused(["resume=run", *arguments.split()], capsys), arguments
+    assert files(tmp_path) == before
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "config.yaml").touch()
+    for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
+                       ("run/config.yaml", "not the folder of a run"),
+                       ("run/checkpoints", "resume=run/checkpoints: not a run, since it has no config.yaml"),
+                       ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
+        assert line in refused([f"resume={name}"], capsys)
+
+
+def test_what_is_mutable_on_resume_is_taken(tmp_path: Path) -> None:
+    """In the same folder, with the change written into its configuration, its first log and Hydra's files kept."""
+    finished(tmp_path)
+    folder = tmp_path / "run"
+    hydras = files(folder / ".hydra")
+    done = program("resume=run", "steps=9", "log.every=2", "evaluate_every=9", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = load(folder, PROJECT)
+    assert config == compose("steps=9", "log.every=2", "evaluate_every=9")
+    assert files(folder / ".hydra") == hydras
+    text = (folder / "train.log").read_text()
+    assert text.index("finished (step 6 of 6)") < text.index("resumed after step 6") < text.index("(step 9 of 9)")
+    assert [step for step, _ in scalars(folder)["loss/train"]] == [*range(1, 7), 8, 9]
+    asked = program("resume=run", "steps=20", "--cfg", "job", cwd=tmp_path)
+    assert "steps: 20\n" in asked.stdout
+    assert load(folder, PROJECT) == config
+
+
+def test_a_project_can_fix_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path, "schedule=linear")
+    monkeypatch.chdir(tmp_path)
+    assert refused(["resume=run", "steps=30"], capsys) == "steps=30: schedule=linear spans all steps"
+    assert refused(["resume=run"], capsys) == "run: has finished its 6 steps"
+
+
+def test_a_refused_resume_leaves_no_trace(tmp_path: Path) -> None:
+    """Neither in its configuration, or it could not be resumed any more, nor in its status."""
+    train(compose(), tmp_path / "run")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"step_6\.pt: saved with another seed"):
+        train(compose("seed=2", "steps=9"), tmp_path / "run", resumed=True)
+    assert files(tmp_path) == before
+
+
+def test_without_a_checkpoint_a_run_begins_anew(tmp_path: Path) -> None:
+    train(compose(), tmp_path / "whole")
+    train(compose(), tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    train(compose(), tmp_path / "run", resumed=True)
+    same_run(tmp_path / "whole", tmp_path / "run", 6)
+
+
+def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(compose(), tmp_path)
+    (events,) = tmp_path.glob(EVENTS)
+    events.unlink()
+    train(compose("steps=9"), tmp_path, resumed=True)
+    assert f"{events}: gone, and its points with it" in caplog.messages
+
+
+def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path) -> None:
+    """HParams' start is a point of the run too, and is not written twice."""
+    train(compose(), tmp_path, swept={"seed": 1})
+    train(compose("steps=9"), tmp_path, resumed=True, swept={"seed": 1})
+    found = [(tag, step) for tag, step, _ in points(tmp_path) if tag == "_hparams_/session_start_info"]
+    assert found == [("_hparams_/session_start_info", 0)]

@@ -1,0 +1,25 @@
+"""Runs the toy: `python train.py clip=norm clip.max=0.5`. The same lines as in the train.py of the template."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+sys.path.insert(0, str(Path(__file__).parents[3]))  # the toy is the package tests.runner.toy
+sys.path.insert(0, str(Path(__file__).parents[3] / "src"))  # the template's packages
+
+from runner.cli.preflight import preflight, run, start
+from tests.runner.toy.toy import PROJECT
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> None:
+    run(PROJECT, config)
+
+
+if __name__ == "__main__":
+    if checked := preflight(PROJECT):  # a mistake ends here, in one line
+        start(PROJECT, checked, main)
+    else:
+        main()

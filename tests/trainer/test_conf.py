@@ -1,0 +1,141 @@
+"""conf/ and the schemas: every option complete, typed, and the same in YAML and in Python."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gradclip.fields import Checked
+from gradclip.policies import Policy
+from runner.cli.preflight import preflight
+from runner.config import flatten
+from runner.runs.run import save
+from tests.support import policies
+from tests.trainer.options import names
+from trainer.config import Train
+from trainer.project import PROJECT, compose, composer, load
+
+GROUPS = PROJECT.groups
+OPTIONS = [(group, option) for group in GROUPS for option in names(group)]
+FILES = sorted(PROJECT.conf.rglob("*.yaml"))
+STUDIES = sorted(PROJECT.conf.glob("experiment/*")) + sorted(PROJECT.conf.glob("debug/*"))
+
+
+def with_partner(group: str, option: str) -> list[str]:
+    """A choice of an option, with a data set for a model and a model for a data set that fit together."""
+    models, data = GROUPS["model"].options, GROUPS["data"].options
+    pairs = [(m, d) for m in sorted(models) for d in sorted(data) if data[d].kind in models[m].takes]
+    if group not in ("model", "data"):
+        return [f"{group}={option}"]
+    model, dataset = next(pair for pair in pairs if pair[group == "data"] == option)
+    return [f"model={model}", f"data={dataset}"]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_into_its_own_class_and_is_saved(group: str, option: str, tmp_path: Path) -> None:
+    config = compose(*with_partner(group, option))
+    part = getattr(config, group)
+    assert type(part) is GROUPS[group].options[option]
+    assert part.name == option
+    save(config, tmp_path)
+    assert load(tmp_path) == config
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_class_has_its_file(group: str) -> None:
+    assert names(group) == sorted(composer().options(group))
+
+
+def test_every_policy_is_put_under_the_laws() -> None:
+    assert {policy.name for policy in policies()} == set(Policy.options)
+
+
+@pytest.mark.parametrize("option", names("clip"))
+def test_a_policy_has_the_same_values_in_yaml_and_in_python(option: str) -> None:
+    part = compose(f"clip={option}").clip
+    for field in dataclasses.fields(part):
+        if field.default is not dataclasses.MISSING:
+            assert getattr(part, field.name) == field.default, field.name
+        elif field.default_factory is not dataclasses.MISSING:
+            assert getattr(part, field.name) == field.default_factory(), field.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT.conf)))
+def test_every_file_sets_every_key_of_its_schema_once_and_names_no_code(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "_target_" not in text
+    assert not re.search(r"\b(trainer|runner|gradclip|torch)\.\w", text), "a Python path breaks when a class is renamed"
+    if path.parent.name in GROUPS:
+        keys = {field.name for field in dataclasses.fields(GROUPS[path.parent.name].options[path.stem])}
+        filled = {"links"} if "@links." in text else set()  # by the defaults list
+        assert (set(yaml.safe_load(text)) - {"defaults"}) | filled == keys
+
+
+@pytest.mark.parametrize("group", [group for group in GROUPS if group != "clip"])
+def test_no_default_stands_twice(group: str) -> None:
+    for schema in GROUPS[group].options.values():
+        for field in dataclasses.fields(schema):
+            assert field.name == "name" or field.default is dataclasses.MISSING, f"{schema.__name__}.{field.name}"
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_begins_with_its_command_and_what_it_shows(path: Path) -> None:
+    package, command, shows = path.read_text(encoding="utf-8").splitlines()[:3]
+    assert package == "# @package _global_"
+    assert command == f"# python train.py {path.parent.name}={path.stem}"
+    assert re.match(r"# .+\.$", shows)
+
+
+@pytest.mark.parametrize("experiment", composer().options("experiment"))
+@pytest.mark.parametrize("debug", ["", *composer().options("debug")])
+def test_every_experiment_composes_with_every_debug_option(experiment: str, debug: str) -> None:
+    compose(f"experiment={experiment}", *([f"debug={debug}"] if debug else []))
+
+
+def test_every_key_has_one_line_of_help() -> None:
+    schemas: list[type[Checked]] = [Train, *(s for base in GROUPS.values() for s in base.options.values())]
+    for schema in schemas:
+        for field in dataclasses.fields(schema):
+            if field.name != "name":
+                assert field.metadata["help"].splitlines() == [field.metadata["help"]], (
+                    f"{schema.__name__}.{field.name}"
+                )
+
+
+def test_every_value_has_a_key_of_the_project() -> None:
+    values = flatten(compose())
+    assert values["clip.max"] == 1.0
+    assert values["log.every"] == 1
+    assert values.keys() <= {name for name, _ in PROJECT.all_keys()}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("clip=value", "clip.include=[output.*]"), ("clip.norm_type=inf",), ("experiment=lstm_text",),
+     ("model=mlp", "data=digits", "model.hidden=[]"), ("divergence.factor=null",), ("clip=none", "clip.max=3"),
+     ("clip=chain", "clip@clip.links.whole=zclip", "clip.links.elements.max=3")],
+)  # fmt: skip
+def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    config = compose(*overrides)
+    save(config, tmp_path)
+    assert load(tmp_path) == config
+
+
+def test_the_slurm_preset_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "seed=1,2", "device.threads=3"]
+    sweep = preflight(PROJECT, ["train.py", *arguments])
+    assert sweep is not None
+    launcher = sweep.master.hydra.launcher
+    assert (launcher.partition, launcher.cpus_per_task, launcher.timeout_min) == ("gpu", 3, 1440)
+    assert "submitit" in launcher.submitit_folder
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_the_launchers_presets_compose(launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = preflight(PROJECT, ["train.py", "-m", f"hydra/launcher={launcher}", "seed=1,2", "device=cpu"])
+    assert sweep is not None
+    assert sweep.master.hydra.launcher._target_.startswith("hydra_plugins.")

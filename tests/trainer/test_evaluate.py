@@ -1,0 +1,62 @@
+"""scripts/evaluate.py: the loss of a finished run, measured again, and one line for each mistake."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.runs.run import read_status, save
+from scripts import evaluate
+from tests.support import ROOT
+from tests.trainer.support import SMALL, text_file
+from trainer.project import compose
+from trainer.run import execute_in_folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, beside the text that it was trained on."""
+    here = tmp_path_factory.mktemp("here")
+    config = compose(f"data.path={text_file(here)}", *SMALL, "data.sample=30")
+    assert execute_in_folder(config, here / "run").state == "finished"
+    save(config, here / "run")
+    return here / "run"
+
+
+def test_evaluate(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main([str(finished)])
+    best = capsys.readouterr().out
+    loss = float(re.findall(r"^step 6: loss ([\d.]+)  accuracy [\d.]+$", best, re.MULTILINE)[0])
+    assert loss == pytest.approx(read_status(finished)["objective"], abs=1e-4)
+    evaluate.main([str(finished), "--checkpoint", "last"])
+    assert capsys.readouterr().out == best  # of six steps, one evaluation, the last
+
+
+def test_evaluate_as_a_program(finished: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "nowhere"]
+    done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
+    line = "error: nowhere: not the folder of a run; it has no config.yaml\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+def test_evaluate_refuses_in_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    other = tmp_path / "other.txt"
+    other.write_text("another text altogether " * 200)
+    saved = config.read_text()
+    for change, arguments, line in (
+        (("", ""), ["--checkpoint", "nope.pt"], "nope.pt: no such checkpoint"),
+        ((str(finished.parent / "small.txt"), str(other)), [], "the data has changed since this run"),
+        (("name: rnn", "name: gone"), [], "model=gone: no such option; there are deep_linear, linear_net"),
+        (("hidden: 8", "hidden: 0"), [], "model.hidden=0: must be a whole number of at least 1"),
+    ):
+        config.write_text(saved.replace(*change) if change[0] else saved)
+        with pytest.raises(SystemExit) as end:
+            evaluate.main([str(tmp_path / "run"), *arguments])
+        error = capsys.readouterr().err
+        assert (end.value.code, error.count("\n")) == (2, 1)
+        assert line in error
