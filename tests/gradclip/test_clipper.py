@@ -101,6 +101,14 @@ def test_keep_does_as_torch_does(bad: float) -> None:
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
+@pytest.mark.parametrize("scope", ["parameter", "unit"])
+def test_keep_makes_a_block_nan_whose_norm_is_nan_and_no_other(scope: str) -> None:
+    model = with_gradients([torch.tensor([[math.nan, 1.0]]), torch.tensor([[3.0, 4.0]])])
+    Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope=scope, nonfinite="keep")).clip()
+    assert model["p0"].grad.isnan().all()
+    assert exact_norm([model["p1"].grad]) == pytest.approx(1.0, rel=1e-6)
+
+
 # -- which gradients
 
 
@@ -330,6 +338,12 @@ def test_fraction() -> None:
     assert clipper.clip().fraction.item() == 1.0
     model["p0"].grad = torch.tensor([0.3, 0.4])
     assert clipper.clip().fraction.item() == 0.0
+
+
+@pytest.mark.parametrize("scope", ["model", "unit"])
+def test_a_norm_at_its_limit_does_not_exceed_it(scope: str) -> None:
+    model = with_gradients([torch.tensor([[3.0, 4.0]])])
+    assert Clipper(model.named_parameters(), ClipByNorm(max=5.0, scope=scope)).clip().fraction.item() == 0.0
 
 
 def test_a_report_is_not_changed_by_the_next_step(model: nn.Module) -> None:

@@ -441,6 +441,11 @@ def test_a_chain_keeps_the_memories_of_its_links() -> None:
     assert states[-1]["z"]["memory"].keys() == {"count", "mean", "variance"}
 
 
+def test_a_chain_leaves_a_step_out_if_one_of_its_links_does() -> None:
+    links: dict[str, Policy] = {"drop": DropStep(max=10.0), "norm": ClipByNorm(max=2.0)}
+    assert clipped_by(Chain(links=links))[2] == [whole(step) > 10.0 for step in SEQUENCE]
+
+
 def test_chains_refuse_what_they_cannot_do() -> None:
     with pytest.raises(InvalidField, match="at least one policy"):
         Chain(links={})
