@@ -446,10 +446,11 @@ def test_error_names_the_parameter_and_changes_nothing(policy: Policy, bad: floa
 
 
 @pytest.mark.parametrize("exponent", [38, 30, 22])
-def test_the_largest_float32_gradients_are_scaled_and_not_erased(exponent: int) -> None:
+@pytest.mark.parametrize(("scope", "blocks"), [("model", 1), ("parameter", 4), ("unit", 4)])
+def test_the_largest_float32_gradients_are_scaled_and_not_erased(scope: str, blocks: int, exponent: int) -> None:
     """torch's clip_grad_norm_ sets all of these to 0: their norm overflows float32."""
     named = made([((1000,), "equal", 0.0)] * 4, torch.float32)
     for _, parameter in named:
         parameter.grad = torch.full((1000,), 3.0 * 10.0**exponent)
-    clipper(named, ClipByNorm(max=1e-3)).clip()
-    assert exact_norm(gradients(named)) == pytest.approx(1e-3, rel=1e-6)
+    clipper(named, ClipByNorm(max=1e-3, scope=scope)).clip()
+    assert exact_norm(gradients(named)) == pytest.approx(1e-3 * math.sqrt(blocks), rel=1e-6)
