@@ -68,11 +68,12 @@ def test_one_part_alone_exceeds(place: int) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("bound", [0.5, 1e6, 1e39])
-def test_what_is_not_finite_passes_as_in_torch(bad: float, bound: float) -> None:
+@pytest.mark.parametrize("place", [2, -1])
+def test_what_is_not_finite_passes_as_in_torch(bad: float, bound: float, place: int) -> None:
     """Also where the bound is beyond the range of one of the types."""
     gradients = [torch.full((LONG,), 0.25), torch.ones(4, dtype=torch.float16), torch.ones(4, dtype=torch.float64)]
     for gradient in gradients:
-        gradient[2] = bad
+        gradient[place] = bad
     model = with_gradients(gradients)
     clipper = Clipper(model.named_parameters(), ClipByValue(max=bound, nonfinite="keep"))
     report = clipper.clip()

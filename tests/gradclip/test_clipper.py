@@ -101,6 +101,36 @@ def test_keep_does_as_torch_does(bad: float) -> None:
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
+@pytest.mark.parametrize("scope", ["parameter", "unit"])
+def test_keep_makes_a_block_nan_whose_norm_is_nan_and_no_other(scope: str) -> None:
+    model = with_gradients([torch.tensor([[math.nan, 1.0]]), torch.tensor([[3.0, 4.0]])])
+    Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope=scope, nonfinite="keep")).clip()
+    assert model["p0"].grad.isnan().all()
+    assert exact_norm([model["p1"].grad]) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_where_nothing_looks_at_values_the_first_bad_step_is_reported_when_asked() -> None:
+    model = with_gradients([torch.ones(2), torch.ones(2)])
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper._parameters.may_look = False  # as on an accelerator
+    clipper.clip()
+    clipper.raise_if_nonfinite()
+    for bad in ("p1", "p0"):
+        for name, parameter in model.items():
+            parameter.grad = torch.full((2,), math.nan if name == bad else 1.0)
+        clipper.clip()
+    with pytest.raises(NonFiniteGradientError) as error:
+        clipper.raise_if_nonfinite()
+    assert error.value.names == ["p1"]
+
+
+def test_finite_gradients_whose_norm_overflows_float64_are_not_left_out() -> None:
+    model = with_gradients([torch.tensor([1.5e308], dtype=torch.float64) for _ in range(2)])
+    policy = ClipByNorm(max=1.0, scope="parameter", nonfinite="drop")
+    assert not Clipper(model.named_parameters(), policy).clip().dropped
+    assert [gradient.item() for gradient in copies(model)] == [pytest.approx(1.0), pytest.approx(1.0)]
+
+
 # -- which gradients
 
 
@@ -205,13 +235,15 @@ def test_a_threshold_beyond_the_type_limits_nothing(dtype: torch.dtype, threshol
 
 def test_sparse_gradients() -> None:
     table = nn.Embedding(6, 2, sparse=True)
-    table(torch.tensor([1, 4, 1])).sum().backward()
-    assert not table.weight.grad.is_coalesced()
     clipper = Clipper(table.named_parameters(), ClipByNorm(max=1.0))
-    report = clipper.clip()
-    clipper.check()
-    assert report.before.item() == pytest.approx(math.sqrt(2 * 4 + 2 * 1))
-    assert table.weight.grad.to_dense().norm().item() == pytest.approx(1.0)
+    for rows, squares in (([1, 4, 1], 2 * 4 + 2 * 1), ([0, 2, 3, 5], 4 * 2 * 1)):  # other rows at every step
+        table.weight.grad = None
+        table(torch.tensor(rows)).sum().backward()
+        assert not table.weight.grad.is_coalesced()
+        report = clipper.clip()
+        clipper.check()
+        assert report.before.item() == pytest.approx(math.sqrt(squares))
+        assert table.weight.grad.to_dense().norm().item() == pytest.approx(1.0)
 
 
 # -- the self-check
@@ -330,6 +362,12 @@ def test_fraction() -> None:
     assert clipper.clip().fraction.item() == 1.0
     model["p0"].grad = torch.tensor([0.3, 0.4])
     assert clipper.clip().fraction.item() == 0.0
+
+
+@pytest.mark.parametrize("scope", ["model", "unit"])
+def test_a_norm_at_its_limit_does_not_exceed_it(scope: str) -> None:
+    model = with_gradients([torch.tensor([[3.0, 4.0]])])
+    assert Clipper(model.named_parameters(), ClipByNorm(max=5.0, scope=scope)).clip().fraction.item() == 0.0
 
 
 def test_a_report_is_not_changed_by_the_next_step(model: nn.Module) -> None:

@@ -270,6 +270,32 @@ def test_rms() -> None:
     compare(clipped_by(ClipByRMS(max=0.5))[0], expected)
 
 
+@pytest.mark.parametrize("scope", ["model", "layer", "parameter", "unit"])
+def test_rms_counts_the_elements_of_the_gradients_there_are(scope: str) -> None:
+    """One parameter never has a gradient, another only at the first step."""
+    shapes = {"a.w": (3, 4), "a.b": (5,), "b.b": (7,)}
+    named = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
+    clipper = Clipper(named.items(), ClipByRMS(max=0.5, scope=scope))
+    for weights, biases in ((12, 5), (12, 0)):
+        named["a.w"].grad, named["a.b"].grad = torch.ones(3, 4), torch.ones(5) if biases else None
+        sizes = {
+            "model": [weights + biases],
+            "layer": [weights + biases, 0],
+            "parameter": [weights, biases, 0],
+            "unit": [weights / 3] * 3 + [biases, 0],
+        }[scope]
+        limits = clipper.clip().limits.tolist()
+        np.testing.assert_allclose(limits, [0.5 * math.sqrt(size) for size in sizes], rtol=1e-12)
+
+
+def test_layers_are_modules_not_their_parents() -> None:
+    named = {name: nn.Parameter(torch.zeros(1)) for name in ("block.0.w", "block.0.b", "block.1.w", "top")}
+    for parameter, size in zip(named.values(), (3.0, 4.0, 12.0, 7.0), strict=True):
+        parameter.grad = torch.tensor([size])
+    report = Clipper(named.items(), ClipByNorm(max=1e9, scope="layer")).clip()
+    assert report.norms.tolist() == pytest.approx([5.0, 12.0, 7.0])
+
+
 @pytest.mark.parametrize("warmup", [1, 10, SPIKE, SPIKE + 1])
 def test_ema(warmup: int) -> None:
     ratio, beta = 1.3, 0.9
@@ -439,6 +465,11 @@ def test_a_chain_keeps_the_memories_of_its_links() -> None:
     _, states, _ = clipped_by(Chain(links=links))
     assert states[-1].keys() == {"z", "ema"}
     assert states[-1]["z"]["memory"].keys() == {"count", "mean", "variance"}
+
+
+def test_a_chain_leaves_a_step_out_if_one_of_its_links_does() -> None:
+    links: dict[str, Policy] = {"drop": DropStep(max=10.0), "norm": ClipByNorm(max=2.0)}
+    assert clipped_by(Chain(links=links))[2] == [whole(step) > 10.0 for step in SEQUENCE]
 
 
 def test_chains_refuse_what_they_cannot_do() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradclip.norms import ROW, SMALL, Plan, combine, combine_groups, row_norms, tensor_norms
 from tests.support import exact_norm
 
-PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, math.inf]
+PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, 20.0, math.inf]
 
 
 def norm(tensor: Tensor, p: float = 2.0) -> float:
