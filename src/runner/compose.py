@@ -124,7 +124,10 @@ class Composer(Generic[Config]):
     def compose(self, overrides: list[str], multirun: bool = False) -> DictConfig:
         """The whole tree, Hydra's own node included."""
         register(self.project)  # Hydra's store is the process's, and another project may have used it since
-        self.check_options([override for override in self.parse(overrides) if not override.is_sweep_override()])
+        parsed = self.parse(overrides)
+        # What further folders on the search path offer, Hydra alone knows, which then checks the options itself.
+        if not any(override.key_or_group == "hydra.searchpath" for override in parsed):
+            self.check_options([override for override in parsed if not override.is_sweep_override()])
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         return self.loader.load_configuration(self.name, overrides, run_mode=mode)
 
