@@ -26,7 +26,7 @@ from trainer.data import Batch, Dataset
 from trainer.state import TrainState, build
 
 PAGE = pages.DOCS / "memory.md"
-WIDTH = 3000  # of the hidden layers: 27 million weights
+WIDTH = 3000  # of the hidden layers: 18 million weights
 QUIET = 3  # the first step after which nothing of the first one is left
 
 

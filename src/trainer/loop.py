@@ -109,6 +109,7 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
             dropped = state.history.dropped
             logged = tracker.step(step, loss, report, rate=lr, speed=speed, dropped=dropped, weights=sizes)
             _watch(state, logged, report, norms)
+        weights = None  # their memory is free before anything is evaluated, and before the next copy
         if due.evaluate:
             _draw(state, tracker, report)
             _evaluate(state, run, tracker)

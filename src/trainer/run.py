@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def execute(config: Train, run: Run) -> None:
     """Builds, trains and sums up a run in its folder. Raises what ended it early.
 
-    Raises UserError, before the folder says that it trains, for what only building can tell.
+    Raises UserError, before `run.begin`, for what only building can tell.
     """
     finished, stopped = False, None
     with torch.autograd.set_detect_anomaly(config.detect_anomaly):

@@ -1,5 +1,6 @@
 """Everything that a training run consists of: how it is built, saved and restored."""
 
+import copy
 import logging
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from runner.errors import UserError
 from trainer import data, models, optimizers, schedules
 from trainer.config import Train
 from trainer.data import Dataset
-from trainer.device import loss_scaler, prepare
+from trainer.device import autocast, loss_scaler, prepare
 from trainer.history import History
 from trainer.models import HiddenState, clone_state
 from trainer.monitor.diagnosis import GradientMonitor
@@ -111,12 +112,14 @@ def build(config: Train) -> TrainState:
     """Everything that a configuration asks for, the same every time for the same seed.
 
     Raises UserError for what only building can tell: no such device, data that cannot be read, a model that does
-    not fit into memory, a pattern that matches no parameter.
+    not fit into memory, a precision that this CPU cannot compute in, a pattern that matches no parameter.
     """
     device = prepare(config.device)
+    seed_everything(config.seed)
     dataset = data.build(config.data, config.seed)
-    seed_everything(config.seed)  # here, since importing what a data set needs may draw numbers (scikit-learn does)
-    model = _build_model(config, dataset).to(device)
+    seed_everything(config.seed)  # again, since importing what a data set needs may draw numbers (scikit-learn does)
+    model = _build_model(config, dataset, device)
+    _check_precision(config, device, dataset, model)
     optimizer = optimizers.build(config.optimizer, model)
     return TrainState(
         config=config,
@@ -133,21 +136,42 @@ def build(config: Train) -> TrainState:
     )
 
 
-def _build_model(config: Train, dataset: Dataset) -> nn.Module:
+def _build_model(config: Train, dataset: Dataset, device: torch.device) -> nn.Module:
     try:
         model = models.build(config.model, dataset.inputs, dataset.outputs, config.data.kind)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        model = model.to(device)
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate" not in str(error):
             raise
-        raise UserError(f"model={config.model.name}: its weights do not fit into this machine's memory") from error
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        raise UserError(f"model={config.model.name}: its weights do not fit into the memory of {device}") from error
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
-    if memory is not None and 2 * weights > memory:
+    if device.type == "cpu" and memory is not None and 2 * weights > memory:
         raise UserError(
             f"model={config.model.name}: its weights and their gradients need {2 * weights / 1e9:,.0f} GB, "
             f"and this machine has {memory / 1e9:,.0f}"
         )
     return model
+
+
+def _check_precision(config: Train, device: torch.device, dataset: Dataset, model: nn.Module) -> None:
+    """Raises UserError if this CPU lacks an operation at a lower precision, as many lack the LSTM at float16.
+
+    Only running it can tell: a copy of the model takes one batch forward and backward.
+    """
+    if config.device.precision == "float32" or device.type != "cpu":
+        return
+    trial, batch = copy.deepcopy(model), next(dataset.batches(0))
+    try:
+        with torch.random.fork_rng(devices=[]), autocast(config.device, device):
+            outputs, _ = trial(batch.inputs, None)
+            loss = dataset.loss(outputs, batch.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        precision = config.device.precision
+        raise UserError(f"device.precision={precision}: model={config.model.name} needs an operation that torch "
+                        f"does not have for it on this CPU ({reason})") from error  # fmt: skip
 
 
 def _build_clipper(config: Train, model: nn.Module, optimizer: Optimizer) -> Clipper:

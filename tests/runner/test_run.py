@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import torch
 
 from runner.compose import load
 from runner.errors import UserError
-from runner.runs import checkpoint
+from runner.runs import checkpoint, lock
 from runner.runs.files import write_atomically
-from runner.runs.run import Diverged, Interrupted, Run, remove_rejected, update_latest_symlink
+from runner.runs.run import Diverged, Interrupted, Run, update_latest_symlink
 from tests import programs
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, real_program, status, train
 
@@ -107,20 +108,47 @@ def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tmp_path: Path) -
     assert (tmp_path / "outputs" / "latest").resolve() == run.resolve()
 
 
-def test_a_folder_with_a_foreign_file_is_kept(tmp_path: Path) -> None:
+def test_a_folder_that_was_there_before_is_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    done = program("initial=nowhere", "hydra.run.dir=run", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    for folder in ("run", "."):
+        before = files(tmp_path)
+        done = program("initial=nowhere", f"hydra.run.dir={folder}", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert files(tmp_path) == before
+
+
+def test_full_errors_on_request(tmp_path: Path) -> None:
+    done = program("initial=nowhere", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, True)
+    assert list((tmp_path / "outputs" / "runs").iterdir()) == []
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both found no folder when they looked, and the one that is refused removes nothing."""
+
+    def refuse(folder: Path) -> None:
+        raise UserError(f"{folder}: another process is training in it")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lock, "hold", refuse)
+    monkeypatch.setattr(sys, "argv", [str(TRAIN), "hydra.run.dir=run"])
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert end.value.code == 2
+    assert (tmp_path / "run" / ".hydra" / "config.yaml").is_file()
+
+
+def test_a_mistake_after_a_run_has_begun_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "incident").write_text("mistake 3")
+    done = program("incident=incident", "hydra.run.dir=run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: a mistake\n")
     assert status(tmp_path / "run")["state"] == "rejected"
-
-
-def test_a_run_that_had_begun_is_not_removed(tmp_path: Path) -> None:
-    train(compose(), tmp_path / "run")
-    before = files(tmp_path)
-    remove_rejected(tmp_path / "run")
-    assert files(tmp_path) == before
+    assert list((tmp_path / "run").glob("events.*"))
 
 
 # -- the status file

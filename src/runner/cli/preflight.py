@@ -26,7 +26,7 @@ from runner.config import Project, RunConfig, resolve_paths
 from runner.errors import FAILED, UserError, exit_with_error, one_line, typed
 from runner.runs import lock
 from runner.runs.files import is_unwritable
-from runner.runs.run import Run, remove_rejected, save
+from runner.runs.run import SAVED, STATUS, Run, entries, remove_new_entries, save
 from runner.sweeps import grid as sweep
 from runner.sweeps import launch, parallel
 from runner.sweeps.results import PLAN, read_plan
@@ -35,6 +35,7 @@ FLAGS = ("config_path", "config_name", "config_dir")  # of Hydra's own, which a 
 
 log = logging.getLogger(__name__)
 _resumed_settings: dict[Path, RunConfig] = {}  # what a resumed run was checked with, for this process to run
+_entries_before: dict[Path, set[str] | None] = {}  # of a new run's folder, before Hydra makes it; None: there was none
 
 
 def preflight(project: Project[Any], argv: list[str] | None = None) -> launch.Sweep | Single | None:
@@ -82,7 +83,10 @@ def preflight(project: Project[Any], argv: list[str] | None = None) -> launch.Sw
         if args.cfg:
             _show(args, config)
         elif not args.info:
-            _check_folder("hydra.run.dir", config.hydra.run.dir, "status.json", "a run")
+            for file in (STATUS, SAVED):
+                _check_folder("hydra.run.dir", config.hydra.run.dir, file, "a run")
+            folder = Path(config.hydra.run.dir).absolute()
+            _entries_before[folder] = entries(folder)
             return Single(composer, config, overrides, task)
     return None
 
@@ -109,15 +113,20 @@ def run(project: Project[Any], config: DictConfig) -> None:
     else:
         settings = checked(config, project)
         resolve_paths(settings, Path(job.runtime.cwd))
+    record = None
     try:
-        record = _execute(project, settings, folder, resumed=resumed, in_sweep=in_sweep)
+        record = _open(settings, folder, resumed=resumed, in_sweep=in_sweep)
+        with record.recorded():
+            project.execute(settings, record)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except UserError as error:  # what only building the run could tell
+    except UserError as error:  # what only building the run could tell, or another process has the folder
         if in_sweep:
             raise
-        if not resumed:
-            remove_rejected(folder)
+        if record is not None and not record.begun and folder in _entries_before:
+            remove_new_entries(folder, _entries_before[folder])
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
         exit_with_error(str(error))
     except OSError as error:
         if in_sweep or not is_unwritable(error):
@@ -127,17 +136,14 @@ def run(project: Project[Any], config: DictConfig) -> None:
         sys.exit(code)
 
 
-def _execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed: bool, in_sweep: bool) -> Run:
-    """Runs the project in a folder that this process holds, and records how that ends."""
+def _open(settings: RunConfig, folder: Path, *, resumed: bool, in_sweep: bool) -> Run:
+    """The record of a run whose folder this process holds. Raises UserError if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock.hold(folder)
     if not resumed:
         save(settings, folder)  # first of all: with it a run can be resumed, wherever it is killed
     alone = not in_sweep and not (folder.parent / PLAN).exists()
-    record = Run(folder, settings.steps, resumed=resumed, swept=sweep.swept(folder), latest=alone)
-    with record.recorded():
-        project.execute(settings, record)
-    return record
+    return Run(folder, settings.steps, resumed=resumed, swept=sweep.swept(folder), latest=alone)
 
 
 def _with_one_line_errors(parser: ArgumentParser) -> ArgumentParser:

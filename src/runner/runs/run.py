@@ -77,7 +77,8 @@ class RunOutcome:
 class Run:
     """A run's folder, held against other processes, and its status.json, which is whole at every moment.
 
-    resumed: the folder is that of an earlier run; its status stays as it is until `begin`. swept: the keys that a
+    A new run's status says at once that it runs. resumed: the folder is that of an earlier run, and its status stays as
+    it is until `begin`. swept: the keys that a
     sweep varies, and their values in this run. latest: `outputs/latest` is to point to the folder. Raises UserError
     if another process trains in it.
     """
@@ -94,6 +95,7 @@ class Run:
         self.folder = folder
         self.resumed, self.swept, self._latest = resumed, swept or {}, latest
         self.stop: int | None = None  # the signal that asked for an end
+        self.begun = False  # whether everything is built
         self._written = 0.0
         self._status: dict[str, Any] = {
             "state": "running",
@@ -122,10 +124,12 @@ class Run:
         write_atomically(self.folder / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
 
     def begin(self, config: RunConfig, step: int = 0, objective: float | None = None) -> None:
-        """Everything is built, and a resumed run has its state back: only now does the folder say that it trains.
+        """To be called when everything is built, and a resumed run has its state back.
 
+        Only now does `outputs/latest` point to the folder, and does the status of a resumed run say that it runs.
         step, objective: what a resumed run has reached.
         """
+        self.begun = True
         if self.resumed:
             save(config, self.folder)
             self.update(step=step, objective=objective)
@@ -232,14 +236,21 @@ def actual_state(folder: Path) -> str | None:
     return state if held or (held is None and lock.alive(status)) else "killed"
 
 
-def remove_rejected(folder: Path) -> None:
-    """Removes the folder of a run that could not be built, unless there is more in it than a run has before it begins.
+def entries(folder: Path) -> set[str] | None:
+    """The names of what is in a folder; None where there is no folder."""
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else None
 
-    It may have been there before with files of somebody else, or the run had begun and has checkpoints.
+
+def remove_new_entries(folder: Path, before: set[str] | None) -> None:
+    """Removes what has come into the folder of a run that could not be built, and the folder if there was none.
+
+    before: its `entries` before the run.
     """
-    own = {".hydra", ".lock", SAVED, STATUS, "train.log"}
-    if all(path.name in own for path in folder.iterdir()):
-        shutil.rmtree(folder)
+    for path in folder.iterdir():
+        if before is None or path.name not in before:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    if before is None:
+        folder.rmdir()
 
 
 def update_latest_symlink(folder: Path) -> None:

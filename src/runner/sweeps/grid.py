@@ -77,7 +77,7 @@ def fingerprint(config: RunConfig) -> str:
 
 
 def hash_of(values: dict[str, Any]) -> str:
-    """Of the values of a run."""
+    """A short hash of the flattened configuration of a run: equal for jobs that run the same."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 from gradclip.policies import Policy
 from runner.compose import Composer
-from runner.config import RunConfig
+from runner.config import RunConfig, resolve_paths
 from runner.errors import UserError, explain, typed
 from runner.runs.run import Pruned, Run, save, update_latest_symlink
 from runner.sweeps.grid import run_values
@@ -67,7 +67,7 @@ def space(composer: Composer[Any], arguments: Sequence[str]) -> Space:
         else:
             fixed.append(str(override.input_line))
     if "clip" not in choices and not any(each.startswith("clip=") for each in fixed):
-        choices = {"clip": list(POLICIES), **choices}
+        choices = {"clip": [name for name in POLICIES if name in composer.options("clip")], **choices}
     return Space(fixed, choices, intervals)
 
 
@@ -163,7 +163,7 @@ def run(search: Search) -> str:
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of a user's mistake with a traceback
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     search.folder.mkdir(parents=True, exist_ok=True)
     with _alone(search.folder):
@@ -215,6 +215,7 @@ def _trial(search: Search, trial: Any) -> float:
 
     overrides = overrides_of(search.space, trial)
     config = _composed(search.composer, overrides)
+    resolve_paths(config, Path.cwd())
     folder = search.folder / str(trial.number)
     trial.set_user_attr("folder", str(folder))
     trial.set_user_attr("overrides", overrides)

@@ -55,7 +55,7 @@ class Train(RunConfig):
     evaluate_every: int = key(
         "steps between two evaluations; the last step is always one", least=1, mutable_on_resume=True
     )
-    check_every: int = key("steps between two checks that the gradients at the optimizer's door are the clipped ones",
+    check_every: int = key("steps between two checks, right before the step, that the gradients are the clipped ones",
                            least=1, mutable_on_resume=True)  # fmt: skip
     repeat_batches: int | None = key("train on the first so many batches again and again; null for all", least=1)
     detect_anomaly: bool = key(

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from runner.errors import UserError
 from runner.runs.run import Run
 from tests.runner.toy.toy import Toy
 
@@ -13,7 +14,8 @@ from tests.runner.toy.toy import Toy
 def incident(step: int, config: Toy, run: Run) -> None:
     """Does before a step what the file says that `config.incident` names, such as `bug 3`; nothing without a file.
 
-    bug: raises RuntimeError. kill: ends the process by SIGKILL. wait: until the file is gone or a signal has come;
+    bug: raises RuntimeError. mistake: raises UserError. kill: ends the process by SIGKILL. wait: until the file is
+    gone or a signal has come;
     an empty file with `.reached` behind its name says that the run has begun to wait.
     """
     while config.incident is not None and run.stop is None:
@@ -21,6 +23,8 @@ def incident(step: int, config: Toy, run: Run) -> None:
             word, due = Path(config.incident).read_text(encoding="utf-8").split()
             if int(due) == step and word == "bug":
                 raise RuntimeError("a bug")
+            if int(due) == step and word == "mistake":
+                raise UserError("a mistake")
             if int(due) == step and word == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if int(due) == step and word == "wait":

@@ -1,0 +1,52 @@
+"""A precision that this machine cannot compute in is answered when the run is built."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from runner.errors import UserError
+from tests.trainer.support import SMALL, text_file
+from trainer.project import compose
+from trainer.state import build
+
+LACKING = "could not create a primitive descriptor for the forward propagation primitive"
+
+
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without the recurrent layer of torch at a lower precision, as many have none of the LSTM at float16."""
+    real = nn.RNN.forward
+
+    def forward(self: nn.RNN, *arguments: Any) -> Any:
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError(f"{LACKING}\nand a second line")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(nn.RNN, "forward", forward)
+
+
+def test_an_operation_that_is_lacking_is_one_line(tmp_path: Path, lacking: None) -> None:
+    overrides = (f"data.path={text_file(tmp_path)}", *SMALL)
+    with pytest.raises(UserError) as error:
+        build(compose(*overrides, "device.precision=bfloat16"))
+    assert str(error.value) == (
+        "device.precision=bfloat16: model=rnn needs an operation that torch does not have for it on this CPU "
+        f"({LACKING})"
+    )
+    build(compose(*overrides))
+
+
+def test_the_trial_changes_nothing(tmp_path: Path) -> None:
+    overrides = (f"data.path={text_file(tmp_path)}", *SMALL, "model.dropout=0.5")
+    states = []
+    for precision in ("float32", "bfloat16"):
+        states.append(build(compose(*overrides, f"device.precision={precision}")))
+        states[-1].random = torch.rand(3)  # type: ignore[attr-defined]
+    one, other = states
+    assert torch.equal(one.random, other.random)  # type: ignore[attr-defined]
+    assert all(p.grad is None for p in other.model.parameters())
+    for first, second in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(first, second)
