@@ -148,6 +148,7 @@ def _sweeps() -> dict[str, tuple[Command, ...]]:
     return {
         "sweep/diverged_and_duplicate": (train(grid, hidden=ALL), train("sweep.resume=outputs/latest")),
         "sweep/bad_point": (train(f"{grid} seed=1,-1"),),
+        "sweep/unbuildable": (train(f"-m {TINY} data.path=small.txt,absent.txt", hidden=ALL),),
         "sweep/dry_run": (train(f"{grid} sweep.dry_run=true"),),
         "sweep/interrupted": (stopped, train("sweep.resume=outputs/latest sweep.dry_run=true", hidden=ALL), resume),
     }
