@@ -16,7 +16,8 @@ from trainer.run import execute_in_folder
 from trainer.state import TrainState
 
 STEPS = 12
-COMMON = (f"steps={STEPS}", "log.progress=false", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4")
+COMMON = (f"steps={STEPS}", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4", "log.progress=false",
+          "log.flow=false")  # fmt: skip
 TEXT = ("data.window=200", "data.batch_size=4", "data.sample=0", "model.hidden=8", "model.embedding=4")  # 5 an epoch
 DIGITS = ("data=digits", "data.batch_size=359")  # 4 batches an epoch
 LINE = ("data=line", "model=linear_net", "optimizer.lr=0.1", "data.noise=0.1")

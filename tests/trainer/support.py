@@ -39,7 +39,7 @@ def compose(*overrides: str) -> Train:
 
 def small(folder: Path, *overrides: str) -> Train:
     """The configuration of a small run on a small text, which is written into the folder."""
-    config = compose(*SMALL, *overrides)
+    config = compose(*SMALL, "log.flow=false", *overrides)
     config.data.path = text_file(folder)
     return config
 

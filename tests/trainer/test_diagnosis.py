@@ -154,8 +154,8 @@ def test_a_run_without_clipping_warns_before_it_diverges(tmp_path: Path, caplog:
 
 @pytest.mark.parametrize(
     "overrides",
-    [["steps=60", "data.sample=0"], ["experiment=digits", "steps=60"], ["model=mlp", "data=digits", "optimizer.lr=0.1",
-     "clip=none", "steps=400"], ["experiment=through_time", "steps=60"], ["model=linear_net", "data=line",
+    [["steps=40", "data.sample=0"], ["experiment=digits", "steps=40"], ["model=mlp", "data=digits", "optimizer.lr=0.1",
+     "clip=none", "steps=150"], ["experiment=through_time", "steps=40"], ["model=linear_net", "data=line",
      "optimizer.lr=0.3", "clip=none", "steps=150", "diagnosis.patience=99", "evaluate_every=151"]],
     ids=["default", "digits", "mlp", "through_time", "converged"],
 )  # fmt: skip
@@ -183,7 +183,10 @@ def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeyp
 def test_the_model_is_not_touched(tmp_path: Path) -> None:
     """A run that is looked at is the run that is not, bit for bit."""
     weights = []
-    for name, more in (("one", ["log.first_steps=6", "log.histograms=true"]), ("other", ["log.flow=false"])):
+    for name, more in (
+        ("one", ["log.first_steps=6", "log.histograms=true", "log.flow=true"]),
+        ("other", ["log.flow=false"]),
+    ):
         (tmp_path / name).mkdir()
         train(tmp_path / name, "clip.max=0.3", *more)
         weights.append(torch.load(tmp_path / name / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gradclip.errors import InvalidField
 from runner.cli import resume
+from runner.cli.preflight import preflight
 from runner.config import flatten
 from runner.errors import UserError
 from runner.report import summary
@@ -258,7 +259,7 @@ def finished(folder: Path, *overrides: str) -> Train:
 
 
 CHANGES = {
-    "steps": "20", "evaluate_every": "3", "check_every": "2", "detect_anomaly": "true", "log.every": "5",
+    "steps": "15", "evaluate_every": "7", "check_every": "2", "detect_anomaly": "true", "log.every": "5",
     "log.parameters_every": "2", "log.progress": "true", "checkpoint.every": "7", "checkpoint.keep": "5",
     "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.flow": "true",
     "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.vanish_layer": "0", "diagnosis.vanish_weight": "0",
@@ -275,7 +276,7 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
     assert (set(CHANGES) | {"data.workers", "resume"}) & keys.keys() == mutable
     execute_in_folder(changed, tmp_path / "whole")
     execute_in_folder(changed, tmp_path / "run", resumed=True)
-    one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_20.pt") for name in ("whole", "run"))
+    one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_15.pt") for name in ("whole", "run"))
     for part in ("model", "optimizer", "clipper", "random", "hidden"):
         same(one[part], other[part], part)
     assert load(tmp_path / "run") == changed
@@ -431,7 +432,7 @@ def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
 # -- the program
 
 
-def test_the_program_goes_on(tmp_path: Path) -> None:
+def test_the_program_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In the same folder, with what extends it written into its configuration, and its first log kept."""
     arguments = [f"data.path={text_file(tmp_path)}", *TEXT, *COMMON]
     assert run(TRAIN, *arguments, cwd=tmp_path).returncode == 0
@@ -452,8 +453,10 @@ def test_the_program_goes_on(tmp_path: Path) -> None:
     for tag, found in scalars(folder).items():
         assert [step for step, _ in shown.get(tag, found)] == [step for step, _ in found]
     assert actual_state(folder) == "finished"
-    asked = run(TRAIN, f"resume={folder}", "steps=20", "--cfg", "job", cwd=tmp_path)
-    assert "steps: 20\n" in asked.stdout
+    with pytest.raises(SystemExit) as end:
+        preflight(PROJECT, ["train.py", f"resume={folder}", "steps=20", "--cfg", "job"])
+    assert end.value.code == 0
+    assert "steps: 20\n" in capsys.readouterr().out
     assert load(folder).steps == 15
 
 
