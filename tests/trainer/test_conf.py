@@ -23,13 +23,12 @@ OPTIONS = [(group, option) for group in GROUPS for option in names(group)]
 FILES = sorted(PROJECT.conf.rglob("*.yaml"))
 STUDIES = sorted(PROJECT.conf.glob("experiment/*")) + sorted(PROJECT.conf.glob("debug/*"))
 
-
-# Every model with all data that it takes, and the options of the other groups, beside one another.
-PARTS = [[[f"model={model}", f"data={data}"] for model in names("model") for data in names("data")
-          if GROUPS["data"].options[data].kind in GROUPS["model"].options[model].takes],
-         *([[f"{group}={name}"] for name in names(group)] for group in GROUPS if group not in ("model", "data"))]  # fmt: skip
-ROWS = [[override for parts in PARTS for override in parts[row % len(parts)]]
-        for row in range(max(map(len, PARTS)))]  # fmt: skip
+# Every model with all data that it takes, and the options of the other groups beside one another.
+PAIRS = [[f"model={model}", f"data={data}"] for model in names("model") for data in names("data")
+         if GROUPS["data"].options[data].kind in GROUPS["model"].options[model].takes]  # fmt: skip
+OTHERS = [[[f"{group}={name}"] for name in names(group)] for group in GROUPS if group not in ("model", "data")]
+ROWS = [[override for parts in (PAIRS, *OTHERS) for override in parts[row % len(parts)]]
+        for row in range(max(map(len, (PAIRS, *OTHERS))))]  # fmt: skip
 
 
 @pytest.mark.parametrize("overrides", ROWS, ids=" ".join)

@@ -183,10 +183,8 @@ def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeyp
 def test_the_model_is_not_touched(tmp_path: Path) -> None:
     """A run that is looked at is the run that is not, bit for bit."""
     weights = []
-    for name, more in (
-        ("one", ["log.first_steps=6", "log.histograms=true", "log.flow=true"]),
-        ("other", ["log.flow=false"]),
-    ):
+    looks = ["log.first_steps=6", "log.histograms=true", "log.flow=true"]
+    for name, more in (("one", looks), ("other", ["log.flow=false"])):
         (tmp_path / name).mkdir()
         train(tmp_path / name, "clip.max=0.3", *more)
         weights.append(torch.load(tmp_path / name / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])

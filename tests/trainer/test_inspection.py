@@ -46,14 +46,8 @@ def test_marks(arguments: str, marks: set[str]) -> None:
 
 
 def test_what_is_not_finite_ends_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    overrides = [
-        f"data.path={text_file(tmp_path)}",
-        *SMALL,
-        "clip=none",
-        "model.nonlinearity=relu",
-        "optimizer.lr=1e30",
-        "steps=9",
-    ]
+    wild = ("clip=none", "model.nonlinearity=relu", "optimizer.lr=1e30")
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, *wild, "steps=9"]
     text = inspected(capsys, shlex.join([*overrides, "--steps", "9"]))
     assert text.startswith("step 2;")
     assert "stopped at step 2 of 9: a gradient is not finite" in text
