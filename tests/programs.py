@@ -25,7 +25,7 @@ import pytest
 from tests.support import ROOT
 
 BEFORE = ["tests.programs", "tests.runner.toy.loop", "runner.sweeps.search", "optuna", "sqlalchemy.orm",
-          "alembic.command", "trainer.project", "trainer.run"]  # fmt: skip
+          "alembic.command", "trainer.project", "trainer.run", "tests.preloaded"]  # fmt: skip
 OUTPUTS = ("stdout", "stderr")
 SERVER: Any = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(BEFORE)

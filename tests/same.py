@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import Tensor
 
@@ -18,6 +19,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
         if tag != "steps_per_second":
             found.setdefault(tag, []).append((step, value))
     return found
+
+
+def shown_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The steps and values of all scalars, by tag, as TensorBoard itself reads them."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def points(folder: Path) -> list[tuple[str, int, Any]]:

@@ -21,17 +21,12 @@ from runner.tracking import flow
 from runner.tracking.tracker import Tracker
 from tests.runner.support import compose, composer, status, train
 from tests.runner.toy import loop
+from tests.same import shown_scalars
 from tests.support import exact_norm
 
 EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",
               "steps_per_second", "dropped"}  # fmt: skip
 DETAILS = {"weight_norm", "update_ratio"}
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_norms_are_the_measured_ones(run: Path) -> None:
     measured = json.loads((run.parent / "measured.json").read_text())
-    found = scalars(run)
+    found = shown_scalars(run)
     assert [value for _, value in found["grad_norm/before"]] == pytest.approx([b for b, _ in measured], rel=1e-6)
     assert [value for _, value in found["grad_norm/after"]] == pytest.approx([a for _, a in measured], rel=1e-6)
     assert any(before > after for before, after in measured)
@@ -69,7 +64,7 @@ def test_both_norms_are_the_measured_ones(run: Path) -> None:
 
 
 def test_every_step_has_its_tags(run: Path) -> None:
-    found = scalars(run)
+    found = shown_scalars(run)
     for tag in EVERY_STEP:
         assert [step for step, _ in found[tag]] == list(range(1, 13)), tag
     for tag in DETAILS | {f"grad_norm_{side}/weight" for side in ("before", "after")}:
@@ -81,7 +76,7 @@ def test_every_step_has_its_tags(run: Path) -> None:
 
 
 def test_derived_tags(run: Path) -> None:
-    found = {tag: dict(points) for tag, points in scalars(run).items()}
+    found = {tag: dict(points) for tag, points in shown_scalars(run).items()}
     for step in range(1, 13):
         before, after = found["grad_norm/before"][step], found["grad_norm/after"][step]
         assert found["clip/scale"][step] == pytest.approx(after / before, rel=1e-5)
@@ -105,7 +100,7 @@ def test_one_event_a_step(run: Path) -> None:
 
 def test_log_every(tmp_path: Path) -> None:
     train(compose("steps=11", "log.every=4", "checkpoint.every=11", "evaluate_every=11"), tmp_path)
-    assert [step for step, _ in scalars(tmp_path)["loss/train"]] == [1, 4, 8, 11]
+    assert [step for step, _ in shown_scalars(tmp_path)["loss/train"]] == [1, 4, 8, 11]
 
 
 def test_the_flow_picture_is_drawn_at_every_evaluation(run: Path) -> None:
@@ -113,7 +108,7 @@ def test_the_flow_picture_is_drawn_at_every_evaluation(run: Path) -> None:
     events.Reload()
     pictures = events.Images("gradient_flow")
     assert [picture.step for picture in pictures] == [6, 12]
-    found = {tag: dict(points) for tag, points in scalars(run).items()}
+    found = {tag: dict(points) for tag, points in shown_scalars(run).items()}
     names = [tag.partition("/")[2] for tag in found if tag.startswith("grad_norm_before/")]
     norms = {name: (found[f"grad_norm_before/{name}"][12], found[f"grad_norm_after/{name}"][12]) for name in names}
     drawn = flow.draw(12, norms)
@@ -137,7 +132,7 @@ def test_histograms_count_every_element(run: Path) -> None:
     assert np.abs(np.array(histogram.bucket) - counts).sum() <= 2  # an element on an edge
     assert histogram.bucket_limit[-1] == values.max()
     gradient = events.Histograms("histogram/gradient/weight")[-1].histogram_value
-    norm = dict(scalars(run)["grad_norm_after/weight"])[12]
+    norm = dict(shown_scalars(run)["grad_norm_after/weight"])[12]
     assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
 
 
@@ -168,7 +163,7 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
     tracker.close()
     assert logged == (0.0, 0.0, 0.0, False, None)
-    assert scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
+    assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
 
 
 class Elsewhere(torch.Tensor):
@@ -197,7 +192,7 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
         logged = tracker.step(1, loss, report, rate=1.0, speed=1.0, dropped=0, weights=each)
         tracker.close()
         assert logged == (1.5, 5.0, 2.5, True, 3.0)
-        found.append(scalars(tmp_path / kind.__name__))
+        found.append(shown_scalars(tmp_path / kind.__name__))
     assert found[0] == found[1]
     assert found[0]["grad_norm_after/w"] == [(1, 2.0)]
     assert found[0]["update_ratio"] == [(1, pytest.approx(4 / 3))]
@@ -224,7 +219,7 @@ def test_the_server_shows_both_norms(server: str, run: Path) -> None:
     for tag in ("grad_norm/before", "grad_norm/after"):
         points = ask(server, "plugin/scalars/scalars", run="run", tag=tag)
         assert [step for _, step, _ in points] == list(range(1, 13))
-        assert [value for _, _, value in points] == pytest.approx([v for _, v in scalars(run)[tag]])
+        assert [value for _, _, value in points] == pytest.approx([v for _, v in shown_scalars(run)[tag]])
 
 
 def test_the_server_shows_pictures_and_histograms(server: str) -> None:

@@ -1,7 +1,9 @@
-"""Options as their own YAML file gives them, without a whole configuration: it may name other options."""
+"""Options as their own YAML file gives them, and which of them exist: any model or data set may have been deleted."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 import yaml
 
 from trainer.project import PROJECT
@@ -17,3 +19,16 @@ def option(group: str, name: str, **values: Any) -> Any:
     given = yaml.safe_load((PROJECT.conf / group / f"{name}.yaml").read_text(encoding="utf-8"))
     del given["defaults"]
     return PROJECT.groups[group].options[name](**given | values)
+
+
+def missing(overrides: Iterable[str]) -> list[str]:
+    """The overrides among these that choose a model, a data set or an experiment that does not exist."""
+    return [f"{group}={name}" for group, _, choice in (override.partition("=") for override in overrides)
+            if group in ("model", "data", "experiment") for name in choice.split(",")
+            if not (PROJECT.conf / group / f"{name}.yaml").exists()]  # fmt: skip
+
+
+def need(*overrides: str) -> None:
+    """Skips the test if an option that these overrides choose does not exist."""
+    if absent := missing(overrides):
+        pytest.skip(f"there is no {' and no '.join(absent)}")

@@ -14,33 +14,37 @@ from runner.config import flatten
 from runner.runs.run import save
 from tests.support import policies
 from tests.trainer.options import names
+from tests.trainer.support import compose
 from trainer.config import Train
-from trainer.project import PROJECT, compose, composer, load
+from trainer.project import PROJECT, composer, load
 
 GROUPS = PROJECT.groups
 OPTIONS = [(group, option) for group in GROUPS for option in names(group)]
 FILES = sorted(PROJECT.conf.rglob("*.yaml"))
 STUDIES = sorted(PROJECT.conf.glob("experiment/*")) + sorted(PROJECT.conf.glob("debug/*"))
 
-
-def with_partner(group: str, option: str) -> list[str]:
-    """A choice of an option, with a data set for a model and a model for a data set that fit together."""
-    models, data = GROUPS["model"].options, GROUPS["data"].options
-    pairs = [(m, d) for m in sorted(models) for d in sorted(data) if data[d].kind in models[m].takes]
-    if group not in ("model", "data"):
-        return [f"{group}={option}"]
-    model, dataset = next(pair for pair in pairs if pair[group == "data"] == option)
-    return [f"model={model}", f"data={dataset}"]
+# Every model with all data that it takes, and the options of the other groups beside one another.
+PAIRS = [[f"model={model}", f"data={data}"] for model in names("model") for data in names("data")
+         if GROUPS["data"].options[data].kind in GROUPS["model"].options[model].takes]  # fmt: skip
+OTHERS = [[[f"{group}={name}"] for name in names(group)] for group in GROUPS if group not in ("model", "data")]
+ROWS = [[override for parts in (PAIRS, *OTHERS) for override in parts[row % len(parts)]]
+        for row in range(max(map(len, (PAIRS, *OTHERS))))]  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_into_its_own_class_and_is_saved(group: str, option: str, tmp_path: Path) -> None:
-    config = compose(*with_partner(group, option))
-    part = getattr(config, group)
-    assert type(part) is GROUPS[group].options[option]
-    assert part.name == option
+@pytest.mark.parametrize("overrides", ROWS, ids=" ".join)
+def test_every_option_composes_into_its_own_class_and_is_saved(overrides: list[str], tmp_path: Path) -> None:
+    config = compose(*overrides)
+    for group, _, name in (override.partition("=") for override in overrides):
+        part = getattr(config, group)
+        assert type(part) is GROUPS[group].options[name]
+        assert part.name == name
     save(config, tmp_path)
     assert load(tmp_path) == config
+
+
+def test_every_option_is_in_a_row() -> None:
+    """A model that takes no data, or data that no model takes, would be missing."""
+    assert {override for row in ROWS for override in row} == {f"{group}={name}" for group, name in OPTIONS}
 
 
 @pytest.mark.parametrize("group", GROUPS)

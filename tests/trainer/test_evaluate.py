@@ -2,18 +2,16 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from runner.runs.run import read_status, save
 from scripts import evaluate
+from tests.programs import run
 from tests.support import ROOT
 from tests.trainer.options import names
-from tests.trainer.support import SMALL, text_file
-from trainer.project import compose
+from tests.trainer.support import small
 from trainer.run import execute_in_folder
 
 
@@ -21,7 +19,7 @@ from trainer.run import execute_in_folder
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, beside the text that it was trained on."""
     here = tmp_path_factory.mktemp("here")
-    config = compose(f"data.path={text_file(here)}", *SMALL, "data.sample=30")
+    config = small(here, "data.sample=30")
     assert execute_in_folder(config, here / "run").state == "finished"
     save(config, here / "run")
     return here / "run"
@@ -37,8 +35,7 @@ def test_evaluate(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_evaluate_as_a_program(finished: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), "nowhere"]
-    done = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
+    done = run(ROOT / "scripts" / "evaluate.py", "nowhere", cwd=finished)
     line = "error: nowhere: not the folder of a run; it has no config.yaml\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 

@@ -10,33 +10,10 @@ import torch
 
 from scripts import inspect_gradients
 from tests.support import exact_norm
-from tests.trainer.support import SMALL, text_file
+from tests.trainer.options import names, need
+from tests.trainer.support import SMALL, compose, inspected, table, text_file
 from trainer import inspection, loop
-from trainer.project import compose
 from trainer.state import build
-
-
-def run(capsys: pytest.CaptureFixture[str], arguments: str) -> str:
-    inspect_gradients.main(shlex.split(arguments))
-    return capsys.readouterr().out
-
-
-def rows(text: str) -> dict[str, list[str]]:
-    """The table's rows by parameter."""
-    _, table, *_ = text.split("\n\n")
-    return {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:]}
-
-
-def test_linear_net_lists_what_is_unused(capsys: pytest.CaptureFixture[str]) -> None:
-    text = run(capsys, "model=linear_net data=line")
-    found = rows(text)
-    assert list(found) == ["linear.weight", "linear.bias", "linear2.weight", "linear2.bias"]
-    assert found["linear.weight"][:3] == ["1x1", "1", "None"]
-    assert found["linear.bias"][-1] == "None"  # no ratio to a weight of 0
-    for name in ("linear2.weight", "linear2.bias"):
-        assert found[name][2:] == ["None", "None", "None", "None", "unused"]
-    assert "unused: backward left None" in text
-    assert "named_parameters() gives each parameter with its name" in text
 
 
 def test_the_numbers_are_the_gradients(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -47,7 +24,7 @@ def test_the_numbers_are_the_gradients(capsys: pytest.CaptureFixture[str], tmp_p
     norms = {name: exact_norm([parameter.grad]) for name, parameter in work.model.named_parameters()}
     total = math.hypot(*norms.values())
     assert total > 0.05
-    found = rows(run(capsys, shlex.join(overrides)))
+    found = table(inspected(capsys, shlex.join(overrides)))
     for name, (_, weight, earlier, gradient, after, ratio) in found.items():
         assert earlier == "None"
         assert float(weight) == pytest.approx(before[name], rel=1e-3)
@@ -63,19 +40,22 @@ def test_the_numbers_are_the_gradients(capsys: pytest.CaptureFixture[str], tmp_p
      ("experiment=line_120", {"exploding, clipped", "unused"}), ("experiment=digits", set()), ("", set())],
 )  # fmt: skip
 def test_marks(arguments: str, marks: set[str]) -> None:
+    need(*arguments.split())
     config = compose(*arguments.split())
     assert set(inspection.inspect(config, 1).marks.values()) == marks
 
 
-def test_what_is_not_finite_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
-    text = run(capsys, "experiment=depth clip=none --steps 9")
+def test_what_is_not_finite_ends_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wild = ("clip=none", "model.nonlinearity=relu", "optimizer.lr=1e30")
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, *wild, "steps=9"]
+    text = inspected(capsys, shlex.join([*overrides, "--steps", "9"]))
     assert text.startswith("step 2;")
     assert "stopped at step 2 of 9: a gradient is not finite" in text
     assert "non-finite: nan or infinite" in text
 
 
 def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
-    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "model=lstm", "model.dropout=0.3", "clip.max=0.1"]
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "model.dropout=0.3", "clip.max=0.1"]
     found = inspection.inspect(compose(*overrides), 4)
     work = build(compose(*overrides))
     batches = work.data.batches(0)
@@ -88,7 +68,7 @@ def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
 # -- by time step
 
 
-@pytest.mark.parametrize("model", ["rnn", "lstm"])
+@pytest.mark.parametrize("model", [name for name in ("rnn", "lstm") if name in names("model")])
 def test_through_time_against_differences(tmp_path: Path, model: str) -> None:
     """Along a random direction at one time step, the last step's loss changes as the gradient says."""
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, f"model={model}", "data.window=6"]
@@ -116,38 +96,27 @@ def test_through_time_against_differences(tmp_path: Path, model: str) -> None:
         assert norms[step] == pytest.approx(math.sqrt(squares), rel=1e-5)
 
 
-def test_through_time_of_vectors_and_of_what_has_no_time() -> None:
-    digits = build(compose("data=digits", "model.hidden=5", "model.gain=0.5"))
-    norms = inspection.through_time(digits, next(digits.data.batches(0)))
-    assert norms is not None
-    assert len(norms) == 64
-    assert norms[0] < 1e-6 * norms[-1]
-    line = build(compose("model=mlp", "data=line"))
-    assert inspection.through_time(line, next(line.data.batches(0))) is None
-
-
-def test_time_steps_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    text = run(capsys, "data=temporal_order model.hidden=8")
-    assert "by time step: the gradient at the last of 30 steps is" in text
+def test_time_steps_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = inspected(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL]))
+    assert "by time step: the gradient at the last of 16 steps is" in text
 
 
 # -- pictures and mistakes
 
 
-@pytest.mark.parametrize("arguments", ["experiment=line_120", "data=temporal_order model.hidden=8"])
-def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "flow.svg"
-    run(capsys, f"{arguments} --plot {path}")
+    inspected(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL, "--plot", str(path)]))
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
-    assert ("<!-- time step -->" in drawn) == ("temporal" in arguments)
-    assert ("<!-- linear2.weight (unused) -->" in drawn) == ("line_120" in arguments)
+    assert "<!-- time step -->" in drawn
+    assert "(unused)" not in drawn
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
-    [("model=lstn", "model=lstn: no such option; did you mean model=lstm?"), ("--steps 0", "--steps=0: must be at"),
+    [("model=rmn", "model=rmn: no such option; did you mean model=rnn?"), ("--steps 0", "--steps=0: must be at"),
      ("--steps 7 steps=6", "--steps=7: the run itself has steps=6"), ("--plot nowhere/a.png", "no such folder"),
      ("--plot a.txt", "--plot a.txt: its ending must be one of"), ("clip.maks=1", "did you mean clip.max?"),
      ("clip.include=[nope]", "matches no parameter"), ("--what", "unrecognized arguments: --what")],

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from runner.errors import UserError
-from tests.trainer.options import option
-from trainer import data
+from tests.trainer.options import need, option
+from tests.trainer.support import compose
+from trainer import data, inspection
 from trainer.data import digits
 from trainer.data.digits import EpochSampler
+from trainer.state import build as build_state
 
 
 def build(**values: Any) -> data.Dataset:
@@ -40,16 +42,32 @@ def test_values() -> None:
     assert len(held_out.inputs) == int(1797 * 0.2)
 
 
-@pytest.mark.parametrize("values", [{"batch_size": 1439, "validation": 0.2}, {"validation": 0.0001}])
-def test_a_split_without_enough_images_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"of 1797 images .* would be trained on"):
+@pytest.mark.parametrize(("values", "line"), [
+    ({"batch_size": 1439, "validation": 0.2}, r"data\.batch_size=1439, data\.validation=0\.2: of 1797 images"),
+    ({"batch_size": 5000, "validation": 0.2}, r"data\.batch_size=5000, data\.validation=0\.2: of 1797 images"),
+    ({"validation": 0.0001}, r"data\.batch_size=64, data\.validation=0\.0001: of 1797 images"),
+])  # fmt: skip
+def test_a_split_without_enough_images_is_refused(values: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=rf"^{line} .* would be trained on") as error:
         build(**values)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match="data=digits needs scikit-learn: pip install"):
+    with pytest.raises(UserError) as error:
         data.build(option("data", "digits"), seed=1)
+    assert str(error.value) == 'data=digits needs scikit-learn: pip install -c constraints.txt -e ".[digits]"'
+
+
+def test_a_recurrent_network_reads_the_pixels_as_time_steps() -> None:
+    pytest.importorskip("sklearn")
+    need("model=rnn")
+    state = build_state(compose("model=rnn", "data=digits", "model.hidden=5", "model.gain=0.5"))
+    norms = inspection.through_time(state, next(state.data.batches(0)))
+    assert norms is not None
+    assert len(norms) == 64
+    assert norms[0] < 1e-6 * norms[-1]
 
 
 def test_workers_give_the_same_batches() -> None:

@@ -2,8 +2,10 @@
 
 import torch
 
-from tests.trainer.options import option
-from trainer import data
+from tests.trainer.options import need, option
+from tests.trainer.support import compose
+from trainer import data, inspection
+from trainer.state import build
 
 
 def test_values() -> None:
@@ -17,3 +19,9 @@ def test_noise_differs_between_training_and_validation() -> None:
     noisy = data.build(option("data", "line", noise=0.5), seed=1)
     (validation,) = noisy.validation()
     assert not torch.equal(next(noisy.batches(0)).targets, validation.targets)
+
+
+def test_points_have_no_time_steps() -> None:
+    need("model=mlp")
+    line = build(compose("model=mlp", "data=line"))
+    assert inspection.through_time(line, next(line.data.batches(0))) is None

@@ -1,12 +1,14 @@
 """Temporal order: two marked symbols at the published positions, and a loss after the last symbol."""
 
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.trainer.options import option
+from tests.trainer.options import need, option
+from tests.trainer.support import inspected
 from trainer import data
 
 
@@ -47,3 +49,15 @@ def test_only_the_output_after_the_last_symbol_counts() -> None:
     assert dataset.loss(outputs, batch.targets).item() < 1e-6
     assert dataset.metrics(outputs, batch.targets)["accuracy"].item() == 1.0
     assert dataset.metrics(outputs.flip(1), batch.targets)["accuracy"].item() < 1.0
+
+
+def test_an_inspection_reads_all_time_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need("model=rnn")
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "flow.svg"
+    text = inspected(capsys, f"model=rnn data=temporal_order model.hidden=8 --plot {path}")
+    assert "by time step: the gradient at the last of 30 steps is" in text
+    drawn = path.read_text()
+    assert drawn.count("<!-- 2-norm of the gradient -->") == 1
+    assert "<!-- time step -->" in drawn
+    assert "<!-- linear2.weight (unused) -->" not in drawn

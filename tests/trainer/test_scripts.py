@@ -21,7 +21,7 @@ from trainer.run import execute_in_folder
 
 def test_a_killed_run_is_told_from_a_running_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    arguments = ["data=line", "model=linear_net", "optimizer.lr=0.01", "steps=1000000", "log.progress=false"]
+    arguments = [f"data.path={text_file(tmp_path)}", *SMALL, "steps=1000000"]
     with Program(ROOT / "train.py", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path) as program:
         while actual_state(folder) != "running":
             assert program.poll() is None
