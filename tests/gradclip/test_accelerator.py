@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradclip import Clipper, Policy
 from tests.gradclip.support import cases, pairs
-from tests.support import policy_id
+from tests.support import policies, policy_id
 
 
 def stays_on_the_device(policy: Policy) -> bool:
@@ -87,7 +87,7 @@ def test_nor_do_the_ways_with_non_finite_gradients(policy: Policy, mode: str) ->
 
 def test_the_watch_sees_a_copy() -> None:
     """What the design names as an exception is seen, and so would be anything else."""
-    by_name = {policy_id(policy): policy for policy in pairs()}
+    by_name = {policy_id(policy): policy for policy in policies()}
     for policy in (by_name["drop-model"], replace(by_name["norm-model"], nonfinite="drop")):
         with pytest.raises((RuntimeError, HostCopy)):
             steps(policy, torch.float32)

@@ -136,7 +136,7 @@ UNBUILDABLE = [
     ("clip.include=[nope.*]", "clip.include: the pattern 'nope.*' matches no parameter; there are embedding.weight,"),
     ("clip.exclude=[*]", "clip.exclude=[*]: must be patterns that leave at least one parameter to clip"),
     ("data.batch_size=1000000", "characters are too few"),
-    ("model.hidden=1000000", "model=rnn: its weights do not fit into this machine's memory"),
+    ("model.hidden=1000000", "model=rnn: its weights do not fit into the memory of cpu"),
     ("init_from=nope.pt", "init_from=nope.pt: no such checkpoint"),
     ("init_from=short", "init_from=short: not a whole checkpoint of this program"),
     ("init_from=nope.safetensors", "init_from=nope.safetensors: no such file"),
