@@ -26,12 +26,17 @@ def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.Comp
 
 
 @cache
-def policies() -> list[Policy]:
-    """Every option of conf/clip at every scope that it takes."""
+def configured_policies() -> dict[str, Policy]:
+    """Every option of conf/clip, by name."""
     from trainer.project import compose
 
-    composed = [compose(f"clip={name}").clip for name in sorted(Policy.options)]
-    return [replace(policy, scope=scope) for policy in composed for scope in policy.scopes]
+    return {name: compose(f"clip={name}").clip for name in sorted(Policy.options)}
+
+
+@cache
+def policies() -> list[Policy]:
+    """Every option of conf/clip at every scope that it takes."""
+    return [replace(policy, scope=scope) for policy in configured_policies().values() for scope in policy.scopes]
 
 
 def policy_id(policy: Policy) -> str:

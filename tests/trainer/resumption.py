@@ -18,7 +18,7 @@ from trainer.state import TrainState
 STEPS = 12
 COMMON = (f"steps={STEPS}", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4", "log.progress=false",
           "log.flow=false")  # fmt: skip
-TEXT = ("data.window=200", "data.batch_size=4", "data.sample=0", "model.hidden=8", "model.embedding=4")  # 5 an epoch
+TEXT = ("data.window=50", "data.batch_size=4", "data.sample=0", "model.hidden=8", "model.embedding=4")  # 5 an epoch
 DIGITS = ("data=digits", "data.batch_size=359")  # 4 batches an epoch
 LINE = ("data=line", "model=linear_net", "optimizer.lr=0.1", "data.noise=0.1")
 
@@ -61,5 +61,5 @@ def config_for(folder: Path, overrides: tuple[str, ...]) -> Train:
     """The configuration of a run of STEPS steps; its text, if it reads one, is written into the folder."""
     config = compose(*COMMON, *overrides)
     if config.data.name == "text":
-        config.data.path = text_file(folder)
+        config.data.path = text_file(folder, 1000)
     return config

@@ -12,7 +12,7 @@ from gradclip.policies import Policy
 from runner.cli.preflight import preflight
 from runner.config import flatten
 from runner.runs.run import save
-from tests.support import policies
+from tests.support import configured_policies, policies
 from tests.trainer.options import names
 from tests.trainer.support import compose
 from trainer.config import Train
@@ -58,7 +58,7 @@ def test_every_policy_is_put_under_the_laws() -> None:
 
 @pytest.mark.parametrize("option", names("clip"))
 def test_a_policy_has_the_same_values_in_yaml_and_in_python(option: str) -> None:
-    part = compose(f"clip={option}").clip
+    part = configured_policies()[option]
     for field in dataclasses.fields(part):
         if field.default is not dataclasses.MISSING:
             assert getattr(part, field.name) == field.default, field.name
