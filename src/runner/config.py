@@ -77,7 +77,7 @@ class RunConfig(Checked):
     log: Log = key("what is written, and how often")
     checkpoint: Checkpoint = key("what is kept of a run")
     resume: str | None = key(
-        "a run's folder, or latest: that run goes on where it stopped, as it was configured", mutable_on_resume=True
+        "a run's folder, or latest: that run is resumed where it stopped, as it was configured", mutable_on_resume=True
     )
     sweep: Sweep = key("what -m does with the grid")
 

@@ -78,7 +78,7 @@ def explain(error: BaseException, project: Project[Any] | None = None, overrides
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether the user can mend it: what the configuration raises, or Hydra about it; anything else is a bug."""
+    """Whether the user can correct it: what the configuration raises, or Hydra about it; anything else is a bug."""
     if isinstance(error, UserError | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError):
         return True
     if isinstance(error, OverflowError):  # a whole number of hundreds of digits

@@ -143,7 +143,7 @@ class GradientMonitor:
             self._warn_of_explosion(step, f"gradients exceed {ratio} in {_few(exploding)}", exploding)
         if vanishing := [name for name, word in found.items() if word == VANISHING]:
             self._warn(VANISHING, f"gradients vanish: at step {step} those of {_few(vanishing)} are too small to teach "
-                       "anything; clipping cannot mend that: try another initialization (a gain nearer to 1), "
+                       "anything; clipping cannot fix that: try another initialization (a gain nearer to 1), "
                        f"normalization or residual layers, a shorter way back, or an LSTM. {TABLE}")  # fmt: skip
         idle = [name for name, word in found.items() if word in (UNUSED, ZERO)]
         self._idle = idle if self._idle is None else [name for name in self._idle if name in idle]
