@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from trainer.project import PROJECT
 
@@ -32,3 +34,17 @@ def need(*overrides: str) -> None:
     """Skips the test if an option that these overrides choose does not exist."""
     if absent := missing(overrides):
         pytest.skip(f"there is no {' and no '.join(absent)}")
+
+
+def need_precision(overrides: Iterable[str]) -> None:
+    """Skips the test where torch lacks the LSTM at the precision that these overrides choose, tried by running one."""
+    chosen = dict(override.partition("=")[::2] for override in overrides)
+    precision = chosen.get("device.precision", "float32")
+    if chosen.get("model") != "lstm" or precision == "float32":
+        return
+    try:
+        with torch.autocast("cpu", dtype=getattr(torch, precision)):
+            outputs, _ = nn.LSTM(4, 4)(torch.zeros(2, 2, 4))
+        outputs.sum().backward()
+    except RuntimeError as error:
+        pytest.skip(f"torch has no {precision} LSTM on this CPU: {str(error).partition('. ')[0]}")

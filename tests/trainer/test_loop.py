@@ -14,7 +14,7 @@ from gradclip import Clipper, norms
 from gradclip.gradients import Parameters
 from runner.runs.run import Diverged
 from tests.support import exact_norm
-from tests.trainer.options import names, need
+from tests.trainer.options import names, need, need_precision
 from tests.trainer.support import SMALL, compose, small, text_file, train
 from trainer import loop
 from trainer.config import Divergence
@@ -332,6 +332,7 @@ def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeyp
 def test_mixed_precision_clips_unscaled_gradients(tmp_path: Path, precision: str, model: str) -> None:
     more = [f"model={model}", *(["data=digits", "model.hidden=[8]"] if model == "mlp" else SMALL[:4])]
     need(*more)
+    need_precision([*more, f"device.precision={precision}"])
     config = compose(*more, "data.batch_size=4", "clip.nonfinite=drop", "optimizer.lr=0.1", "check_every=1",
                      "clip.max=0.5", f"device.precision={precision}", "steps=12", "log.progress=false")  # fmt: skip
     if model != "mlp":

@@ -31,7 +31,7 @@ from runner.runs.run import Run, actual_state, read_status, save
 from tests.programs import run
 from tests.same import points, same, same_run, scalars, shown_scalars
 from tests.support import ROOT
-from tests.trainer.options import missing, names
+from tests.trainer.options import missing, names, need_precision
 from tests.trainer.resumption import COMMON, DIGITS, LINE, STEPS, TEXT, Killed, config_for, ended_at, until_done
 from tests.trainer.support import compose, refused, text_file
 from trainer.config import Train
@@ -93,6 +93,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     """Killed before the first checkpoint, in the middle of an epoch, at its end (4, 5), and stopped by a signal."""
+    need_precision(overrides)
     config = config_for(tmp_path, overrides)
     assert execute_in_folder(config, tmp_path / "whole").state == "finished"
     ended_at(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
