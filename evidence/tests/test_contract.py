@@ -15,10 +15,10 @@ AFTER = {"option/clip=norm": {"exit": "0", "weights": "a1"}, "option/clip=value"
 
 
 def test_what_differs_between_two_executions_is_normalized() -> None:
-    one = "/tmp/one: 2026-01-02_03-04-05_0a1b2c, process 17, 2026-01-02T03:04:05+00:00, 1.5 s, loss 2.4826\na   b  "
-    other = "/tmp/two: 2026-02-03_04-05-06_d4e5f6, process 8, 2026-02-03T04:05:06+00:00, 12 s, loss 2.4826\na     b"
+    one = "/any/one: 2026-01-02_03-04-05_0a1b2c, process 17, 2026-01-02T03:04:05+00:00, 1.5 s, loss 2.4826\na   b  "
+    other = "/any/two: 2026-02-03_04-05-06_d4e5f6, process 8, 2026-02-03T04:05:06+00:00, 12 s, loss 2.4826\na     b"
     texts = [
-        observe.normal(text, Path("/project"), Path(f"/tmp/{name}")) for text, name in ((one, "one"), (other, "two"))
+        observe.normal(text, Path("/project"), Path(f"/any/{name}")) for text, name in ((one, "one"), (other, "two"))
     ]
     assert texts == ["<here>: <run>, process <pid>, <time>, <duration>, loss 2.4826\na  b"] * 2
     assert observe.normal("loss 2.4826", ROOT, ROOT) != observe.normal("loss 2.4827", ROOT, ROOT)
