@@ -226,18 +226,6 @@ def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.C
     assert "job 1: seed=-2" in line
 
 
-def test_a_bug_is_not_taken_for_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_check_folder", lambda *arguments: [][1])
-    with pytest.raises(IndexError):
-        cli.preflight(PROJECT, ["train.py"])
-
-
-def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(Exception, match="no such option"):
-        cli.preflight(PROJECT, ["train.py", "clip=nrom"])
-
-
 @pytest.mark.parametrize("arguments", [["clip=nrom"], ["-m", "clip.max=1,-1"]])
 def test_the_program_itself(arguments: list[str], tmp_path: Path) -> None:
     done = run(ROOT / "train.py", *arguments, cwd=tmp_path)

@@ -3,12 +3,13 @@
 import itertools
 import json
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradclip import Clipper, norms
 from gradclip.gradients import Parameters
@@ -102,6 +103,52 @@ def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monk
     with pytest.raises(RuntimeError, match="optimizer's door"):
         train(tmp_path)
     assert status(tmp_path)["state"] == "failed"
+
+
+def test_a_fused_step_reads_a_gradient_of_other_strides_rightly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.forward_backward
+
+    def turned(work: TrainState, batch: Batch) -> Tensor:
+        loss = real(work, batch)
+        weight = work.model.output.weight
+        weight.grad = weight.grad.t().contiguous().t()
+        return loss
+
+    monkeypatch.setattr(loop, "forward_backward", turned)
+    weights = []
+    for fused in ("true", "false"):
+        work = session(tmp_path, "optimizer=adam", "optimizer.lr=0.1", f"optimizer.fused={fused}")
+        assert bool(work.optimizer.param_groups[0]["fused"]) is (fused == "true")
+        batches = work.data.batches(0)
+        for _ in range(2):
+            loop.take_step(work, next(batches), check=True)
+        weights.append(work.model.output.weight.detach())
+    torch.testing.assert_close(*weights)
+
+
+def test_the_weights_are_copied_for_logged_updates_alone_and_once_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.snapshot
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    steps: list[int] = []
+
+    def snapshot(model: nn.Module) -> list[Tensor]:
+        assert not list(alive), "the copy of an earlier step is still there"
+        steps.append(1)
+        copies = real(model)
+        alive.update(copies)
+        return copies
+
+    monkeypatch.setattr(loop, "snapshot", snapshot)
+    assert train(tmp_path, "log.parameters_every=1").code == 0
+    assert len(steps) == 6
+    steps.clear()
+    (tmp_path / "seldom").mkdir()
+    assert train(tmp_path / "seldom", "log.parameters_every=100").code == 0
+    assert len(steps) == 2  # the first step, and the last one
 
 
 # -- truncated back-propagation through time
