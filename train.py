@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))  # this checkout, whatever else is installed
 
-from runner.cli.preflight import preflight, run, start
+from runner.cli.preflight import preflight
+from runner.cli.run import run
 from trainer.project import PROJECT
 
 
@@ -18,7 +19,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    if checked := preflight(PROJECT):  # a mistake ends here, in one line
-        start(PROJECT, checked, main)
-    else:
-        main()
+    preflight(PROJECT)  # answers mistakes, --help, resume=… and -m, and returns for a single run
+    main()

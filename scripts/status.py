@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.errors import Parser, UserError, one_line
-from runner.runs.run import actual_state, read_status
+from runner.runs.status import actual_state, read_status
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -126,7 +126,11 @@ def allows(kind: Any, metadata: typing.Mapping[str, Any], value: Any) -> bool:
 
 
 def _within(metadata: typing.Mapping[str, Any], value: float) -> bool:
-    if math.isnan(value) or (math.isinf(value) and not metadata.get("infinite")):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+    if not finite and (math.isnan(value) or not metadata.get("infinite")):
         return False
     return all(BOUNDS[name].holds(value, bound) for name, bound in metadata.get("bounds", {}).items())
 

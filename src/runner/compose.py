@@ -1,22 +1,21 @@
-"""Hydra in, checked dataclasses out."""
+"""Hydra in, checked dataclasses out: the one module in which a configuration becomes objects."""
 
 import dataclasses
-import importlib
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic
 
+import hydra
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import setup_globals
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,166 +25,129 @@ from runner.config import Config, Project
 from runner.errors import UserError, missing, unknown_key, unknown_option, unreadable
 from runner.runs.run import SAVED
 
-LARGEST = 1 << 20  # bytes of such a file, which has two thousand
-VALUES = ("nan", "inf", "null", "true", "false")  # words that Hydra's grammar does not read as text
+BARE = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, OSError)
+LARGEST = 1 << 20  # bytes of a saved configuration, which has two to five thousand
 
 
 def register(project: Project[Any]) -> None:
-    """Makes a project's schemas known to Hydra under `schema/`, and `run_id` to the configuration."""
+    """Stores a project's schemas in Hydra's ConfigStore, under `schema/`, and defines the resolver `run_name`.
+
+    The store is the process's: before each composition, since another project may have been registered since.
+    """
     store = ConfigStore.instance()
     store.store(name="train", node=project.schema, group="schema")
     for group, base in project.groups.items():
-        store.repo["schema"][group] = Schemas(group, base.options)
-    store.repo["schema"]["launcher"] = Launchers()
-    hydra = store.repo["hydra"]
-    hydra["launcher"] = WithoutPlugins(hydra.get("launcher", {}))
-    OmegaConf.register_new_resolver("run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+        for name, schema in base.options.items():
+            store.store(name=name, node=schema, group=f"schema/{group}")
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
-class Schemas(dict[str, Any]):
-    """A group of Hydra's store whose schemas are built when they are looked up: a run needs seven of thirty."""
-
-    def __init__(self, group: str, options: dict[str, type[Any]]):
-        super().__init__({f"{name}.yaml": schema for name, schema in options.items()})
-        self._group = f"schema/{group}"
-
-    def __getitem__(self, name: str) -> ConfigNode:
-        schema = OmegaConf.structured(super().__getitem__(name))
-        return ConfigNode(name=name, node=schema, group=self._group, package=None, provider=None)
-
-
-LAUNCHERS = {  # where the types of a launcher's keys stand, in its plug-in's own module
-    "joblib": ("hydra_joblib_launcher", "JobLibLauncherConf"),
-    "submitit_local": ("hydra_submitit_launcher", "LocalQueueConf"),
-    "submitit_slurm": ("hydra_submitit_launcher", "SlurmQueueConf"),
-}
-
-
-class Launchers(dict[str, Any]):
-    """The schemas of the launchers that conf/hydra/launcher has values for, from plug-ins that may be absent."""
-
-    def __init__(self) -> None:
-        super().__init__({f"{name}.yaml": where for name, where in LAUNCHERS.items()})
-
-    def __getitem__(self, name: str) -> ConfigNode:
-        package, schema = super().__getitem__(name)
-        launcher = name.removesuffix(".yaml")
-        try:
-            module = importlib.import_module(f"hydra_plugins.{package}.config")
-        except ImportError:
-            needs = f'needs {package.replace("_", "-")}: pip install -c constraints.txt -e ".[launchers]"'
-            raise UserError(f"hydra/launcher={launcher} {needs}") from None
-        node = OmegaConf.structured(getattr(module, schema))
-        return ConfigNode(name=name, node=node, group="schema/launcher", package=None, provider=None)
-
-
-class WithoutPlugins(dict[str, Any]):
-    """The launchers in Hydra's store, without those of plug-ins that conf/hydra/launcher has a file for.
-
-    Two configurations of one name would be merged, each with a class of its own.
-    """
-
-    def __init__(self, entries: dict[str, Any]):
-        super().__init__()
-        for name, node in entries.items():
-            self[name] = node
-
-    def __setitem__(self, name: str, node: Any) -> None:
-        if name.removesuffix(".yaml") not in LAUNCHERS:
-            super().__setitem__(name, node)
+@cache
+def run_name() -> str:
+    """The name of this process's run folder, `<date>_<time>_<6 hex>`: the same in every composition of a process."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
 
 
 class Composer(Generic[Config]):
-    """Composes a project's configurations, by default from its conf/, just as `@hydra.main` will."""
+    """Composes the configurations of a project from its conf/, as `@hydra.main` does.
 
-    def __init__(
-        self, project: Project[Config], folder: Path | None = None, name: str = "train", extra: Path | None = None
-    ):
-        setup_globals()
-        register(project)
-        path = create_config_search_path(str(folder or project.conf))
-        if extra is not None:
-            path.prepend("command-line", f"file://{extra}", anchor=SearchPathQuery(provider="schema"))
+    name: the primary configuration file, without its ending.
+    """
+
+    def __init__(self, project: Project[Config], name: str = "train"):
         self.project, self.name = project, name
-        self.loader = ConfigLoaderImpl(path)
 
-    def quoted(self, overrides: list[str]) -> list[str]:
-        """The overrides with quotes around an option whose name Hydra would read as a value, such as debug=nan."""
-        return [self._quoted(override) for override in overrides]
+    @contextmanager
+    def _initialized(self) -> Iterator[ConfigLoader]:
+        """Hydra is initialized for this project in the block, and as it was before after it.
 
-    def _quoted(self, override: str) -> str:
-        group, equals, value = override.partition("=")
-        options = self.options(group) if group in self.groups() else []
-        words = value.split(",")
-        if not equals or not all(word in options for word in words):
-            return override
-        return f"{group}=" + ",".join(f"'{word}'" if word.lower() in VALUES else word for word in words)
+        An error in the block that names no key, as Hydra raises for some values and damaged files, becomes a UserError.
+        """
+        register(self.project)
+        folder = str(self.project.conf)
+        with hydra.initialize_config_dir(folder, version_base="1.3", job_name=self.project.script.stem):
+            try:
+                yield GlobalHydra.instance().config_loader()
+            except BARE as error:
+                if isinstance(error, OmegaConfBaseException):  # some of those are a ValueError as well
+                    raise
+                raise UserError(_bare_error(error, self.project)) from error
 
-    def compose(self, overrides: list[str], multirun: bool = False) -> DictConfig:
-        """The whole tree, Hydra's own node included."""
-        register(self.project)  # Hydra's store is the process's, and another project may have used it since
-        parsed = self.parse(overrides)
-        # What further folders on the search path offer, Hydra alone knows, which then checks the options itself.
-        if not any(override.key_or_group == "hydra.searchpath" for override in parsed):
-            self.check_options([override for override in parsed if not override.is_sweep_override()])
-        mode = RunMode.MULTIRUN if multirun else RunMode.RUN
-        return self.loader.load_configuration(self.name, overrides, run_mode=mode)
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
+        with self._initialized() as loader:
+            parsed = _parsed(overrides, loader)
+            # hydra.searchpath may add options, which only Hydra knows and then checks by itself.
+            if not any(override.key_or_group == "hydra.searchpath" for override in parsed):
+                _check_options(parsed, loader)
+            return hydra.compose(self.name, list(overrides), return_hydra_config=True)
 
     def checked(self, overrides: Sequence[str]) -> Config:
         """The configuration that these overrides give, as objects. Raises as `compose` and `checked` do."""
-        quoted = self.quoted(list(overrides))
-        return checked(self.compose(quoted), self.project, quoted)
+        return checked(self.compose(overrides), self.project, overrides)
 
-    def parse(self, overrides: list[str]) -> list[Override]:
-        for override in overrides:
-            if not override.partition("=")[0].strip("+"):
-                raise UserError(unreadable(override))
-        parsed: list[Override] = OverridesParser.create(config_loader=self.loader).parse_overrides(overrides)
-        return parsed
-
-    def check_options(self, overrides: list[Override]) -> None:
-        """Raises UserError for a choice that its group does not have; Hydra has no line of its own for half of them."""
-        groups = self.groups()
-        for override in overrides:
-            group, value = override.key_or_group, override.value()
-            if group not in groups or override.is_delete() or isinstance(value, dict):
-                continue
-            if override.is_add() or override.is_force_add():
-                line = str(override.input_line)
-                raise UserError(f"{line}: the group is there already; write {line.lstrip('+')}")
-            if value not in (options := self.options(group)):
-                raise UserError(unknown_option(group, value, options))
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """The overrides, parsed by Hydra's grammar. Raises UserError and OverrideParseException."""
+        with self._initialized() as loader:
+            return _parsed(overrides, loader)
 
     def options(self, group: str) -> list[str]:
         """The options of a group; empty where there is no such group."""
-        return [name for name in self.loader.get_group_options(group) if name]
+        with self._initialized() as loader:
+            return list(loader.get_group_options(group))
 
-    @cache  # noqa: B019 - one composer lives as long as the program
     def groups(self) -> list[str]:
         """The groups in conf/, without Hydra's own and the schemas."""
-        return [name for name in self.loader.list_groups("") if name not in ("hydra", "schema")]
+        with self._initialized() as loader:
+            return _groups(loader)
+
+
+def _parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
+    for override in overrides:
+        if not override.partition("=")[0].strip("+"):
+            raise UserError(unreadable(override))
+    parsed: list[Override] = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    return parsed
+
+
+def _groups(loader: ConfigLoader) -> list[str]:
+    return [name for name in loader.list_groups("") if name not in ("hydra", "schema")]
+
+
+def _check_options(overrides: Sequence[Override], loader: ConfigLoader) -> None:
+    """Raises UserError for an option that its group lacks: for half of them Hydra raises an error without a name."""
+    groups = _groups(loader)
+    for override in overrides:
+        group, value = override.key_or_group, override.value()
+        if group not in groups or override.is_delete() or override.is_sweep_override() or isinstance(value, dict):
+            continue
+        if override.is_add() or override.is_force_add():
+            line = str(override.input_line)
+            raise UserError(f"{line}: the group is there already; write {line.lstrip('+')}")
+        if value not in (options := loader.get_group_options(group)):
+            raise UserError(unknown_option(group, value, options))
+
+
+def _bare_error(error: Exception, project: Project[Any]) -> str:
+    """A line for an error that Hydra lets through: it names neither a key nor a file."""
+    if isinstance(error, UnicodeDecodeError):
+        for path in sorted(project.conf.rglob("*.yaml")):
+            if error.object.startswith(path.read_bytes()[:1024]):
+                return f"{path}: not UTF-8: {error}"
+    return f"{project.conf}: cannot be composed: {type(error).__name__}: {error}"
 
 
 def checked(config: DictConfig, project: Project[Config], overrides: Sequence[str] = ()) -> Config:
-    """The real objects behind a composed configuration of a project.
+    """The dataclasses that a composed configuration of a project describes.
 
     Raises InvalidField for a value out of range, with its whole key, and UserError for an unknown key
-    (which Hydra lets pass with `+`) or for values that do not agree.
+    (which Hydra accepts with `+`) or for values that do not agree.
     """
     config = without_hydra(config)
     for path, node in _typed_nodes(config, ""):
         owner = schema_of(node)
         assert owner is not None
-        names = {field.name for field in dataclasses.fields(owner)}
-        for key in node:
-            if key not in names:
-                raise UserError(unknown_key(_join(path, key), owner, project, overrides))
-        for name in names:
-            if name not in node:
-                raise UserError(missing(_join(path, name), project))
-        if issubclass(owner, Option) and owner.__dict__.get("name") is None:
-            raise UserError(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
-                          f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
+        _check_names(node, owner, path, project, overrides)
         try:
             built = OmegaConf.to_object(node)
         except InvalidField as error:
@@ -194,23 +156,61 @@ def checked(config: DictConfig, project: Project[Config], overrides: Sequence[st
     return built
 
 
+def _check_names(
+    node: DictConfig, owner: type[Checked], path: str, project: Project[Any], overrides: Sequence[str]
+) -> None:
+    """Raises UserError unless a node has the fields of its schema, and is an option that its group offers."""
+    names = {field.name for field in dataclasses.fields(owner)}
+    for key in node:
+        if key not in names:
+            raise UserError(unknown_key(_join(path, key), owner, project, overrides))
+    for name in names:
+        if name not in node:
+            raise UserError(missing(_join(path, name), project))
+    if issubclass(owner, Option) and owner.__dict__.get("name") is None:
+        raise UserError(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
+                        f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
+
+
 def load(folder: Path, project: Project[Config]) -> Config:
     """The configuration with which a run was made, whatever the files in conf/ say today.
 
-    Raises UserError if the folder holds none, and as `checked` does.
+    Raises UserError if the folder holds none, or one of another version of the program.
     """
     path = folder / SAVED
     if not path.is_file():
         raise UserError(f"{folder}: not the folder of a run; it has no {SAVED}")
-    saved = _read(path)
+    saved = read_yaml(path)
     config = OmegaConf.structured(project.schema)
     for group, base in project.groups.items():
         config[group] = _typed(OmegaConf.select(saved, group), base, group, path)
+    if difference := _unlike(saved, config, ""):
+        raise UserError(f"{path}: written by another version of this program: {difference}")
     return checked(OmegaConf.merge(config, saved), project)  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> DictConfig:
-    """A saved configuration's plain values. Nothing in it is executed, and no few lines grow into a large tree."""
+def _unlike(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
+    """The first key that a saved configuration and today's schema do not both have, in words."""
+    owner = schema_of(schema)
+    if owner is None:
+        return None
+    names = [field.name for field in dataclasses.fields(owner)]
+    for key in [*names, *saved]:
+        if key not in saved.keys():
+            return f"it has no {_join(path, key)}"
+        if key not in names:
+            return f"{_join(path, key)} is no key of this one"
+        if isinstance(saved[key], DictConfig) and isinstance(inner := schema.get(key), DictConfig):
+            if (found := _unlike(saved[key], inner, _join(path, key))) is not None:
+                return found
+    return None
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """The plain values of a file in a run's folder. Nothing in it is executed, and no alias is expanded.
+
+    Raises UserError for anything else than such a file.
+    """
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path}: {path.stat().st_size:,} bytes are not the configuration of a run")
@@ -240,21 +240,19 @@ def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """A copy without Hydra's own node."""
-    if "hydra" not in config:
-        return config
-    with flag_override(config, ["struct", "readonly"], False):
-        hydra = config.pop("hydra")
-        copy = config.copy()
-        config.hydra = hydra
+    copy = config.copy()
+    if "hydra" in copy:
+        with flag_override(copy, ["struct", "readonly"], False):
+            copy.pop("hydra")
     return copy
 
 
 def _typed_nodes(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
     """Every node with a schema, the inner ones first, so that an error comes with its whole path."""
     for key in node:
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            yield from _typed_nodes(child, _join(path, key))
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            if isinstance(child := node[key], DictConfig):
+                yield from _typed_nodes(child, _join(path, key))
     if schema_of(node) is not None:
         yield path, node
 

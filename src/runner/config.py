@@ -56,11 +56,41 @@ class Checkpoint(Checked):
 
 
 @dataclass(kw_only=True)
-class Sweep(Checked):
-    """What `-m` does with the grid; a single run does not read it."""
+class Slurm(Checked):
+    """What a job of a sweep asks Slurm for; read with `sweep.launcher=slurm` only."""
 
-    dry_run: bool = key("with -m: list the jobs, their folders and duplicates, and run nothing")
-    resume: str | None = key("the folder of a sweep, of which whatever is missing or unfinished is run")
+    cluster: str = key(
+        "slurm, or local to run what would be submitted on this machine", choices=("slurm", "local"), default="slurm"
+    )
+    partition: str | None = key("partition; null: the cluster's default", default=None)
+    account: str | None = key("account that is charged; null: the user's default", default=None)
+    qos: str | None = key("quality of service; null: the cluster's default", default=None)
+    constraint: str | None = key("features that the node must have", default=None)
+    minutes: int = key("time limit of a job", least=1, default=1440)
+    cpus: int = key("CPU cores of a job", least=1, default=2)
+    gpus: int = key("GPUs of a job; a job with device=cuda needs 1", least=0, default=0)
+    memory_gb: float | None = key("memory of a job; null: the cluster's default", above=0, default=None)
+
+
+@dataclass(kw_only=True)
+class Sweep(Checked):
+    """What `-m` does; a single run does not read it. The defaults stand here, since no project needs others."""
+
+    method: str = key(
+        "grid: every combination of the values; optuna: a search", choices=("grid", "optuna"), default="grid"
+    )
+    dry_run: bool = key("list the jobs, their folders and duplicates, and run nothing", default=False)
+    keep_going: bool = key("start further jobs after one that was rejected (exit status 2)", default=False)
+    resume: str | None = key("the folder of a sweep, or outputs/latest: its unfinished jobs are run", default=None)
+    jobs: int = key("how many jobs run at once", least=1, default=1)
+    launcher: str = key(
+        "local: processes on this machine; slurm: jobs of a cluster", choices=("local", "slurm"), default="local"
+    )
+    command: str | None = key("the command that runs a job; null: this Python and this train.py", default=None)
+    trials: int = key("with method=optuna: how many jobs the search has in all", least=1, default=30)
+    hours: float | None = key("with method=optuna: no job starts later than so long after the start", above=0,
+                              default=None)  # fmt: skip
+    slurm: Slurm = key("what a job asks Slurm for", default_factory=Slurm)
 
 
 @dataclass(kw_only=True)
@@ -79,7 +109,7 @@ class RunConfig(Checked):
     resume: str | None = key(
         "a run's folder, or latest: that run is resumed where it stopped, as it was configured", mutable_on_resume=True
     )
-    sweep: Sweep = key("what -m does with the grid")
+    sweep: Sweep = key("what -m does", default_factory=Sweep)
 
     def fixed_steps(self) -> str | None:
         """Why a resumed run cannot have another number of steps; None, as here, where it can."""
@@ -108,6 +138,11 @@ class Project(Generic[Config]):
         return self.root / "conf"
 
     @property
+    def script(self) -> Path:
+        """The program that a user starts."""
+        return self.root / "train.py"
+
+    @property
     def module(self) -> str:
         """The module with the function that runs it."""
         return self.run.partition(":")[0]
@@ -123,6 +158,11 @@ class Project(Generic[Config]):
         """The groups of options, and the base class of each."""
         kinds = {field.name: field_type(self.schema, field.name) for field in dataclasses.fields(self.schema)}
         return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Option)}
+
+    @cached_property
+    def path_keys(self) -> frozenset[str]:
+        """The dotted keys whose value is the path of a file."""
+        return frozenset(name for name, field in self.all_keys() if field.metadata.get("path"))
 
     def all_keys(self) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
         """Every dotted key that some choice of options has, with its field."""

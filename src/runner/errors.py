@@ -3,15 +3,12 @@
 import argparse
 import dataclasses
 import difflib
-import errno
 import os
 import re
 import signal
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -35,6 +32,10 @@ class UserError(Exception):
 
 MISTAKE = 2  # the exit status of a user's mistake
 FAILED = 1  # and of what is wrong with the machine or the program
+HYDRAS_GROUPS = {  # groups of Hydra's own, and the settings in their stead
+    "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
+    "hydra/launcher": "sweep.jobs=4 runs four jobs at once, and sweep.launcher=slurm runs them on a cluster",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,33 +70,14 @@ def exit_with_error(message: str, code: int = MISTAKE) -> NoReturn:
 def explain(error: BaseException, project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> str:
     """The one line for an error that composing or checking a project's configuration with these overrides raised."""
     line = next((line for cause in _causes(error) if (line := _line(cause, project, overrides))), None)
-    if line is None and (file := _file_read(error)):
-        line = f"{file}: not a file of configuration: {error}"
     if line is None:
-        known = isinstance(error, HydraException | OmegaConfBaseException)
-        line = str(error) if known else f"{type(error).__name__}: {error}"
+        line = str(error)
     return " ".join(line.split())
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether the user can correct it: what the configuration raises, or Hydra about it; anything else is a bug."""
-    if isinstance(error, UserError | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError):
-        return True
-    if isinstance(error, OverflowError):  # a whole number of hundreds of digits
-        return True
-    if _file_read(error) is not None or getattr(error, "errno", None) == errno.ENAMETOOLONG:
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = {"hydra", "omegaconf"} & set(Path(frames[-1].filename).parts) if frames else set()
-    return isinstance(error, ValueError | TypeError | OverflowError | AssertionError | AttributeError) and bool(inside)
-
-
-def _file_read(error: BaseException) -> str | None:
-    """The file of conf/ that Hydra was reading when the error came; what is wrong is then in the file."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "load_config" and frame.f_code.co_filename.endswith("file_config_source.py"):
-            return str(frame.f_locals.get("full_path"))
-    return None
+    """Whether the user can correct it: an error of a declared type, of this program, Hydra, OmegaConf or YAML."""
+    return isinstance(error, UserError | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError)
 
 
 def _line(error: BaseException, project: Project[Any] | None, overrides: Sequence[str]) -> str | None:
@@ -106,6 +88,8 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
             return unreadable(error.override)
         case MissingConfigException(options=[*options], missing_cfg_file=str(path)):
             group, _, option = path.rpartition("/")
+            if group in HYDRAS_GROUPS:
+                return hydras_choice(f"{group}={option}")
             if not options and "/" in group:
                 return f"{path}: no such file; a study chooses with `override /{group.rpartition('/')[2]}: {option}`"
             return unknown_option(group, option, options)
@@ -126,7 +110,15 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
         case yaml.MarkedYAMLError() if error.problem_mark:
             mark = error.problem_mark
             return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
+        case yaml.reader.ReaderError():
+            return f"{error.name}: not YAML: {error.reason}"
     return None
+
+
+def hydras_choice(override: str) -> str:
+    """Hydra's own sweeper or launcher was chosen or configured, which this program does not use."""
+    group = next(group for group in HYDRAS_GROUPS if override.replace(".", "/").lstrip("+~").startswith(group))
+    return f"{override}: not used here; {HYDRAS_GROUPS[group]}"
 
 
 def unreadable(override: str) -> str:

@@ -222,7 +222,6 @@ def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
         run.update(objective=loss)
     shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
     log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
-    run.on_evaluation(step, loss)
 
 
 def _draw(state: TrainState, tracker: Tracker, report: ClipReport) -> None:

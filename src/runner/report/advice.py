@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from runner.errors import UserError
 from runner.report.events import read, tags
 from runner.report.rows import shown
-from runner.runs.run import STATUS
+from runner.runs.status import STATUS
 from runner.sweeps.results import columns
 from runner.tracking.tracker import BEFORE
 

@@ -15,7 +15,7 @@ import yaml
 from gradclip.policies import Policy
 from runner.errors import UserError, typed
 from runner.report.events import Series, read
-from runner.runs.run import STATUS
+from runner.runs.status import STATUS
 from runner.sweeps.results import Job, Plan, Result, read_one, read_plan
 from runner.tracking.tracker import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
 

@@ -1,18 +1,15 @@
 """A run's folder: its configuration, its status, its exit status, and the signals that end it early."""
 
 import dataclasses
-import json
 import logging
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,13 +20,15 @@ from runner.config import RunConfig
 from runner.errors import UserError
 from runner.runs import lock
 from runner.runs.files import is_unwritable, write_atomically
+from runner.runs.log import LOG
+from runner.runs.status import STATUS, initial_status, now, read_status, write_status
 
 log = logging.getLogger(__name__)
 
-STATUS = "status.json"
 SAVED = "config.yaml"
+STARTED = (".hydra", LOG)  # what Hydra and the log have written before a run's own files
 # Exit statuses by state; that of an interrupted run is 128 + the signal.
-CODES = {"finished": 0, "pruned": 0, "failed": 1, "rejected": 2, "diverged": 3}
+CODES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
 # The last is a scheduler's notice that it is about to take the machine away.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -44,12 +43,6 @@ class Diverged(RunStopped):
     """It diverged: a result, not a failure."""
 
     state = "diverged"
-
-
-class Pruned(RunStopped):
-    """A search has seen enough of it: a result too."""
-
-    state = "pruned"
 
 
 class Interrupted(RunStopped):
@@ -78,9 +71,8 @@ class Run:
     """A run's folder, held against other processes, and its status.json, which is whole at every moment.
 
     A new run's status says at once that it runs. resumed: the folder is that of an earlier run, and its status stays as
-    it is until `begin`. swept: the keys that a
-    sweep varies, and their values in this run. latest: `outputs/latest` is to point to the folder. Raises UserError
-    if another process trains in it.
+    it is until `begin`. swept: the keys that a sweep varies, and their values in this run. latest: `outputs/latest` is
+    to point to the folder. Raises UserError if another process trains in it.
     """
 
     def __init__(
@@ -97,18 +89,7 @@ class Run:
         self.stop: int | None = None  # the signal that asked for an end
         self.begun = False  # whether everything is built
         self._written = 0.0
-        self._status: dict[str, Any] = {
-            "state": "running",
-            "step": 0,
-            "steps": steps,
-            "objective": None,
-            "reason": None,
-            "started": _now(),
-            "updated": _now(),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "duplicate_of": None,
-        }
+        self._status = initial_status(steps)
         folder.mkdir(parents=True, exist_ok=True)
         lock.hold(folder)
         if resumed:
@@ -119,9 +100,9 @@ class Run:
 
     def update(self, **changes: Any) -> None:
         """Writes the changes and the time: the heartbeat by which a running job is told from a dead one."""
-        self._status |= changes | {"updated": _now()}
+        self._status |= changes | {"updated": now()}
         self._written = time.monotonic()
-        write_atomically(self.folder / STATUS, (json.dumps(self._status, indent=1) + "\n").encode())
+        write_status(self.folder, self._status)
 
     def begin(self, config: RunConfig, step: int = 0, objective: float | None = None) -> None:
         """To be called when everything is built, and a resumed run has its state back.
@@ -141,14 +122,6 @@ class Run:
         self._status["step"] = step
         if time.monotonic() - self._written > 1.0:
             self.update()
-
-    def on_evaluation(self, step: int, loss: float) -> None:
-        """Takes in an evaluation's loss; a search's run may raise Pruned here."""
-
-    def mark_duplicate(self, earlier: int) -> None:
-        """Marks a job of a sweep that repeats an earlier one and is not run."""
-        self.update(state="duplicate", duplicate_of=earlier)
-        lock.release(self.folder)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -214,42 +187,20 @@ def save(config: RunConfig, folder: Path) -> None:
     write_atomically(folder / SAVED, text.encode(), sync=True)
 
 
-def read_status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none that can be read."""
-    try:
-        found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def taken_by(folder: Path) -> str | None:
+    """The first of the files that a run writes which is in a folder already; None where a run can start."""
+    return next((name for name in (SAVED, STATUS, *STARTED) if (folder / name).exists()), None)
 
 
-def actual_state(folder: Path) -> str | None:
-    """The state of a run as it really is: `killed` where status.json says running, but no process is.
+def remove_rejected(folder: Path) -> None:
+    """Removes what the start of a run wrote that could not be built, and the folder if nothing else is in it.
 
-    None where there is no status.json.
+    None of these files was there before the start: see `taken_by`.
     """
-    status = read_status(folder)
-    state: str | None = status.get("state")
-    if state != "running":
-        return state
-    held = lock.is_held(folder)
-    return state if held or (held is None and lock.alive(status)) else "killed"
-
-
-def entries(folder: Path) -> set[str] | None:
-    """The names of what is in a folder; None where there is no folder."""
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else None
-
-
-def remove_new_entries(folder: Path, before: set[str] | None) -> None:
-    """Removes what has come into the folder of a run that could not be built, and the folder if there was none.
-
-    before: its `entries` before the run.
-    """
-    for path in folder.iterdir():
-        if before is None or path.name not in before:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    if before is None:
+    for name in (SAVED, STATUS, *STARTED, lock.NAME):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if folder != Path.cwd() and not any(folder.iterdir()):
         folder.rmdir()
 
 
@@ -266,7 +217,3 @@ def update_latest_symlink(folder: Path) -> None:
     except OSError as error:
         link.unlink()
         log.warning("%s cannot be made to point here: %s", outputs / "latest", error.strerror)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

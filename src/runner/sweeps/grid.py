@@ -1,51 +1,133 @@
-"""The grid of a sweep: expanded, checked and marked for duplicates before its first job runs."""
+"""The points of a sweep: composed, checked and compared before the first job runs."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.compose import Composer, checked, without_hydra
 from runner.config import RunConfig, flatten
 from runner.errors import UserError, explain
-from runner.sweeps.results import Job, Plan, read_plan
+from runner.sweeps.results import Job, Plan
+from runner.sweeps.space import Axis, for_job, points
 
 
-def plan(
-    composer: Composer[Any], master: DictConfig, arguments: list[str], flags: dict[str, str | None] | None = None
-) -> Plan:
-    """The jobs in the order in which Hydra's basic sweeper would number them.
+class Points:
+    """Configurations of a sweep's points, with one composition for all points that choose the same options.
 
-    Raises UserError for the first point that is wrong; nothing has run by then.
+    A key that only some of the options have which the sweep chooses is left out of the other points.
     """
-    points, swept = expand(composer, master, arguments)
-    configs: list[RunConfig] = []
-    bases: dict[tuple[str, ...], DictConfig] = {}
-    for number, overrides in enumerate(points):
-        try:
-            configs.append(checked(_composed(composer, overrides, bases), composer.project, overrides))
-        except Exception as error:
-            point = f"job {number}: {' '.join(overrides)}"
-            raise UserError(f"{explain(error, composer.project, overrides)} ({point})") from error
-    flats = [run_values(config) for config in configs]
-    same = set.intersection(*({(key, json.dumps(value)) for key, value in values.items()} for values in flats))
-    common = {key: flats[0][key] for key, _ in sorted(same)}
+
+    def __init__(self, composer: Composer[Any], axes: Sequence[Axis]):
+        """Raises UserError, and what Hydra raises, for a combination of options that cannot be composed."""
+        self._composer = composer
+        self._groups = composer.groups()
+        lines = sorted({value for axis in axes for value in axis.values})
+        self._parsed = dict(zip(lines, composer.parse(lines), strict=True))
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        options = [axis for axis in axes if not self._is_plain(self._parsed[axis.values[0]])]
+        for choices in points(options):
+            try:
+                self._bases[tuple(choices)] = composer.compose(choices)
+            except Exception as error:
+                raise UserError(f"{explain(error, composer.project, choices)} ({' '.join(choices)})") from error
+
+    @property
+    def first(self) -> DictConfig:
+        """The composition of the first point's options, Hydra's node included."""
+        return next(iter(self._bases.values()))
+
+    def config(self, overrides: Sequence[str]) -> tuple[list[str], RunConfig]:
+        """A point's overrides, as its job is given them, and its checked configuration. Raises as `checked` does."""
+        parsed = [self._override(each) for each in overrides]
+        plain = [override for override in parsed if self._is_plain(override)]
+        base = self._base(overrides)
+        left_out = {str(override.input_line) for override in plain if self._belongs_elsewhere(override, base)}
+        config = without_hydra(base)
+        for override in plain:
+            if str(override.input_line) not in left_out:
+                OmegaConf.update(config, override.key_or_group, override.value())
+        kept = [each for each in overrides if each not in left_out]
+        return [each for each in kept if for_job(each)], checked(config, self._composer.project, kept)
+
+    def is_option(self, axis: Axis) -> bool:
+        """Whether an argument chooses what is composed, such as an option of a group."""
+        return not self._is_plain(self._override(axis.values[0]))
+
+    def takes(self, key: str, overrides: Sequence[str]) -> bool:
+        """Whether the options among some overrides have a key."""
+        return has_key(self._base(overrides), key)
+
+    def is_whole(self, key: str) -> bool:
+        """Whether a key's value is a whole number."""
+        base = next((base for base in self._bases.values() if has_key(base, key)), self.first)
+        return type(OmegaConf.select(base, key)) is int
+
+    def _base(self, overrides: Sequence[str]) -> DictConfig:
+        parsed = map(self._override, overrides)
+        options = {str(override.input_line) for override in parsed if not self._is_plain(override)}
+        return next(base for choices, base in self._bases.items() if options == set(choices))
+
+    def _override(self, line: str) -> Override:
+        if line not in self._parsed:  # a value that a search drew from an interval
+            (self._parsed[line],) = self._composer.parse([line])
+        return self._parsed[line]
+
+    def _is_plain(self, override: Override) -> bool:
+        """Whether it sets one value, and not what is composed."""
+        key = override.key_or_group
+        composes = override.is_add() or override.is_force_add() or override.is_delete() or key.startswith("hydra")
+        composes = composes or override.package is not None or key in self._groups
+        return not composes and not isinstance(override.value(), dict)
+
+    def _belongs_elsewhere(self, override: Override, base: DictConfig) -> bool:
+        key = override.key_or_group
+        return not has_key(base, key) and any(has_key(other, key) for other in self._bases.values())
+
+
+def has_key(config: DictConfig, key: str) -> bool:
+    """Whether a composed configuration has a dotted key, whatever its value."""
+    *parents, leaf = key.split(".")
+    node: Any = config
+    for name in parents:
+        if not isinstance(node, DictConfig) or name not in node.keys() or OmegaConf.is_missing(node, name):
+            return False
+        node = node[name]
+    return isinstance(node, DictConfig) and leaf in node.keys()
+
+
+def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, arguments: Sequence[str]) -> Plan:
+    """The jobs of a grid. Raises UserError for the first point that is wrong; nothing has run by then."""
+    for axis in axes:
+        if axis.interval is not None:
+            raise UserError(f"{axis.key}: a grid takes lists, choice(…) and range(…); sweep.method=optuna searches "
+                            "an interval")  # fmt: skip
     jobs: list[Job] = []
-    first: dict[str, int] = {}
-    for number, (overrides, values) in enumerate(zip(points, flats, strict=True)):
-        digest = hash_of(values)
-        own = {key: value for key, value in values.items() if key not in common}
-        chosen = {key: _value(key, values, overrides) for key in swept}
-        jobs.append(Job(number, overrides, digest, first.get(digest), chosen, own))
-        first.setdefault(digest, number)
-    return Plan(arguments, jobs, flags or {}, common)
+    for number, overrides in enumerate(points(axes)):
+        try:
+            given, config = configurations.config(overrides)
+        except Exception as error:
+            point = f"job {number}: {' '.join(filter(for_job, overrides))}"
+            raise UserError(f"{explain(error, composer.project, overrides)} ({point})") from error
+        jobs.append(make_job(number, given, config, axes, jobs))
+    same = set.intersection(*({(key, json.dumps(value)) for key, value in job.values.items()} for job in jobs))
+    common = {key: jobs[0].values[key] for key, _ in sorted(same)}
+    for job in jobs:
+        for key in common:
+            del job.values[key]
+    return Plan(list(arguments), jobs, composer.name, "grid", common)
+
+
+def make_job(number: int, overrides: list[str], config: RunConfig, axes: Sequence[Axis], earlier: Sequence[Job]) -> Job:
+    """A job with all its values; a duplicate if one of the earlier jobs has the same."""
+    values = run_values(config)
+    digest = hash_of(values)
+    same = next((job.number for job in earlier if job.config == digest), None)
+    swept = {axis.key: _value(axis.key, values, overrides) for axis in axes if axis.swept}
+    return Job(number, overrides, digest, same, swept, values)
 
 
 def run_values(config: RunConfig) -> dict[str, Any]:
@@ -53,73 +135,15 @@ def run_values(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in flatten(config).items() if not key.startswith("sweep.")}
 
 
-def expand(composer: Composer[Any], master: DictConfig, arguments: list[str]) -> tuple[list[list[str]], list[str]]:
-    """Every combination of the swept values, as lists of overrides; and the keys that are swept."""
-    params = master.hydra.sweeper.get("params") or {}
-    parsed = composer.parse([f"{key}={value}" for key, value in params.items()] + arguments)
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(f"{override.input_line}: a grid takes lists, choice(…) and range(…)")
-        if override.is_sweep_override() and override.key_or_group.startswith("sweep."):
-            raise UserError(f"{override.input_line}: is asked of the whole sweep, and has one value")
-        if getattr(override.value(), "shuffle", False):
-            raise UserError(f"{override.input_line}: cannot be shuffled, since a job is known by its number")
-        if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
-            raise UserError(f"{override.input_line}: there is nothing to sweep over")
-    (points,) = BasicSweeper.split_arguments([o for o in parsed if not o.is_hydra_override()], None)
-    swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
-    return [composer.quoted(point) for point in points], list(dict.fromkeys(swept))
-
-
-def fingerprint(config: RunConfig) -> str:
-    """Equal for configurations that run the same, and only for them."""
-    return hash_of(run_values(config))
-
-
 def hash_of(values: dict[str, Any]) -> str:
     """A short hash of the flattened configuration of a run: equal for jobs that run the same."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def plan_again(old: Plan, composer: Composer[Any], master: DictConfig, folder: Path) -> None:
-    """Raises UserError if the jobs of a sweep that is resumed are not those that it was planned with."""
-    new = plan(composer, master, old.arguments)
-    for before, after in zip_longest(old.jobs, new.jobs):
-        if before is None or after is None or before.config != after.config:
-            raise UserError(
-                f"sweep.resume={folder}: conf/ or the code has changed since it was planned, and not all jobs "
-                "would be the same; start a new sweep"
-            )
-
-
-def swept(folder: Path) -> dict[str, Any]:
-    """The swept keys and their values in the job of this folder; none where there is no sweep."""
-    plan = read_plan(folder.parent)
-    return next((job.swept for job in plan.jobs if str(job.number) == folder.name), {}) if plan else {}
-
-
 def _value(key: str, values: dict[str, Any], overrides: Sequence[str]) -> Any:
-    """What a swept key is in a job: a value, the option of a group, or the words of the command line."""
+    """What a swept key is in a job: a value, the option of a group, the word of the command line, or None if left out."""
     named = key.replace("@", ".").rpartition(":")[2]
     for name in (named, f"{named}.name"):
         if name in values:
             return values[name]
-    return next(o.partition("=")[2].strip("'") for o in overrides if o.lstrip("+").startswith(f"{key}="))
-
-
-def _composed(composer: Composer[Any], overrides: list[str], bases: dict[tuple[str, ...], DictConfig]) -> DictConfig:
-    """As `composer.compose`, with one slow composition for all points that choose the same options."""
-    parsed = composer.parse(overrides)
-    groups = composer.groups()
-    plain = [override for override in parsed if _is_plain(override, groups)]
-    choices = tuple(str(override.input_line) for override in parsed if not _is_plain(override, groups))
-    if choices not in bases:
-        bases[choices] = without_hydra(composer.compose(list(choices)))
-    config = bases[choices].copy()
-    ConfigLoaderImpl._apply_overrides_to_config(plain, config)
-    return config
-
-
-def _is_plain(override: Override, groups: Sequence[str]) -> bool:
-    changes_the_tree = override.is_add() or override.is_force_add() or override.is_delete()
-    return not changes_the_tree and override.key_or_group not in groups and not isinstance(override.value(), dict)
+    return next((o.partition("=")[2].strip("'") for o in overrides if o.lstrip("+").startswith(f"{key}=")), None)

@@ -1,4 +1,4 @@
-"""What a sweep planned and what became of every job: sweep.json and the status.json of each, read without torch."""
+"""What a sweep planned and how every job ended: sweep.json and the status.json of each job, read without torch."""
 
 import json
 from collections import Counter
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.runs.files import write_atomically
-from runner.runs.lock import alive
-from runner.runs.run import STATUS, read_status
+from runner.runs.log import LOG
+from runner.runs.status import actual_state, read_status
+from runner.sweeps import slurm
 
 PLAN = "sweep.json"
-LOG = "train.log"
-ENDED = ("finished", "diverged", "pruned", "duplicate")  # a result; every other state is run again by a resume
+ENDED = ("finished", "diverged", "pruned", "duplicate")  # the states that are results
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,25 @@ class Job:
         return " ".join(own or self.overrides)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """A sweep as it was asked for. flags: which configuration folder and file. common: values shared by all jobs."""
+    """A sweep as it was asked for, and what it has started: sweep.json.
+
+    arguments: those of the command line. config_name: of the primary configuration. method: as in `sweep.method`; the
+    jobs of a search are added as they are proposed. common: the values that all jobs share. submitted: the numbers of
+    the jobs that were handed to a cluster, as text, with the cluster's own; cluster: its kind.
+    """
 
     arguments: list[str]
     jobs: list[Job]
-    flags: dict[str, str | None] = field(default_factory=dict)
+    config_name: str = "train"
+    method: str = "grid"
     common: dict[str, Any] = field(default_factory=dict)
+    cluster: str | None = None
+    submitted: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
+        """Writes sweep.json into the sweep's folder, as a whole."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / PLAN, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
@@ -61,9 +70,19 @@ def read_plan(folder: Path) -> Plan | None:
         return None
 
 
+def swept(folder: Path) -> dict[str, Any] | None:
+    """The swept keys and their values in the job whose folder this is; None for a folder that is no job's."""
+    plan = read_plan(folder.parent)
+    return next((job.swept for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
+
+
 @dataclass(frozen=True)
 class Result:
-    """How a job ended, or where it is. state: as in status.json; also missing (no folder) and killed (no heartbeat)."""
+    """How a job ended, or how far it is.
+
+    state: one of status.json's, or killed (it says running, but no process is), queued (the cluster has it) and
+    missing (nothing is known of it).
+    """
 
     job: Job
     folder: Path
@@ -78,29 +97,33 @@ class Result:
         return self.state in ENDED
 
 
-def read(folder: Path, jobs: Sequence[Job]) -> list[Result]:
+def read(folder: Path, plan: Plan) -> list[Result]:
     """The result of every job of a sweep."""
-    return [read_one(folder / str(job.number), job) for job in jobs]
+    return [read_one(folder / str(job.number), job, _scheduled(folder, plan, job)) for job in plan.jobs]
 
 
-def read_one(folder: Path, job: Job) -> Result:
-    """The result of the job in this folder; one that says nothing, or not all, is missing and will be run again."""
-    status = read_status(folder)
-    if not {"state", "reason", "step", "steps", "objective", "updated", "pid", "duplicate_of"} <= status.keys():
+def _scheduled(folder: Path, plan: Plan, job: Job) -> bool | None:
+    """Whether the cluster still has a job; None for one that was never handed to a cluster, or has a result."""
+    if plan.cluster is None or (number := plan.submitted.get(str(job.number))) is None:
+        return None
+    if read_status(folder / str(job.number)).get("state") in ENDED:
+        return None
+    return slurm.is_pending_or_running(folder, plan.cluster, number)
+
+
+def read_one(folder: Path, job: Job, scheduled: bool | None = None) -> Result:
+    """The result of the job in this folder. scheduled: what the cluster says of it, see `actual_state`."""
+    state, status = actual_state(folder, scheduled), read_status(folder)
+    if scheduled and state in (None, "interrupted", "killed", "failed", "rejected"):
+        return Result(job, folder, "queued")
+    if state is None:
         return Result(job, folder, "missing")
-    state, reason = status["state"], status["reason"]
-    if state == "running" and not alive(status):
-        state, reason = "killed", f"no sign of life since {status['updated']}"
+    reason = status["reason"]
+    if state == "killed" and reason is None:
+        reason = f"no sign of life since {status['updated']}"
     if state == "duplicate":
         reason = f"of job {status['duplicate_of']}"
     return Result(job, folder, state, status["step"], status["steps"], status["objective"], reason)
-
-
-def mark(folder: Path, **changes: Any) -> None:
-    """Changes a job's status from outside, where the job itself no longer can."""
-    path = folder / STATUS
-    status = json.loads(path.read_text(encoding="utf-8"))
-    write_atomically(path, (json.dumps(status | changes, indent=1) + "\n").encode())
 
 
 def table(results: Sequence[Result]) -> str:
@@ -110,7 +133,8 @@ def table(results: Sequence[Result]) -> str:
         step = f"{result.step}/{result.steps}" if result.steps and result.state != "duplicate" else ""
         objective = "" if result.objective is None else f"{result.objective:.4f}"
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
-        log = shown(result.folder / LOG) if (result.folder / LOG).is_file() else ""
+        logs = (result.folder / LOG, output_of(result.folder))
+        log = next((shown(path) for path in logs if path.is_file()), "")
         rows.append((str(result.job.number), state, step, objective, result.job.point, log))
     reasons = [
         f"job {result.job.number} {result.state}: {result.reason}"
@@ -120,6 +144,11 @@ def table(results: Sequence[Result]) -> str:
     counts = Counter(result.state for result in results)
     total = f"{len(results)} jobs: " + ", ".join(f"{count} {state}" for state, count in counts.items())
     return "\n".join([*columns(rows), *reasons, total])
+
+
+def output_of(folder: Path) -> Path:
+    """The file with all that a job of this folder printed, its errors too."""
+    return folder.with_name(f"{folder.name}.log")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,287 +1,180 @@
-"""A search over policies and thresholds: Optuna proposes, Hydra composes, the loop trains, bad trials end early."""
+"""`sweep.method=optuna`: the jobs are trials that Optuna proposes from the values and intervals of the command line.
+
+The study lies in the sweep's folder. A trial has the number of its job. One that diverged has the worst of all
+values; one that the pruner ends early is pruned, with the last loss that it reached.
+"""
 
 import importlib.util
 import itertools
-import json
-import logging
+import math
 import shlex
-import sys
+import time
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override
-
-from gradclip.policies import Policy
 from runner.compose import Composer
-from runner.config import RunConfig, resolve_paths
-from runner.errors import UserError, explain, typed
-from runner.runs.run import Pruned, Run, save, update_latest_symlink
-from runner.sweeps.grid import run_values
-from runner.sweeps.results import LOG, shown
+from runner.errors import UserError, explain
+from runner.runs.status import change_status
+from runner.sweeps.grid import Points, make_job
+from runner.sweeps.results import Job, Plan, Result, read
+from runner.sweeps.space import Axis, for_job, points
+from runner.tracking import metrics
+from runner.tracking.tags import VALIDATION
 
-if sys.platform != "win32":
-    import fcntl
+if TYPE_CHECKING:
+    from runner.sweeps.sweep import Sweep
 
-POLICIES = ("norm", "value", "autoclip", "zclip")  # searched where the command line names none
-REACH = 30.0  # a threshold is searched from its default divided by this to its default times this
-CORNERS = 512  # combinations that are composed before the first trial
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is drawn from. fixed: overrides of every trial. intervals: their ends, and whether on a log scale."""
-
-    fixed: list[str]
-    choices: dict[str, list[str]]
-    intervals: dict[str, tuple[float, float, bool]]
-    defaults: dict[str, float] = field(default_factory=dict)  # of each policy's clip.max
-    whole: set[str] = field(default_factory=set)  # the intervals of whole numbers
-
-    def threshold(self, policy: str) -> float | None:
-        """The default of `clip.max` where it is the policy's own threshold, and is searched."""
-        schema = Policy.options.get(policy)
-        given = any(each.lstrip("+").startswith("clip.max=") for each in self.fixed)
-        if given or "clip.max" in {**self.choices, **self.intervals} or schema is None or schema.caps:
-            return None
-        return self.defaults.get(policy)
+STORAGE = "study.log"  # in the sweep's folder; optuna-dashboard opens it
+LOOK = 0.5  # seconds between two readings of a job's losses
+STARTUP = 5  # trials before the first that can be pruned
 
 
-def space(composer: Composer[Any], arguments: Sequence[str]) -> Space:
-    """What the arguments leave open: `clip=norm,value`, `optimizer.lr=tag(log,interval(0.1,10))`. Raises UserError."""
-    fixed: list[str] = []
-    choices: dict[str, list[str]] = {}
-    intervals: dict[str, tuple[float, float, bool]] = {}
-    for override in composer.parse(composer.quoted(list(arguments))):
-        key, value = str(override.key_or_group), override.value()
-        if key == "resume" or key.startswith(("hydra", "sweep.")):
-            raise UserError(f"{override.input_line}: a search makes its runs and their folders itself; leave this out")
-        if isinstance(value, IntervalSweep):
-            intervals[key] = _interval(override, value)
-        elif override.is_sweep_override():
-            choices[key] = [_unquoted(str(each)) for each in override.sweep_string_iterator()]
-        else:
-            fixed.append(str(override.input_line))
-    if "clip" not in choices and not any(each.startswith("clip=") for each in fixed):
-        choices = {"clip": [name for name in POLICIES if name in composer.options("clip")], **choices}
-    return Space(fixed, choices, intervals)
-
-
-def _unquoted(value: str) -> str:
-    """Without quotes that it can do without, such as those around the option none."""
-    return inner if typed(inner := value.strip("'")) == inner else value
-
-
-def _interval(override: Override, value: IntervalSweep) -> tuple[float, float, bool]:
-    low, high, log = value.start, value.end, "log" in value.tags
-    if low is None or high is None or not low < high or (log and low <= 0):
-        raise UserError(
-            f"{override.input_line}: an interval goes up" + (", and on a log scale from above 0" if log else "")
-        )
-    return low, high, log
-
-
-def check(composer: Composer[Any], found: Space) -> None:
-    """Composes the corners of the space, so that no trial is refused. Raises UserError for the first that is wrong."""
-    policies = found.choices.get("clip", [_fixed_policy(found)])
-    for policy in policies:
-        config = _composed(composer, [*found.fixed, f"clip={policy}"] if "clip" in found.choices else found.fixed)
-        if config.clip.max is not None:
-            found.defaults[policy] = config.clip.max
-        values = run_values(config)
-        found.whole.update(key for key in found.intervals if type(values.get(key)) is int)
-    ends = {
-        key: [str(int(end) if key in found.whole else end) for end in found.intervals[key][:2]]
-        for key in found.intervals
-    }
-    sides = [[f"{key}={value}" for value in values] for key, values in (found.choices | ends).items()]
-    for corner in itertools.islice(itertools.product(*sides), CORNERS):
-        _composed(composer, [*found.fixed, *corner])
-
-
-def _fixed_policy(found: Space) -> str:
-    named = [each.partition("=")[2].strip("'") for each in found.fixed if each.startswith("clip=")]
-    return named[-1] if named else "norm"
-
-
-def _composed(composer: Composer[Any], overrides: Sequence[str]) -> RunConfig:
-    try:
-        config: RunConfig = composer.checked(overrides)
-    except Exception as error:
-        raise UserError(f"{explain(error, composer.project, overrides)} ({' '.join(overrides)})") from error
-    return config
-
-
-def overrides_of(found: Space, trial: Any) -> list[str]:
-    """What a trial of Optuna's proposes, as overrides."""
-    chosen = {key: trial.suggest_categorical(key, values) for key, values in found.choices.items()}
-    for key, (low, high, log) in found.intervals.items():
-        if key in found.whole:
-            chosen[key] = trial.suggest_int(key, int(low), int(high), log=log)
-        else:
-            chosen[key] = trial.suggest_float(key, low, high, log=log)
-    policy = chosen.get("clip", _fixed_policy(found))
-    if (default := found.threshold(policy)) is not None:
-        # A name of its own for each policy: an element's threshold says nothing about a norm's.
-        chosen["clip.max"] = trial.suggest_float(f"clip.max ({policy})", default / REACH, default * REACH, log=True)
-    return [*found.fixed, *(f"{key}={value}" for key, value in chosen.items())]
-
-
-class TrialRun(Run):
-    """A run that tells Optuna every evaluation, and ends when its pruner has seen enough."""
-
-    def __init__(self, folder: Path, steps: int, trial: Any, swept: dict[str, Any] | None = None):
-        super().__init__(folder, steps, swept=swept)
-        self._trial = trial
-
-    def on_evaluation(self, step: int, loss: float) -> None:
-        self._trial.report(loss, step)
-        if step < self.status["steps"] and self._trial.should_prune():
-            raise Pruned(f"the validation loss {loss:.4g} at step {step} is worse than that of other trials")
-
-
-@dataclass(frozen=True)
-class Search:
-    """A study: where its runs are kept, what it draws from, how many trials it is to have in all."""
-
-    folder: Path
-    storage: str
-    trials: int
-    space: Space
-    composer: Composer[Any]
-    seed: int | None = None
-
-
-def run(search: Search) -> str:
-    """Runs trials until the study has as many as asked for, from however many processes; returns what to print.
-
-    A trial that diverged counts as pruned. One whose process was killed is replaced.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of a user's mistake with a traceback
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    search.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(search.folder):
-        study = _study(search)
-    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    update_latest_symlink(search.folder)
-    if len(study.get_trials(deepcopy=False, states=ended)) < search.trials:
-        study.optimize(
-            lambda trial: _trial(search, trial),
-            callbacks=[optuna.study.MaxTrialsCallback(search.trials, states=ended)],
-        )
-    return conclusion(search, study)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits for its turn: two processes that make the tables of a new study at once fail at each other's."""
-    with (folder / ".lock").open("w") as file:
-        if sys.platform != "win32":
-            with suppress(OSError):  # a disk without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _study(search: Search) -> Any:
-    import optuna
-    import sqlalchemy
-
-    try:
-        storage = optuna.storages.RDBStorage(search.storage, heartbeat_interval=30, grace_period=120)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        why = str(getattr(error, "orig", error)).partition("\n")[0]
-        raise UserError(f"--storage={search.storage}: not the storage of a study ({why})") from error
-    sampler = optuna.samplers.TPESampler(seed=search.seed)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
-    study = optuna.create_study(
-        storage=storage, study_name=search.folder.name, sampler=sampler, pruner=pruner, load_if_exists=True
-    )
-    asked = json.dumps([search.space.fixed, search.space.choices, search.space.intervals])
-    if (before := study.user_attrs.get("space")) not in (None, asked):
-        raise UserError(f"{search.folder}: this study searches something else, {before}; give it another --name")
-    study.set_user_attr("space", asked)
-    return study
-
-
-def _trial(search: Search, trial: Any) -> float:
-    """One trial: composed, checked, trained in a folder of its own."""
-    import optuna
-
-    overrides = overrides_of(search.space, trial)
-    config = _composed(search.composer, overrides)
-    resolve_paths(config, Path.cwd())
-    folder = search.folder / str(trial.number)
-    trial.set_user_attr("folder", str(folder))
-    trial.set_user_attr("overrides", overrides)
-    if (earlier := _same(trial, overrides)) is not None:
-        TrialRun(folder, config.steps, trial).mark_duplicate(earlier.number)
-        print(f"trial {trial.number}: the same as {earlier.number}, and not run again", flush=True)
-        return float(earlier.value)
-    own = _searched(search.space, config, overrides)
-    record = TrialRun(folder, config.steps, trial, own)
-    with _log(folder), record.recorded():
-        save(config, folder)
-        search.composer.project.execute(config, record)
-    outcome, status = record.outcome(), record.status
-    objective = "" if status["objective"] is None else f", objective {status['objective']:.4f}"
-    print(f"trial {trial.number}: {outcome.state}{objective}: {' '.join(overrides)}", flush=True)
-    if outcome.interrupted:
-        raise KeyboardInterrupt(record.stop)
-    if outcome.state != "finished" or status["objective"] is None:
-        raise optuna.TrialPruned(status["reason"])
-    return float(status["objective"])
-
-
-def _same(trial: Any, overrides: Sequence[str]) -> Any:
-    """A finished trial that ran just this; a policy without a threshold is proposed again and again."""
-    finished = (each for each in trial.study.get_trials(deepcopy=False) if each.state.name == "COMPLETE")
-    return next((each for each in finished if each.user_attrs.get("overrides") == list(overrides)), None)
-
-
-def _searched(found: Space, config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """The searched keys and their values, for TensorBoard's HParams."""
-    values, keys = run_values(config), [*found.choices, *found.intervals, "clip.max"]
-    given = dict(each.split("=", 1) for each in overrides)
-    return {key: values.get(key, values.get(f"{key}.name", given.get(key))) for key in dict.fromkeys(keys)}
-
-
-@contextmanager
-def _log(folder: Path) -> Iterator[None]:
-    """What a run says goes into its own log; the screen shows a line a trial."""
-    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root, level = logging.getLogger(), logging.getLogger().level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()
-
-
-def conclusion(search: Search, study: Any) -> str:
-    """The best trial, as a command, and where the rest is."""
-    states = Counter(trial.state.name.lower() for trial in study.get_trials(deepcopy=False))
-    counts = ", ".join(f"{count} {state}" for state, count in states.items())
-    lines = [f"study {search.folder.name}: {states.total()} trials: {counts}"]
-    try:
-        best = study.best_trial
-        command = shlex.join(["python", "train.py", *best.user_attrs["overrides"]])
-        lines.append(f"best, {best.value:.4f} in trial {best.number}: {command}")
-    except ValueError:
-        lines.append("no trial finished: try lower thresholds, or a lower optimizer.lr")
-    return "\n".join([*lines, f"report: python scripts/report.py {shown(search.folder)}"])
-
-
-def need_optuna() -> None:
-    """Raises UserError where it is absent."""
+def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, arguments: Sequence[str]) -> Plan:
+    """A search without jobs. Raises UserError for the first corner of its space that is wrong, and without Optuna."""
     if importlib.util.find_spec("optuna") is None:
-        raise UserError('a search needs optuna: pip install -c constraints.txt -e ".[tune]"')
+        raise UserError('sweep.method=optuna needs Optuna: pip install -c constraints.txt -e ".[search]"')
+    if not any(axis.swept for axis in axes):
+        raise UserError("sweep.method=optuna: there is nothing to search; give a key an interval or several values, "
+                        "such as 'clip.max=tag(log,interval(0.1,10))'")  # fmt: skip
+    for corner in itertools.islice(points(axes), 512):
+        try:
+            configurations.config(corner)
+        except Exception as error:
+            line = " ".join(filter(for_job, corner))
+            raise UserError(f"{explain(error, composer.project, corner)} ({line})") from error
+    return Plan(list(arguments), [], composer.name, "optuna")
+
+
+class Search:
+    """Proposes jobs until the budget is used up, and tells Optuna how they ended."""
+
+    def __init__(self, sweep: "Sweep"):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._optuna, self._sweep = optuna, sweep
+        self._settings, self._began = sweep.settings, time.monotonic()
+        backend = optuna.storages.journal.JournalFileBackend(str(sweep.folder / STORAGE))
+        storage = optuna.storages.JournalStorage(backend)
+        _, first = sweep.points.config(next(points(sweep.axes)))
+        study = optuna.create_study(storage=storage, study_name=sweep.folder.name, load_if_exists=True)
+        # Another seed after a resume, or the first trials would be proposed once more.
+        study.sampler = optuna.samplers.TPESampler(seed=first.seed + len(study.trials), constant_liar=True)
+        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
+        self._study = study
+        self._trials: dict[int, Any] = {}  # of the running jobs that this process proposed
+        self._next_look: dict[int, float] = {}  # when the losses of a job are read again
+        self._reported: dict[int, int] = {}  # the last step whose loss Optuna was told
+        self._left = self._catch_up()
+
+    def _catch_up(self) -> list[Job]:
+        """Tells Optuna how the jobs of an earlier process ended; returns those that are to be run to their end."""
+        known = {result.job.number: result for result in read(self._sweep.folder, self._sweep.plan)}
+        for trial in self._study.get_trials(deepcopy=False, states=(self._optuna.trial.TrialState.RUNNING,)):
+            if (result := known.get(trial.number)) is None:  # ended before sweep.json named the job
+                self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
+            elif result.ended:
+                self.ended(result)
+        return self._sweep.to_run()
+
+    def next(self) -> Job | None:
+        """A job of an earlier process that has no result, or else a new trial within the budget."""
+        if self._left:
+            return self._left.pop(0)
+        while len(self._study.trials) < self._settings.trials and self._has_time():
+            job = self._propose()
+            if job.duplicate_of is None:
+                return job
+        return None
+
+    def _has_time(self) -> bool:
+        hours = self._settings.hours
+        return hours is None or time.monotonic() - self._began < 3600 * hours
+
+    def _propose(self) -> Job:
+        """A new trial as a job; one that repeats a job with a result gets that result at once."""
+        sweep, trial = self._sweep, self._study.ask()
+        overrides, config = sweep.points.config(draw(trial, sweep.axes, sweep.points))
+        results = [result.job for result in sweep.results if result.state in ("finished", "diverged")]
+        job = make_job(trial.number, overrides, config, sweep.axes, results)
+        sweep.plan.jobs.append(job)
+        sweep.plan.write(sweep.folder)
+        if job.duplicate_of is None:
+            self._trials[trial.number] = trial
+        else:
+            change_status(sweep.folder / str(job.number), state="duplicate", duplicate_of=job.duplicate_of)
+            self._study.tell(trial.number, self._study.trials[job.duplicate_of].value)
+        return job
+
+    def watch(self, job: Job) -> str | None:
+        """Why a running job is to be ended early, by the validation losses that it has written; None if it is not."""
+        if time.monotonic() < self._next_look.get(job.number, 0.0):
+            return None
+        self._next_look[job.number] = time.monotonic() + LOOK
+        return self._report(job)
+
+    def _report(self, job: Job) -> str | None:
+        """Reports the losses that are new to Optuna, and asks the pruner after each."""
+        if (trial := self._trials.get(job.number)) is None:  # proposed by an earlier process: it is not pruned
+            return None
+        for step, loss in metrics.read(self._sweep.folder / str(job.number), [VALIDATION]).get(VALIDATION, []):
+            if step <= self._reported.get(job.number, 0):
+                continue
+            self._reported[job.number] = step
+            trial.report(loss, step)
+            if trial.should_prune():
+                return f"the validation loss {loss:.4g} at step {step} is worse than that of most trials"
+        return None
+
+    def ended(self, result: Result) -> None:
+        """Tells Optuna how a job ended."""
+        number, states = result.job.number, self._optuna.trial.TrialState
+        self._report(result.job)
+        match result.state:
+            case "finished" if result.objective is not None and math.isfinite(result.objective):
+                self._study.tell(number, result.objective)
+            case "finished" | "diverged":
+                self._study.tell(number, math.inf)
+            case "pruned":
+                self._study.tell(number, state=states.PRUNED)
+            case "failed" | "rejected":
+                self._study.tell(number, state=states.FAIL)
+
+    def conclusion(self) -> str:
+        """The best job, as a command."""
+        finished = [result for result in self._sweep.results if result.state == "finished" and result.objective is not None]
+        if not finished:
+            return "\nno trial finished: try lower thresholds, or a lower learning rate"
+        best = min(finished, key=lambda result: result.objective or 0.0)
+        command = shlex.join(["python", "train.py", *best.job.overrides])
+        return f"\nbest: job {best.job.number} with {best.objective:.4f}: {command}"
+
+
+def draw(trial: Any, axes: Sequence[Axis], configurations: Points) -> list[str]:
+    """The overrides that a trial proposes.
+
+    A key is drawn only where the chosen options have it, and separately for every option of its group that is searched:
+    the threshold of one policy says nothing about that of another.
+    """
+    overrides = [axis.values[0] for axis in axes if not axis.swept]
+    chosen: dict[str, str] = {}  # the options that are searched, by their group
+    for axis in axes:
+        if axis.swept and configurations.is_option(axis):
+            chosen[axis.key] = trial.suggest_categorical(axis.key, axis.values)
+    overrides += chosen.values()
+    for axis in axes:
+        if axis.swept and not configurations.is_option(axis) and configurations.takes(axis.key, overrides):
+            group = chosen.get(axis.key.partition(".")[0])
+            overrides.append(_drawn(trial, axis, f"{axis.key} [{group}]" if group else axis.key, configurations))
+    return overrides
+
+
+def _drawn(trial: Any, axis: Axis, name: str, configurations: Points) -> str:
+    if axis.interval is None:
+        return str(trial.suggest_categorical(name, axis.values))
+    low, high, log = axis.interval.low, axis.interval.high, axis.interval.log
+    if configurations.is_whole(axis.key):
+        return f"{axis.key}={trial.suggest_int(name, math.ceil(low), math.floor(high), log=log)}"
+    return f"{axis.key}={trial.suggest_float(name, low, high, log=log)}"

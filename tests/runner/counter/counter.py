@@ -11,7 +11,7 @@ from tests.runner.toy.incident import incident
 from tests.runner.toy.toy import PROJECT as TOY
 from tests.runner.toy.toy import Toy
 
-PROJECT = dataclasses.replace(TOY, run="tests.runner.counter.counter:execute")
+PROJECT = dataclasses.replace(TOY, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
 
 log = logging.getLogger(__name__)
 

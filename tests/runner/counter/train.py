@@ -9,17 +9,16 @@ from omegaconf import DictConfig
 sys.path.insert(0, str(Path(__file__).parents[3]))
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
 
-from runner.cli.preflight import preflight, run, start
+from runner.cli.preflight import preflight
+from runner.cli.run import run
 from tests.runner.counter.counter import PROJECT
 
 
-@hydra.main(version_base="1.3", config_path="../toy/conf", config_name="train")
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> None:
     run(PROJECT, config)
 
 
 if __name__ == "__main__":
-    if checked := preflight(PROJECT):
-        start(PROJECT, checked, main)
-    else:
-        main()
+    preflight(PROJECT)  # answers mistakes, --help, resume=… and -m, and returns for a single run
+    main()

@@ -170,7 +170,6 @@ def evaluate(state: State, run: Run, tracker: Tracker) -> None:
         checkpoint.save_best(run.folder, content(state, tracker))
         run.update(objective=loss)
     log.info("step %d  validation %.4f", state.step, loss)
-    run.on_evaluation(state.step, loss)
 
 
 def content(state: State, tracker: Tracker) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 sys.path.insert(0, str(Path(__file__).parents[3]))  # the toy is the package tests.runner.toy
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))  # the template's packages
 
-from runner.cli.preflight import preflight, run, start
+from runner.cli.preflight import preflight
+from runner.cli.run import run
 from tests.runner.toy.toy import PROJECT
 
 
@@ -19,7 +20,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    if checked := preflight(PROJECT):  # a mistake ends here, in one line
-        start(PROJECT, checked, main)
-    else:
-        main()
+    preflight(PROJECT)  # answers mistakes, --help, resume=… and -m, and returns for a single run
+    main()

@@ -1,0 +1,58 @@
+"""The arguments of train.py: Hydra's own, read before `@hydra.main` reads them again."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from runner.errors import HYDRAS_GROUPS, Parser, UserError, hydras_choice
+
+REFUSED = {  # flags of Hydra's that are not offered, and why
+    "--config-path": "conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds another",
+    "--config-dir": "'hydra.searchpath=[file://FOLDER]' adds a folder of configurations",
+    "--experimental-rerun": "it runs code from a file; use the overrides",
+}
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """The overrides and Hydra's flags; a wrong flag ends the program in one line."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    for short, name in (("-h", "--help"), ("-r", "--run"), ("-m", "--multirun"), ("-sc", "--shell-completion")):
+        parser.add_argument(short, name, action="store_true")
+    for name in ("--hydra-help", "--version", "--resolve"):
+        parser.add_argument(name, action="store_true")
+    for short, name in (("-p", "--package"), ("-cn", "--config-name"), ("-cp", "--config-path"), ("-cd", "--config-dir")):
+        parser.add_argument(short, name)
+    parser.add_argument("--experimental-rerun")
+    parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
+    parser.add_argument("-i", "--info", nargs="?", const="all",
+                        choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"))  # fmt: skip
+    return parser.parse_intermixed_args(arguments)
+
+
+def check(args: Namespace) -> None:
+    """Raises UserError for flags that are not offered, and for those that do not go together."""
+    for flag, instead in REFUSED.items():
+        if _value(args, flag):
+            raise UserError(f"{flag}: not offered: {instead}")
+    if len(given := [flag for flag in ("--run", "--multirun", "--cfg", "--info") if _value(args, flag)]) > 1:
+        raise UserError(f"{' and '.join(given)}: only one of them at a time")
+    for flag in ("--package", "--resolve"):
+        if _value(args, flag) and not args.cfg:
+            raise UserError(f"{flag}: goes with --cfg")
+
+
+def check_overrides(overrides: Sequence[Override]) -> None:
+    """Raises UserError, with the setting that is used instead, for a choice of Hydra's own launcher or sweeper."""
+    for override in overrides:
+        key = override.key_or_group
+        if key.replace(".", "/").startswith(tuple(HYDRAS_GROUPS)):
+            raise UserError(hydras_choice(str(override.input_line)))
+        if key == "hydra.mode":
+            raise UserError(f"{override.input_line}: -m makes a sweep; leave this out")
+
+
+def _value(args: Namespace, flag: str) -> Any:
+    return getattr(args, flag.lstrip("-").replace("-", "_"))

@@ -1,0 +1,60 @@
+"""A run, from its checked configuration to its exit status."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from runner.compose import checked
+from runner.config import Project, RunConfig, resolve_paths
+from runner.errors import FAILED, UserError, exit_with_error
+from runner.runs import lock, log
+from runner.runs.files import is_unwritable
+from runner.runs.run import Run, remove_rejected, save
+from runner.sweeps.results import swept
+
+
+def run(project: Project[Any], config: DictConfig) -> None:
+    """A new run, in the folder that Hydra made: what the function decorated with `@hydra.main` does."""
+    job = HydraConfig.get()
+    if job.job_logging.get("root") is None:  # hydra/job_logging=none, the default in conf/: the runner's own log
+        log.configure(Path(job.runtime.output_dir))
+    settings = checked(config, project)
+    resolve_paths(settings, Path(job.runtime.cwd))
+    execute(project, settings, Path(job.runtime.output_dir))
+
+
+def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed: bool = False) -> None:
+    """Runs, or resumes a run, in a folder that exists. Ends the program unless the run finished.
+
+    A mistake that only building the run can find is one line and exit status 2.
+    """
+    logging.raiseExceptions = False  # a closed pipe, as in `… | head`, ends nothing
+    in_sweep = swept(folder)
+    record = None
+    try:
+        lock.hold(folder)
+        if not resumed:
+            save(settings, folder)  # first of all: with it a run can be resumed, wherever it is killed
+        record = Run(folder, settings.steps, resumed=resumed, swept=in_sweep, latest=in_sweep is None)
+        with record.recorded():
+            project.execute(settings, record)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except UserError as error:
+        if record is not None and not record.begun and in_sweep is None and not resumed:
+            remove_rejected(folder)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        exit_with_error(str(error))
+    except OSError as error:
+        if not is_unwritable(error):
+            raise
+        exit_with_error(f"{error.filename}: {error.strerror}; the run can be resumed: resume={folder}", FAILED)
+    if code := record.outcome().code:
+        sys.exit(code)

@@ -1,0 +1,45 @@
+"""The log of a run: the message alone on the screen, and with its time in the run's train.log."""
+
+import logging
+import logging.config
+import sys
+from pathlib import Path
+
+from runner.runs.files import is_unwritable
+
+LOG = "train.log"
+
+
+class LogFile(logging.FileHandler):
+    """Appends to a file. A log that cannot be written ends no run, but is reported once."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8")
+        self._reported = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by logging in the block that handles the error of writing a record."""
+        error = sys.exc_info()[1]
+        if error is not None and is_unwritable(error) and not self._reported:
+            self._reported = True
+            assert isinstance(error, OSError)
+            print(f"warning: {self.baseFilename}: {error.strerror}; the run continues", file=sys.stderr)
+
+
+def configure(folder: Path) -> None:
+    """Logs to stdout and to the run's train.log, from INFO on, or from DEBUG on where Hydra was told to be verbose."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {
+                "message": {"format": "%(message)s"},
+                "time": {"format": "%(asctime)s %(levelname)s %(message)s"},
+            },
+            "handlers": {
+                "screen": {"class": "logging.StreamHandler", "stream": sys.stdout, "formatter": "message"},
+                "file": {"()": LogFile, "path": folder / LOG, "formatter": "time"},
+            },
+            "root": {"level": min(logging.getLogger().level, logging.INFO), "handlers": ["screen", "file"]},
+        }
+    )

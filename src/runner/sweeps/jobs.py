@@ -1,0 +1,199 @@
+"""The jobs of a sweep, a few at once: started, watched, interrupted, and reported one line each."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from runner.config import Sweep
+from runner.errors import typed
+from runner.runs.run import SAVED
+from runner.runs.status import actual_state, change_status, read_status
+from runner.sweeps.results import Job, Plan, Result, output_of, read_one
+
+POLL = 0.05  # seconds between two looks at the running jobs
+
+
+class Process(Protocol):
+    """A started job. id: the number that a cluster gave it."""
+
+    id: str | None
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal that ended it; None while it runs."""
+
+    def send(self, number: int) -> None:
+        """Sends a signal to it."""
+
+
+class Launcher(Protocol):
+    """Starts jobs."""
+
+    def start(self, folder: Path, command: Sequence[str]) -> Process:
+        """Starts the command of the job whose folder this is."""
+
+
+class Source(Protocol):
+    """Where the jobs come from."""
+
+    def next(self) -> Job | None:
+        """The next job to start; None when there is none."""
+
+    def watch(self, job: Job) -> str | None:
+        """Why a running job is to be ended early, as pruned; None if it is not."""
+
+    def ended(self, result: Result) -> None:
+        """Takes in how a job ended."""
+
+
+@dataclass
+class Running:
+    """A started job. pruned: why a search has ended it."""
+
+    job: Job
+    process: Process
+    pruned: str | None = None
+
+
+class Jobs:
+    """Runs the jobs of a sweep.
+
+    folder: the sweep's. command: what stands before the overrides of a job.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, settings: Sweep, command: Sequence[str], launcher: Launcher):
+        self._folder, self._plan, self._settings = folder, plan, settings
+        self._command, self._launcher = list(command), launcher
+        self._running: list[Running] = []
+        self._done = 0
+        self._stopped: int | None = None  # the signal that interrupted the sweep
+        self._rejected = False  # no further job is started
+
+    def run(self, source: Source) -> int | None:
+        """Runs all jobs of the source to their end; returns the signal that ended the sweep early, if one did."""
+        with self._signals():
+            while True:
+                self._start(source)
+                if not self._running:
+                    break
+                time.sleep(POLL)
+                self._collect(source)
+                self._show_counter()
+        self._show_counter()
+        return self._stopped
+
+    def _start(self, source: Source) -> None:
+        """Starts jobs until as many run as are to run at once."""
+        while len(self._running) < self._settings.jobs and not self._rejected and self._stopped is None:
+            if (job := source.next()) is None:
+                return
+            folder = self._folder / str(job.number)
+            process = self._launcher.start(folder, [*self._command, *_arguments(job, folder)])
+            self._running.append(Running(job, process))
+            if process.id is not None:
+                self._plan.cluster = self._settings.slurm.cluster
+                self._plan.submitted[str(job.number)] = process.id
+                self._plan.write(self._folder)
+
+    def _collect(self, source: Source) -> None:
+        """Takes in the jobs that have ended, and ends those that the source prunes."""
+        for running in list(self._running):
+            if (code := running.process.poll()) is None:
+                _prune(running, source)
+                continue
+            self._running.remove(running)
+            self._done += 1
+            record_end(self._folder / str(running.job.number), code, running.pruned)
+            result = read_one(self._folder / str(running.job.number), running.job)
+            self._report(result)
+            source.ended(result)
+            if result.state == "rejected" and not self._settings.keep_going and not self._rejected:
+                self._rejected = True
+                print("no further job is started, since what is wrong with one is likely wrong with the next; "
+                      "sweep.keep_going=true starts them", flush=True)  # fmt: skip
+
+    def _report(self, result: Result) -> None:
+        objective = "" if result.objective is None else f" {result.objective:.4f}"
+        reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
+        self._clear_counter()
+        print(f"job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})", flush=True)
+
+    def _show_counter(self) -> None:
+        """On a terminal, a last line that is written again and again."""
+        if sys.stdout.isatty():
+            text = f"{self._done} ended, {len(self._running)} running" if self._running else ""
+            print(f"\r{text:<40}\r", end="", flush=True)
+
+    def _clear_counter(self) -> None:
+        if sys.stdout.isatty():
+            print(f"\r{'':<40}\r", end="")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM go to the jobs, which save and end; a second one kills them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            forwarded = number if self._stopped is None else signal.SIGKILL
+            self._stopped = self._stopped or number
+            for running in self._running:
+                running.process.send(forwarded)
+
+        earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+
+def _prune(running: Running, source: Source) -> None:
+    """Asks a job to end early if the source says so."""
+    if running.pruned is None:
+        running.pruned = source.watch(running.job)
+        if running.pruned is not None:
+            running.process.send(signal.SIGTERM)
+
+
+def _arguments(job: Job, folder: Path) -> list[str]:
+    """The arguments of a job: interrupted and killed jobs are resumed, all others start.
+
+    What an earlier attempt left in the folder of a job that starts is kept, under another name.
+    """
+    if (folder / SAVED).is_file() and actual_state(folder) in ("interrupted", "killed"):
+        return [f"resume={typed(str(folder))}"]
+    if folder.exists():
+        state = actual_state(folder) or "incomplete"
+        number = next(n for n in range(1, 1 << 30) if not folder.with_name(f"{folder.name}_{state}_{n}").exists())
+        os.rename(folder, folder.with_name(f"{folder.name}_{state}_{number}"))
+    return [*job.overrides, f"hydra.run.dir={typed(str(folder))}"]
+
+
+def record_end(folder: Path, code: int, pruned: str | None) -> None:
+    """Writes into the status of a job how it ended, where it could not do so itself, or was pruned."""
+    state = read_status(folder).get("state")
+    if pruned is not None and state == "interrupted":
+        change_status(folder, state="pruned", reason=pruned)
+    elif state in (None, "running"):
+        if code < 0:
+            change_status(folder, state="killed", reason=signal.Signals(-code).name)
+        else:
+            said = _last_line(output_of(folder)) or f"exit status {code}"
+            change_status(folder, state="rejected" if code == 2 else "failed", reason=said)
+
+
+def _last_line(output: Path) -> str | None:
+    try:
+        lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return None
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.strip()), None)

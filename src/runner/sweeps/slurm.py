@@ -1,0 +1,94 @@
+"""Jobs of a sweep on a Slurm cluster, through the library submitit (extra `slurm`)."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from runner.config import Slurm
+from runner.errors import UserError
+from runner.runs.status import process_exists, read_status
+
+FOLDER = ".submitit"  # in the sweep's folder: what submitit writes
+
+
+def require() -> None:
+    """Raises UserError where submitit is absent."""
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError('sweep.launcher=slurm needs submitit: pip install -c constraints.txt -e ".[slurm]"')
+
+
+class SlurmLauncher:
+    """Submits jobs. sweep: the folder of the sweep."""
+
+    def __init__(self, sweep: Path, settings: Slurm):
+        """Raises UserError where submitit or Slurm is absent."""
+        import submitit
+
+        self._settings = settings
+        try:
+            self._executor = submitit.AutoExecutor(sweep / FOLDER, cluster=settings.cluster)
+        except RuntimeError as error:
+            raise UserError(f"sweep.launcher=slurm: {error}; sweep.slurm.cluster=local tries it out here") from None
+        self._executor.update_parameters(
+            name=sweep.name,
+            timeout_min=settings.minutes,
+            cpus_per_task=settings.cpus,
+            gpus_per_node=settings.gpus,
+            mem_gb=settings.memory_gb,
+            slurm_partition=settings.partition,
+            slurm_account=settings.account,
+            slurm_qos=settings.qos,
+            slurm_constraint=settings.constraint,
+        )
+
+    def start(self, folder: Path, command: Sequence[str]) -> "SlurmJob":
+        """Submits the command of the job whose folder this is."""
+        # With cluster=local Ctrl-C would reach submitit's own process, which kills its job: see `SlurmJob.send`.
+        earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            job = self._executor.submit(subprocess.call, list(command))
+        finally:
+            signal.signal(signal.SIGINT, earlier)
+        return SlurmJob(folder, job, self._settings.cluster)
+
+
+class SlurmJob:
+    """A submitted job. id: the number that the cluster gave it."""
+
+    def __init__(self, folder: Path, job: Any, cluster: str):
+        self._folder, self._job, self._cluster = folder, job, cluster
+        self.id = str(job.job_id)
+
+    def poll(self) -> int | None:
+        """The exit status of the command, -9 where the cluster ended it; None while it waits or runs."""
+        if not self._job.done():
+            return None
+        return -signal.SIGKILL if self._job.exception() is not None else int(self._job.result())
+
+    def send(self, number: int) -> None:
+        """Asks the job to save and end, by SIGTERM, or kills it; a job that still waits is cancelled."""
+        if self._cluster == "slurm":
+            # Only job steps are signaled: submitit ignores SIGTERM there, but not SIGINT; the job saves and ends.
+            name = "KILL" if number == signal.SIGKILL else "TERM"
+            subprocess.run(["scancel", f"--signal={name}", self.id], check=False)
+            subprocess.run(["scancel", "--state=PENDING", self.id], check=False)
+        elif (status := read_status(self._folder)).get("state") == "running":
+            with suppress(ProcessLookupError):
+                os.kill(status["pid"], number)
+
+
+def is_pending_or_running(sweep: Path, cluster: str, number: str) -> bool:
+    """Whether a job that some process submitted earlier has not ended yet."""
+    require()
+    import submitit
+
+    if cluster == "slurm":
+        return not submitit.SlurmJob(sweep / FOLDER, number).done(force_check=True)
+    ended = submitit.LocalJob(sweep / FOLDER, number).paths.result_pickle.exists()
+    return not ended and process_exists(int(number))
+

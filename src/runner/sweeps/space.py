@@ -1,0 +1,96 @@
+"""The arguments of a sweep: which keys have several values or an interval, and which have one value."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override
+
+from runner.compose import Composer
+from runner.config import Project
+from runner.errors import UserError, typed
+
+# Settings of the sweep itself and of its folder, which no job is given.
+NOT_FOR_JOBS = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What a search draws from. low, high: its ends; log: whether on a logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One argument. key: the dotted key or group; values: the argument once for each value; swept: more than a value.
+
+    interval: of a search, whose two ends the values are.
+    """
+
+    key: str
+    values: list[str]
+    swept: bool = False
+    interval: Interval | None = None
+
+
+def axes(composer: Composer[Any], arguments: Sequence[str]) -> list[Axis]:
+    """The arguments in their order. Raises UserError for those that a sweep cannot have."""
+    return [_axis(override, composer.project) for override in composer.parse(arguments)]
+
+
+def points(axes: Sequence[Axis]) -> Iterator[list[str]]:
+    """Every combination of the values, as lists of overrides; the last argument changes fastest."""
+    return map(list, itertools.product(*(axis.values for axis in axes)))
+
+
+def for_job(override: str) -> bool:
+    """Whether a job is given this override."""
+    return not override.lstrip("+~").startswith(NOT_FOR_JOBS)
+
+
+def _axis(override: Override, project: Project[Any]) -> Axis:
+    line, key = str(override.input_line), override.get_key_element()
+    named = override.key_or_group
+    if not override.is_sweep_override():
+        return Axis(named, [_absolute(line, override, project)])
+    if named.startswith(("sweep.", "hydra")):
+        raise UserError(f"{line}: is a setting of the whole sweep, and has one value")
+    if isinstance(value := override.value(), IntervalSweep):
+        interval = _interval(line, value)
+        return Axis(key.lstrip("+"), [f"{key}={_number(end)}" for end in (interval.low, interval.high)], True, interval)
+    if getattr(value, "shuffle", False):
+        raise UserError(f"{line}: cannot be shuffled, since a job is known by its number")
+    values = [f"{key}={_unquoted(each)}" for each in override.sweep_string_iterator()]
+    if not values:
+        raise UserError(f"{line}: there is nothing to sweep over")
+    return Axis(key.lstrip("+"), values, True)
+
+
+def _absolute(line: str, override: Override, project: Project[Any]) -> str:
+    """The override with its value made absolute where it is a path: `outputs/latest` will be this sweep itself."""
+    if override.key_or_group not in project.path_keys or not isinstance(value := override.value(), str) or "${" in value:
+        return line
+    return f"{line.partition('=')[0]}={typed(str(Path(value).resolve()))}"
+
+
+def _unquoted(value: str) -> str:
+    """Without quotes that it can do without, such as those around the option none."""
+    return inner if typed(inner := value.strip("'")) == inner else value
+
+
+def _interval(line: str, value: IntervalSweep) -> Interval:
+    low, high, log = value.start, value.end, "log" in value.tags
+    if low is None or high is None or not low < high or (log and low <= 0):
+        also = ", and on a log scale it begins above 0" if log else ""
+        raise UserError(f"{line}: the second end of an interval is above the first{also}")
+    return Interval(float(low), float(high), log)
+
+
+def _number(value: float) -> str:
+    """Without a fraction where there is none, as keys of whole numbers need it."""
+    return str(int(value)) if value.is_integer() else repr(value)
