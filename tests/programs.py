@@ -24,8 +24,7 @@ import pytest
 
 from tests.support import ROOT
 
-BEFORE = ["tests.programs", "tests.runner.toy.loop", "runner.sweeps.search", "optuna", "sqlalchemy.orm",
-          "alembic.command", "trainer.project", "trainer.run", "tests.preloaded"]  # fmt: skip
+BEFORE = ["tests.programs", "tests.runner.toy.loop", "trainer.project", "trainer.run", "tests.preloaded"]
 OUTPUTS = ("stdout", "stderr")
 SERVER: Any = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(BEFORE)

@@ -196,13 +196,14 @@ def _unlike(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
         return None
     names = [field.name for field in dataclasses.fields(owner)]
     for key in [*names, *saved]:
-        if key not in saved.keys():
+        if key not in set(saved):
             return f"it has no {_join(path, key)}"
         if key not in names:
             return f"{_join(path, key)} is no key of this one"
-        if isinstance(saved[key], DictConfig) and isinstance(inner := schema.get(key), DictConfig):
-            if (found := _unlike(saved[key], inner, _join(path, key))) is not None:
-                return found
+        node, inner = saved[key], schema.get(key)
+        below = isinstance(node, DictConfig) and isinstance(inner, DictConfig)
+        if below and (found := _unlike(node, inner, _join(path, key))) is not None:
+            return found
     return None
 
 
@@ -249,10 +250,11 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 def _typed_nodes(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
     """Every node with a schema, the inner ones first, so that an error comes with its whole path."""
-    for key in node:
-        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-            if isinstance(child := node[key], DictConfig):
-                yield from _typed_nodes(child, _join(path, key))
+    for key in map(str, node):
+        if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        if isinstance(child := node[key], DictConfig):
+            yield from _typed_nodes(child, _join(path, key))
     if schema_of(node) is not None:
         yield path, node
 

@@ -23,7 +23,12 @@ def parse(arguments: Sequence[str]) -> Namespace:
         parser.add_argument(short, name, action="store_true")
     for name in ("--hydra-help", "--version", "--resolve"):
         parser.add_argument(name, action="store_true")
-    for short, name in (("-p", "--package"), ("-cn", "--config-name"), ("-cp", "--config-path"), ("-cd", "--config-dir")):
+    for short, name in (
+        ("-p", "--package"),
+        ("-cn", "--config-name"),
+        ("-cp", "--config-path"),
+        ("-cd", "--config-dir"),
+    ):
         parser.add_argument(short, name)
     parser.add_argument("--experimental-rerun")
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))

@@ -85,7 +85,9 @@ def _check_folder(name: str) -> None:
         raise UserError(f"hydra.run.dir={name}: holds a run already, since {file} is there")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"hydra.run.dir={name}: cannot be made, since {existing} is not a folder that can be written to")
+        raise UserError(
+            f"hydra.run.dir={name}: cannot be made, since {existing} is not a folder that can be written to"
+        )
 
 
 def _show(args: Namespace, config: DictConfig) -> None:

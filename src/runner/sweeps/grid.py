@@ -93,10 +93,10 @@ def has_key(config: DictConfig, key: str) -> bool:
     *parents, leaf = key.split(".")
     node: Any = config
     for name in parents:
-        if not isinstance(node, DictConfig) or name not in node.keys() or OmegaConf.is_missing(node, name):
+        if not isinstance(node, DictConfig) or name not in set(node) or OmegaConf.is_missing(node, name):
             return False
         node = node[name]
-    return isinstance(node, DictConfig) and leaf in node.keys()
+    return isinstance(node, DictConfig) and leaf in set(node)
 
 
 def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, arguments: Sequence[str]) -> Plan:
@@ -141,7 +141,7 @@ def hash_of(values: dict[str, Any]) -> str:
 
 
 def _value(key: str, values: dict[str, Any], overrides: Sequence[str]) -> Any:
-    """What a swept key is in a job: a value, the option of a group, the word of the command line, or None if left out."""
+    """What a swept key is in a job: a value, the option of a group, or the argument's own word; None if left out."""
     named = key.replace("@", ".").rpartition(":")[2]
     for name in (named, f"{named}.name"):
         if name in values:

@@ -1,6 +1,6 @@
 """The jobs of a sweep, a few at once: started, watched, interrupted, and reported one line each."""
 
-import os
+import itertools
 import signal
 import sys
 import threading
@@ -173,8 +173,8 @@ def _arguments(job: Job, folder: Path) -> list[str]:
         return [f"resume={typed(str(folder))}"]
     if folder.exists():
         state = actual_state(folder) or "incomplete"
-        number = next(n for n in range(1, 1 << 30) if not folder.with_name(f"{folder.name}_{state}_{n}").exists())
-        os.rename(folder, folder.with_name(f"{folder.name}_{state}_{number}"))
+        names = (folder.with_name(f"{folder.name}_{state}_{number}") for number in itertools.count(1))
+        folder.rename(next(name for name in names if not name.exists()))
     return [*job.overrides, f"hydra.run.dir={typed(str(folder))}"]
 
 

@@ -51,6 +51,7 @@ class Search:
 
     def __init__(self, sweep: "Sweep"):
         import optuna
+        import optuna.storages.journal
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -144,10 +145,12 @@ class Search:
 
     def conclusion(self) -> str:
         """The best job, as a command."""
-        finished = [result for result in self._sweep.results if result.state == "finished" and result.objective is not None]
-        if not finished:
+        finished = [result for result in self._sweep.results if result.state == "finished"]
+        best = min(
+            finished, key=lambda result: math.inf if result.objective is None else result.objective, default=None
+        )
+        if best is None or best.objective is None:
             return "\nno trial finished: try lower thresholds, or a lower learning rate"
-        best = min(finished, key=lambda result: result.objective or 0.0)
         command = shlex.join(["python", "train.py", *best.job.overrides])
         return f"\nbest: job {best.job.number} with {best.objective:.4f}: {command}"
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -16,24 +17,22 @@ from runner.runs.status import process_exists, read_status
 FOLDER = ".submitit"  # in the sweep's folder: what submitit writes
 
 
-def require() -> None:
-    """Raises UserError where submitit is absent."""
+def require(cluster: str) -> None:
+    """Raises UserError where submitit or the cluster is absent."""
     if importlib.util.find_spec("submitit") is None:
         raise UserError('sweep.launcher=slurm needs submitit: pip install -c constraints.txt -e ".[slurm]"')
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("sweep.launcher=slurm: there is no sbatch here; sweep.slurm.cluster=local tries it out")
 
 
 class SlurmLauncher:
     """Submits jobs. sweep: the folder of the sweep."""
 
     def __init__(self, sweep: Path, settings: Slurm):
-        """Raises UserError where submitit or Slurm is absent."""
         import submitit
 
         self._settings = settings
-        try:
-            self._executor = submitit.AutoExecutor(sweep / FOLDER, cluster=settings.cluster)
-        except RuntimeError as error:
-            raise UserError(f"sweep.launcher=slurm: {error}; sweep.slurm.cluster=local tries it out here") from None
+        self._executor = submitit.AutoExecutor(sweep / FOLDER, cluster=settings.cluster)
         self._executor.update_parameters(
             name=sweep.name,
             timeout_min=settings.minutes,
@@ -84,11 +83,10 @@ class SlurmJob:
 
 def is_pending_or_running(sweep: Path, cluster: str, number: str) -> bool:
     """Whether a job that some process submitted earlier has not ended yet."""
-    require()
+    require(cluster)
     import submitit
 
     if cluster == "slurm":
         return not submitit.SlurmJob(sweep / FOLDER, number).done(force_check=True)
     ended = submitit.LocalJob(sweep / FOLDER, number).paths.result_pickle.exists()
     return not ended and process_exists(int(number))
-

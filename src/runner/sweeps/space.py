@@ -73,7 +73,8 @@ def _axis(override: Override, project: Project[Any]) -> Axis:
 
 def _absolute(line: str, override: Override, project: Project[Any]) -> str:
     """The override with its value made absolute where it is a path: `outputs/latest` will be this sweep itself."""
-    if override.key_or_group not in project.path_keys or not isinstance(value := override.value(), str) or "${" in value:
+    value = override.value()
+    if override.key_or_group not in project.path_keys or not isinstance(value, str) or "${" in value:
         return line
     return f"{line.partition('=')[0]}={typed(str(Path(value).resolve()))}"
 

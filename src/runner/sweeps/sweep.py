@@ -65,7 +65,7 @@ def main(composer: Composer[Any], arguments: list[str], flags: Namespace) -> int
     name = resumed[-1].value() if resumed else None
     sweep = new(composer, arguments) if name is None else unfinished(composer, str(name), arguments)
     if sweep.settings.launcher == "slurm":
-        slurm.require()
+        slurm.require(sweep.settings.slurm.cluster)
     if sweep.settings.dry_run:
         print(dry_run(sweep))
         return 0

@@ -1,0 +1,133 @@
+"""The points of a sweep: composed, checked and marked before the first job runs."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from runner.compose import Composer
+from runner.errors import UserError
+from runner.sweeps import grid
+from runner.sweeps.grid import Points, run_values
+from runner.sweeps.results import Job, Plan, read_plan
+from runner.sweeps.space import axes
+from tests.runner.support import PROJECT, compose, composer, refused
+
+
+def planned(*arguments: str) -> Plan:
+    space = axes(composer(), arguments)
+    return grid.plan(composer(), space, Points(composer(), space), arguments)
+
+
+def jobs(*arguments: str) -> list[Job]:
+    return planned(*arguments).jobs
+
+
+def test_the_last_argument_changes_fastest() -> None:
+    found = jobs("clip=none,norm", "clip.max=0.5,1.0", "seed=range(1,4)", "steps=7")
+    expected = [["clip=" + c, "clip.max=" + m, f"seed={s}", "steps=7"] for c, m, s in
+                product(["none", "norm"], ["0.5", "1.0"], [1, 2, 3])]  # fmt: skip
+    assert [job.overrides for job in found] == expected
+    assert [job.number for job in found] == list(range(12))
+
+
+def test_a_glob_stands_for_all_options_that_match() -> None:
+    assert [job.swept["clip"] for job in jobs("clip=glob(*clip)")] == ["autoclip", "zclip"]
+
+
+def test_points_are_what_hydra_composes() -> None:
+    arguments = ["schedule=constant,linear", "lr=0.1,0.2", "experiment=calm", "clip.include=[weight],[]",
+                 "++log.every=3", "log={flow: true}"]  # fmt: skip
+    plan = planned(*arguments)
+    assert len(plan.jobs) == 8
+    for job in plan.jobs:
+        assert plan.common | job.values == run_values(compose(*job.overrides))
+
+
+def test_options_are_composed_once_for_all_points_with_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed: list[tuple[str, ...]] = []
+    real = Composer.compose
+    monkeypatch.setattr(Composer, "compose", lambda self, given: composed.append(tuple(given)) or real(self, given))
+    assert len(jobs("clip=norm,value", "seed=range(0,20)", "lr=0.1,0.2")) == 80
+    assert composed == [("clip=norm",), ("clip=value",)]
+
+
+def test_duplicates_are_marked() -> None:
+    found = jobs("clip=none,norm", "clip.max=0.5,1.0", "seed=1,2")
+    assert [job.duplicate_of for job in found] == [None, None, 0, 1, None, None, None, None]
+    assert [job.config == found[0].config for job in found] == [True, False, True] + [False] * 5
+    assert [job.duplicate_of for job in jobs("seed=1,2,1")] == [None, None, 0]
+
+
+def test_a_key_goes_to_the_options_that_have_it() -> None:
+    """Fixed or swept; the points of the others are equal then, and run once."""
+    found = jobs("clip=norm,zclip", "clip.threshold=2,3")
+    assert [job.point for job in found] == [
+        "clip=norm", "clip=norm", "clip=zclip clip.threshold=2", "clip=zclip clip.threshold=3"]  # fmt: skip
+    assert [job.duplicate_of for job in found] == [None, 0, None, None]
+    assert [job.swept["clip.threshold"] for job in found] == [None, None, 2.0, 3.0]
+    assert [job.overrides for job in jobs("schedule=constant,linear", "schedule.final=0.5")] == [
+        ["schedule=constant"], ["schedule=linear", "schedule.final=0.5"]]  # fmt: skip
+
+
+def test_a_key_that_no_swept_option_has_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"clip\.threshold=3: no such key in clip=norm; it belongs to .*clip=zclip"):
+        jobs("clip=norm,value", "clip.threshold=3")
+
+
+def test_a_job_gets_neither_settings_of_the_sweep_nor_its_folder() -> None:
+    (job,) = jobs("sweep.jobs=4", "hydra.sweep.dir=x", "hydra.verbose=true", "seed=3")
+    assert job.overrides == ["hydra.verbose=true", "seed=3"]
+
+
+def test_a_path_is_made_absolute_before_the_sweep_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """outputs/latest points to the sweep itself when its jobs run."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "latest").symlink_to("first")
+    monkeypatch.chdir(tmp_path)
+    assert jobs("initial=latest/one.txt")[0].overrides == [f"initial={tmp_path}/first/one.txt"]
+
+
+def test_hydras_own_key_for_swept_values_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "grid.yaml"
+    file.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: 1,-2\n      clip.max: 3,4\n")
+    line = refused(["-m", f"hydra.searchpath=[file://{tmp_path}]", "experiment=grid"], capsys)
+    assert line.startswith("seed=-2: must be a whole number")
+    assert "job 2: seed=-2 clip.max=3" in line
+    file.write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
+    line = refused([f"hydra.searchpath=[file://{tmp_path}]", "experiment=grid"], capsys)
+    assert line == "hydra.mode=MULTIRUN: -m makes a sweep; leave this out of the file"
+
+
+def test_the_first_wrong_point_is_named() -> None:
+    with pytest.raises(UserError, match=r"clip\.max=-1\.0: .* \(job 2: clip\.max=-1 seed=1\)"):
+        planned("clip.max=1,-1", "seed=1,2")
+
+
+def test_what_is_asked_of_the_whole_sweep_is_not_swept() -> None:
+    with pytest.raises(UserError, match=r"^sweep\.jobs=1,2: is a setting of the whole sweep, and has one value$"):
+        planned("seed=1,2", "sweep.jobs=1,2")
+
+
+def test_the_plan_says_what_every_job_is(tmp_path: Path) -> None:
+    """Common and own values together are the whole configuration; swept keys have their values, groups their option."""
+    plan = planned("clip=none,norm", "clip.max=0.5,1.0", "seed=2", "experiment=calm,wild")
+    plan.write(tmp_path)
+    read = read_plan(tmp_path)
+    assert read == plan
+    for job in plan.jobs:
+        assert plan.common | job.values == run_values(compose(*job.overrides))
+        assert not set(plan.common) & set(job.values)
+    assert plan.jobs[0].swept == {"clip": "none", "clip.max": None, "experiment": "calm"}
+    assert plan.jobs[-1].swept == {"clip": "norm", "clip.max": 1.0, "experiment": "wild"}
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"jobs": 3}', '{"jobs": [{"number": 1}]}', "\0\xff"])
+def test_a_plan_that_cannot_be_read_is_none(damaged: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(damaged)
+    assert read_plan(tmp_path) is None
+
+
+def test_a_project_of_its_own_is_composed_beside_another() -> None:
+    assert Composer(PROJECT).options("clip") == ["autoclip", "none", "norm", "value", "zclip"]

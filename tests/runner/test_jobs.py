@@ -1,0 +1,311 @@
+"""Sweeps run: every job a process of its own, several at once, resumed after any end."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.runs.status import STATUS, actual_state, change_status, initial_status, write_status
+from runner.sweeps import results
+from runner.sweeps.local import LocalLauncher
+from runner.sweeps.results import Job
+from tests import programs
+from tests.runner.support import COUNTER, PROJECT, files, program, refused, status, statuses, wait_for
+
+INCIDENT = "incident=incident_${seed}"  # a file for each seed says what happens in its job
+
+
+def test_no_job_takes_another_with_it_and_resume_runs_what_is_left(tmp_path: Path) -> None:
+    """Two jobs have a bug, two are killed, two diverge, two finish, two are duplicates; later the bugs are gone."""
+    conf = tmp_path / "more" / "experiment"
+    conf.mkdir(parents=True)
+    for name, rate in (("steady", "0.05"), ("steep", "1e9")):
+        (conf / f"{name}.yaml").write_text(f"# @package _global_\nlr: {rate}\nclip:\n  max: 1e12\n")
+    for seed, word in ((1, "bug"), (2, "kill")):
+        (tmp_path / f"incident_{seed}").write_text(f"{word} 0")
+    arguments = ("hydra.searchpath=[file://more]", "seed=1,2,3,4,3", "experiment=steady,steep", INCIDENT)
+    done = program("-m", *arguments, "sweep.jobs=2", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 1, done.stderr
+    sweep = (tmp_path / "outputs" / "latest").resolve()
+    before = statuses(sweep, 10)
+    states = ["failed"] * 2 + ["killed"] * 2 + ["finished", "diverged"] * 2 + ["duplicate"] * 2
+    assert [each["state"] for each in before] == states
+    assert [each["duplicate_of"] for each in before] == [None] * 8 + [4, 5]
+    assert [each["reason"] for each in before[:4]] == ["RuntimeError: a bug"] * 2 + ["SIGKILL"] * 2
+    assert "RuntimeError: a bug" in (sweep / "0.log").read_text()
+    assert "job 3 killed: SIGKILL  (seed=2 experiment=steep)\n" in done.stdout
+    check_table(done.stdout, sweep, before)
+
+    for seed in (1, 2):
+        (tmp_path / f"incident_{seed}").unlink()
+    listed = program("sweep.resume=outputs/latest", "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
+    assert listed.stdout.splitlines()[-1] == "10 jobs, of which 4 would run", listed.stderr
+    wrong = program("sweep.resume=outputs/latest", "seed=1", cwd=tmp_path, script=COUNTER)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "seed=1: the jobs of a sweep stay as" in wrong.stderr
+    steep = (conf / "steep.yaml").read_text()
+    (conf / "steep.yaml").write_text(steep.replace("1e9", "1e8"))
+    changed = program("sweep.resume=outputs/latest", cwd=tmp_path, script=COUNTER)
+    assert (changed.returncode, changed.stderr.count("\n")) == (2, 1)
+    assert "has changed since it was planned" in changed.stderr
+    assert statuses(sweep, 10) == before
+    (conf / "steep.yaml").write_text(steep)
+    done = program("sweep.resume=outputs/latest", "sweep.jobs=4", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = statuses(sweep, 10)
+    assert [each["state"] for each in after[:4]] == ["finished", "diverged"] * 2
+    assert after[4:8] == before[4:8]
+    assert status(sweep / "0_failed_1")["reason"] == "RuntimeError: a bug", "nothing is deleted"
+    assert (tmp_path / "outputs" / "latest").resolve() == sweep
+
+
+def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
+    """Every job with how it ended and where its log is; the counts; what to type next."""
+    table = output[output.rindex("\njob  state") + 1 :].splitlines()
+    shown = sweep.relative_to(sweep.parents[2])
+    for number, (row, job) in enumerate(zip(table[1:], found, strict=False)):
+        assert row.split()[:2] == [str(number), job["state"]]
+        assert row.endswith(f"{shown}/{number}/train.log") == (job["state"] != "duplicate")
+        if job["objective"] is not None:
+            assert f"{job['objective']:.4f}" in row
+    assert "seed=3 experiment=steady" in table[5]
+    assert "job 3 killed: SIGKILL" in table
+    assert table[-2] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"
+    assert table[-1] == f"sweep: {shown}; to run what is left: python train.py sweep.resume={shown}"
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[programs.Program]:
+    """A sweep whose job 0 has finished, whose jobs 1 and 2 wait before their fourth step; job 3 has not begun."""
+    for seed in (2, 3):
+        (tmp_path / f"incident_{seed}").write_text("wait 4")
+    arguments = ("hydra.sweep.dir=swept", "seed=1,2,3,4", INCIDENT, "sweep.jobs=2", "checkpoint.every=1")
+    with programs.Program(PROJECT.script, "-m", *arguments, cwd=tmp_path) as sweep:
+        wait_for(lambda: all((tmp_path / f"incident_{seed}.reached").exists() for seed in (2, 3)))
+        assert actual_state(tmp_path / "swept" / "0") == "finished"
+        yield sweep
+
+
+def set_free(folder: Path) -> None:
+    for path in folder.glob("incident_?"):
+        path.unlink()
+
+
+def check_resumed(folder: Path, first: dict[str, Any]) -> None:
+    """Interrupted jobs are resumed from their checkpoints, and the rest starts."""
+    done = program("sweep.resume=swept", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    swept = folder / "swept"
+    assert [(each["state"], each["step"]) for each in statuses(swept, 4)] == [("finished", 6)] * 4
+    assert status(swept / "0") == first
+    for name in ("1", "2"):
+        assert "resumed after step 4" in (swept / name / "train.log").read_text()
+    assert sorted(path.name for path in swept.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_interrupts_its_jobs(
+    number: signal.Signals, waiting: programs.Program, tmp_path: Path
+) -> None:
+    busy = program("sweep.resume=swept", cwd=tmp_path)
+    assert (busy.returncode, busy.stderr) == (2, "error: swept: another process is running this sweep\n")
+    first = status(tmp_path / "swept" / "0")
+    waiting.send_signal(number)
+    output, errors = waiting.communicate(timeout=60)
+    assert (waiting.returncode, errors) == (128 + number, "")
+    assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished", *["interrupted"] * 2]
+    assert [each["reason"] for each in statuses(tmp_path / "swept", 3)[1:]] == [number.name] * 2
+    assert not (tmp_path / "swept" / "3").exists()
+    assert "4 jobs: 1 finished, 2 interrupted, 1 missing" in output
+    set_free(tmp_path)
+    check_resumed(tmp_path, first)
+
+
+def test_jobs_outlive_a_killed_sweep_and_are_left_alone(waiting: programs.Program, tmp_path: Path) -> None:
+    """They are runs as others are; the next sweep starts what nobody has started."""
+    swept = tmp_path / "swept"
+    waiting.kill()
+    assert waiting.wait(timeout=60) == -signal.SIGKILL
+    assert [actual_state(swept / name) for name in ("1", "2")] == ["running"] * 2
+    done = program("sweep.resume=swept", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "job 1 is running already, and left alone" in done.stdout
+    assert [actual_state(swept / name) for name in "0123"] == ["finished", "running", "running", "finished"]
+    for name in ("1", "2"):
+        os.kill(status(swept / name)["pid"], signal.SIGTERM)
+    wait_for(lambda: all(actual_state(swept / name) == "interrupted" for name in ("1", "2")))
+    set_free(tmp_path)
+    check_resumed(tmp_path, status(swept / "0"))
+
+
+def test_a_second_interrupt_kills_the_jobs(tmp_path: Path) -> None:
+    (tmp_path / "slow.sh").write_text("trap 'touch noticed' INT\nwhile true; do sleep 0.05; done\n")
+    command = ("sweep.command='sh slow.sh'", "hydra.sweep.dir=swept", "seed=1,2")
+    with programs.Program(COUNTER, "-m", *command, cwd=tmp_path) as sweep:
+        wait_for((tmp_path / "swept" / "0.log").exists)
+        sweep.send_signal(signal.SIGINT)
+        wait_for((tmp_path / "noticed").exists)
+        assert sweep.poll() is None, "it waits for its job"
+        sweep.send_signal(signal.SIGINT)
+        assert sweep.wait(timeout=60) == 130
+    (found,) = statuses(tmp_path / "swept", 1)
+    assert (found["state"], found["reason"]) == ("killed", "SIGKILL")
+    assert not (tmp_path / "swept" / "1").exists()
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_rejected_job_stops_further_starts(keep_going: bool, tmp_path: Path) -> None:
+    (tmp_path / "start_1").touch()
+    (tmp_path / "start_3").touch()
+    arguments = ("-m", "seed=1,2,3", "initial=start_${seed}", "hydra.sweep.dir=swept")
+    done = program(*arguments, f"sweep.keep_going={str(keep_going).lower()}", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 1, done.stdout + done.stderr
+    states = ["finished", "rejected", *["finished"] * keep_going]
+    assert [each["state"] for each in statuses(tmp_path / "swept", len(states))] == states
+    assert (tmp_path / "swept" / "2").exists() == keep_going
+    reason = f"initial={tmp_path / 'start_2'}: no such file"
+    assert f"job 1 rejected: {reason}" in done.stdout
+    assert (tmp_path / "swept" / "1.log").read_text() == f"error: {reason}\n"
+    (tmp_path / "start_2").touch()
+    done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished"] * 3
+
+
+def test_a_job_that_never_begins_says_what_it_printed(tmp_path: Path) -> None:
+    (tmp_path / "broken.sh").write_text("echo first; echo 'no such module'; exit 7\n")
+    done = program("-m", "seed=1,2", "sweep.command='sh broken.sh'", "hydra.sweep.dir=swept", cwd=tmp_path,
+                   script=COUNTER)  # fmt: skip
+    assert done.returncode == 1
+    assert [each["reason"] for each in statuses(tmp_path / "swept", 2)] == ["no such module"] * 2
+    assert [each["state"] for each in statuses(tmp_path / "swept", 2)] == ["failed"] * 2
+
+
+def test_jobs_at_once_share_the_gpus_and_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,9")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("runner.sweeps.local.cores", lambda: 8)
+    launcher = LocalLauncher(4)
+    command = ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS; read -r line < fifo"]
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    jobs = [launcher.start(tmp_path / str(number), command) for number in range(3)]
+    wait_for(lambda: all((tmp_path / f"{number}.log").read_text() for number in range(3)))
+    jobs[1].send(signal.SIGKILL)
+    wait_for(lambda: jobs[1].poll() is not None)
+    jobs.append(launcher.start(tmp_path / "3", command))
+    wait_for(lambda: (tmp_path / "3.log").read_text())
+    said = [(tmp_path / f"{number}.log").read_text() for number in range(4)]
+    assert said == ["7 2\n", "9 2\n", "7 2\n", "9 2\n"], "the GPU with the fewest jobs"
+    for job in jobs:
+        job.send(signal.SIGKILL)
+    for job in jobs:
+        wait_for(lambda job=job: job.poll() is not None)
+
+
+def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
+    done = program("-m", "clip=none,norm", "clip.max=0.5,1", "sweep.dry_run=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[1:4] for line in lines[1:5]] == [
+        ["yes", "clip=none", "clip.max=0.5"], ["no,", "duplicate", "of"], ["yes", "clip=norm", "clip.max=0.5"],
+        ["yes", "clip=norm", "clip.max=1"]]  # fmt: skip
+    assert all("outputs/sweeps/20" in line and line.endswith(f"/{number}") for number, line in enumerate(lines[1:5]))
+    assert lines[-1] == "4 jobs, of which 3 would run"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["seed=1,2 target=3 -m", "seed=1,2 --multirun target=3", "-m target=3 seed=1,2"])
+def test_flags_and_options_in_any_order(arguments: str, tmp_path: Path) -> None:
+    done = program(*arguments.split(), "sweep.dry_run=true", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "2 jobs, of which 2 would run", done.stderr
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "a\\b"])
+def test_a_folder_is_handed_on_as_it_is_called(name: str, tmp_path: Path) -> None:
+    where = tmp_path / name
+    where.mkdir()
+    done = program("-m", "seed=1", "hydra.sweep.dir=swept", cwd=where, script=COUNTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert status(where / "swept" / "0")["state"] == "finished"
+
+
+# -- a cluster
+
+
+def test_slurm_through_its_stand_in(tmp_path: Path) -> None:
+    """A killed job and a broken one take no other with them; what waits at the cluster is not submitted twice."""
+    for seed, word in ((1, "bug"), (2, "kill")):
+        (tmp_path / f"incident_{seed}").write_text(f"{word} 3")
+    slurm = ("sweep.launcher=slurm", "sweep.slurm.cluster=local", "sweep.jobs=3")
+    done = program("-m", *slurm, "seed=1,2,3", INCIDENT, "hydra.sweep.dir=swept", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 1, done.stdout + done.stderr
+    swept = tmp_path / "swept"
+    assert [each["state"] for each in statuses(swept, 3)] == ["failed", "killed", "finished"]
+    plan = results.read_plan(swept)
+    assert plan is not None
+    assert (plan.cluster, sorted(plan.submitted)) == ("local", ["0", "1", "2"])
+
+
+def test_jobs_that_the_cluster_has_are_not_submitted_twice(tmp_path: Path) -> None:
+    (tmp_path / "incident_1").write_text("wait 2")
+    slurm = ("sweep.launcher=slurm", "sweep.slurm.cluster=local", "sweep.jobs=1")
+    with programs.Program(COUNTER, "-m", *slurm, "seed=1,2", INCIDENT, "hydra.sweep.dir=swept", cwd=tmp_path) as sweep:
+        wait_for((tmp_path / "incident_1.reached").exists)
+        sweep.kill()
+        sweep.wait(timeout=60)
+    (tmp_path / "swept" / "0" / STATUS).rename(tmp_path / "waits")  # as while it waits for a node
+    listed = program("sweep.resume=swept", "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
+    assert "no, queued" in listed.stdout, listed.stderr
+    (tmp_path / "waits").rename(tmp_path / "swept" / "0" / STATUS)
+    os.kill(status(tmp_path / "swept" / "0")["pid"], signal.SIGTERM)
+    wait_for(lambda: not results.read(tmp_path / "swept", plan_of(tmp_path / "swept"))[0].state == "queued")
+    (tmp_path / "incident_1").unlink()
+    done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [each["state"] for each in statuses(tmp_path / "swept", 2)] == ["finished"] * 2
+
+
+def plan_of(folder: Path) -> results.Plan:
+    plan = results.read_plan(folder)
+    assert plan is not None
+    return plan
+
+
+def test_submitit_is_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = 'sweep.launcher=slurm needs submitit: pip install -c constraints.txt -e ".[slurm]"'
+    assert refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys) == line
+
+
+def test_slurm_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    line = refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys)
+    assert line == "sweep.launcher=slurm: there is no sbatch here; sweep.slurm.cluster=local tries it out"
+    assert files(tmp_path) == {}
+
+
+# -- what is running
+
+
+def test_one_definition_of_running(tmp_path: Path) -> None:
+    """The lock; where it cannot be seen, the scheduler, or the heartbeat."""
+    job = Job(0, [], "")
+    write_status(tmp_path, initial_status(3) | {"pid": 2**22 + 1})
+    assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "killed", "no lock on this machine"
+    change_status(tmp_path, host="elsewhere")
+    assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "running", "a fresh heartbeat"
+    assert actual_state(tmp_path, scheduled=False) == "killed"
+    change_status(tmp_path, updated="2020-01-01T00:00:00+00:00")
+    assert actual_state(tmp_path) == "killed"
+    assert actual_state(tmp_path, scheduled=True) == "running"
+    change_status(tmp_path, updated=None)
+    assert actual_state(tmp_path) == "killed", "damaged"
+    for damaged in ("", "{", "[]", '{"state": "finished"}', "\0\xff"):
+        (tmp_path / STATUS).write_text(damaged)
+        assert results.read_one(tmp_path, job).state == "missing"
+    assert results.read_one(tmp_path / "nowhere", job).state == "missing"
