@@ -262,7 +262,7 @@ def test_jobs_that_the_cluster_has_are_not_submitted_twice(tmp_path: Path) -> No
     assert "no, queued" in listed.stdout, listed.stderr
     (tmp_path / "waits").rename(tmp_path / "swept" / "0" / STATUS)
     os.kill(status(tmp_path / "swept" / "0")["pid"], signal.SIGTERM)
-    wait_for(lambda: not results.read(tmp_path / "swept", plan_of(tmp_path / "swept"))[0].state == "queued")
+    wait_for(lambda: results.read(tmp_path / "swept", plan_of(tmp_path / "swept"))[0].state != "queued")
     (tmp_path / "incident_1").unlink()
     done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
