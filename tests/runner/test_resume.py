@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
     part = folder / "checkpoints" / ".step_9.pt.part"
     part.touch()
     done = program(f"resume={folder}", f"steps={STEPS}", cwd=whole)
-    assert f"{last}: not a whole checkpoint of this program; it is skipped" in done.stdout
+    assert f"{last}: damaged, or not a checkpoint of this program; it is skipped" in done.stdout
     assert last.with_suffix(".pt.damaged").exists()
     assert not part.exists()
     expected = scalars(whole / "run")
