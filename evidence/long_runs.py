@@ -19,7 +19,8 @@ from evidence.processes import memory
 from runner.report.events import read
 from runner.runs import checkpoint
 from runner.runs.run import read_status
-from runner.tracking.tracker import VALIDATION, Tracker
+from runner.tracking.tags import VALIDATION
+from runner.tracking.tracker import Tracker
 from trainer.config import Train
 from trainer.loop import checkpoint_content
 from trainer.run import execute_in_folder

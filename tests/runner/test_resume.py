@@ -9,7 +9,7 @@ from runner.compose import load
 from runner.errors import UserError
 from runner.runs import checkpoint
 from runner.runs.run import Run, actual_state
-from runner.tracking.tracker import EVENTS
+from runner.tracking.events import EVENTS
 from tests import programs
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
 from tests.same import points, same, same_run, scalars
@@ -52,7 +52,7 @@ def test_a_killed_run_is_resumed(whole: Path, step: int) -> None:
     found = checkpoint.newest(folder)
     assert found is not None
     if step == 7:
-        assert events.stat().st_size > found[1]["events"][events.name], "points that will come again"
+        assert events.stat().st_size > found[1]["logs"][events.name], "points that will come again"
     resumed(whole, folder)
     assert len(list(folder.glob(EVENTS))) == 2
 
@@ -94,7 +94,7 @@ def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
     expected = scalars(whole / "run")
     assert scalars(folder) | {CONFIG: []} == expected | {CONFIG: []}
     one, other = (checkpoint.load(where / "checkpoints" / "step_12.pt") for where in (folder, whole / "run"))
-    same(one | {"events": None}, other | {"events": None})
+    same(one | {"logs": None}, other | {"logs": None})
 
 
 # -- what may change

@@ -40,7 +40,16 @@ def test_the_folder(finished: tuple[Path, str]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", folder.name)
     names = {path.name for path in folder.iterdir()}
     (events,) = folder.glob("events.out.tfevents.*")
-    assert names == {".hydra", ".lock", "config.yaml", "train.log", "checkpoints", "status.json", events.name}
+    assert names == {
+        ".hydra",
+        ".lock",
+        "config.yaml",
+        "train.log",
+        "checkpoints",
+        "status.json",
+        "metrics.jsonl",
+        events.name,
+    }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_9.pt", "best.pt"}
     assert (here / "outputs" / "latest").resolve() == folder.resolve()
     assert "state        finished" in (folder / "train.log").read_text()
@@ -311,22 +320,24 @@ def test_a_changed_bit_or_a_missing_end_is_damage(tmp_path: Path) -> None:
 
 
 def test_damage_is_refused_or_changes_nothing(tmp_path: Path) -> None:
-    """Every bit of the archive's headers and of a sample of its other bytes: some are read by nobody."""
+    """Every bit of the archive's directory, and of a sample of the bytes before it: some bits are read by nothing."""
     content = {"step": 1, "value": torch.arange(8.0), "name": "x"}
     path = checkpoint.save(tmp_path, content, keep=1)
     whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    bits = [8 * place + place % 8 for place in range(0, directory, 7)] + [*range(8 * directory, 8 * len(whole))]
     refused = 0
-    for place in range(0, len(whole), 7):
+    for bit in bits:
         changed = bytearray(whole)
-        changed[place] ^= 1 << place % 8
+        changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
         try:
             found = checkpoint.load(path)
         except UserError:
             refused += 1
         else:
-            same(found, content | {"format": checkpoint.FORMAT})
-    assert refused > len(whole) / 7 / 4
+            same(found, content | {"format": checkpoint.FORMAT}, f"bit {bit} ")
+    assert refused > len(bits) / 2
 
 
 def test_nothing_is_unpickled_before_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

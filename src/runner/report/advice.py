@@ -14,7 +14,7 @@ from runner.report.events import read, tags
 from runner.report.rows import shown
 from runner.runs.run import STATUS
 from runner.sweeps.results import columns
-from runner.tracking.tracker import BEFORE
+from runner.tracking.tags import BEFORE
 
 SHARES = (0.10, 0.05, 0.01, 0.25)  # the first is the advice: see evidence/docs/advice.md
 SHORT = 100  # steps below which a share of 1 % is less than one step

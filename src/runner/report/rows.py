@@ -17,7 +17,7 @@ from runner.errors import UserError, typed
 from runner.report.events import Series, read
 from runner.runs.run import STATUS
 from runner.sweeps.results import Job, Plan, Result, read_one, read_plan
-from runner.tracking.tracker import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
+from runner.tracking.tags import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
 
 TAGS = (LOSS, VALIDATION, BEFORE, AFTER, LIMIT, FRACTION)
 POLICY, THRESHOLD, SEED = "clip.name", "clip.max", "seed"

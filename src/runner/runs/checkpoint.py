@@ -147,10 +147,14 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             record = archive.testzip()
+            # torch reads no byte of a record that is marked as a folder there, and checks none.
+            marked = [each.filename for each in archive.infolist() if each.external_attr]
     except Exception as error:  # zipfile raises errors of many types for damaged headers
         raise UserError(f"{path}: damaged, or not a checkpoint of this program") from error
     if record is not None:
         raise UserError(f"{path}: damaged: the CRC32 of {record} does not match")
+    if marked:
+        raise UserError(f"{path}: damaged: {marked[0]} has file attributes")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
