@@ -1,7 +1,7 @@
 """Measures what long runs cost: `python evidence/long_runs.py` writes evidence/docs/long_runs.md, in some minutes.
 
-The memory and the event file of 200,000 steps of the smallest model, and the share of the default job's time that
-goes into its checkpoints.
+The memory, the event file and metrics.jsonl of 200,000 steps of the smallest model, and the share of the default job's
+time that goes into its checkpoints.
 """
 
 import subprocess
@@ -16,10 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from evidence import pages
 from evidence.common import CONF, compose
 from evidence.processes import memory
-from runner.report.events import read
 from runner.runs import checkpoint
 from runner.runs.run import read_status
-from runner.tracking.tracker import VALIDATION, Tracker
+from runner.tracking import metrics
+from runner.tracking.metrics import METRICS
+from runner.tracking.tags import VALIDATION
+from runner.tracking.tracker import Tracker
+from runner.tracking.truncation import log_lengths
 from trainer.config import Train
 from trainer.loop import checkpoint_content
 from trainer.run import execute_in_folder
@@ -48,13 +51,17 @@ def smallest(steps: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         found = followed(run, steps)
-        size = sum(path.stat().st_size for path in run.glob("events.out.tfevents.*"))
+        lengths = log_lengths(run)
     marks = sorted({1000, *(steps * share // 20 for share in (1, 5, 10, 15, 20))})
     # The first measurement from a step on; the last one comes a moment before the last step.
     rows = [[f"{mark:,}", f"{next((mb for step, mb in found if step >= mark), found[-1][1]):.1f}"] for mark in marks]
     late = [mb for step, mb in found if step >= 1000]
     rows += [["growth from step 1,000 on", f"{late[-1] - late[0]:.1f}, where {GROWTH:g} count as noise"]]
-    written = f"Its event file: {size / steps:.0f} bytes a step, where at most {BYTES} are meant to be."
+    lines = lengths.pop(METRICS) / steps
+    events = sum(lengths.values()) / steps
+    written = (
+        f"Its event file: {events:.0f} bytes a step, where at most {BYTES} are meant to be; metrics.jsonl: {lines:.0f}."
+    )
     return f"{pages.table(['step', 'resident memory, MB'], rows)}\n\n{written}"
 
 
@@ -80,7 +87,7 @@ def checkpoints(*overrides: str) -> str:
         started = time.perf_counter()
         execute_in_folder(config, run)
         total = time.perf_counter() - started
-        losses = read(run, [VALIDATION])[VALIDATION].values.tolist()
+        losses = [loss for _, loss in metrics.read(run, [VALIDATION])[VALIDATION]]
         best = sum(loss < min(losses[:number], default=float("inf")) for number, loss in enumerate(losses))
         count = -(-config.steps // config.checkpoint.every) + best
         each = seconds_of_a_checkpoint(config, run)

@@ -13,7 +13,9 @@ from runner.errors import Parser, one_line
 
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description="Suggests thresholds from the norms of one run.")
-    parser.add_argument("run", type=Path, help="the run's folder, or any folder with an event file of TensorBoard")
+    parser.add_argument(
+        "run", type=Path, help="the run's folder, or another program's folder with an event file of TensorBoard"
+    )
     parser.add_argument("--tag", help="the scalar that holds the norm before clipping; ours by default")
     args = parser.parse_args(arguments)
     with one_line():

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import Tensor
 
 from runner.runs import checkpoint
+from runner.tracking.metrics import METRICS
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
@@ -44,6 +45,12 @@ def points(folder: Path) -> list[tuple[str, int, Any]]:
     ]
 
 
+def metrics(folder: Path) -> list[str]:
+    """The lines of metrics.jsonl, with the speeds left out."""
+    text = (folder / METRICS).read_text(encoding="utf-8")
+    return re.sub(r', "steps_per_second": [^,}]+', "", text).splitlines()
+
+
 def same(one: Any, other: Any, path: str = "") -> None:
     """Fails, with the place, unless two saved trees are equal bit for bit."""
     assert type(one) is type(other), path
@@ -63,13 +70,14 @@ def same(one: Any, other: Any, path: str = "") -> None:
 
 
 def same_run(one: Path, other: Path, step: int) -> None:
-    """The last and the best checkpoint, and all points, of two runs."""
+    """The last and the best checkpoint, all points, and metrics.jsonl, of two runs."""
     for which in (f"step_{step}.pt", "best.pt"):
         contents = [checkpoint.load(folder / "checkpoints" / which) for folder in (one, other)]
         for content in contents:
-            del content["events"]  # their lengths hold the times
+            del content["logs"]  # their lengths hold the times
         same(*contents)
     assert scalars(one) == scalars(other)
+    assert metrics(one) == metrics(other)
     for folder in (one, other):
         places = [(tag, step) for tag, step, _ in points(folder)]
         assert len(set(places)) == len(places), "a point twice"

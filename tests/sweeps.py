@@ -9,13 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
-
 from runner.config import RunConfig
 from runner.sweeps.grid import hash_of, run_values
 from runner.sweeps.results import Job, Plan
+from runner.tracking.metrics import MetricsWriter
 
 
 @dataclass
@@ -38,7 +35,7 @@ def made_up(
     arguments: Sequence[str] = ("made", "up"),
     compose: Callable[..., RunConfig] | None = None,
 ) -> Path:
-    """Writes sweep.json, and for every job but a missing one status.json and an event file.
+    """Writes sweep.json, and for every job but a missing one status.json and metrics.jsonl.
 
     compose: makes a configuration of a job's overrides, by default one of this project.
     """
@@ -72,7 +69,7 @@ def composed(overrides: tuple[str, ...], compose: Callable[..., RunConfig] | Non
 
 
 def write_run(folder: Path, job: Fake, seed: int = 0) -> None:
-    """A run's status and events: a falling loss, norms spread log-normally around 1."""
+    """A run's status and metrics: a falling loss, norms spread log-normally around 1."""
     folder.mkdir(parents=True)
     last = job.steps if job.state == "finished" else job.steps // 4
     status = {"state": job.state, "step": last, "steps": job.steps, "objective": job.objective, "reason": None,
@@ -82,21 +79,16 @@ def write_run(folder: Path, job: Fake, seed: int = 0) -> None:
         status["reason"] = f"made up at step {last}"
     (folder / "status.json").write_text(json.dumps(status))
     dice = random.Random(seed)
-    with (folder / "events.out.tfevents.1.made.up").open("wb") as file:
-        for step in range(1, last + 1):
-            loss = 3.0 + 2.0 * math.exp(-step / last) if job.state == "finished" else 3.0 + step / 4
-            before = math.exp(dice.gauss(0.0, 0.7))
-            limit = math.inf if job.limit is None else job.limit
-            values = {"loss/train": loss, "grad_norm/before": before, "grad_norm/after": min(before, limit),
-                      "clip/limit": limit, "clip/scale": min(1.0, limit / before),
-                      "clip/fraction": float(dice.random() < job.clipped), "lr": 0.1, "steps_per_second": 100.0,
-                      "dropped": 0.0, **job.extra}  # fmt: skip
-            write_event(file, step, values)
-            if step % (job.steps // 4) == 0 and job.objective is not None:
-                write_event(file, step, {"loss/val": job.objective + (job.steps - step) / job.steps})
-
-
-def write_event(file: Any, step: int, values: Mapping[str, float]) -> None:
-    """One record as TensorBoard frames it."""
-    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-    RecordWriter(file).write(Event(wall_time=float(step), step=step, summary=summary).SerializeToString())
+    metrics = MetricsWriter(folder)
+    for step in range(1, last + 1):
+        loss = 3.0 + 2.0 * math.exp(-step / last) if job.state == "finished" else 3.0 + step / 4
+        before = math.exp(dice.gauss(0.0, 0.7))
+        limit = math.inf if job.limit is None else job.limit
+        values = {"loss/train": loss, "grad_norm/before": before, "grad_norm/after": min(before, limit),
+                  "clip/limit": limit, "clip/scale": min(1.0, limit / before),
+                  "clip/fraction": float(dice.random() < job.clipped), "lr": 0.1, "steps_per_second": 100.0,
+                  "dropped": 0.0, **job.extra}  # fmt: skip
+        metrics.write(step, values)
+        if step % (job.steps // 4) == 0 and job.objective is not None:
+            metrics.write(step, {"loss/val": job.objective + (job.steps - step) / job.steps})
+    metrics.close()

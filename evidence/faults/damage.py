@@ -43,11 +43,12 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
     tally = Tally(
         f"newest checkpoint cut off at every 1/{cuts} of its length ({cuts}), or a bit flipped at a random place "
         f"({flips}), or all of them damaged ({none_good})",
-        "the one before is taken and the bad one named, or it is said that none is good; never a wrong one",
+        "the one before is taken and the bad one named, or the changed bit is read by nothing and the content is the "
+        "saved one, bit for bit, or it is said that none is good; never a wrong one",
     )
     chance, run = random.Random(seed), small_run(folder)
     path = checkpoint.steps(run)[-1]
-    whole, before = path.read_bytes(), checkpoint.load(checkpoint.steps(run)[-2])
+    whole, saved, before = path.read_bytes(), checkpoint.load(path), checkpoint.load(checkpoint.steps(run)[-2])
     (run / "checkpoints" / "best.pt").unlink()
     versions = [(f"cut at {number}/{cuts}", whole[: len(whole) * number // cuts]) for number in range(cuts)]
     for _ in range(flips):
@@ -56,7 +57,11 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
         versions.append((f"byte {place} of {len(whole)}", whole[:place] + flipped + whole[place + 1 :]))
     for what, content in versions:
         path.write_bytes(content)
-        tally.count(_falls_back(run, path, before), what)
+        if len(content) == len(whole) and _is_loaded(path, saved):
+            tally.count(True, what)
+            tally.notes["flips in bytes that nothing reads"] += 1
+        else:
+            tally.count(_falls_back(run, path, before), what)
     path.write_bytes(whole)
     for number in range(none_good):
         all_bad = folder / f"all_bad{number}"
@@ -65,6 +70,15 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
             each.write_bytes(each.read_bytes()[: chance.randrange(len(whole))])
         tally.count(_says_none_is_good(all_bad), f"all bad, {number}")
     return tally
+
+
+def _is_loaded(path: Path, saved: dict[str, Any]) -> bool:
+    """Whether the file is accepted and its content is the saved one, bit for bit."""
+    try:
+        same(checkpoint.load(path), saved)
+    except (UserError, AssertionError):
+        return False
+    return True
 
 
 def _falls_back(run: Path, path: Path, before: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from evidence.faults import Tally, continued, start
 from evidence.faults.kills import RUNS
 from runner.runs import checkpoint
 from runner.runs.run import read_status
+from runner.tracking.truncation import log_lengths
 from tests.same import same_run
 from tests.trainer.support import text_file
 
@@ -35,10 +36,10 @@ def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: 
     ]
     continued(whole, arguments).communicate()
     largest = max(path.stat().st_size for path in whole.glob("checkpoints/*.pt"))
-    events = sum(path.stat().st_size for path in whole.glob("events*"))
-    # Below the size of a checkpoint: the first one fails; between: the event file does, after some checkpoints.
-    assert events > 2 * largest
-    ranges = [(largest // 4, largest), (largest + 1, events), (largest + 1, events)]
+    logs = max(log_lengths(whole).values())
+    # Below the size of a checkpoint: the first one fails; between: the larger log does, after some checkpoints.
+    assert logs > 2 * largest
+    ranges = [(largest // 4, largest), (largest + 1, logs), (largest + 1, logs)]
     sizes = [chance.randrange(*ranges[number % 3]) for number in range(limits)]
     with ThreadPoolExecutor(jobs) as pool:
         for what, problem in pool.map(lambda job: _limited(folder, whole, arguments, *job), enumerate(sizes)):
@@ -86,7 +87,10 @@ def _until_done(
     run = continued(folder, arguments, preexec_fn=limit)
     _, errors = run.communicate()
     lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
-    what = next((name for name in ("events", "checkpoints", "status.json", "config.yaml") if name in errors), "nothing")
+    what = next(
+        (name for name in ("events", "metrics.jsonl", "checkpoints", "status.json", "config.yaml") if name in errors),
+        "nothing",
+    )
     if run.returncode != 1 or len(lines) != 1 or not lines[0].startswith("error: ") or what == "nothing":
         return what, f"ended with {run.returncode}: {errors}"
     for path in checkpoint.steps(folder):

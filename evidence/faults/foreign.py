@@ -1,6 +1,5 @@
 """Checkpoints, configurations and texts that are none, or that want to run code."""
 
-import hashlib
 import io
 import itertools
 import logging
@@ -37,12 +36,6 @@ class Code:
         return os.mkdir, (str(self.mark),)
 
 
-def sealed(content: bytes) -> bytes:
-    """Anything at all, with a right checksum behind it: whoever writes a file can write its sum."""
-    sum_ = hashlib.sha256(content).hexdigest()
-    return content + checkpoint.SEAL.format(format=checkpoint.FORMAT, sum=sum_).encode()
-
-
 def saved(content: Any) -> bytes:
     """As torch writes it."""
     buffer = io.BytesIO()
@@ -51,29 +44,30 @@ def saved(content: Any) -> bytes:
 
 
 def checkpoints(good: bytes, mark: Path) -> dict[str, bytes]:
-    """What may stand where a checkpoint is expected."""
+    """What may stand where a checkpoint is expected. Every archive has the right CRC32 of each record."""
     noise = np.random.default_rng(0).bytes(50_000)
-    code, content = Code(mark), good[: -checkpoint.SEAL_LENGTH]
-    whole = torch.load(io.BytesIO(content), weights_only=True)
+    code, whole = Code(mark), torch.load(io.BytesIO(good), weights_only=True)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("archive/data.pkl", pickle.dumps(code))
         file.writestr("archive/version", "3\n")
     return {
         "empty": b"", "one byte": b"\0", "random bytes": noise, "text": b"hello\n" * 999,
-        "pickle with code": pickle.dumps(code), "sealed pickle with code": sealed(pickle.dumps(code)),
-        "torch file with code": saved({"model": code}), "sealed torch file with code": sealed(saved({"model": code})),
-        "sealed archive with code": sealed(archive.getvalue()),
-        "checkpoint of another program": saved({"state_dict": {}}),
-        "sealed checkpoint of another program": sealed(saved({"state_dict": {}})), "only a seal": sealed(b""),
-        "a list": sealed(saved([1, 2])), "a path in it": sealed(saved(whole | {"data": Path("x")})),
-        "a numpy array in it": sealed(saved(whole | {"data": np.zeros(3)})),
-        "another format": good.replace(b"format %d," % checkpoint.FORMAT, b"format 9,"),
-        "parts missing": sealed(saved({"step": 3})),
-        "parts of a wrong kind": sealed(saved(dict.fromkeys(whole, 7))),
-        "weights of another shape": sealed(saved(whole | {"model": {n: w[:1] for n, w in whole["model"].items()}})),
-        "the whole module": sealed(saved(torch.nn.Linear(2, 2))), "a gigabyte of zeros": b"sparse",
+        "pickle with code": pickle.dumps(code), "torch file with code": saved(whole | {"model": code}),
+        "archive with code": archive.getvalue(), "checkpoint of another program": saved({"state_dict": {}}),
+        "a list": saved([1, 2]), "a path in it": saved(whole | {"data": Path("x")}),
+        "a numpy array in it": saved(whole | {"data": np.zeros(3)}), "another format": saved(whole | {"format": 9}),
+        "format 4": saved(without_format(whole)) + f"\ngradclip checkpoint, format 4, sha256 {'0' * 64}\n".encode(),
+        "parts missing": saved({"step": 3, "format": checkpoint.FORMAT}),
+        "parts of a wrong kind": saved(dict.fromkeys(whole, 7) | {"format": checkpoint.FORMAT}),
+        "weights of another shape": saved(whole | {"model": {n: w[:1] for n, w in whole["model"].items()}}),
+        "the whole module": saved(torch.nn.Linear(2, 2)), "a gigabyte of zeros": b"sparse",
     }  # fmt: skip
+
+
+def without_format(content: dict[str, Any]) -> dict[str, Any]:
+    """The content as format 4 had it."""
+    return {name: value for name, value in content.items() if name != "format"}
 
 
 def configs(good: str, mark: Path) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from evidence.common import compose
 from evidence.pages import table
+from runner.tracking.events import EVENTS
 from runner.tracking.tracker import Tracker
 from trainer.loop import take_step
 from trainer.state import build
@@ -48,7 +49,7 @@ def _cost(size: int) -> Cost:
 def _written(tracker: Tracker, folder: Path, write: Callable[[], object]) -> tuple[float, float]:
     """Seconds and bytes of one call."""
     tracker.flush()
-    (file,) = folder.iterdir()
+    (file,) = folder.glob(EVENTS)
     before = file.stat().st_size
     seconds = min(_seconds(write) for _ in range(REPEATS))
     tracker.flush()

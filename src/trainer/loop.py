@@ -158,8 +158,8 @@ def _due(step: int, every: int, config: Train) -> bool:
 
 
 def checkpoint_content(state: TrainState, tracker: Tracker) -> dict[str, object]:
-    """What a checkpoint holds: the state, and the lengths of the event files, to which a resume truncates them."""
-    return state.state_dict() | {"events": tracker.written()}
+    """What a checkpoint holds: the state, and the lengths of the logs, to which a resume truncates them."""
+    return state.state_dict() | {"logs": tracker.written()}
 
 
 def _parts(state: TrainState, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,7 +11,8 @@ from runner.errors import UserError
 from runner.report import summary
 from runner.runs import checkpoint
 from runner.runs.run import Run, RunOutcome, RunStopped
-from runner.tracking.tracker import Tracker, truncate_events
+from runner.tracking.tracker import Tracker
+from runner.tracking.truncation import truncate_logs
 from trainer.config import Train
 from trainer.evaluate import sample
 from trainer.loop import train
@@ -68,7 +69,7 @@ def resume(state: TrainState, run: Run) -> None:
         path, content = found
         state.load_state_dict(content, path)
     checkpoint.quarantine_corrupt(run.folder, found[0] if found else None, state.step)
-    truncate_events(run.folder, found[1]["events"] if found else {})
+    truncate_logs(run.folder, found[1]["logs"] if found else {})
     log.info("resumed after step %d from %s", state.step, found[0].name if found else "no checkpoint")
 
 

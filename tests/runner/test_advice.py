@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from runner.errors import UserError
 from runner.report.advice import SHARES, drifts, norms_of, suggestions, warnings
+from runner.tracking.metrics import MetricsWriter
 from scripts import suggest_max
 from tests.runner.support import compose
 
@@ -74,12 +76,24 @@ def test_other_programs_event_files(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert norms_of(path, "train/grad_norm").size == 200
 
 
+def test_a_run_of_this_program_is_read_from_its_metrics(tmp_path: Path) -> None:
+    """And not from an event file beside them."""
+    writer = MetricsWriter(tmp_path)
+    for step, norm in enumerate((3.0, 1.0, float("inf"), 0.0, 2.0), start=1):
+        writer.write(step, {"grad_norm/before": norm, "loss/train": 9.0})
+    writer.close()
+    (tmp_path / "events.out.tfevents.1.not.one").write_bytes(b"not an event file")
+    assert norms_of(tmp_path).tolist() == [3.0, 1.0, 2.0]
+    with pytest.raises(UserError, match="no scalar 'grad_norm/befor'; did you mean --tag grad_norm/before"):
+        norms_of(tmp_path, "grad_norm/befor")
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     writer = SummaryWriter(str(tmp_path / "other"))
     writer.add_scalar("train/grad_norm", 1.0, 1)
     writer.close()
     for arguments, line in (
-        ([str(tmp_path / "nowhere")], "no event file of TensorBoard there"),
+        ([str(tmp_path / "nowhere")], "no metrics.jsonl and no event file of TensorBoard there"),
         ([str(tmp_path / "other")], "no scalar 'grad_norm/before'; did you mean --tag train/grad_norm?"),
     ):
         with pytest.raises(SystemExit) as end:

@@ -1,5 +1,6 @@
 """The report: right on made-up sweeps with a known answer."""
 
+import json
 import math
 import re
 import shlex
@@ -10,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner.errors import UserError
-from runner.report import events, pages, pictures, report, rows
+from runner.report import pages, pictures, report, rows
 from runner.report.words import conclusion
 from scripts import report as script
 from tests import sweeps
 from tests.runner.support import compose, composer
-from tests.sweeps import Fake, write_event
+from tests.sweeps import Fake
 
 RESUME = "python train.py sweep.resume=HERE"
 made_up = partial(sweeps.made_up, compose=compose)
@@ -221,31 +221,27 @@ def test_mistakes_are_one_line(
         report([tmp_path])
 
 
-# -- event files
+def test_the_series_of_a_run(tmp_path: Path) -> None:
+    """As arrays in the order of the steps; of a run that has only begun, and of one that was resumed."""
+    assert rows.read_series(tmp_path) == {}
+    lines = [{"step": 1, "loss/train": 3.0, "lr": 0.1}, {"step": 3, "loss/train": 1.0}, {"step": 2, "loss/train": 2.0},
+             {"step": 3, "loss/val": 0.5}, {"step": 3, "loss/train": 1.5}]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "loss/tr')
+    found = rows.read_series(tmp_path)
+    assert found.keys() == {"loss/train", "loss/val"}
+    assert found["loss/train"].steps.tolist() == [1, 2, 3]
+    assert found["loss/train"].values.tolist() == [3.0, 2.0, 1.5]
+    assert found["loss/val"].values.tolist() == [0.5]
 
 
-def test_events_are_read_as_tensorboard_reads_them(tmp_path: Path) -> None:
-    made_up(tmp_path, grid({"norm@1": [1.5]}))
-    theirs = EventAccumulator(str(tmp_path / "0"), size_guidance={"scalars": 0})
-    theirs.Reload()
-    ours = events.read(tmp_path / "0", theirs.Tags()["scalars"])
-    assert set(ours) == set(theirs.Tags()["scalars"]) == set(events.tags(tmp_path / "0"))
-    for tag, series in ours.items():
-        assert [(e.step, e.value) for e in theirs.Scalars(tag)] == list(zip(*map(list, series), strict=True))
-
-
-def test_a_torn_file_and_a_resumed_run(tmp_path: Path) -> None:
-    with (tmp_path / "events.out.tfevents.1").open("wb") as file:
-        for step in (1, 2, 3, 9):
-            write_event(file, step, {"x": float(step)})
-        file.truncate(file.tell() - 3)  # the last one is not whole
-    with (tmp_path / "events.out.tfevents.2").open("wb") as file:
-        for step in (3, 4):
-            write_event(file, step, {"x": 10.0 * step})
-    series = events.read(tmp_path, ["x", "y"])
-    assert list(series) == ["x"]
-    assert series["x"].steps.tolist() == [1, 2, 3, 4]
-    assert series["x"].values.tolist() == [1.0, 2.0, 30.0, 40.0]
+def test_a_damaged_line_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = made_up(tmp_path, grid({"norm@1": [1.5]})) / "0" / "metrics.jsonl"
+    path.write_text("{\n" + path.read_text())
+    with pytest.raises(SystemExit) as end:
+        script.main([str(tmp_path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {path}: line 1 is not a JSON object with a step and numbers\n"
 
 
 def test_a_large_sweep(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from runner.compose import load
 from runner.errors import UserError
 from runner.runs import checkpoint
 from runner.runs.run import Run, actual_state
-from runner.tracking.tracker import EVENTS
+from runner.tracking.events import EVENTS
 from tests import programs
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
 from tests.same import points, same, same_run, scalars
@@ -52,7 +52,7 @@ def test_a_killed_run_is_resumed(whole: Path, step: int) -> None:
     found = checkpoint.newest(folder)
     assert found is not None
     if step == 7:
-        assert events.stat().st_size > found[1]["events"][events.name], "points that will come again"
+        assert events.stat().st_size > found[1]["logs"][events.name], "points that will come again"
     resumed(whole, folder)
     assert len(list(folder.glob(EVENTS))) == 2
 
@@ -88,13 +88,13 @@ def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
     part = folder / "checkpoints" / ".step_9.pt.part"
     part.touch()
     done = program(f"resume={folder}", f"steps={STEPS}", cwd=whole)
-    assert f"{last}: not a whole checkpoint of this program; it is skipped" in done.stdout
+    assert f"{last}: damaged, or not a checkpoint of this program; it is skipped" in done.stdout
     assert last.with_suffix(".pt.damaged").exists()
     assert not part.exists()
     expected = scalars(whole / "run")
     assert scalars(folder) | {CONFIG: []} == expected | {CONFIG: []}
     one, other = (checkpoint.load(where / "checkpoints" / "step_12.pt") for where in (folder, whole / "run"))
-    same(one | {"events": None}, other | {"events": None})
+    same(one | {"logs": None}, other | {"logs": None})
 
 
 # -- what may change

@@ -1,7 +1,9 @@
 """The contract of a run's folder, its status, its exit status, and its checkpoints."""
 
+import errno
 import os
 import re
+import resource
 import runpy
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from runner.runs.files import write_atomically
 from runner.runs.run import Diverged, Interrupted, Run, update_latest_symlink
 from tests import programs
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, real_program, status, train
+from tests.same import same
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,16 @@ def test_the_folder(finished: tuple[Path, str]) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}", folder.name)
     names = {path.name for path in folder.iterdir()}
     (events,) = folder.glob("events.out.tfevents.*")
-    assert names == {".hydra", ".lock", "config.yaml", "train.log", "checkpoints", "status.json", events.name}
+    assert names == {
+        ".hydra",
+        ".lock",
+        "config.yaml",
+        "train.log",
+        "checkpoints",
+        "status.json",
+        "metrics.jsonl",
+        events.name,
+    }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step_9.pt", "best.pt"}
     assert (here / "outputs" / "latest").resolve() == folder.resolve()
     assert "state        finished" in (folder / "train.log").read_text()
@@ -280,25 +292,90 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"model": 1}, tmp_path / "foreign.pt")
     torch.save({"code": Path("x")}, tmp_path / "pickle.pt")
-    for name in ("text.pt", "foreign.pt", "pickle.pt", "missing.pt"):
-        with pytest.raises(UserError, match=name):
+    torch.save({"step": 1}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    for name, line in (
+        ("text.pt", "damaged, or not a checkpoint of this program"),
+        ("foreign.pt", "not a checkpoint of this program"),
+        ("pickle.pt", "refused, since it holds more than tensors and plain values"),
+        ("legacy.pt", "damaged, or not a checkpoint of this program"),
+        ("missing.pt", "no such checkpoint"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(f'{tmp_path / name}: {line}')}$"):
             checkpoint.load(tmp_path / name)
     with pytest.raises(UserError, match="has no checkpoint"):
         checkpoint.find(tmp_path, "last")
 
 
-def test_a_checkpoint_with_one_changed_bit_or_another_format_is_refused(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, {"step": 1, "value": torch.ones(100)}, keep=1)
+def test_a_changed_bit_or_a_missing_end_is_damage(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, {"step": 1, "value": torch.ones(1000)}, keep=1)
     whole = path.read_bytes()
+    data = whole.index(torch.ones(1000).numpy().tobytes())
     changed = bytearray(whole)
-    changed[len(whole) // 2] ^= 1
-    other = whole.replace(b"checkpoint, format", b"checkpoint, format 9", 1)[:-1]
-    for content, line in ((bytes(changed), "damaged, since its checksum is another"), (whole[:-1], "not a whole"),
-                          (other, "not a whole")):  # fmt: skip
+    changed[data + 1234] ^= 1
+    for content, line in ((changed, r"damaged: the CRC32 of .*data/0 does not match"), (whole[:-1], "damaged, or not"),
+                          (whole[: len(whole) // 2], "damaged, or not"), (b"", "damaged, or not")):  # fmt: skip
         write_atomically(path, content)
         with pytest.raises(UserError, match=line):
             checkpoint.load(path)
-    version = f"format {checkpoint.FORMAT}".encode()
-    write_atomically(path, whole.replace(version, b"format 1"))
-    with pytest.raises(UserError, match=rf"a checkpoint in format 1, where this program reads {version.decode()}"):
+
+
+def test_damage_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    """Every bit of the archive's directory, and of a sample of the bytes before it: some bits are read by nothing."""
+    content = {"step": 1, "value": torch.arange(8.0), "name": "x"}
+    path = checkpoint.save(tmp_path, content, keep=1)
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    bits = [8 * place + place % 8 for place in range(0, directory, 7)] + [*range(8 * directory, 8 * len(whole))]
+    refused = 0
+    for bit in bits:
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            found = checkpoint.load(path)
+        except UserError:
+            refused += 1
+        else:
+            same(found, content | {"format": checkpoint.FORMAT}, f"bit {bit} ")
+    assert refused > len(bits) / 2
+
+
+def test_nothing_is_unpickled_before_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoint.save(tmp_path, {"step": 1, "value": torch.ones(1000)}, keep=1)
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(changed)
+    monkeypatch.setattr(torch, "load", lambda *arguments, **named: pytest.fail("was read"))
+    with pytest.raises(UserError, match="damaged"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("content", [{"step": 1}, {"step": 1, "format": 6}], ids=["older", "newer"])
+def test_another_format_is_refused_in_one_line(content: dict[str, Any], tmp_path: Path) -> None:
+    """And no older checkpoint is taken in its place. An older version wrote a checksum behind the archive."""
+    checkpoint.save(tmp_path, {"step": 1}, keep=9)
+    path = tmp_path / "checkpoints" / "step_2.pt"
+    torch.save(content, path)
+    path.write_bytes(path.read_bytes() + f"\ngradclip checkpoint, format 4, sha256 {'0' * 64}\n".encode())
+    line = f"{path}: a checkpoint in another format than this program's 5, such as an older version's"
+    for read in (lambda: checkpoint.load(path), lambda: checkpoint.newest(tmp_path)):
+        with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+            read()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 0.999])
+def test_an_error_of_writing_names_the_file(share: float, tmp_path: Path) -> None:
+    """Wherever in the file the disk is full, and nothing is left of it."""
+    content = {"step": 1, "values": {str(number): torch.ones(number * 100) for number in range(20)}}
+    path = checkpoint.save(tmp_path, content, keep=1)
+    whole = path.read_bytes()
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(len(whole) * share), hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            checkpoint.save(tmp_path, content, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(path))
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == whole

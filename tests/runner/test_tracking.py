@@ -2,6 +2,11 @@
 
 import json
 import math
+import resource
+import subprocess
+import sys
+import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable
@@ -16,13 +21,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import Parameter
 
 from gradclip import Clipper, ClipReport, Policy
+from runner.errors import UserError
 from runner.sweeps import grid
-from runner.tracking import flow
+from runner.tracking import flow, metrics
+from runner.tracking.events import EVENTS
+from runner.tracking.tags import step_with_parameters
 from runner.tracking.tracker import Tracker
+from runner.tracking.truncation import truncate_logs
 from tests.runner.support import compose, composer, status, train
 from tests.runner.toy import loop
 from tests.same import shown_scalars
-from tests.support import exact_norm
+from tests.support import ENV, exact_norm
 
 EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",
               "steps_per_second", "dropped"}  # fmt: skip
@@ -145,12 +154,16 @@ def test_pictures_can_be_left_out_and_histograms_are(tmp_path: Path) -> None:
 
 def test_histograms_of_what_has_none(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "", {})
+    sparse = torch.sparse_coo_tensor([[1, 1, 4]], [2.0, 3.0, 7.0], (9,), check_invariants=True)
     tracker.histograms(1, {"none": None, "nan": torch.tensor([1.0, math.nan]), "empty": torch.zeros(0),
-                           "one": torch.full((3,), 2.0), "half": torch.ones(4).half()})  # fmt: skip
+                           "one": torch.full((3,), 2.0), "half": torch.ones(4).half(),
+                           "sparse": sparse})  # fmt: skip
     tracker.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert events.Tags()["histograms"] == ["histogram/one", "histogram/half"]
+    assert events.Tags()["histograms"] == ["histogram/one", "histogram/half", "histogram/sparse"]
+    counted = events.Histograms("histogram/sparse")[0].histogram_value
+    assert (counted.num, counted.min, counted.max) == (2, 5.0, 7.0)  # an index that stands twice is one element
     assert sum(events.Histograms("histogram/one")[0].histogram_value.bucket) == 3
 
 
@@ -197,6 +210,114 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
     assert found[0]["grad_norm_after/w"] == [(1, 2.0)]
     assert found[0]["update_ratio"] == [(1, pytest.approx(4 / 3))]
     assert Elsewhere.read == 1
+
+
+# -- metrics.jsonl
+
+
+def test_metrics_are_the_scalars_of_the_events(run: Path) -> None:
+    """The same tags, steps and values, where an event holds a float32."""
+    found, shown = metrics.read(run), shown_scalars(run)
+    assert found.keys() == shown.keys()
+    for tag, points in found.items():
+        assert [(step, float(np.float32(value))) for step, value in points] == shown[tag], tag
+
+
+def test_a_line_for_every_logged_step_and_one_for_every_evaluation(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [next(iter(line)) for line in lines] == ["step"] * 14
+    assert [line["step"] for line in lines] == [*range(1, 7), 6, *range(7, 13), 12]
+    assert set(lines[0]) == {"step", *EVERY_STEP, *DETAILS} | set(step_with_parameters(("weight", "bias")))
+    assert set(lines[1]) == {"step", *EVERY_STEP}
+    assert set(lines[6]) == {"step", "loss/val", "metric/largest_error", "best/objective"}
+
+
+def test_metrics_can_be_read_at_once_and_events_after_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(tmp_path, "", {})
+    tracker.evaluation(1, 0.5, {})
+    assert metrics.read(tmp_path) == {"loss/val": [(1, 0.5)]}
+    assert "loss/val" not in shown_scalars(tmp_path)
+    tracker.flush()
+    assert shown_scalars(tmp_path)["loss/val"] == [(1, 0.5)]
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now + 10)  # TensorBoard shall see a run that is going
+    tracker.evaluation(2, 0.25, {})
+    assert shown_scalars(tmp_path)["loss/val"] == [(1, 0.5), (2, 0.25)]
+    tracker.close()
+
+
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, "", {})
+    tracker.evaluation(1, math.inf, {"a": math.nan, "b": -math.inf})
+    tracker.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert line == '{"step": 1, "loss/val": Infinity, "metric/a": NaN, "metric/b": -Infinity}'
+    found = metrics.read(tmp_path)
+    assert found["loss/val"] == [(1, math.inf)]
+    assert math.isnan(found["metric/a"][0][1])
+
+
+def test_reading_metrics(tmp_path: Path) -> None:
+    assert metrics.read(tmp_path, ["a"]) == {}
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "a": 1.0, "b": 1}\n{"step": 1, "a": 3}\n{"step": 2, "a": 4.5}\n{"step": 3, "a": 5')
+    assert metrics.read(tmp_path, ["a", "c"]) == {"a": [(1, 3.0), (2, 4.5)]}
+    assert metrics.read(tmp_path) == {"a": [(1, 3.0), (2, 4.5)], "b": [(2, 1.0)]}
+    for line in ("{", "[]", "7", '{"a": 1}', '{"step": 1, "a": "x"}', '{"step": 1, "a": null}', "\0"):
+        path.write_text(f'{{"step": 2, "a": 1.0}}\n{line}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is not a JSON object with a step and numbers"):
+            metrics.read(tmp_path)
+
+
+def test_metrics_are_read_without_torch() -> None:
+    code = "import sys, runner.tracking.metrics, runner.tracking.tags; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env=ENV, check=True)
+
+
+def test_a_log_that_was_cut_short_is_named_and_continued_on_a_line_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(tmp_path, "", {})
+    tracker.evaluation(1, 0.5, {})
+    tracker.evaluation(2, 0.5, {})
+    lengths = tracker.written()
+    tracker.close()
+    (events,) = tmp_path.glob(EVENTS)
+    for path in (events, tmp_path / "metrics.jsonl"):
+        path.write_bytes(path.read_bytes()[:-5])
+    truncate_logs(tmp_path, lengths)
+    assert len([each for each in caplog.messages if each.endswith("points are missing at its end")]) == 2
+    tracker = Tracker(tmp_path, "", {}, after=2)
+    tracker.evaluation(3, 0.25, {})
+    tracker.close()
+    assert metrics.read(tmp_path) == {"loss/val": [(1, 0.5), (3, 0.25)]}
+    truncate_logs(tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["events.out.tfevents.", "metrics.jsonl"])
+def test_a_log_that_cannot_be_written_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
+    """In the thread that logs: there is no other."""
+    threads = threading.active_count()
+    if name == "metrics.jsonl":
+        (tmp_path / name).write_bytes(b" " * 19_900)  # else the event file is too large before it
+    tracker = Tracker(tmp_path, "", {})
+    assert threading.active_count() == threads
+
+    def write() -> None:
+        for step in range(1000):
+            tracker.evaluation(step, 0.5, {})
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert Path(raised.value.filename).parent == tmp_path
+    assert Path(raised.value.filename).name.startswith(name)
+    tracker.close()
 
 
 # -- TensorBoard's own server
@@ -261,14 +382,14 @@ def test_the_server_shows_the_swept_keys_and_the_objective_of_every_job(tmp_path
     server = board.launch()
     experiment = post(server, "plugin/hparams/experiment", {})
     assert {info["name"] for info in experiment["hparamInfos"]} == {"seed", "experiment"}
-    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE"],
+    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
                 "colParams": [{"metric": {"tag": "best/objective"}, "order": "ORDER_UNSPECIFIED"}]}  # fmt: skip
     found = {}
     for group in post(server, "plugin/hparams/session_groups", question)["sessionGroups"]:
         (session,) = group["sessions"]
         metrics = {each["name"]["tag"]: each["value"] for each in session.get("metricValues", [])}
         found[session["name"]] = (group["hparams"], metrics.get("best/objective"), session["status"])
-    ends = {"finished": "STATUS_SUCCESS", "diverged": "STATUS_FAILURE"}
+    ends = {"finished": "STATUS_SUCCESS", "diverged": "STATUS_UNKNOWN"}
     for job in plan.jobs:
         ended = status(tmp_path / str(job.number))
         hparams, objective, session = found.pop(str(job.number))

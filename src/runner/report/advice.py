@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.errors import UserError
-from runner.report.events import read, tags
 from runner.report.rows import shown
 from runner.runs.status import STATUS
 from runner.sweeps.results import columns
-from runner.tracking.tracker import BEFORE
+from runner.tracking import metrics
+from runner.tracking.metrics import METRICS, Points
+from runner.tracking.tags import BEFORE
 
 SHARES = (0.10, 0.05, 0.01, 0.25)  # the first is the advice: see evidence/docs/advice.md
 SHORT = 100  # steps below which a share of 1 % is less than one step
@@ -100,19 +101,36 @@ def norms_of(run: Path, tag: str = BEFORE) -> Norms:
     Raises UserError if there are none.
     """
     folder = run.parent if run.is_file() else run
-    if not list(folder.glob("events.out.tfevents.*")):
-        raise UserError(f"{run}: no event file of TensorBoard there")
-    found = read(folder, [tag])
+    if (folder / METRICS).is_file():
+        found = metrics.read(folder)
+    elif list(folder.glob("*tfevents*")):
+        found = _scalars_in_event_files(folder)
+    else:
+        raise UserError(f"{run}: no {METRICS} and no event file of TensorBoard there")
     if tag not in found:
-        there = tags(folder)
-        near = difflib.get_close_matches(tag, there, 1, 0.4) or [each for each in there if "norm" in each]
-        hint = f"; did you mean --tag {near[0]}?" if near else f"; there are {', '.join(there[:8])}"
+        near = difflib.get_close_matches(tag, found, 1, 0.4) or [each for each in found if "norm" in each]
+        hint = f"; did you mean --tag {near[0]}?" if near else f"; there are {', '.join(list(found)[:8])}"
         raise UserError(f"{run}: no scalar {tag!r}{hint}")
-    values = found[tag].values
+    values: Norms = np.array([value for _, value in found[tag]])
     values = values[np.isfinite(values) & (values > 0)]
     if not values.size:
         raise UserError(f"{run}: {tag} holds no finite number above 0")
     return values
+
+
+def _scalars_in_event_files(folder: Path) -> dict[str, Points]:
+    """The scalars of another program, by tag, as TensorBoard's own loader reads them in either of their formats."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    found = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    for tag in events.Tags()["tensors"]:
+        arrays = [(each.step, make_ndarray(each.tensor_proto)) for each in events.Tensors(tag)]
+        if all(array.size == 1 and array.dtype.kind in "fiu" for _, array in arrays):
+            found[tag] = [(step, float(array.item())) for step, array in arrays]
+    return found
 
 
 def advise(run: Path, tag: str = BEFORE) -> str:

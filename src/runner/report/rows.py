@@ -8,21 +8,30 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from gradclip.policies import Policy
 from runner.errors import UserError, typed
-from runner.report.events import Series, read
 from runner.runs.status import STATUS
 from runner.sweeps.results import Job, Plan, Result, read_one, read_plan
-from runner.tracking.tracker import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
+from runner.tracking import metrics
+from runner.tracking.tags import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
 
 TAGS = (LOSS, VALIDATION, BEFORE, AFTER, LIMIT, FRACTION)
 POLICY, THRESHOLD, SEED = "clip.name", "clip.max", "seed"
 FAILED = ("failed", "killed")
 OPEN = ("running", "missing", "interrupted")
+
+
+class Series(NamedTuple):
+    """One tag of one run: steps [n] in ascending order, and values [n]."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
 
 
 @dataclass
@@ -115,8 +124,6 @@ class Row:
 
 def _over(parts: Sequence[Any], what: str) -> float | None:
     """The mean or median of the finite numbers in all parts together."""
-    import numpy as np
-
     together = np.concatenate([np.asarray(part, np.float64) for part in parts]) if parts else np.zeros(0)
     together = together[np.isfinite(together)]
     return float(getattr(np, what)(together)) if together.size else None
@@ -176,7 +183,7 @@ def build(folders: Sequence[Path]) -> Table:
     for trial in by_values.values():
         values = {key: value for key, value in trial.values.items() if key != SEED}
         rows.setdefault(json.dumps(values, sort_keys=True), Row(values, [])).trials.append(trial)
-        trial.series = read(trial.result.folder, TAGS)
+        trial.series = read_series(trial.result.folder)
     ordered = sorted(rows.values(), key=lambda row: (row.rank, row.mean if row.objectives else 0.0))
     _mark_ties([row for row in ordered if row.rank == 0])
     plans = [plan for folder in folders if (plan := read_plan(folder))]
@@ -184,6 +191,14 @@ def build(folders: Sequence[Path]) -> Table:
     fixed = [_fixed(plan) for plan in plans]
     same = [each for each in fixed[0] if all(each in other for other in fixed)] if fixed else []
     return Table(ordered, differing([row.values for row in ordered]), duplicates, commands, same)
+
+
+def read_series(run: Path) -> dict[str, Series]:
+    """What a run's metrics.jsonl holds of TAGS."""
+    return {
+        tag: Series(np.array([step for step, _ in points]), np.array([value for _, value in points]))
+        for tag, points in metrics.read(run, TAGS).items()
+    }
 
 
 def _own(arguments: Sequence[str]) -> list[str]:

@@ -1,14 +1,13 @@
-"""Checkpoints: written whole or not at all, proved whole before they are read, the newest few and the best one kept.
+"""Checkpoints: written whole or not at all, checked for damage before they are read, the newest few and the best kept.
 
-A file is an archive that `torch.load` opens, and behind it one line of ours: the format, and the SHA-256 of
-everything before the line. Nothing is unpickled before the sum agrees, and then only tensors and plain values.
+A file is the zip archive that `torch.save` writes, which carries a CRC32 of every record. Nothing is unpickled before
+all of them agree, and then only tensors and plain values.
 """
 
-import hashlib
 import logging
 import os
-import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,17 +16,19 @@ import torch
 from runner.errors import UserError
 from runner.runs.files import naming, part_of, remove_parts, sync_folder, write_atomically
 
-FORMAT = 4
-SEAL = "\ngradclip checkpoint, format {format}, sha256 {sum}\n"
-SEAL_LENGTH = len(SEAL.format(format=FORMAT, sum="0" * 64))
+FORMAT = 5  # of the content; format 4 and older had a checksum behind the archive, and no format in it
 
 log = logging.getLogger(__name__)
+
+
+class OtherFormatError(UserError):
+    """The checkpoint is undamaged, and its content has another format than FORMAT."""
 
 
 def save(folder: Path, content: dict[str, Any], *, keep: int) -> Path:
     """Writes checkpoints/step_<step>.pt, with the step in `content`, and deletes all but the newest `keep`.
 
-    content: tensors, plain values and containers of them.
+    content: tensors, plain values and containers of them. FORMAT is added under "format".
     """
     path = _path(folder, content["step"])
     _write(path, content)
@@ -73,7 +74,8 @@ def find(folder: Path, which: str) -> Path:
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest good checkpoint and its content; a warning names each newer one that is not good.
 
-    None if there is no checkpoint at all; raises UserError if none of them is good.
+    None if there is no checkpoint at all. Raises UserError if none of them is good, or if one has another format: then
+    no older one is taken in its place.
     """
     best = folder / "checkpoints" / "best.pt"
     files = [*([best] if best.exists() else []), *reversed(steps(folder))]
@@ -82,6 +84,8 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in files:
         try:
             good.append((path, load(path)))
+        except OtherFormatError:
+            raise
         except UserError as mistake:
             bad.append(mistake)
             log.warning("%s; it is skipped", mistake)
@@ -113,14 +117,14 @@ def quarantine_corrupt(folder: Path, chosen: Path | None, step: int) -> None:
 def load(path: Path) -> dict[str, Any]:
     """A checkpoint's content: everything that a run depends on. Nothing in it is executed.
 
-    Raises UserError for anything that is not a whole checkpoint of this program.
+    Raises UserError for anything that is not an undamaged checkpoint of this program.
     """
     try:
         with path.open("rb") as file:
-            _check_seal(file, path)
+            _check_archive(file, path)
             file.seek(0)
-            with warnings.catch_warnings(action="ignore"):  # what is foreign is refused, and in one line
-                content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # a foreign file is refused in one line, without warnings
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except UserError:
@@ -131,51 +135,34 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: refused, since it holds more than tensors and plain values") from error
     if not isinstance(content, dict) or not isinstance(content.get("step"), int):
         raise UserError(f"{path}: not a checkpoint of this program")
+    if content.get("format") != FORMAT:
+        raise OtherFormatError(
+            f"{path}: a checkpoint in another format than this program's {FORMAT}, such as an older version's"
+        )
     return content
 
 
-def _check_seal(file: IO[bytes], path: Path) -> None:
-    """Raises UserError unless the file ends in a line of ours whose sum is that of everything before it."""
-    length = file.seek(0, os.SEEK_END) - SEAL_LENGTH
-    file.seek(max(length, 0))
-    end = file.read().decode("ascii", errors="replace")
-    sealed = re.fullmatch(re.escape(SEAL).replace(r"\{format\}", r"(\d+)").replace(r"\{sum\}", "([0-9a-f]{64})"), end)
-    if sealed is None:
-        raise UserError(f"{path}: not a whole checkpoint of this program")
-    if sealed[1] != str(FORMAT):
-        raise UserError(f"{path}: a checkpoint in format {sealed[1]}, where this program reads format {FORMAT}")
-    digest, left = hashlib.sha256(), length
-    file.seek(0)
-    while left and (chunk := file.read(min(left, 1 << 20))):
-        digest.update(chunk)
-        left -= len(chunk)
-    if digest.hexdigest() != sealed[2]:
-        raise UserError(f"{path}: damaged, since its checksum is another")
-
-
-class _HashingWriter:
-    """A file that sums what is written to it, and keeps the error that torch turns into one of its own."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            written = self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self.digest.update(data)
-        return written
-
-    def flush(self) -> None:
-        self._file.flush()
+def _check_archive(file: IO[bytes], path: Path) -> None:
+    """Raises UserError unless the file is a zip archive whose every record has the CRC32 that the archive names."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            record = archive.testzip()
+            # torch reads no byte of a record that is marked as a folder there, and checks none.
+            marked = [each.filename for each in archive.infolist() if each.external_attr]
+    except Exception as error:  # zipfile raises errors of many types for damaged headers
+        raise UserError(f"{path}: damaged, or not a checkpoint of this program") from error
+    if record is not None:
+        raise UserError(f"{path}: damaged: the CRC32 of {record} does not match")
+    if marked:
+        raise UserError(f"{path}: damaged: {marked[0]} has file attributes")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """To a file beside it, to the disk, and only then under its name: a crash leaves the old one whole."""
+    """Writes the content with its format to a file beside `path`, syncs it to the disk, and renames it.
+
+    A crash at any moment leaves the old file as it was. Raises OSError, which names the file, where it cannot be
+    written.
+    """
     part = part_of(path)
     with naming(path):
         if not path.parent.is_dir():
@@ -183,22 +170,20 @@ def _write(path: Path, content: dict[str, Any]) -> None:
             sync_folder(path.parent.parent)
         try:
             with part.open("wb") as file:
-                _write_sealed(file, content)
+                _save(content | {"format": FORMAT}, file)
+                file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
             sync_folder(path.parent)
         except OSError:
-            part.unlink(missing_ok=True)  # room for those that are good
+            part.unlink(missing_ok=True)  # room for the checkpoints that are good
             raise
 
 
-def _write_sealed(file: IO[bytes], content: dict[str, Any]) -> None:
-    summed = _HashingWriter(file)
+def _save(content: dict[str, Any], file: IO[bytes]) -> None:
     try:
-        torch.save(content, summed)  # type: ignore[arg-type]  # it asks for no more than this
-    except RuntimeError:
-        if summed.error is not None:
-            raise summed.error from None
+        torch.save(content, file)
+    except RuntimeError as error:  # torch raises its own error while it handles that of writing
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
         raise
-    file.write(SEAL.format(format=FORMAT, sum=summed.digest.hexdigest()).encode())
-    file.flush()

@@ -1,1 +1,28 @@
-VALIDATION = "loss/val"
+"""The names of the scalars that a run logs, and the layout of TensorBoard's charts of them. Imports no torch."""
+
+from functools import cache
+
+LOSS, VALIDATION = "loss/train", "loss/val"
+OBJECTIVE = "best/objective"  # the first of all tags, so that HParams shows it beside the swept keys
+BEFORE, AFTER = "grad_norm/before", "grad_norm/after"
+LIMIT, FRACTION, SCALE = "clip/limit", "clip/fraction", "clip/scale"
+LR, SPEED, DROPPED = "lr", "steps_per_second", "dropped"
+WEIGHT_NORM, UPDATE_RATIO = "weight_norm", "update_ratio"
+STEP = (LOSS, BEFORE, AFTER, LIMIT, FRACTION, SCALE, LR, SPEED, DROPPED)  # those of every logged step
+
+OVERLAY = {
+    "gradient clipping": {
+        "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
+        "what clipping takes away": ["Margin", [AFTER, AFTER, BEFORE]],
+        "limit": ["Multiline", ["^clip/limit$"]],
+        "share of blocks limited": ["Multiline", ["^clip/fraction$"]],
+    },
+    "loss": {"training and validation": ["Multiline", ["^loss/(train|val)$"]]},
+}
+
+
+@cache
+def step_with_parameters(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The tags of a step at which every parameter is logged: all norms before clipping, then all norms after."""
+    norms = (f"grad_norm_{side}/{name}" for side in ("before", "after") for name in names)
+    return (*STEP, WEIGHT_NORM, UPDATE_RATIO, *norms)

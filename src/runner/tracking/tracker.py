@@ -1,9 +1,7 @@
-"""TensorBoard: the names of all tags, one Summary a step, the charts' layout, and the rows of HParams."""
+"""What a run logs while it trains: scalars to TensorBoard and to metrics.jsonl; text, pictures and HParams' rows."""
 
 import json
-import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,34 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 
 from gradclip import ClipReport
-from runner.runs.files import naming
 from runner.tracking import flow
+from runner.tracking.events import EVENTS, EventWriter
+from runner.tracking.metrics import MetricsWriter
+from runner.tracking.tags import OBJECTIVE, OVERLAY, STEP, VALIDATION, step_with_parameters
+from runner.tracking.truncation import log_lengths
 
 BINS = 64  # of a histogram
-
-log = logging.getLogger(__name__)
-
-EVENTS = "events.out.tfevents.*"
-LOSS, VALIDATION = "loss/train", "loss/val"
-OBJECTIVE = "best/objective"  # the first of all tags, so that HParams shows it beside the swept keys
-BEFORE, AFTER = "grad_norm/before", "grad_norm/after"
-LIMIT, FRACTION = "clip/limit", "clip/fraction"
-STEP = (LOSS, BEFORE, AFTER, LIMIT, FRACTION, "clip/scale", "lr", "steps_per_second", "dropped")  # as step() has them
-
-OVERLAY = {
-    "gradient clipping": {
-        "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
-        "what clipping takes away": ["Margin", ["grad_norm/after", "grad_norm/after", "grad_norm/before"]],
-        "limit": ["Multiline", ["^clip/limit$"]],
-        "share of blocks limited": ["Multiline", ["^clip/fraction$"]],
-    },
-    "loss": {"training and validation": ["Multiline", ["^loss/(train|val)$"]]},
-}
 
 
 class Logged(NamedTuple):
@@ -55,23 +36,27 @@ class Logged(NamedTuple):
 
 
 class Tracker:
-    """Writes one run's event file.
+    """Writes a run's event file and its metrics.jsonl.
 
-    after: the steps that the folder's event files already hold. TensorBoard forgets what it has read of later ones,
-    and the texts of the start are not written again.
+    after: how many steps the folder's logs already hold. TensorBoard forgets what it has read of later ones, and the
+    texts of the start are not written again. Every method raises OSError, which names the file, where one cannot be
+    written.
     """
 
     def __init__(self, folder: Path, settings: str, facts: dict[str, str], *, after: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._swept: dict[str, Any] = {}
-        self._goes_on = after > 0
-        purges = after > 0 and _sorts_last(folder)
-        self._writer = SummaryWriter(str(folder), purge_step=after + 1 if purges else None)
-        if after:
+        self._resumed = after > 0
+        needs_purge = self._resumed and _is_newest_event_file(folder)
+        self._events = EventWriter(folder, purge_step=after + 1 if needs_purge else None)
+        self._metrics = MetricsWriter(folder)
+        if self._resumed:
             return
-        self._writer.add_custom_scalars(OVERLAY)
-        self._writer.add_text("config", f"```yaml\n{settings}\n```")
-        self._writer.add_text("data", "\n".join(f"- {name}: {value}" for name, value in facts.items()))
+        listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+        self._add(summary.custom_scalars(OVERLAY))  # type: ignore[no-untyped-call]
+        self._add(summary.text("config", f"```yaml\n{settings}\n```"))  # type: ignore[no-untyped-call]
+        self._add(summary.text("data", listed))  # type: ignore[no-untyped-call]
 
     def step(
         self,
@@ -84,7 +69,7 @@ class Tracker:
         dropped: int,
         weights: Tensor | None = None,
     ) -> Logged:
-        """Writes a step. The one place where a step waits for an accelerator.
+        """Logs a step. The one place where a step waits for an accelerator.
 
         weights: their norm and that of the step's change, [2], at the steps that have them; then each parameter's
             norms follow too.
@@ -98,74 +83,66 @@ class Tracker:
         if norms:
             size, change, *norms = norms
             values += [size, change / size if size > 0 else 0.0, *norms]
-        self._write(step, _tags(report.names) if weights is not None else STEP, values)
+        self._write(step, step_with_parameters(report.names) if weights is not None else STEP, values)
         return Logged(mean, before, after, fraction > 0, size)
 
     def picture(self, step: int, parameters: Mapping[str, tuple[float, float]]) -> None:
         """Writes the gradient-flow picture of a step: each parameter's norm before and after clipping."""
         drawn = flow.draw(step, parameters)
         image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)
-        self._add(step, Summary(value=[Summary.Value(tag="gradient_flow", image=image)]))
+        self._add(Summary(value=[Summary.Value(tag="gradient_flow", image=image)]), step)
 
     def histograms(self, step: int, named: Mapping[str, Tensor | None]) -> None:
         """Writes the distribution of each tensor's elements; one that is missing or not finite has none."""
         found = {name: _histogram(tensor.detach()) for name, tensor in named.items() if tensor is not None}
         values = [Summary.Value(tag=f"histogram/{name}", histo=histo) for name, histo in found.items() if histo]
-        self._add(step, Summary(value=values))
+        self._add(Summary(value=values), step)
 
     def evaluation(self, step: int, loss: float, metrics: dict[str, float], best: float | None = None) -> None:
-        """Writes the loss and the metrics on the held-out data; and the best loss, which HParams shows."""
+        """Logs the loss and the metrics on the held-out data; and the best loss, which HParams shows."""
         values = {VALIDATION: loss} | {f"metric/{name}": value for name, value in metrics.items()}
         values |= {} if best is None else {OBJECTIVE: best}
         self._write(step, tuple(values), list(values.values()))
 
     def begin(self, swept: dict[str, Any]) -> None:
-        """A row in HParams with a column for every swept key, once; a null has no column's value."""
-        self._swept = {key: value for key, value in swept.items() if value is not None}
-        if self._swept and not self._goes_on:
-            start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-            for key, value in self._swept.items():
-                _set_value(start.hparams[key], value)
-            self._hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start)
-            self._writer.flush()
+        """Begins the run's row in HParams, with a column for every swept key; a null has no value in its column."""
+        self._swept = {key: _column(value) for key, value in swept.items() if value is not None}
+        if self._swept and not self._resumed:
+            # Never the Experiment, the first of the three: one run's would hide the columns of all others.
+            _, start, _ = summary.hparams(self._swept, {})  # type: ignore[no-untyped-call]
+            self._add(start)
+            self.flush()
 
     def flush(self) -> None:
-        """Everything so far is in the file."""
-        with naming(self._folder / EVENTS):
-            self._writer.flush()
+        """Returns when everything so far is in the files."""
+        self._events.flush()
 
     def written(self) -> dict[str, int]:
-        """The folder's event files and their lengths, everything so far included: for a checkpoint."""
+        """The lengths of the folder's event files and metrics.jsonl, everything so far included: for a checkpoint."""
         self.flush()
-        return {path.name: path.stat().st_size for path in self._folder.glob(EVENTS)}
+        return log_lengths(self._folder)
 
     def close(self, finished: bool = True) -> None:
-        """Ends the row in HParams, and the file."""
-        if self._swept:
-            status = api_pb2.STATUS_SUCCESS if finished else api_pb2.STATUS_FAILURE
-            end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
-            self._hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end)
-        with naming(self._folder / EVENTS):
-            self._writer.close()
-
-    def _hparams(self, tag: str, **content: Any) -> None:
-        # Never the Experiment: the first run's would hide every other run's columns.
-        data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
-        marker = metadata.create_summary_metadata(data)
-        summary = Summary(value=[Summary.Value(tag=tag, metadata=marker, tensor=metadata.NULL_TENSOR)])
-        self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+        """Closes the files. The row in HParams says success if the run has finished, and stays unknown otherwise."""
+        try:
+            if self._swept and finished:
+                _, _, end = summary.hparams(self._swept, {})  # type: ignore[no-untyped-call]
+                self._add(end)
+        finally:
+            self._metrics.close()
+            self._events.close()
 
     def _write(self, step: int, tags: tuple[str, ...], values: Sequence[float]) -> None:
+        """Writes the values of some tags at a step to both files: every scalar passes here."""
         # An event of 200 values, filled again and again, costs a hundredth of 200 calls of add_scalar.
-        event, places = _template(tags)
-        for place, value in zip(places, values, strict=True):
-            place.simple_value = value
-        with naming(self._folder / EVENTS):
-            self._writer._get_file_writer().add_event(event, step)  # type: ignore[no-untyped-call]
+        event, slots = _template(tags)
+        for slot, value in zip(slots, values, strict=True):
+            slot.simple_value = value
+        self._events.add(event, step)
+        self._metrics.write(step, dict(zip(tags, values, strict=True)))
 
-    def _add(self, step: int, summary: Summary) -> None:
-        with naming(self._folder / EVENTS):
-            self._writer._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+    def _add(self, content: Summary, step: int = 0) -> None:
+        self._events.add(Event(summary=content), step)
 
 
 def _read(scalars: Sequence[Tensor], vectors: Sequence[Tensor], like: Tensor) -> list[float]:
@@ -178,13 +155,6 @@ def _read(scalars: Sequence[Tensor], vectors: Sequence[Tensor], like: Tensor) ->
 
 
 @cache
-def _tags(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of a step with every parameter's norms before clipping, then after."""
-    norms = (f"grad_norm_{side}/{name}" for side in ("before", "after") for name in names)
-    return (*STEP, "weight_norm", "update_ratio", *norms)
-
-
-@cache
 def _template(tags: tuple[str, ...]) -> tuple[Event, list[Summary.Value]]:
     """An event with these scalars, and where their values are to be put."""
     event = Event(summary=Summary(value=[Summary.Value(tag=tag) for tag in tags]))
@@ -193,7 +163,7 @@ def _template(tags: tuple[str, ...]) -> tuple[Event, list[Summary.Value]]:
 
 def _histogram(tensor: Tensor) -> HistogramProto | None:
     """Counted by torch.histc, in a quarter of add_histogram's time; on the CPU: on CUDA it is not deterministic."""
-    values = (tensor._values() if tensor.is_sparse else tensor).float().flatten().cpu()
+    values = (tensor.coalesce().values() if tensor.is_sparse else tensor).float().flatten().cpu()
     if not values.numel():
         return None
     low, high = (bound.item() for bound in torch.aminmax(values))
@@ -212,40 +182,19 @@ def _histogram(tensor: Tensor) -> HistogramProto | None:
     )
 
 
-def _sorts_last(folder: Path) -> bool:
-    """Whether an event file begun now comes after the others by its name, which holds the second.
+def _is_newest_event_file(folder: Path) -> bool:
+    """Whether an event file that is begun now sorts after all others by its name, which holds the second.
 
-    TensorBoard reads in that order. Told to forget in an earlier file, as after a clock was set back, it would
-    forget what is good.
+    TensorBoard reads the files in that order. If a purge stands in a file that is read before others, as after the
+    clock was set back, points are purged that belong to the run.
     """
     seconds = [name.split(".")[3] for name in (path.name for path in folder.glob(EVENTS))]
     return time.time() > max((int(each) for each in seconds if each.isdecimal()), default=0) + 1
 
 
-def truncate_events(folder: Path, lengths: dict[str, int]) -> None:
-    """Takes away what event files hold beyond a checkpoint, whose `written()` this is.
-
-    What came after it will come again, and no reader is to find it twice. A file that is not named
-    was begun later.
-    """
-    found = {path.name: path for path in folder.glob(EVENTS)}
-    for name in lengths.keys() - found:
-        log.warning("%s: gone, and its points with it", folder / name)
-    for name, path in found.items():
-        length = lengths.get(name)
-        if length is None:
-            path.unlink()
-        elif path.stat().st_size >= length:
-            os.truncate(path, length)
-        else:
-            log.warning("%s: points are missing at its end", path)
-
-
-def _set_value(field: Any, value: Any) -> None:
-    """HParams knows true and false, numbers, and text for everything else."""
-    if isinstance(value, bool):
-        field.bool_value = value
-    elif isinstance(value, int | float) and math.isfinite(value):
-        field.number_value = value
-    else:
-        field.string_value = value if isinstance(value, str) else json.dumps(value)
+def _column(value: Any) -> str | float:
+    """A value as HParams shows it: a number or text."""
+    if isinstance(value, str):
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else json.dumps(value)

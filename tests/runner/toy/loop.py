@@ -18,7 +18,8 @@ from runner.errors import UserError
 from runner.report import summary
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run, RunStopped
-from runner.tracking.tracker import Tracker, truncate_events
+from runner.tracking.tracker import Tracker
+from runner.tracking.truncation import truncate_logs
 from tests.runner.toy.incident import incident
 from tests.runner.toy.toy import Linear, Toy
 
@@ -92,7 +93,7 @@ def resume(state: State, run: Run) -> None:
     if found is not None:
         state.load_state_dict(found[1], found[0])
     checkpoint.quarantine_corrupt(run.folder, found[0] if found else None, state.step)
-    truncate_events(run.folder, found[1]["events"] if found else {})
+    truncate_logs(run.folder, found[1]["logs"] if found else {})
     log.info("resumed after step %d", state.step)
 
 
@@ -173,7 +174,7 @@ def evaluate(state: State, run: Run, tracker: Tracker) -> None:
 
 
 def content(state: State, tracker: Tracker) -> dict[str, Any]:
-    return state.state_dict() | {"events": tracker.written()}
+    return state.state_dict() | {"logs": tracker.written()}
 
 
 def lr_factor(config: Toy, step: int) -> float:
