@@ -48,7 +48,7 @@ def made_up(
         plan.append(Job(number, list(job.overrides), hash_of(values), None, chosen, own))
         if job.state != "missing":
             write_run(folder / str(number), job, seed=number)
-    Plan(list(arguments), plan, {}, common).write(folder)
+    Plan(list(arguments), plan, common=common).write(folder)
     return folder
 
 

@@ -202,8 +202,7 @@ def test_jobs_at_once_share_the_gpus_and_the_cores(tmp_path: Path, monkeypatch: 
     assert said == ["7 2\n", "9 2\n", "7 2\n", "9 2\n"], "the GPU with the fewest jobs"
     for job in jobs:
         job.send(signal.SIGKILL)
-    for job in jobs:
-        wait_for(lambda job=job: job.poll() is not None)
+    wait_for(lambda: all(job.poll() is not None for job in jobs))
 
 
 def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:

@@ -120,14 +120,15 @@ class Search:
         """Reports the losses that are new to Optuna, and asks the pruner after each."""
         if (trial := self._trials.get(job.number)) is None:  # proposed by an earlier process: it is not pruned
             return None
+        reason = None
         for step, loss in metrics.read(self._sweep.folder / str(job.number), [VALIDATION]).get(VALIDATION, []):
             if step <= self._reported.get(job.number, 0):
                 continue
             self._reported[job.number] = step
             trial.report(loss, step)
-            if trial.should_prune():
-                return f"the validation loss {loss:.4g} at step {step} is worse than that of most trials"
-        return None
+            if reason is None and trial.should_prune():
+                reason = f"the validation loss {loss:.4g} at step {step} is worse than that of most trials"
+        return reason
 
     def ended(self, result: Result) -> None:
         """Tells Optuna how a job ended."""
