@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,11 @@ def test_launchers(launcher: str, tmp_path: Path) -> None:
     """A killed job and a broken one take no other with them; one GPU a job by its number."""
     for seed, word in ((1, "bug"), (2, "kill")):
         (tmp_path / f"incident_{seed}").write_text(f"{word} 3")
-    done = program(
-        "-m", f"hydra/launcher={launcher}", "seed=1,2,3", INCIDENT, "hydra.sweep.dir=swept", cwd=tmp_path,
-        script=COUNTER, CUDA_VISIBLE_DEVICES="7,9",
+    # A real start: in a forked program, multiprocessing waits for joblib's workers before they are asked to end.
+    arguments = ("-m", f"hydra/launcher={launcher}", "seed=1,2,3", INCIDENT, "hydra.sweep.dir=swept")
+    done = subprocess.run(
+        [sys.executable, COUNTER, *arguments], cwd=tmp_path, env=os.environ | {"CUDA_VISIBLE_DEVICES": "7,9"},
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     swept = tmp_path / "swept"
