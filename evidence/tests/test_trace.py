@@ -65,7 +65,7 @@ def test_counts_end_at_the_first_step(project: Path, steps: int) -> None:
     counts = trace.trace(project, [f"+steps={steps}", "hydra.run.dir=run"])
     assert (counts["functions"], counts["calls"]) == (4, 6)  # start, main, before; inner three times
     assert counts["compositions"] == 2  # Hydra's own main composes twice
-    # train.py calls hydra.main, the decorator that it returns, and start; start calls Hydra, and Hydra main of train.py.
+    # train.py calls hydra.main, the decorator that it returns, and start; start calls Hydra; Hydra calls train.py.
     assert counts["passes"] == 5
 
 
