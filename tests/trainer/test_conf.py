@@ -149,4 +149,4 @@ def test_the_launchers_presets_compose(launcher: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     sweep = preflight(PROJECT, ["train.py", "-m", f"hydra/launcher={launcher}", "seed=1,2", "device=cpu"])
     assert sweep is not None
-    assert sweep.master.hydra.launcher._target_.startswith("hydra_plugins.")
+    assert sweep.master.hydra.launcher["_target_"].startswith("hydra_plugins.")
