@@ -78,7 +78,7 @@ def test_a_run_without_a_step_is_an_error(project: Path, override: str, words: s
 
 
 def test_this_project(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(trace, "checkout", lambda commit, folder: ROOT)
+    monkeypatch.setattr(call_counts, "checkout", lambda commit, folder: ROOT)
     call_counts.main(["one"])
     header, _, row = capsys.readouterr().out.splitlines()
     assert header == "| until the first step | compositions | functions | calls | passes |"

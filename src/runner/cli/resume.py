@@ -122,5 +122,5 @@ def _set_hydra_config(folder: Path) -> None:
     schema = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(schema, False)  # Hydra's own files have keys that its schema lacks
     config = OmegaConf.create({"hydra": OmegaConf.merge(schema, read_yaml(path).get("hydra", {}))})
-    config.hydra.runtime.output_dir = str(folder)
+    OmegaConf.update(config, "hydra.runtime.output_dir", str(folder))
     HydraConfig.instance().set_config(config)

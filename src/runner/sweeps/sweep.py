@@ -23,7 +23,7 @@ from runner.sweeps.grid import Points
 from runner.sweeps.jobs import Jobs
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import ENDED, PLAN, Job, Plan, Result, columns, read, read_plan, shown, table
-from runner.sweeps.space import Axis, axes, points
+from runner.sweeps.space import Axis, axes
 
 LOCK = ".lock"
 
@@ -112,15 +112,15 @@ def _checked(composer: Composer[Any], arguments: list[str], folder: Path | None)
         space = axes(composer, [*params, *arguments])
         configurations = Points(composer, space)
     _check_hydra(configurations.first)
-    _, first = configurations.config(next(points(space)))
-    if first.sweep.method == "optuna":
+    settings = configurations.settings(space)
+    if settings.method == "optuna":
         from runner.sweeps import search
 
         plan = search.plan(composer, space, configurations, arguments)
     else:
         plan = grid.plan(composer, space, configurations, arguments)
     folder = folder or Path(configurations.first.hydra.sweep.dir).absolute()
-    return Sweep(folder, plan, first.sweep, space, configurations, composer)
+    return Sweep(folder, plan, settings, space, configurations, composer)
 
 
 def _params(config: DictConfig, given: set[str]) -> list[str]:
