@@ -69,8 +69,6 @@ def main(composer: Composer[Any], arguments: list[str], flags: Namespace) -> int
     if sweep.settings.dry_run:
         print(dry_run(sweep))
         return 0
-    if name is None:
-        sweep.plan.write(sweep.folder)
     return run(sweep)
 
 
@@ -99,6 +97,7 @@ def unfinished(composer: Composer[Any], name: str, arguments: list[str]) -> Swee
     if plan.method == "grid" and [job.config for job in plan.jobs] != [job.config for job in sweep.plan.jobs]:
         raise UserError(f"sweep.resume={folder}: conf/ or the code has changed since it was planned, and not all jobs "
                         "would be the same; start a new sweep")  # fmt: skip
+    plan.arguments = sweep.plan.arguments  # with the settings as they are now, for the next time
     sweep.plan = plan
     return sweep
 
@@ -171,7 +170,9 @@ def run(sweep: Sweep) -> int:
 
     Raises UserError if another process is running this sweep.
     """
+    sweep.folder.mkdir(parents=True, exist_ok=True)
     with _locked(sweep.folder):
+        sweep.plan.write(sweep.folder)
         for job in sweep.plan.jobs:
             if job.duplicate_of is not None:
                 change_status(sweep.folder / str(job.number), state="duplicate", duplicate_of=job.duplicate_of)
