@@ -214,6 +214,27 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
     assert Elsewhere.read == 1
 
 
+def test_an_open_tensorboard_forgets_what_a_resumed_run_logs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(tmp_path, "", {})
+    tracker.evaluation(1, 0.5, {})
+    lengths = tracker.written()
+    tracker.evaluation(2, 0.25, {})
+    tracker.close()
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [(each.step, each.value) for each in board.Scalars("loss/val")] == [(1, 0.5), (2, 0.25)]
+    truncate_logs(tmp_path, lengths)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 10)  # else the new file might not be read after the old one
+    tracker = Tracker(tmp_path, "", {}, after=1)
+    tracker.evaluation(2, 0.125, {})
+    tracker.close()
+    board.Reload()
+    assert [(each.step, each.value) for each in board.Scalars("loss/val")] == [(1, 0.5), (2, 0.125)]
+
+
 # -- metrics.jsonl
 
 

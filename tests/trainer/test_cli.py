@@ -138,7 +138,7 @@ UNBUILDABLE = [
     ("data.batch_size=1000000", "characters are too few"),
     ("model.hidden=1000000", "model=rnn: its weights do not fit into the memory of cpu"),
     ("init_from=nope.pt", "init_from=nope.pt: no such checkpoint"),
-    ("init_from=short", "init_from=short: not a whole checkpoint of this program"),
+    ("init_from=short", "init_from=short: damaged, or not a checkpoint of this program"),
     ("init_from=nope.safetensors", "init_from=nope.safetensors: no such file"),
 ]  # fmt: skip
 
