@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gradclip import ClipReport
 from runner.compose import Composer
-from runner.runs.run import Run, RunOutcome, read_status
+from runner.runs.run import Run, RunOutcome
+from runner.runs.status import read_status
 from runner.sweeps.results import ENDED
 from runner.tracking.tracker import Tracker
 from trainer.config import Train

@@ -17,7 +17,7 @@ from evidence import pages
 from evidence.common import CONF, compose
 from evidence.processes import memory
 from runner.runs import checkpoint
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 from runner.tracking import metrics
 from runner.tracking.metrics import METRICS
 from runner.tracking.tags import VALIDATION
