@@ -32,8 +32,8 @@ STRANGE = [
     "hydra/launcher=x", "hydra.sweep.dir=x", "+hydra.x=1", "~hydra", "defaults=1", "+defaults=[a]", "~model",
     "resume=nope", "resume=", "resume=[1]", "resume={a:1}", "init_from=nope", "init_from=[]", "_target_=os.system",
     "+_target_=os.system", "experiment=digits", "experiment=null", "debug=anomaly",
-    "debug=fast,anomaly", "clip@a.b=norm",    "+clip@x=norm", "clip.links={}", "+clip.links.a=3", "model={name:rnn}", "clip.name=norm", "0=1", "1.2=3",
-    "a.b.c.d=1", "log={every:3}", "log.every={}", "seed=${seed}", "steps=${steps}", "clip=${clip}", "model=${model}",
+    "debug=fast,anomaly", "clip@a.b=norm", "+clip@x=norm", "clip.links={}", "+clip.links.a=3", "model={name:rnn}", "clip.name=norm",
+    "0=1", "1.2=3", "a.b.c.d=1", "log={every:3}", "log.every={}", "seed=${seed}", "steps=${steps}", "clip=${clip}", "model=${model}",
 ]  # fmt: skip
 BASES: list[dict[str, str]] = [
     {}, {}, {"model": "lstm"}, {"data": "digits", "model": "mlp"}, {"data": "digits"}, {"data": "line", "model": "mlp"},
