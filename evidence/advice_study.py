@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from evidence import pages
 from evidence.common import in_processes, status_of
 from runner.report.advice import SHARES, advice, norms_of, suggestions
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 
 PAGE = pages.DOCS / "advice.md"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

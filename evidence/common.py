@@ -4,40 +4,35 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from gradclip import ClipReport
-from runner.compose import Composer
-from runner.runs.run import Run, RunOutcome, read_status
+from runner.errors import typed
+from runner.runs.run import Run, RunOutcome
+from runner.runs.status import read_status
 from runner.sweeps.results import ENDED
 from runner.tracking.tracker import Tracker
+from trainer import project
 from trainer.config import Train
 from trainer.loop import take_step, train
 from trainer.optimizers import set_lr
-from trainer.project import PROJECT
 from trainer.run import execute_in_folder
 from trainer.state import TrainState, build
 
 CONF = Path(__file__).parent / "conf"
+SEARCHPATH = f"hydra.searchpath=[{typed(f'file://{CONF}')}]"  # the override that adds it to conf/
 SEEDS = (1, 2, 3)  # wherever chance plays a part
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
-@cache
-def composer() -> Composer[Train]:
-    """Composes from conf/ and evidence/conf together."""
-    return Composer(PROJECT, extra=CONF)
-
-
 def compose(*overrides: str) -> Train:
     """The checked configuration for these overrides, among them the experiments of evidence/conf."""
-    return composer().checked(overrides)
+    return project.compose(SEARCHPATH, *overrides)
 
 
 class Step(NamedTuple):

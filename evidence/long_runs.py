@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evidence import pages
-from evidence.common import CONF, compose
+from evidence.common import SEARCHPATH, compose
 from evidence.processes import memory
 from runner.runs import checkpoint
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 from runner.tracking import metrics
 from runner.tracking.metrics import METRICS
 from runner.tracking.tags import VALIDATION
@@ -67,7 +67,7 @@ def smallest(steps: int) -> str:
 
 def followed(run: Path, steps: int) -> list[tuple[int, float]]:
     """The step and the resident memory in MB, every half second of the program's run."""
-    chosen = ["--config-dir", str(CONF), "experiment=smallest", f"steps={steps}", f"hydra.run.dir={run}"]
+    chosen = [SEARCHPATH, "experiment=smallest", f"steps={steps}", f"hydra.run.dir={run}"]
     process = subprocess.Popen([sys.executable, str(TRAIN), *chosen], cwd=run.parent, stdout=subprocess.DEVNULL)
     found: list[tuple[int, float]] = []
     while process.poll() is None:

@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from evidence.common import compose, composer
+from evidence.common import compose
 from evidence.pages import COLOURS, pyplot
 from gradclip import Chain, Clipper, Policy
 from trainer.loop import take_step
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300, help="steps of the run that all policies see")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go")
     args = parser.parse_args(arguments)
-    names = [name for name in composer().options("clip") if name != "none"]
+    names = [name for name in sorted(Policy.options) if name != "none"]
     policies = {name: compose(f"clip={name}").clip for name in names}
     args.folder.mkdir(parents=True, exist_ok=True)
     for name, course in record(policies, args.steps).items():

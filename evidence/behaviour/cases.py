@@ -10,6 +10,10 @@ INPUTS: Mapping[str, bytes] = {
     "small.txt": b"a gradient is a product of factors; clip it, then step.\n" * 80,
     "short.txt": b"too short",
     "binary.dat": b"\xff\xfe\x00",
+    "more/experiment/launcher.yaml": b"# @package _global_\ndefaults: [override /hydra/launcher: joblib]\n",
+    "more/experiment/sweeper.yaml": b"# @package _global_\ndefaults: [override /hydra/sweeper: optuna]\n",
+    "more/experiment/grid.yaml": b"# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: 1,2\n",
+    "more/experiment/typo.yaml": b"# @package _global_\ndefaults: [override /clip: nrom]\n",
 }
 STEPS = "steps=6 evaluate_every=3 checkpoint.every=3"
 DATA = "data.batch_size=4 data.window=16 data.sample=0 data.path=small.txt"
@@ -70,6 +74,18 @@ schedule.warmup=9999 | optimizer.nesterov=true | clip.include=[nope.*] | clip.ex
 init_from=absent.pt | init_from=short.txt | resume=latest | resume=short.txt
 sweep.dry_run=true | sweep.resume=absent | -m clip.max=1,-1 | -m clip=norm,nrom | -m clip.max=interval(0,1)
 -m model=rnn,mlp data.path=small.txt | -m seed=1,2 resume=latest
+--config-dir=more | --config-path=more | hydra.searchpath=[file://more] experiment=typo
+hydra/sweeper=optuna | -m hydra/sweeper=optuna seed=1,2 | hydra.searchpath=[file://more] experiment=sweeper
+-m clip=none,norm clip.maks=1 | -m clip=norm,zclip clip.theta=3 | -m seed=1,2 sweep.jobs=0 | -m seed=1,2 sweep.jobs=1,2
+-m seed=1,2 hydra.sweep.subdir=x | -m seed=shuffle(1,2) | -m seed=3 sweep.method=optuna
+-m optimizer.lr=interval(-1,1) sweep.method=optuna | -m clip=norm,nrom sweep.method=optuna
+-m seed=1,2 sweep.method=optuna sweep.trials=0 | -m seed=1,2 sweep.launcher=slurm
+"""
+# Settings of Hydra's own, each beside TINY: some versions of the project take them, others refuse them.
+HYDRA = """
+hydra/launcher=joblib | -m hydra/launcher=joblib seed=1,2 | hydra.launcher.n_jobs=2 | hydra.mode=MULTIRUN
+hydra.searchpath=[file://more] experiment=launcher | -m hydra.searchpath=[file://more] experiment=launcher seed=1,2
+hydra.searchpath=[file://more] experiment=grid | -m hydra.searchpath=[file://more] experiment=grid
 """
 SCRIPTS = ("evaluate", "export", "status", "suggest_max", "report")  # those that read a folder
 ALL = r"(?s).+"  # for Command.hidden: all of the text depends on the moment of a signal
@@ -80,13 +96,15 @@ class Command:
     """A program of the checkout, and its arguments.
 
     stop: a signal and a pattern of files; the program gets the signal as soon as a file matches. hidden: a regular
-    expression of the part of what the program writes that differs from one execution to the next.
+    expression of the part of what the program writes that differs from one execution to the next. environment:
+    variables that are set for it.
     """
 
     program: str
     arguments: tuple[str, ...]
     stop: tuple[signal.Signals, str] | None = None
     hidden: str = r"(?!)"
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,7 @@ def cases(checkout: Path) -> list[Case]:
     ]
     found = [Case(f"option/{option}", (train(f"{option} {PARTNERS.get(option, TINY)}"),)) for option in options]
     found += [Case(f"key/{overrides}", (train(f"{TINY} {overrides}"),)) for overrides in _each(KEYS)]
+    found += [Case(f"hydra/{overrides}", (train(f"{TINY} {overrides}"),)) for overrides in _each(HYDRA)]
     found += [Case(f"wrong/{overrides}", (train(overrides),)) for overrides in _each(WRONG)]
     return [*found, *(Case(name, commands) for name, commands in {**_resumed(), **_sweeps(), **_scripts()}.items())]
 
@@ -112,9 +131,15 @@ def _each(table: str) -> list[str]:
     return [entry.strip() for line in table.strip().splitlines() for entry in line.split(" | ")]
 
 
-def train(overrides: str, *, stop: tuple[signal.Signals, str] | None = None, hidden: str = Command.hidden) -> Command:
+def train(
+    overrides: str,
+    *,
+    stop: tuple[signal.Signals, str] | None = None,
+    hidden: str = Command.hidden,
+    environment: tuple[tuple[str, str], ...] = (),
+) -> Command:
     """`python train.py` with these overrides."""
-    return Command("train.py", tuple(overrides.split()), stop, hidden)
+    return Command("train.py", tuple(overrides.split()), stop, hidden, environment)
 
 
 def _script(name: str, arguments: str = "", hidden: str = Command.hidden) -> Command:
@@ -131,7 +156,9 @@ def _resumed() -> dict[str, tuple[Command, ...]]:
         asked = _script("status", "outputs/runs/stopped", r"step \d+")
         found[f"resume/{name}"] = (whole, stopped, asked, train("resume=outputs/runs/stopped", hidden=ALL))
     first = train(f"{TINY} hydra.run.dir=outputs/runs/one")
-    for name, overrides in {"finished": "", "extended": "steps=12", "refused": "model.hidden=16"}.items():
+    for name, overrides in {"finished": "", "extended": "steps=12", "refused": "model.hidden=16",
+                            "another_folder": "steps=12 hydra.run.dir=there",
+                            "another_log": "steps=12 hydra/job_logging=disabled"}.items():  # fmt: skip
         found[f"resume/{name}"] = (first, train(f"resume=outputs/runs/one {overrides}"))
     start = "init_from=outputs/runs/one/checkpoints/best.pt"
     found["resume/init_from"] = (first, train(f"{TINY} {start} hydra.run.dir=outputs/runs/two"))
@@ -140,7 +167,7 @@ def _resumed() -> dict[str, tuple[Command, ...]]:
 
 
 def _sweeps() -> dict[str, tuple[Command, ...]]:
-    """Grids: one with a diverging job and duplicates, one of which a point is wrong, and one that is interrupted."""
+    """Grids: with a diverging job and duplicates, with a wrong point, interrupted, several jobs at once; a search."""
     grid = f"-m {TINY} steps=60 clip=none clip.max=1,2 optimizer.lr=1,1e6"
     stopped = train(f"-m {LONG} seed=1,2,3", hidden=ALL,
                     stop=(signal.SIGINT, "outputs/sweeps/*/1/checkpoints/step_*.pt"))  # fmt: skip
@@ -150,6 +177,20 @@ def _sweeps() -> dict[str, tuple[Command, ...]]:
         "sweep/bad_point": (train(f"{grid} seed=1,-1"),),
         "sweep/unbuildable": (train(f"-m {TINY} data.path=small.txt,absent.txt", hidden=ALL),),
         "sweep/dry_run": (train(f"{grid} sweep.dry_run=true"),),
+        "sweep/two_jobs_at_once": (train(f"-m {TINY} seed=1,2 sweep.jobs=2", hidden=ALL),),
+        "sweep/key_of_some_options": (train(f"-m {TINY} clip=norm,zclip clip.threshold=2,3", hidden=ALL),),
+        "sweep/resumed_with_another_point": (
+            train(f"-m {TINY} seed=1,2", hidden=ALL),
+            train("sweep.resume=outputs/latest seed=3"),
+        ),
+        "sweep/search": (
+            train(
+                f"-m {TINY} sweep.method=optuna optimizer.lr=interval(0.1,1) sweep.trials=3 "
+                "hydra.sweep.dir=outputs/sweeps/search",
+                hidden=ALL,
+            ),
+            train("sweep.resume=outputs/latest sweep.trials=4", hidden=ALL),
+        ),
         "sweep/interrupted": (stopped, train("sweep.resume=outputs/latest sweep.dry_run=true", hidden=ALL), resume),
     }
 
@@ -172,4 +213,5 @@ def _scripts() -> dict[str, tuple[Command, ...]]:
         "script/wrong": (_script("inspect_gradients", "clip.maks=1"), _script("tune", "--trials 0")),
         "answer/help": (train("--help"), train("clip=agc optimizer=adam --help")),
         "answer/configuration": (train("--cfg job"),),
+        "answer/torchrun": (train(TINY, environment=(("WORLD_SIZE", "4"), ("RANK", "1"))),),
     }

@@ -43,6 +43,7 @@ def observe(case: Case, checkout: Path, folder: Path) -> dict[str, str]:
     """Field -> value after the case's commands ran in `folder`, which is made."""
     folder.mkdir(parents=True)
     for name, content in INPUTS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     found: dict[str, str] = {}
     for number, command in enumerate(case.commands, start=1):
@@ -59,6 +60,7 @@ def run(command: Command, checkout: Path, folder: Path) -> tuple[str, str, str]:
     """The exit status (negative: the signal), stdout and stderr of a command."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HYDRA_")}
     environment |= {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    environment |= dict(command.environment)
     arguments = [sys.executable, str(checkout / command.program), *command.arguments]
     with subprocess.Popen(arguments, cwd=folder, env=environment, text=True, errors="replace",
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 from tests.support import ROOT
 
 TRAIN = ROOT / "train.py"

@@ -10,7 +10,7 @@ from pathlib import Path
 from evidence.faults import Tally, continued, start
 from evidence.faults.kills import RUNS
 from runner.runs import checkpoint
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 from runner.tracking.truncation import log_lengths
 from tests.same import same_run
 from tests.trainer.support import text_file

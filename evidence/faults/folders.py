@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evidence.faults import Tally, continued, kill, start, trains
 from evidence.faults.kills import RUNS
-from runner.runs.run import actual_state
+from runner.runs.status import actual_state
 from tests.trainer.support import text_file
 
 

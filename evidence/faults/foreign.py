@@ -18,7 +18,7 @@ import torch
 from evidence.faults import Tally
 from evidence.faults.damage import small_run
 from runner.cli.preflight import preflight
-from runner.errors import one_line
+from runner.errors import one_line, typed
 from runner.runs import checkpoint
 from scripts import evaluate
 from tests.trainer.support import SMALL
@@ -162,11 +162,10 @@ def foreign(folder: Path, every: int = 1) -> Tally:
         count(f"safetensors, {what}", lambda: begun(folder, f"init_from={folder}/weights.safetensors"))
     studies = folder / "more" / "experiment"
     studies.mkdir(parents=True)
+    searchpath = f"hydra.searchpath=[{typed(f'file://{folder}/more')}]"
     for what, content in configs("steps: 3\n", mark).items():
         if what in ("empty", "no model", "a line of a gigabyte", "aliases that grow"):
             continue  # a study may be empty, and Hydra reads it whole and expands its aliases
         put(studies / "study.yaml", b"# @package _global_\n" + content)
-        count(
-            f"study, {what}", lambda: preflight(PROJECT, ["train.py", "-cd", str(folder / "more"), "experiment=study"])
-        )
+        count(f"study, {what}", lambda: preflight(PROJECT, ["train.py", searchpath, "experiment=study"]))
     return tally

@@ -31,9 +31,10 @@ STRANGE = [
     "", "=", "==", "x", "model=", "=norm", "clip@", "clip@clip", "hydra=1", "hydra.run.dir=.", "hydra.nope=1",
     "hydra/launcher=x", "hydra.sweep.dir=x", "+hydra.x=1", "~hydra", "defaults=1", "+defaults=[a]", "~model",
     "resume=nope", "resume=", "resume=[1]", "resume={a:1}", "init_from=nope", "init_from=[]", "_target_=os.system",
-    "+_target_=os.system", "experiment=digits", "experiment=null", "debug=nan", "debug=fast,nan", "clip@a.b=norm",
-    "+clip@x=norm", "clip.links={}", "+clip.links.a=3", "model={name:rnn}", "clip.name=norm", "0=1", "1.2=3",
-    "a.b.c.d=1", "log={every:3}", "log.every={}", "seed=${seed}", "steps=${steps}", "clip=${clip}", "model=${model}",
+    "+_target_=os.system", "experiment=digits", "experiment=null", "debug=anomaly", "debug=fast,anomaly",
+    "clip@a.b=norm", "+clip@x=norm", "clip.links={}", "+clip.links.a=3", "model={name:rnn}", "clip.name=norm", "0=1",
+    "1.2=3", "a.b.c.d=1", "log={every:3}", "log.every={}", "seed=${seed}", "steps=${steps}", "clip=${clip}",
+    "model=${model}",
 ]  # fmt: skip
 BASES: list[dict[str, str]] = [
     {}, {}, {"model": "lstm"}, {"data": "digits", "model": "mlp"}, {"data": "digits"}, {"data": "line", "model": "mlp"},

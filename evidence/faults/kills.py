@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from evidence.faults import Tally, continued, kill, start, trains
-from runner.runs.run import actual_state, read_status
+from runner.runs.status import actual_state, read_status
 from tests.same import same_run
 from tests.trainer.support import text_file
 

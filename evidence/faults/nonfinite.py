@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from evidence.common import train_in_folder
 from evidence.faults import Tally
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 from tests.same import same
 from tests.trainer.support import SMALL, text_file
 from trainer.data import Batch, Dataset

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evidence.faults import Tally, start
 from runner.errors import UserError
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 from tests.trainer.support import SMALL, text_file
 from trainer.project import compose
 from trainer.run import execute_in_folder

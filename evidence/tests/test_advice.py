@@ -9,7 +9,7 @@ import pytest
 from evidence import advice_study
 from evidence.pages import cells, content
 from runner.report.advice import norms_of
-from runner.runs.run import read_status
+from runner.runs.status import read_status
 from tests.trainer.support import text_file
 
 

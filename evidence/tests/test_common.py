@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evidence import checkout, pages
-from evidence.common import CONF, compose, composer
+from evidence.common import CONF, compose
 from tests.support import ROOT, program
 from trainer.project import PROJECT
 
@@ -39,7 +39,8 @@ def test_every_experiment_composes_and_says_how_it_is_run() -> None:
         assert comments[0] == "# @package _global_"
         assert comments[1].startswith("# python ")
         assert comments[2].startswith("# ")
-    assert set(composer().options("experiment")) > {path.stem for path in (PROJECT.conf / "experiment").glob("*.yaml")}
+    for path in (PROJECT.conf / "experiment").glob("*.yaml"):
+        compose(f"experiment={path.stem}")
 
 
 def test_the_documented_command_runs(tmp_path: Path) -> None:

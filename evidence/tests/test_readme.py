@@ -34,32 +34,44 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return programs.run(*arguments, cwd=cwd)
 
 
+def shortened(command: list[str]) -> list[str]:
+    """A training or a sweep of a few steps; a search has two trials, and a cluster's stand-in runs what it would."""
+    if "--help" in command:
+        return command
+    words = [*command, *SHORT]
+    if "-m" in command:
+        words += ["model.hidden=8", "data.sample=0"]
+    if "sweep.launcher=slurm" in command:
+        words += ["sweep.slurm.cluster=local"]
+    return [re.sub(r"^sweep\.trials=\d+$", "sweep.trials=2", word) for word in words]
+
+
 @pytest.mark.slow
 def test_the_commands_run(tmp_path: Path) -> None:
     for name in ("train.py", "src", "conf", "scripts", "LICENSE"):
         (tmp_path / name).symlink_to(ROOT / name)
     found = [command[1:] for command in commands("python") if command[1] != "-m"]
+    (resumed,) = (command for command in found if any(word.startswith("sweep.resume=") for word in command))
     later = [command for command in found if "outputs/latest" in str(command) or "resume" in str(command)]
     trainings = [command for command in found if command[0] == "train.py" and command not in later]
     assert len(trainings) >= 12
-    shortened = [command if "--help" in command else [*command, *SHORT] for command in trainings]
-    shortened = [[*c, "model.hidden=8", "data.sample=0"] if "-m" in c else c for c in shortened]
-    shortened = [[*c, "sweep.dry_run=true"] if "hydra/launcher=submitit_slurm" in c else c for c in shortened]
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda command: run(command, tmp_path), shortened))
+        results = list(pool.map(lambda command: run(shortened(command), tmp_path), trainings))
     for command, done in zip(trainings, results, strict=True):
         if "device=cuda" in command and "this machine" in done.stderr:
             continue  # and so the line for a machine without one is seen too
         assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert run(shortened(["train.py", "-m", "seed=1,2"]), tmp_path).returncode == 0
+    assert run(resumed, tmp_path).returncode == 0  # the newest is a sweep
     assert len(later) >= 6
-    assert run([*trainings[0], *SHORT], tmp_path).returncode == 0  # the newest of them need not have been a single run
-    for number, command in enumerate(later, start=4):
+    assert run([*trainings[0], *SHORT], tmp_path).returncode == 0  # the newest is a single run
+    for number, command in enumerate((command for command in later if command != resumed), start=4):
         shorter = [*SHORT, f"steps={number}"] if command[0] == "train.py" else []
         done = run([*command, *shorter], tmp_path)
         assert done.returncode == 0, (command, done.stderr)
-    for command in found:  # last, since a search is the newest, too
+    for command in found:
         if command[0] != "train.py" and command not in later:
-            done = run([*command, *SHORT, *(["--trials=2"] if "tune" in command[0] else [])], tmp_path)
+            done = run([*command, *SHORT], tmp_path)
             assert done.returncode == 0, (command, done.stderr)
 
 

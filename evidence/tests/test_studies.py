@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from evidence import pages, run_studies
-from evidence.common import compose, composer
+from evidence.common import CONF, compose
 from evidence.pages import cells, content
 from evidence.studies import STUDIES, depth, line_120, log_cost, threshold, through_time
 from evidence.studies.slope import log_slope
 from evidence.studies.through_time import End
 from tests.support import ROOT
 from tests.trainer.support import SMALL, text_file
+from trainer.project import PROJECT
 from trainer.state import build
 
 PAGE = run_studies.PAGE.read_text(encoding="utf-8")
@@ -177,7 +178,7 @@ def test_every_study_has_its_table_and_picture(name: str) -> None:
 
 def test_its_experiments_compose() -> None:
     found = re.findall(r"`(?:experiment=)?(\w+)`", PAGE)
-    experiments = set(found) & set(composer().options("experiment"))
+    experiments = set(found) & {path.stem for folder in (CONF, PROJECT.conf) for path in folder.glob("experiment/*")}
     assert experiments >= {"line_120", "depth", "threshold", "through_time", "through_time_orthogonal"}
     for name in experiments:
         compose(f"experiment={name}")

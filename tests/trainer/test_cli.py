@@ -20,6 +20,7 @@ from trainer.project import PROJECT
 from trainer.run import execute_in_folder
 
 MODELS = ", ".join(names("model"))
+SEARCHPATH = "hydra.searchpath=[file://more]"
 EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experiment/*.yaml")))
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
@@ -30,7 +31,12 @@ MISTAKES = [
     ("model=7", f"model=7: no such option; there are {MODELS}"),
     ("clip=[norm,value]", "clip=[norm,value]: no such option; there are adagc,"),
     ("experiment=nope", f"experiment=nope: no such option; there are {EXPERIMENTS}".rstrip()),
-    ("hydra/launcher=nope", "hydra/launcher=nope: no such option; there are basic"),
+    ("hydra/launcher=nope", "hydra/launcher=nope: not used here; sweep.jobs=4 runs four jobs at once, and "
+     "sweep.launcher=slurm runs them on a cluster"),
+    ("-m hydra/launcher=joblib seed=1,2", "hydra/launcher=joblib: not used here; sweep.jobs=4 runs four jobs at once"),
+    ("-m hydra.launcher.n_jobs=2 seed=1,2", "hydra.launcher.n_jobs=2: not used here; sweep.jobs=4 runs"),
+    ("-m hydra/sweeper=optuna seed=1,2", "hydra/sweeper=optuna: not used here; sweep.method=grid or "
+     "sweep.method=optuna says what -m does"),
     ("clp=norm", "clp=norm: no such key; did you mean clip?"),
     ("clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("max=1", "max=1: no such key; did you mean clip.max?"),
@@ -83,14 +89,22 @@ MISTAKES = [
     ("clip.max=1,2", "clip.max=1,2: several values are a sweep: add -m; a list is written clip.max=[1,2]"),
     ("-m clip=none,norm clip.max=1,-1", "clip.max=-1.0: must be a number above 0, or null (job 1: clip=none"),
     ("-m clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
-    ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max? (job 0: clip.maks=1)"),
+    ("-m clip.maks=1,2", "clip.maks=1,2: no such key in clip=norm; did you mean clip.max?"),
     ("-m clip.max=interval(0,1)", "clip.max=interval(0,1): a grid takes lists, choice(…) and range(…)"),
     ("-m clip=7", "clip=7: no such option"),
     ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
     ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number"),
-    ("-m seed=1,2 hydra.sweep.dir=swept", "hydra.sweep.dir=swept: holds a sweep already"),
-    ("-m seed=1,2 hydra.sweep.dir=numbered", "numbered/1, where a job would run, is there already"),
+    ("-m seed=1,2 hydra.sweep.dir=swept", "swept: holds a sweep already"),
+    ("-m seed=1,2 hydra.sweep.dir=numbered", "numbered: 1, the folder of a job, is there already"),
+    ("-m seed=1,2 sweep.jobs=0", "sweep.jobs=0: must be a whole number of at least 1"),
+    ("-m seed=1,2 sweep.jobs=1,2", "sweep.jobs=1,2: is a setting of the whole sweep, and has one value"),
+    ("-m seed=1,2 sweep.launcher=joblib", "sweep.launcher=joblib: must be local or slurm"),
+    ("-m seed=1,2 sweep.slurm.partion=gpu", "sweep.slurm.partion=gpu: no such key; did you mean sweep.slurm.partition"),
+    ("-m seed=3 sweep.method=optuna", "sweep.method=optuna: there is nothing to search"),
+    ("-m clip=norm,nrom sweep.method=optuna", "clip=nrom: no such option; did you mean clip=norm?"),
+    ("-m optimizer.lr=interval(-1,1) sweep.method=optuna", "optimizer.lr=-1.0: must be a number above 0"),
+    ("-m seed=1,2 sweep.method=optuna sweep.trials=0", "sweep.trials=0: must be a whole number of at least 1"),
     ("sweep.dry_run=true", "sweep.dry_run=true: there is no sweep; add -m"),
     ("sweep.dryrun=true", "sweep.dryrun=true: no such key; did you mean sweep.dry_run?"),
     ("sweep.resume=short", "sweep.resume=short: not the folder of a sweep; it has no sweep.json that can be read"),
@@ -112,7 +126,9 @@ MISTAKES = [
     ("-m --cfg job", "--multirun and --cfg: only one of them at a time"),
     ("--info config clip=nrom", "clip=nrom: no such option"),
     ("--frobnicate", "unrecognized arguments: --frobnicate"),
-    ("--config-dir=nope", "no such folder of configurations"),
+    ("--config-dir=more", "--config-dir: not offered: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
+    ("--config-path=more", "--config-path: not offered: conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds"),
+    ("hydra.searchpath=[file://nope]", "nope: no such folder of configurations"),
     ("--config-name=nope", "Cannot find primary config 'nope'"),
     ("--experimental-rerun=x", "--experimental-rerun: not offered"),
 ]  # fmt: skip
@@ -174,6 +190,8 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("clip: [1", "typo.yaml, line 3: not YAML"),
         ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
         ("defaults:\n  - override /clap: norm", "clap"),
+        ("defaults:\n  - override /hydra/launcher: joblib", "hydra/launcher=joblib: not used here; sweep.jobs=4 runs"),
+        ("defaults:\n  - override /hydra/sweeper: optuna", "hydra/sweeper=optuna: not used here; sweep.method=grid or"),
         (
             "defaults:\n  - clip: norm",
             "experiment/clip/norm: no such file; a study chooses with `override /clip: norm`",
@@ -183,7 +201,7 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
 def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
-    assert line in refused(["--config-dir=more", "experiment=typo"], capsys)
+    assert line in refused([SEARCHPATH, "experiment=typo"], capsys)
     assert not (here / "outputs").exists()
 
 
@@ -205,15 +223,21 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
     assert not (here / "outputs" / "latest").exists()
 
 
-@pytest.mark.parametrize("arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,nan"])
-def test_flags_and_options_in_any_order_and_spelling(arguments: str, here: Path) -> None:
-    """The plan is written, with quoted options."""
-    sweep = cli.preflight(PROJECT, ["train.py", *arguments.split()])
-    assert sweep is not None
-    assert ("debug=fast,'nan'" in sweep.plan.arguments) == ("nan" in arguments)
+@pytest.mark.parametrize(
+    "arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,anomaly"]
+)
+def test_flags_and_options_in_any_order_and_spelling(
+    arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is written before the first job starts."""
+    monkeypatch.setattr("runner.sweeps.sweep.run", lambda planned: 5)
+    with pytest.raises(SystemExit) as end:
+        cli.preflight(PROJECT, ["train.py", *arguments.split()])
+    assert end.value.code == 5
     (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
-    assert plan.parent == sweep.folder.absolute()
-    assert len(json.loads(plan.read_text())["jobs"]) == 2
+    jobs = json.loads(plan.read_text())["jobs"]
+    expected = ["fast", "anomaly"] if "anomaly" in arguments else [1, 2]
+    assert [*jobs[0]["swept"].values(), *jobs[1]["swept"].values()] == expected
 
 
 def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,9 +245,10 @@ def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.C
     (here / "more" / "experiment" / "grid.yaml").write_text(
         '# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: "1,-2"\n'
     )
-    line = refused(["--config-dir=more", "experiment=grid"], capsys)
+    line = refused(["-m", SEARCHPATH, "experiment=grid"], capsys)
     assert line.startswith("seed=-2: must be a whole number")
     assert "job 1: seed=-2" in line
+    assert refused([SEARCHPATH, "experiment=grid"], capsys).startswith("hydra.mode=MULTIRUN: -m makes a sweep")
 
 
 @pytest.mark.parametrize("arguments", [["clip=nrom"], ["-m", "clip.max=1,-1"]])

@@ -9,7 +9,6 @@ import yaml
 
 from gradclip.fields import Checked
 from gradclip.policies import Policy
-from runner.cli.preflight import preflight
 from runner.config import flatten
 from runner.runs.run import save
 from tests.support import configured_policies, policies
@@ -132,21 +131,3 @@ def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple
     config = compose(*overrides)
     save(config, tmp_path)
     assert load(tmp_path) == config
-
-
-def test_the_slurm_preset_composes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments = ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "seed=1,2", "device.threads=3"]
-    sweep = preflight(PROJECT, ["train.py", *arguments])
-    assert sweep is not None
-    launcher = sweep.master.hydra.launcher
-    assert (launcher.partition, launcher.cpus_per_task, launcher.timeout_min) == ("gpu", 3, 1440)
-    assert "submitit" in launcher.submitit_folder
-
-
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_the_launchers_presets_compose(launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    sweep = preflight(PROJECT, ["train.py", "-m", f"hydra/launcher={launcher}", "seed=1,2", "device=cpu"])
-    assert sweep is not None
-    assert sweep.master.hydra.launcher["_target_"].startswith("hydra_plugins.")

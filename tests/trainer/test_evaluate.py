@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.runs.run import read_status, save
+from runner.runs.run import save
+from runner.runs.status import read_status
 from scripts import evaluate
 from tests.programs import run
 from tests.support import ROOT

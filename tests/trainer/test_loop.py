@@ -430,7 +430,7 @@ def test_anomaly_detection_is_on_when_asked_for(tmp_path: Path, monkeypatch: pyt
     seen: list[bool] = []
     real = loop.forward_backward
     monkeypatch.setattr(loop, "forward_backward", lambda *a: (seen.append(torch.is_anomaly_enabled()), real(*a))[1])
-    train(tmp_path, "debug=nan")
+    train(tmp_path, "debug=anomaly")
     assert seen == [True] * 6
     assert not torch.is_anomaly_enabled()
 

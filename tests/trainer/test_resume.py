@@ -27,7 +27,8 @@ from runner.config import flatten
 from runner.errors import UserError
 from runner.report import summary
 from runner.runs import checkpoint
-from runner.runs.run import Run, actual_state, read_status, save
+from runner.runs.run import Run, save
+from runner.runs.status import actual_state, read_status
 from tests.programs import run
 from tests.same import points, same, same_run, scalars, shown_scalars
 from tests.support import ROOT
@@ -295,18 +296,18 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
 
 REFUSED = [
     ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is check_every,"),
-    ("clip=value", "clip=value: no option is chosen when a run goes on; what can change is"),
-    ("experiment=digits", "experiment=digits: no option is chosen when a run goes on"),
-    ("clip@clip.links.a=norm", "clip@clip.links.a=norm: no option is chosen when a run goes on"),
+    ("clip=value", "clip=value: no option is chosen when a run is resumed; what can change is"),
+    ("experiment=digits", "experiment=digits: no option is chosen when a run is resumed"),
+    ("clip@clip.links.a=norm", "clip@clip.links.a=norm: no option is chosen when a run is resumed"),
     ("stesp=3", "stesp=3: no such key; did you mean steps?"),
     ("steps=0", "steps=0: must be a whole number of at least 1"),
     ("steps=x", "steps=x: must be a whole number of at least 1"),
-    ("steps=1,2", "steps=1,2: one run goes on at a time"),
-    ("+steps=30", "+steps=30: nothing is added or taken away when a run goes on"),
-    ("~seed", "~seed: nothing is added or taken away when a run goes on"),
-    ("hydra.run.dir=x", "hydra.run.dir=x: a run goes on in its own folder"),
+    ("steps=1,2", "steps=1,2: one run is resumed at a time"),
+    ("+steps=30", "+steps=30: nothing is added or deleted when a run is resumed"),
+    ("~seed", "~seed: nothing is added or deleted when a run is resumed"),
+    ("hydra.run.dir=x", "hydra.run.dir=x: a run is resumed in its own folder"),
     ("-m steps=30", "resume=run: does not go with --multirun"),
-    ("log.every=2", "run: has finished its 12 steps; steps=24 goes on"),
+    ("log.every=2", "run: has finished its 12 steps; steps=24 trains longer"),
     ("data.workers=2", "data.workers=2: no such key in data=text"
      + ("" if missing(["data=digits"]) else "; it belongs to data=digits")),
     ("init_from=x.pt steps=30", "init_from=x.pt: would make it another run"),
@@ -345,7 +346,7 @@ def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, o
         numbers = (value + 1, value / 2) if type(value) in (int, float) else ()
         for new in [*OTHERS.get(type(value), ()), *numbers]:
             with contextlib.suppress(UserError, InvalidField, OmegaConfBaseException, HydraException):
-                later = flatten(resume.settings(tmp_path, PROJECT, composer().parse([f"{name}={new}"])))
+                later = flatten(resume.resumed_settings(tmp_path, PROJECT, composer().parse([f"{name}={new}"])))
                 taken |= {key for key, here in later.items() if here != before[key]}
     kept = {"resume", "steps"} if "schedule=cosine" in overrides else {"resume"}
     mutable = {name for name, field in PROJECT.all_keys() if field.metadata.get("mutable_on_resume")}
@@ -360,7 +361,7 @@ def test_another_number_of_steps_is_another_schedule(
     line = refused(["resume=run", "steps=30"], capsys)
     assert line == "steps=30: schedule=cosine spans all steps, so that every rate changes"
     assert refused(["resume=run"], capsys) == "run: has finished its 12 steps"
-    assert refused(["resume=run,other"], capsys).startswith("resume=run,other: one run goes on at a time")
+    assert refused(["resume=run,other"], capsys).startswith("resume=run,other: one run is resumed at a time")
 
 
 def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> None:

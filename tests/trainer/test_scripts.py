@@ -10,7 +10,7 @@ import torch
 
 from runner.errors import UserError
 from runner.runs import checkpoint
-from runner.runs.run import actual_state
+from runner.runs.status import actual_state
 from scripts import export, status
 from tests.programs import Program
 from tests.support import ROOT

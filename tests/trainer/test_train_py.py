@@ -66,6 +66,20 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
         assert hparams(folder / str(job["number"])) == job["swept"]
 
 
+def test_a_search(tmp_path: Path) -> None:
+    """Its jobs are runs of this project, and the best one is a command of train.py."""
+    arguments = (f"data.path={text_file(tmp_path)}", *SMALL, "steps=2", "evaluate_every=1", "clip=norm")
+    search = ("sweep.method=optuna", "clip.max=tag(log,interval(0.1,10))", "sweep.trials=2", "sweep.jobs=2")
+    done = programs.run(ROOT / "train.py", "-m", *search, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 jobs: 2 finished" in done.stdout
+    (best,) = re.findall(r"^best: job \d with [\d.]+: python train\.py (.*)$", done.stdout, re.MULTILINE)
+    (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert len(list(folder.glob("*/checkpoints/step_2.pt"))) == 2
+    assert (folder / "study.log").is_file()
+    assert programs.run(ROOT / "train.py", *best.split(), cwd=tmp_path).returncode == 0
+
+
 def hparams(run: Path) -> dict[str, str | float]:
     """The swept keys and their values, as TensorBoard's HParams gets them."""
     (path,) = run.glob("events*")
