@@ -22,7 +22,16 @@ from omegaconf.errors import OmegaConfBaseException
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from runner.config import Config, Project
-from runner.errors import UserError, is_mistake, missing, unknown_key, unknown_option, unreadable
+from runner.errors import (
+    HYDRAS_GROUPS,
+    UserError,
+    hydras_choice,
+    is_mistake,
+    missing,
+    unknown_key,
+    unknown_option,
+    unreadable,
+)
 from runner.runs.run import SAVED
 
 BARE = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, OSError)
@@ -81,7 +90,11 @@ class Composer(Generic[Config]):
                 _check_folders(added)  # they may add options, which only Hydra knows and then checks by itself
             else:
                 _check_options(parsed, loader)
-            return hydra.compose(self.name, list(overrides), return_hydra_config=True)
+            config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
+            for group in HYDRAS_GROUPS:
+                if (choice := config.hydra.runtime.choices[group]) != "basic":  # Hydra's default
+                    raise UserError(hydras_choice(f"{group}={choice}"))
+            return config
 
     def checked(self, overrides: Sequence[str]) -> Config:
         """The configuration that these overrides give, as objects. Raises as `compose` and `checked` do."""

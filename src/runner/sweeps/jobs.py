@@ -22,9 +22,11 @@ POLL = 0.05  # seconds between two looks at the running jobs
 
 
 class Process(Protocol):
-    """A started job. id: the number that a cluster gave it."""
+    """A started job."""
 
-    id: str | None
+    @property
+    def id(self) -> str | None:
+        """The number that a cluster gave it."""
 
     def poll(self) -> int | None:
         """Its exit status, negative for a signal that ended it; None while it runs."""
@@ -51,6 +53,9 @@ class Source(Protocol):
 
     def ended(self, result: Result) -> None:
         """Takes in how a job ended."""
+
+    def conclusion(self) -> str:
+        """What is printed below the table of the jobs."""
 
 
 @dataclass
