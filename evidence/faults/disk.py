@@ -110,10 +110,14 @@ def _until_done(
 
 
 def _no_log(folder: Path, arguments: Sequence[str], number: int) -> tuple[bool, str]:
+    """A run that is resumed after its log has become a link to /dev/full: a new one takes no folder with a log."""
     run = folder / f"unlogged{number}"
-    run.mkdir()
+    start(*arguments, "steps=5", f"hydra.run.dir={run}", cwd=folder).communicate()
+    (run / "train.log").unlink()
     (run / "train.log").symlink_to("/dev/full")
-    process = start(*arguments, f"hydra.run.dir={run}", cwd=folder)
+    process = start(f"resume={run}", f"steps={STEPS}", cwd=folder)
     _, errors = process.communicate()
     held = process.returncode == 0 and errors.count("\n") == 1 and "train.log: No space left" in errors
-    return held and read_status(run)["state"] == "finished", f"log: {process.returncode}: {errors}"
+    status = read_status(run)
+    held = held and (status.get("state"), status.get("step")) == ("finished", STEPS)
+    return held, f"log: {process.returncode}: {errors}"

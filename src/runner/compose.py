@@ -41,7 +41,7 @@ LARGEST = 1 << 20  # bytes of a saved configuration, which has two to five thous
 def register(project: Project[Any]) -> None:
     """Stores a project's schemas in Hydra's ConfigStore, under `schema/`, and defines the resolver `run_name`.
 
-    The store is the process's: before each composition, since another project may have been registered since.
+    The store is the process's, not the project's.
     """
     store = ConfigStore.instance()
     store.store(name="train", node=project.schema, group="schema")
@@ -72,7 +72,6 @@ class Composer(Generic[Config]):
 
         An error in the block that names no key, as Hydra raises for some values and damaged files, becomes a UserError.
         """
-        register(self.project)
         folder = str(self.project.conf)
         with hydra.initialize_config_dir(folder, version_base="1.3", job_name=self.project.script.stem):
             try:
@@ -84,6 +83,7 @@ class Composer(Generic[Config]):
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
+        register(self.project)  # another project may have been registered since
         with self._initialized() as loader:
             parsed = _parsed(overrides, loader)
             if added := [override for override in parsed if override.key_or_group == "hydra.searchpath"]:

@@ -13,7 +13,7 @@ from runner.sweeps import results
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import Job
 from tests import programs
-from tests.runner.support import COUNTER, PROJECT, files, program, refused, status, statuses, wait_for
+from tests.runner.support import COUNTER, files, program, refused, status, statuses, wait_for
 
 INCIDENT = "incident=incident_${seed}"  # a file for each seed says what happens in its job
 
@@ -83,7 +83,7 @@ def waiting(tmp_path: Path) -> Iterator[programs.Program]:
     for seed in (2, 3):
         (tmp_path / f"incident_{seed}").write_text("wait 4")
     arguments = ("hydra.sweep.dir=swept", "seed=1,2,3,4", INCIDENT, "sweep.jobs=2", "checkpoint.every=1")
-    with programs.Program(PROJECT.script, "-m", *arguments, cwd=tmp_path) as sweep:
+    with programs.Program(COUNTER, "-m", *arguments, cwd=tmp_path) as sweep:
         wait_for(lambda: all((tmp_path / f"incident_{seed}.reached").exists() for seed in (2, 3)))
         assert actual_state(tmp_path / "swept" / "0") == "finished"
         yield sweep
@@ -96,7 +96,7 @@ def set_free(folder: Path) -> None:
 
 def check_resumed(folder: Path, first: dict[str, Any]) -> None:
     """Interrupted jobs are resumed from their checkpoints, and the rest starts."""
-    done = program("sweep.resume=swept", cwd=folder)
+    done = program("sweep.resume=swept", cwd=folder, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     swept = folder / "swept"
     assert [(each["state"], each["step"]) for each in statuses(swept, 4)] == [("finished", 6)] * 4
@@ -110,7 +110,7 @@ def check_resumed(folder: Path, first: dict[str, Any]) -> None:
 def test_an_interrupted_sweep_interrupts_its_jobs(
     number: signal.Signals, waiting: programs.Program, tmp_path: Path
 ) -> None:
-    busy = program("sweep.resume=swept", cwd=tmp_path)
+    busy = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
     assert (busy.returncode, busy.stderr) == (2, "error: swept: another process is running this sweep\n")
     first = status(tmp_path / "swept" / "0")
     waiting.send_signal(number)
@@ -130,7 +130,7 @@ def test_jobs_outlive_a_killed_sweep_and_are_left_alone(waiting: programs.Progra
     waiting.kill()
     assert waiting.wait(timeout=60) == -signal.SIGKILL
     assert [actual_state(swept / name) for name in ("1", "2")] == ["running"] * 2
-    done = program("sweep.resume=swept", cwd=tmp_path)
+    done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "job 1 is running already, and left alone" in done.stdout
     assert [actual_state(swept / name) for name in "0123"] == ["finished", "running", "running", "finished"]

@@ -16,7 +16,7 @@ from runner.sweeps.grid import Points
 from runner.sweeps.results import read_plan
 from runner.sweeps.space import axes
 from tests import programs
-from tests.runner.support import COUNTER, PROJECT, composer, program, refused, status, wait_for
+from tests.runner.support import COUNTER, composer, program, refused, status, wait_for
 
 OPTUNA = ("-m", "sweep.method=optuna")
 
@@ -85,7 +85,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     here = tmp_path_factory.mktemp("here")
     arguments = ("clip=none,norm", "lr=0.05,0.1,1e30", "clip.max=interval(0.5,5)", "evaluate_every=1",
                  "sweep.trials=12", "sweep.jobs=2", "hydra.sweep.dir=swept")  # fmt: skip
-    done = program(*OPTUNA, *arguments, cwd=here)
+    done = program(*OPTUNA, *arguments, cwd=here, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     return here / "swept", done.stdout
 
@@ -122,14 +122,14 @@ def test_the_report_reads_a_search(searched: tuple[Path, str]) -> None:
 
 def test_a_finished_search_has_nothing_left_unless_it_gets_more_trials(searched: tuple[Path, str]) -> None:
     folder, _ = searched
-    done = program("sweep.resume=swept", cwd=folder.parent)
+    done = program("sweep.resume=swept", cwd=folder.parent, script=COUNTER)
     assert (done.returncode, len(study(folder).trials)) == (0, 12), done.stderr
-    done = program("sweep.resume=swept", "sweep.trials=13", cwd=folder.parent)
+    done = program("sweep.resume=swept", "sweep.trials=13", cwd=folder.parent, script=COUNTER)
     assert (done.returncode, len(study(folder).trials)) == (0, 13), done.stdout + done.stderr
 
 
 def test_a_budget_of_time(tmp_path: Path) -> None:
-    arguments = ("seed=range(0,1000)", "sweep.trials=1000", "sweep.hours=0.0003", "hydra.sweep.dir=swept")
+    arguments = ("seed=range(0,1000)", "sweep.trials=1000", "sweep.hours=0.0005", "hydra.sweep.dir=swept")
     done = program(*OPTUNA, *arguments, cwd=tmp_path, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert 1 <= len(study(tmp_path / "swept").trials) < 100
@@ -171,7 +171,7 @@ def test_a_search_that_was_ended_is_resumed(number: signal.Signals, code: int, t
     folder = tmp_path / "swept"
     (tmp_path / "incident").write_text("wait 3")
     arguments = ("lr=interval(0.01,0.1)", "incident=incident", "sweep.trials=3", "hydra.sweep.dir=swept")
-    with programs.Program(PROJECT.script, *OPTUNA, *arguments, cwd=tmp_path) as process:
+    with programs.Program(COUNTER, *OPTUNA, *arguments, cwd=tmp_path) as process:
         wait_for((tmp_path / "incident.reached").exists)
         process.send_signal(number)
         assert process.wait(timeout=60) == code
@@ -179,7 +179,7 @@ def test_a_search_that_was_ended_is_resumed(number: signal.Signals, code: int, t
         programs.os.kill(status(folder / "0")["pid"], signal.SIGTERM)
     wait_for(lambda: json.loads((folder / "0" / "status.json").read_text())["state"] == "interrupted")
     (tmp_path / "incident").unlink()
-    done = program("sweep.resume=swept", cwd=tmp_path)
+    done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resumed after step 3" in (folder / "0" / "train.log").read_text()
     trials = study(folder).get_trials()

@@ -1,6 +1,5 @@
 """The command line: every mistake one line and status 2, no folder made, no torch loaded."""
 
-import json
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import torch
 
 from runner.cli import preflight as cli
 from runner.errors import UserError
+from runner.sweeps.sweep import Sweep
 from tests.programs import run
 from tests.support import ROOT
 from tests.trainer.options import missing, names
@@ -89,8 +89,8 @@ MISTAKES = [
     ("clip.max=1,2", "clip.max=1,2: several values are a sweep: add -m; a list is written clip.max=[1,2]"),
     ("-m clip=none,norm clip.max=1,-1", "clip.max=-1.0: must be a number above 0, or null (job 1: clip=none"),
     ("-m clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
-    ("-m clip.maks=1,2", "clip.maks=1,2: no such key in clip=norm; did you mean clip.max?"),
-    ("-m clip.max=interval(0,1)", "clip.max=interval(0,1): a grid takes lists, choice(…) and range(…)"),
+    ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
+    ("-m clip.max=interval(0,1)", "clip.max: a grid takes lists, choice(…) and range(…)"),
     ("-m clip=7", "clip=7: no such option"),
     ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
@@ -128,7 +128,7 @@ MISTAKES = [
     ("--frobnicate", "unrecognized arguments: --frobnicate"),
     ("--config-dir=more", "--config-dir: not offered: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
     ("--config-path=more", "--config-path: not offered: conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds"),
-    ("hydra.searchpath=[file://nope]", "nope: no such folder of configurations"),
+    ("hydra.searchpath=[file://nope]", "hydra.searchpath=[file://nope]: no such folder of configurations"),
     ("--config-name=nope", "Cannot find primary config 'nope'"),
     ("--experimental-rerun=x", "--experimental-rerun: not offered"),
 ]  # fmt: skip
@@ -229,15 +229,14 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
 def test_flags_and_options_in_any_order_and_spelling(
     arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan is written before the first job starts."""
-    monkeypatch.setattr("runner.sweeps.sweep.run", lambda planned: 5)
+    planned: list[Sweep] = []
+    monkeypatch.setattr("runner.sweeps.sweep.run", lambda sweep: planned.append(sweep) or 5)
     with pytest.raises(SystemExit) as end:
         cli.preflight(PROJECT, ["train.py", *arguments.split()])
     assert end.value.code == 5
-    (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
-    jobs = json.loads(plan.read_text())["jobs"]
+    first, second = planned[0].plan.jobs
     expected = ["fast", "anomaly"] if "anomaly" in arguments else [1, 2]
-    assert [*jobs[0]["swept"].values(), *jobs[1]["swept"].values()] == expected
+    assert [*first.swept.values(), *second.swept.values()] == expected
 
 
 def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

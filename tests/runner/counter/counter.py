@@ -1,34 +1,49 @@
 """The toy without torch, which most of a start's time goes to: it counts its steps and trains nothing."""
 
 import dataclasses
+import json
 import logging
 import os
 from pathlib import Path
 
 from runner.errors import UserError
+from runner.runs.files import write_atomically
 from runner.runs.run import Diverged, Interrupted, Run
+from runner.tracking.metrics import MetricsWriter
+from runner.tracking.tags import VALIDATION
 from tests.runner.toy.incident import incident
 from tests.runner.toy.toy import PROJECT as TOY
 from tests.runner.toy.toy import Toy
 
 PROJECT = dataclasses.replace(TOY, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
+SAVED = "counted.json"  # in place of a checkpoint: how many steps are done
 
 log = logging.getLogger(__name__)
 
 
 def execute(config: Toy, run: Run) -> None:
-    """Takes the steps. Raises UserError if `config.initial` names no file, Interrupted, and Diverged for a huge lr."""
+    """Takes the steps, with a loss that falls the faster the larger lr is.
+
+    Raises UserError if `config.initial` names no file, Interrupted, and Diverged for a huge lr.
+    """
     incident(0, config, run)
     if config.initial is not None and not Path(config.initial).is_file():
         raise UserError(f"initial={config.initial}: no such file")
-    run.begin(config)
+    done = json.loads((run.folder / SAVED).read_text()) if (run.folder / SAVED).is_file() else 0
+    if run.resumed:
+        log.info("resumed after step %d", done)
+    run.begin(config, done)
     log.info("visible GPUs: %s", os.environ.get("CUDA_VISIBLE_DEVICES"))
-    for step in range(1, config.steps + 1):
+    metrics = MetricsWriter(run.folder)
+    for step in range(done + 1, config.steps + 1):
         incident(step, config, run)
         stop = run.stop
         run.heartbeat(step)
-        if stop is not None:
-            raise Interrupted(stop)
+        write_atomically(run.folder / SAVED, json.dumps(step).encode())
         if config.lr > 1e6:
             raise Diverged(f"lr={config.lr}")
-    run.update(objective=float(config.seed))
+        loss = 1 / (1 + config.lr * step) + config.seed / 100
+        metrics.write(step, {VALIDATION: loss})
+        run.update(objective=loss)
+        if stop is not None:
+            raise Interrupted(stop)
