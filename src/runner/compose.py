@@ -268,11 +268,12 @@ def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """A copy without Hydra's own node."""
+    """The configuration without Hydra's own node: a copy, unless it has none."""
+    if "hydra" not in config:
+        return config
     copy = config.copy()
-    if "hydra" in copy:
-        with flag_override(copy, ["struct", "readonly"], False):
-            copy.pop("hydra")
+    with flag_override(copy, ["struct", "readonly"], False):
+        copy.pop("hydra")
     return copy
 
 

@@ -27,18 +27,18 @@ class Points:
         self._groups = composer.groups()
         lines = sorted({value for axis in axes for value in axis.values})
         self._parsed = dict(zip(lines, composer.parse(lines), strict=True))
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
         options = [axis for axis in axes if not self._is_plain(self._parsed[axis.values[0]])]
-        for choices in points(options):
-            try:
-                self._bases[tuple(choices)] = composer.compose(choices)
-            except Exception as error:
-                raise UserError(f"{explain(error, composer.project, choices)} ({' '.join(choices)})") from error
+        compositions = [self._compose(choices) for choices in points(options)]
+        self.first = compositions[0]  # the composition of the first point's options, Hydra's node included
+        self._bases = {
+            tuple(choices): without_hydra(config) for choices, config in zip(points(options), compositions, strict=True)
+        }
 
-    @property
-    def first(self) -> DictConfig:
-        """The composition of the first point's options, Hydra's node included."""
-        return next(iter(self._bases.values()))
+    def _compose(self, choices: Sequence[str]) -> DictConfig:
+        try:
+            return self._composer.compose(choices)
+        except Exception as error:
+            raise UserError(f"{explain(error, self._composer.project, choices)} ({' '.join(choices)})") from error
 
     def config(self, overrides: Sequence[str]) -> tuple[list[str], RunConfig]:
         """A point's overrides, as its job is given them, and its checked configuration. Raises as `checked` does."""
@@ -46,7 +46,7 @@ class Points:
         plain = [override for override in parsed if self._is_plain(override)]
         base = self._base(overrides)
         left_out = {str(override.input_line) for override in plain if self._belongs_elsewhere(override, base)}
-        config = without_hydra(base)
+        config = base.copy()
         for override in plain:
             if str(override.input_line) not in left_out:
                 OmegaConf.update(config, override.key_or_group, override.value())
@@ -55,7 +55,7 @@ class Points:
 
     def settings(self, axes: Sequence[Axis]) -> Sweep:
         """The keys under `sweep`, which are the same for all points."""
-        config = self.first.copy()
+        config = without_hydra(self.first)
         lines = [axis.values[0] for axis in axes if axis.key.startswith("sweep.")]
         for override in map(self._override, lines):
             OmegaConf.update(config, override.key_or_group, override.value())
