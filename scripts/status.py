@@ -6,7 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.errors import Parser, UserError, one_line
-from runner.runs.status import actual_state, read_status
+from runner.runs.status import read_status
+from runner.sweeps.results import state_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def describe(folder: Path) -> str:
     """One line. Raises UserError where there is no run."""
-    state, found = actual_state(folder), read_status(folder)
+    state, found = state_of(folder.resolve()), read_status(folder)
     if state is None:
         raise UserError(f"{folder}: not the folder of a run; it has no status.json")
     line = f"{state} at step {found.get('step')} of {found.get('steps')}"

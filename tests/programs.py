@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from multiprocessing import forkserver
 from pathlib import Path
@@ -96,7 +95,10 @@ def run(
 
 
 def _run(command: list[str], cwd: str, environment: dict[str, str], written: str) -> None:
-    """In the child: all that a new interpreter would set up."""
+    """In the child: all that a new interpreter would set up.
+
+    At its end, multiprocessing joins the threads and flushes the outputs; functions of atexit are not called.
+    """
     for number, output in enumerate(OUTPUTS, start=1):
         file = os.open(Path(written) / output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.dup2(file, number)
@@ -104,10 +106,7 @@ def _run(command: list[str], cwd: str, environment: dict[str, str], written: str
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = command
     sys.path[:] = [str(Path(command[0]).resolve().parent), *(each for each in sys.path if each not in ("", str(ROOT)))]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
         runpy.run_path(command[0], run_name="__main__")
-    finally:
-        threading._shutdown()  # in this order, as an interpreter that ends
-        atexit._run_exitfuncs()

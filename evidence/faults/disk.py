@@ -36,10 +36,10 @@ def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: 
     ]
     continued(whole, arguments).communicate()
     largest = max(path.stat().st_size for path in whole.glob("checkpoints/*.pt"))
-    largest_log = max(log_lengths(whole).values())
+    longest = max(log_lengths(whole).values())
     # Below the size of a checkpoint: the first one fails; between: the larger log does, after some checkpoints.
-    assert largest_log > 2 * largest
-    ranges = [(largest // 4, largest), (largest + 1, largest_log), (largest + 1, largest_log)]
+    assert longest > 2 * largest
+    ranges = [(largest // 4, largest), (largest + 1, longest), (largest + 1, longest)]
     sizes = [chance.randrange(*ranges[number % 3]) for number in range(limits)]
     with ThreadPoolExecutor(jobs) as pool:
         for what, problem in pool.map(lambda job: _limited(folder, whole, arguments, *job), enumerate(sizes)):

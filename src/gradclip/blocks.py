@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradclip import foreach
 from gradclip.gradients import Gradients, Norms, Parameters, kind_of, places
 from gradclip.norms import SMALL, combine, combine_groups, row_norms, wide_dtype
 from gradclip.sharding import Gathered, rows_of
@@ -126,9 +127,7 @@ class Blocks:
                 wide = torch.promote_types(dtype, torch.float32)
                 _multiply([gradients[place] for place in places_of], torch.tensor(factor, dtype=wide))
         for dtype, pairs in alone.items():
-            torch._foreach_mul_(
-                [one for one, _ in pairs], torch.tensor([one for _, one in pairs], dtype=dtype).unbind()
-            )
+            foreach.multiply([one for one, _ in pairs], torch.tensor([one for _, one in pairs], dtype=dtype).unbind())
 
     def _batches(self, gradients: Gradients) -> dict[Any, list[int]]:
         """(block, device, dtype) -> the places of the gradients that are multiplied together."""
@@ -250,7 +249,7 @@ class UnitBlocks(Blocks):
             several.append(shaped)
             factors.append((factor if here is None else factor[here]).view(-1, *[1] * (shaped.dim() - 1)))
         for several, factors in batches.values():
-            torch._foreach_mul_(several, factors)
+            foreach.multiply(several, factors)
 
     def after(self, gradients: Gradients, before: Norms, scales: Tensor | list[float]) -> Norms | None:
         return None
@@ -281,7 +280,7 @@ def _multiply(gradients: list[Tensor], factor: Tensor) -> None:
     tensor of one dimension it takes part in type promotion.
     """
     if gradients[0].dtype == factor.dtype:
-        torch._foreach_mul_(gradients, factor)
+        foreach.multiply(gradients, factor)
         return
     for gradient in gradients:
         (gradient if gradient.dim() else gradient.view(1)).mul_(factor.view(1))

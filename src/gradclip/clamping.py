@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gradclip import foreach
 from gradclip.norms import Plan, flat_view, pieces_of, row_norms
 
 IN_CACHE = 1 << 17  # elements: what the next operation still finds in a core's cache
@@ -88,9 +89,7 @@ def _clamp_equals(gradients: list[Tensor], bound: float) -> list[Clamped]:
     exceeded = map(int, sizes.gt_(bound).sum(1).tolist())
     rows.clamp_(-bound, bound)
     after = row_norms(rows, 2.0).tolist()
-    torch._foreach_copy_(
-        [gradients[number] for number in over], [rows[number].view_as(gradients[number]) for number in over]
-    )
+    foreach.copy([gradients[number] for number in over], [rows[number].view_as(gradients[number]) for number in over])
     return [
         Clamped(size, count, None if size <= bound else norm)
         for size, count, norm in zip(largest, exceeded, after, strict=True)

@@ -69,7 +69,7 @@ class Clipper:
         self._links = {label: Link(link, self._parameters, optimizer) for label, link in chosen.items()}
         self._nonfinite_seen: Tensor | None = None
         self._report: ClipReport | None = None
-        self._versions: list[tuple[int, int]] = []
+        self._gradient_ids: list[int] = []
         self.policy = policy
 
     @torch.no_grad()
@@ -88,7 +88,7 @@ class Clipper:
             outcomes.append(link.apply(gradients, after))
             told = outcomes[-1].after
             after = self._parameters.measure(gradients) if told is None else told
-        self._versions = self._parameters.versions()
+        self._gradient_ids = self._parameters.gradient_ids()
         self._report = self._reported(before, after, joined(outcomes))
         return self._report
 
@@ -96,10 +96,10 @@ class Clipper:
     def check(self) -> None:
         """Looks at the gradients again; to be called right before the optimizer's step. Reads from the device.
 
-        Raises ClipCheckError unless every gradient is the one that the last report speaks of, untouched,
-        with the norm that it says, and within the limits: it finds gradients that were clipped while
-        still scaled for AMP, clipped before backward, added to afterwards, or not limited by a faulty
-        policy.
+        Raises ClipCheckError unless every gradient is the tensor that the last report speaks of, with
+        the norm that it says, and within the limits: it finds gradients that were clipped while still
+        scaled for AMP, clipped before backward, added to afterwards, or not limited by a faulty policy.
+        It does not find a change in place that keeps the parameter's norm to 5e-6, such as a change of sign.
         """
         if self._report is None:
             raise ClipCheckError("check() came before clip()")
@@ -115,8 +115,8 @@ class Clipper:
                 f"{names[place]}: its gradient has norm {now[place].item():.6g} at the optimizer's door, "
                 f"but {told[place].item():.6g} after clip(); between clip() and step() it was changed"
             )
-        if self._versions != (current := self._parameters.versions()):
-            place = next(i for i, pair in enumerate(zip(self._versions, current, strict=True)) if pair[0] != pair[1])
+        if self._gradient_ids != (ids := self._parameters.gradient_ids()):
+            place = next(i for i, pair in enumerate(zip(self._gradient_ids, ids, strict=True)) if pair[0] != pair[1])
             raise ClipCheckError(f"{names[place]}: its gradient was changed between clip() and step()")
         if not self._report.dropped:
             # A link that enlarges may lead out of the limits of those before it, as it was asked to.
@@ -174,7 +174,7 @@ class Clipper:
         """The report of a step whose gradients were not finite: nothing was measured or limited."""
         empty = before.each.new_zeros(0)
         nothing = Outcome(empty, empty, before.each.new_zeros(()), 0, before, dropped=True)
-        self._versions = self._parameters.versions()
+        self._gradient_ids = self._parameters.gradient_ids()
         self._report = self._reported(before, before, nothing)
         return self._report
 

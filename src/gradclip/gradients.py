@@ -105,7 +105,7 @@ class Parameters:
             if gradient.is_sparse:
                 if not gradient.is_coalesced():
                     self.all[place].grad = gradient = gradient.coalesce()
-                found[place] = gradient._values()
+                found[place] = gradient.values()  # shares the gradient's memory
                 self._steady = False
             elif self._placed[place]:
                 self.all[place].grad = gradient = as_placed(gradient, self.all[place])
@@ -143,10 +143,9 @@ class Parameters:
         """[parameters]: p-norms of whole tensors from those of the pieces here; with p = 1, sums."""
         return self._gathered.whole(figures, p)
 
-    def versions(self) -> list[tuple[int, int]]:
-        """Which tensor each gradient is, and how often it has been written to."""
-        gradients = [parameter.grad for parameter in self.all]
-        return [(0, 0) if gradient is None else (id(gradient), gradient._version) for gradient in gradients]
+    def gradient_ids(self) -> list[int]:
+        """[parameters]: the `id` of each gradient, which tells one tensor from another."""
+        return [id(parameter.grad) for parameter in self.all]
 
 
 def kind_of(tensors: Mapping[int, Tensor]) -> tuple[Any, ...]:

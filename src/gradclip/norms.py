@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gradclip import foreach
+
 # Over so many float32 squares an accumulator is right to 9e-7, even if they are equal or one of them is huge.
 ROW = 256
 ROW64 = 128  # float64: half as many fit into a register, and as few additions follow one another
@@ -157,7 +159,7 @@ def tensor_norms(tensors: Sequence[Tensor], p: float, plan: Plan | None = None) 
         return torch.tensor(host_norms(tensors, plan), dtype=torch.float64)
     if p == 2.0 and wide == torch.float64 and plan.squares_fit:
         full = [tensors[place] for place in plan.order]
-        return plan.in_order(torch.stack([norm.to(device) for norm in torch._foreach_norm(full, 2, dtype=wide)]))
+        return plan.in_order(torch.stack([norm.to(device) for norm in foreach.norms(full, dtype=wide)]))
     return plan.in_order(torch.cat([row_norms(rows, p).to(device, wide) for rows in plan.rows(tensors)]))
 
 

@@ -22,7 +22,16 @@ from omegaconf.errors import OmegaConfBaseException
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from runner.config import Config, Project
-from runner.errors import UserError, missing, unknown_key, unknown_option, unreadable
+from runner.errors import (
+    HYDRAS_GROUPS,
+    UserError,
+    hydras_choice,
+    is_mistake,
+    missing,
+    unknown_key,
+    unknown_option,
+    unreadable,
+)
 from runner.runs.run import SAVED
 
 BARE = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, OSError)
@@ -69,7 +78,7 @@ class Composer(Generic[Config]):
             try:
                 yield GlobalHydra.instance().config_loader()
             except BARE as error:
-                if isinstance(error, OmegaConfBaseException):  # some of those are a ValueError as well
+                if is_mistake(error):  # some of the declared types are a ValueError or an OSError as well
                     raise
                 raise UserError(_bare_error(error, self.project)) from error
 
@@ -77,10 +86,15 @@ class Composer(Generic[Config]):
         """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
         with self._initialized() as loader:
             parsed = _parsed(overrides, loader)
-            # hydra.searchpath may add options, which only Hydra knows and then checks by itself.
-            if not any(override.key_or_group == "hydra.searchpath" for override in parsed):
+            if added := [override for override in parsed if override.key_or_group == "hydra.searchpath"]:
+                _check_folders(added)  # they may add options, which only Hydra knows and then checks by itself
+            else:
                 _check_options(parsed, loader)
-            return hydra.compose(self.name, list(overrides), return_hydra_config=True)
+            config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
+            for group in HYDRAS_GROUPS:
+                if (choice := config.hydra.runtime.choices[group]) != "basic":  # Hydra's default
+                    raise UserError(hydras_choice(f"{group}={choice}"))
+            return config
 
     def checked(self, overrides: Sequence[str]) -> Config:
         """The configuration that these overrides give, as objects. Raises as `compose` and `checked` do."""
@@ -128,6 +142,15 @@ def _check_options(overrides: Sequence[Override], loader: ConfigLoader) -> None:
             raise UserError(unknown_option(group, value, options))
 
 
+def _check_folders(overrides: Sequence[Override]) -> None:
+    """Raises UserError for a folder in hydra.searchpath that does not exist, of which Hydra only warns."""
+    for override in overrides:
+        value = override.value()
+        for path in map(str, value if isinstance(value, list) else []):
+            if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_dir():
+                raise UserError(f"{override.input_line}: no such folder of configurations: {path}")
+
+
 def _bare_error(error: Exception, project: Project[Any]) -> str:
     """A line for an error that Hydra lets through: it names neither a key nor a file."""
     if isinstance(error, UnicodeDecodeError):
@@ -143,8 +166,14 @@ def checked(config: DictConfig, project: Project[Config], overrides: Sequence[st
     Raises InvalidField for a value out of range, with its whole key, and UserError for an unknown key
     (which Hydra accepts with `+`) or for values that do not agree.
     """
-    config = without_hydra(config)
-    for path, node in _typed_nodes(config, ""):
+    built = checked_node(without_hydra(config), "", project, overrides)
+    assert isinstance(built, project.schema)
+    return built
+
+
+def checked_node(config: DictConfig, name: str, project: Project[Any], overrides: Sequence[str] = ()) -> Any:
+    """The dataclass that a node describes. name: its dotted key, empty for the root. Raises as `checked` does."""
+    for path, node in _typed_nodes(config, name):
         owner = schema_of(node)
         assert owner is not None
         _check_names(node, owner, path, project, overrides)
@@ -152,7 +181,6 @@ def checked(config: DictConfig, project: Project[Config], overrides: Sequence[st
             built = OmegaConf.to_object(node)
         except InvalidField as error:
             raise InvalidField(_join(path, error.key), error.value, error.allowed) from None
-    assert isinstance(built, project.schema)
     return built
 
 

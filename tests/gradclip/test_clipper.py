@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -239,19 +240,49 @@ def test_sparse_gradients() -> None:
         assert table.weight.grad.to_dense().norm().item() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("policy", [ClipByNorm(max=1.0), ClipByValue(max=0.5)], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("coalesced", [True, False])
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_sparse_gradients_are_limited_in_place(policy: Policy, coalesced: bool, create_graph: bool) -> None:
+    table = nn.Embedding(6, 2, sparse=True)
+    loss = table(torch.tensor([1, 4, 1])).square().sum()
+    (found,) = torch.autograd.grad(loss, table.weight, create_graph=create_graph)
+    table.weight.grad = given = found.coalesce() if coalesced else found
+    dense = given.detach().to_dense()
+    expected = dense.clamp(-0.5, 0.5) if isinstance(policy, ClipByValue) else dense / dense.norm()
+    Clipper(table.named_parameters(), policy).clip()
+    assert table.weight.grad.is_sparse
+    assert table.weight.grad.is_coalesced()
+    assert (table.weight.grad is given) == coalesced  # only a coalesced gradient holds one value per element
+    assert table.weight.grad.coalesce().indices().tolist() == [[1, 4]]
+    torch.testing.assert_close(table.weight.grad.detach().to_dense(), expected)
+
+
+def test_a_sparse_gradient_without_a_row() -> None:
+    table = nn.Embedding(6, 2, sparse=True)
+    table.weight.grad = torch.zeros(6, 2).to_sparse(1)
+    assert Clipper(table.named_parameters(), ClipByNorm(max=1.0)).clip().after.item() == 0.0
+
+
 # -- the self-check
 
 
-def test_check_finds_a_turned_gradient(model: nn.Module) -> None:
-    """Its norm is the same: only that it was written to gives it away."""
-    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+@pytest.mark.parametrize("maximum", [1.0, 1e9])
+@pytest.mark.parametrize(
+    "change", [Tensor.zero_, lambda gradient: gradient.mul_(1 + 1e-5), lambda gradient: gradient[0].add_(0.1)]
+)
+def test_check_finds_a_gradient_that_was_changed_in_place(
+    model: nn.Module, change: Callable[[Tensor], Tensor], maximum: float
+) -> None:
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=maximum))
     clipper.clip()
-    model[0].weight.grad.neg_()
-    with pytest.raises(ClipCheckError, match=r"0\.weight: its gradient was changed"):
+    change(model[0].weight.grad)
+    with pytest.raises(ClipCheckError, match=r"0\.weight: its gradient has norm .* it was changed"):
         clipper.check()
 
 
 def test_check_finds_an_exchanged_gradient(model: nn.Module) -> None:
+    """Its norm is the same: only that it is another tensor shows it."""
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
     clipper.clip()
     kept = model[0].weight.grad

@@ -55,11 +55,10 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "conf" / "clip" / "half.yaml").write_text(
         "defaults: [/schema/clip/half@_here_, _self_]\nname: half\nmax: 0.5\n"
     )
-    own = Composer(PROJECT, extra=tmp_path / "conf")
-    assert "half" in own.options("clip")
+    own, conf = Composer(PROJECT), f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     with pytest.raises(Exception, match=r"max=-1\.0: must be a number above 0"):
-        own.checked(["clip=half", "clip.max=-1"])
-    config = own.checked(["clip=half"])
+        own.checked([conf, "clip=half", "clip.max=-1"])
+    config = own.checked([conf, "clip=half"])
     assert type(config.clip) is Half
     assert train(config, tmp_path / "run").state == "finished"
     assert dict(scalars(tmp_path / "run"))["clip/limit"] == dict(scalars(tmp_path / "run"))["grad_norm/after"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner.runs import lock
-from runner.runs.run import Run, actual_state
+from runner.runs.run import Run
+from runner.runs.status import actual_state
 
 
 def test_the_lock_is_this_processs_until_the_run_ends(tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
 """What is checked before a run: each mistake is one line with exit status 2, and nothing is made or imported for it."""
 
 import re
+import runpy
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runner.cli import preflight as cli
-from tests.runner.support import PROJECT, TRAIN, real_program, refused
+from runner.compose import Composer
+from runner.errors import UserError
+from tests.runner.support import PROJECT, TRAIN, program, real_program, refused
 from tests.support import ENV, ROOT
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
@@ -33,8 +38,22 @@ MISTAKES = [
     ("seed=1,2", "seed=1,2: several values are a sweep: add -m; a list is written seed=[1,2]"),
     ("-m seed=1,-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295 (job 1: seed=-1)"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
-    ("-m lr=interval(0,1)", "lr=interval(0,1): a grid takes lists, choice(…) and range(…)"),
-    ("-m seed=1,2 hydra.sweep.dir=swept", "hydra.sweep.dir=swept: holds a sweep already"),
+    ("-m lr=interval(0,1)", "lr: a grid takes lists, choice(…) and range(…); sweep.method=optuna searches an interval"),
+    ("-m seed=1,2 hydra.sweep.dir=swept", "/swept: holds a sweep already"),
+    ("-m seed=1,2 --cfg job", "--multirun and --cfg: only one of them at a time"),
+    ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number; leave this out"),
+    ("-m sweep.jobs=0 seed=1,2", "sweep.jobs=0: must be a whole number of at least 1"),
+    ("hydra/launcher=joblib", "hydra/launcher=joblib: not used here; sweep.jobs=4 runs four jobs at once, and"),
+    ("hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs=2: not used here; sweep.jobs=4 runs four"),
+    ("-m hydra/sweeper=optuna seed=1,2", "hydra/sweeper=optuna: not used here; sweep.method=grid or sweep.method=op"),
+    ("hydra.mode=MULTIRUN", "hydra.mode=MULTIRUN: -m makes a sweep; leave this out"),
+    ("hydra.searchpath=[file://more]", "hydra.searchpath=[file://more]: no such folder of configurations: file://more"),
+    ("--config-dir=more", "--config-dir: not offered: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
+    ("--config-path=more", "--config-path: not offered: conf/ is the folder"),
+    ("--experimental-rerun=x", "--experimental-rerun: not offered: it runs code from a file"),
+    ("resume=run,other", "resume=run,other: one run is resumed at a time"),
+    ("seed=" + 5000 * "1", "cannot be composed: ValueError: Exceeds the limit"),
+    ("lr=" + 500 * "1", "cannot be composed: OverflowError: int too large to convert to float full_key: lr"),
     ("sweep.dry_run=true", "sweep.dry_run=true: there is no sweep; add -m"),
     ("sweep.resume=taken", "sweep.resume=taken: not the folder of a sweep; it has no sweep.json that can be read"),
     ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
@@ -58,7 +77,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
+@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments[:40] for arguments, _ in MISTAKES])
 def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert line in refused(arguments.split(), capsys)
     assert sorted(path.name for path in here.iterdir()) == ["file", "swept", "taken"]
@@ -71,6 +90,10 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("clip:\n  max: none", "clip.max=none: must be a number above 0"),
         ("clip: [1", "typo.yaml, line 3: not YAML"),
         ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+        ("defaults:\n  - override /hydra/launcher: joblib", "hydra/launcher=joblib: not used here; sweep.jobs=4"),
+        ("defaults:\n  - override /hydra/sweeper: optuna", "hydra/sweeper=optuna: not used here; sweep.method=grid or"),
+        ("- 3", "Cannot merge DictConfig with ListConfig"),
+        ("\0", "typo.yaml: not YAML: special characters are not allowed"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line(
@@ -78,20 +101,52 @@ def test_a_mistake_in_a_file_is_one_line(
 ) -> None:
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
-    assert line in refused(["--config-dir=more", "experiment=typo"], capsys)
+    assert line in refused(["hydra.searchpath=[file://more]", "experiment=typo"], capsys)
 
 
 def test_an_option_without_its_schema_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "more" / "clip").mkdir(parents=True)
     (here / "more" / "clip" / "mine.yaml").write_text("name: norm\nmax: 1.0\n")
-    line = refused(["--config-dir=more", "clip=mine", "--cfg", "job"], capsys)
+    line = refused(["hydra.searchpath=[file://more]", "clip=mine", "--cfg", "job"], capsys)
     assert "has to begin with its schema: defaults: [/schema/clip/norm@_here_, _self_]" in line
 
 
-def test_a_bug_is_not_taken_for_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_check_folder", lambda *arguments: [][1])
-    with pytest.raises(IndexError):
+def test_a_file_that_is_not_text_is_named(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    conf = tmp_path_factory.mktemp("project") / "conf"
+    shutil.copytree(PROJECT.conf, conf)
+    (conf / "clip" / "norm.yaml").write_bytes(b"\xff\xfe" + 100 * b"x")
+    composer = Composer(replace(PROJECT, root=conf.parent))
+    with pytest.raises(UserError, match=r"clip/norm\.yaml: not UTF-8: "):
+        composer.compose([])
+
+
+@pytest.mark.parametrize("parent", ["hydra", "omegaconf"])
+def test_a_bug_is_not_taken_for_a_mistake(
+    parent: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever the code lies: an error of the schema's own code is a traceback."""
+    (here / parent).mkdir()
+    (here / parent / "bug.py").write_text("def check(config):\n    raise ValueError('a bug')\n")
+    module = runpy.run_path(str(here / parent / "bug.py"))
+    monkeypatch.setattr(PROJECT.schema, "__post_init__", module["check"])
+    with pytest.raises(ValueError, match="a bug"):
         cli.preflight(PROJECT, ["train.py"])
+    assert capsys.readouterr().err == ""
+
+
+def test_several_processes_are_refused_before_a_folder_exists(tmp_path: Path) -> None:
+    """As torchrun starts them, which would train the same run in each."""
+    done = program(cwd=tmp_path, WORLD_SIZE="4", RANK="1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: WORLD_SIZE=4: one process trains a model here")
+    assert list(tmp_path.iterdir()) == []
+    assert program(cwd=tmp_path, WORLD_SIZE="1").returncode == 0
+
+
+def test_nothing_more_than_a_line_for_a_closed_pipe(tmp_path: Path) -> None:
+    command = f"{sys.executable} {TRAIN} --cfg job | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

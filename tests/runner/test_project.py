@@ -21,7 +21,7 @@ def test_all_keys_are_those_of_every_option() -> None:
     composed = set(flatten(compose())) | set(flatten(compose("schedule=linear")))
     assert {name for name in keys if not name.startswith("clip.")} == {
         name for name in composed if not name.startswith("clip.")
-    } | {"clip", "schedule", "log", "checkpoint", "sweep"}
+    } | {"clip", "schedule", "log", "checkpoint", "sweep", "sweep.slurm"}
     for policy in Policy.options.values():
         assert {f"clip.{field.name}" for field in fields(policy)} <= set(keys)
     assert keys["schedule.final"] in fields(Linear)

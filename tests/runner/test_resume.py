@@ -8,7 +8,8 @@ import pytest
 from runner.compose import load
 from runner.errors import UserError
 from runner.runs import checkpoint
-from runner.runs.run import Run, actual_state
+from runner.runs.run import Run
+from runner.runs.status import actual_state
 from runner.tracking.events import EVENTS
 from tests import programs
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
@@ -108,16 +109,17 @@ def finished(folder: Path, *overrides: str) -> None:
 REFUSED = [
     ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is checkpoint.every, chec"),
     ("target=2 steps=9", "target=2.0: would make it another run"),
-    ("clip=value", "clip=value: no option is chosen when a run goes on"),
-    ("experiment=wild", "experiment=wild: no option is chosen when a run goes on"),
+    ("clip=value", "clip=value: no option is chosen when a run is resumed; what can change is checkpoint"),
+    ("experiment=wild", "experiment=wild: no option is chosen when a run is resumed; what can change is checkpoint"),
     ("stesp=3", "stesp=3: no such key; did you mean steps?"),
     ("steps=0", "steps=0: must be a whole number of at least 1"),
-    ("steps=7,8", "steps=7,8: one run goes on at a time"),
-    ("+steps=30", "+steps=30: nothing is added or taken away when a run goes on"),
-    ("~seed", "~seed: nothing is added or taken away when a run goes on"),
-    ("hydra.run.dir=x", "hydra.run.dir=x: a run goes on in its own folder"),
+    ("steps=7,8", "steps=7,8: one run is resumed at a time"),
+    ("+steps=30", "+steps=30: nothing is added or deleted when a run is resumed"),
+    ("~seed", "~seed: nothing is added or deleted when a run is resumed"),
+    ("hydra.verbose=true", "hydra.verbose=true: a run is resumed in its own folder, with Hydra's settings as they w"),
+    ("hydra.run.dir=x", "hydra.run.dir=x: a run is resumed in its own folder"),
     ("-m steps=30", "resume=run: does not go with --multirun"),
-    ("log.every=2", "run: has finished its 6 steps; steps=12 goes on"),
+    ("log.every=2", "run: has finished its 6 steps; steps=12 trains longer"),
     ("initial=x steps=30", "would make it another run"),
 ]
 

@@ -54,7 +54,7 @@ MISTAKES = [
     ("lr=interval(-1,1)", "lr=-1.0: must be a number above 0"),
     ("lr=interval(2,1)", "lr=interval(2,1): the second end of an interval is above the first"),
     ("lr=tag(log,interval(0,1))", "the second end of an interval is above the first, and on a log scale it begins abo"),
-    ("clip.maks=interval(1,2)", "clip.maks=interval(1,2): no such key"),
+    ("clip.maks=interval(1,2)", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("seed=3", "sweep.method=optuna: there is nothing to search"),
     ("sweep.trials=0 seed=1,2", "sweep.trials=0: must be a whole number of at least 1"),
     (

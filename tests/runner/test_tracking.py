@@ -23,6 +23,8 @@ from torch.nn import Parameter
 from gradclip import Clipper, ClipReport, Policy
 from runner.errors import UserError
 from runner.sweeps import grid
+from runner.sweeps.results import swept
+from runner.sweeps.space import axes
 from runner.tracking import flow, metrics
 from runner.tracking.events import EVENTS
 from runner.tracking.tags import step_with_parameters
@@ -212,6 +214,27 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
     assert Elsewhere.read == 1
 
 
+def test_an_open_tensorboard_forgets_what_a_resumed_run_logs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker(tmp_path, "", {})
+    tracker.evaluation(1, 0.5, {})
+    lengths = tracker.written()
+    tracker.evaluation(2, 0.25, {})
+    tracker.close()
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [(each.step, each.value) for each in board.Scalars("loss/val")] == [(1, 0.5), (2, 0.25)]
+    truncate_logs(tmp_path, lengths)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 10)  # else the new file might not be read after the old one
+    tracker = Tracker(tmp_path, "", {}, after=1)
+    tracker.evaluation(2, 0.125, {})
+    tracker.close()
+    board.Reload()
+    assert [(each.step, each.value) for each in board.Scalars("loss/val")] == [(1, 0.5), (2, 0.125)]
+
+
 # -- metrics.jsonl
 
 
@@ -372,11 +395,12 @@ def test_the_server_shows_the_whole_configuration(server: str) -> None:
 def test_the_server_shows_the_swept_keys_and_the_objective_of_every_job(tmp_path: Path) -> None:
     """The jobs of a sweep find in its plan which keys are swept, and TensorBoard has a row for each that began."""
     arguments = ["seed=3,4", "experiment=calm,wild"]
-    plan = grid.plan(composer(), composer().compose(arguments, multirun=True), arguments)
+    space = axes(composer(), arguments)
+    plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
     plan.write(tmp_path)
     for job in plan.jobs:
         folder = tmp_path / str(job.number)
-        train(compose(*job.overrides), folder, swept=grid.swept(folder))
+        train(compose(*job.overrides), folder, swept=swept(folder))
     board = program.TensorBoard()
     board.configure(argv=["tensorboard", "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"])
     server = board.launch()

@@ -18,7 +18,7 @@ from runner.cli import arguments, resume
 from runner.cli.help import help_text
 from runner.compose import Composer, checked, register, without_hydra
 from runner.config import Project
-from runner.errors import UserError, hydras_choice, one_line
+from runner.errors import UserError, one_line
 from runner.runs.run import taken_by
 from runner.sweeps import sweep
 
@@ -49,7 +49,9 @@ def preflight(project: Project[Any], argv: Sequence[str] | None = None) -> None:
         if (name := resume.requested_run(parsed)) is not None:
             sys.exit(resume.resume(project, name, parsed, args))
         if sweep.is_requested(args.multirun, parsed):
-            sys.exit(sweep.main(composer, args.overrides, args))
+            if flag := "--cfg" if args.cfg else "--info" if args.info else None:
+                raise UserError(f"{flag}: shows the configuration of a single run")
+            sys.exit(sweep.main(composer, args.overrides))
         config = composer.compose(args.overrides)
         _check(config, composer, args)
         if args.cfg:
@@ -64,9 +66,6 @@ def _check_processes() -> None:
 
 def _check(config: DictConfig, composer: Composer[Any], args: Namespace) -> None:
     """Raises UserError and InvalidField for a configuration that is not that of a single new run."""
-    for group, default in (("hydra/sweeper", "basic"), ("hydra/launcher", "basic")):
-        if (choice := config.hydra.runtime.choices[group]) != default:
-            raise UserError(hydras_choice(f"{group}={choice}"))
     if config.hydra.mode == RunMode.MULTIRUN:
         raise UserError("hydra.mode=MULTIRUN: -m makes a sweep; leave this out of the file")
     settings = checked(config, composer.project, args.overrides)

@@ -16,7 +16,8 @@ from runner.config import Config, Project, flatten, incompatible_keys
 from runner.errors import UserError
 from runner.runs import log
 from runner.runs.run import SAVED
-from runner.runs.status import actual_state, read_status
+from runner.runs.status import read_status
+from runner.sweeps.results import state_of
 
 LATEST = Path("outputs") / "latest"
 
@@ -59,7 +60,7 @@ def folder_of(name: str) -> Path:
         jobs = sorted(path.parent.name for path in folder.glob(f"*/{SAVED}"))
         what = f"a sweep; name one of its jobs: {folder}/{jobs[0]}" if jobs else f"not a run, since it has no {SAVED}"
         raise UserError(f"{shown}: {what}")
-    if (state := actual_state(folder)) == "running":
+    if (state := state_of(folder.resolve())) == "running":
         raise UserError(f"{shown}: process {read_status(folder).get('pid')} is training in it")
     if state == "duplicate":
         raise UserError(f"{shown}: it was not run, since it repeats job {read_status(folder).get('duplicate_of')}")
@@ -122,5 +123,5 @@ def _set_hydra_config(folder: Path) -> None:
     schema = OmegaConf.structured(HydraConf)
     OmegaConf.set_struct(schema, False)  # Hydra's own files have keys that its schema lacks
     config = OmegaConf.create({"hydra": OmegaConf.merge(schema, read_yaml(path).get("hydra", {}))})
-    config.hydra.runtime.output_dir = str(folder)
+    OmegaConf.update(config, "hydra.runtime.output_dir", str(folder))
     HydraConfig.instance().set_config(config)

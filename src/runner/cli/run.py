@@ -1,6 +1,5 @@
 """A run, from its checked configuration to its exit status."""
 
-import logging
 import os
 import signal
 import sys
@@ -34,7 +33,6 @@ def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed
 
     A mistake that only building the run can find is one line and exit status 2.
     """
-    logging.raiseExceptions = False  # a closed pipe, as in `… | head`, ends nothing
     in_sweep = swept(folder)
     record = None
     try:

@@ -25,7 +25,7 @@ def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     title = "Sweep " + ", ".join(sweep.name for sweep in sweeps)
     again = next((sweep for sweep in sweeps if (sweep / PLAN).is_file()), None)
     command = ["python", "train.py", f"sweep.resume={typed(shown(again))}"] if again else []
-    resume = shlex.join(command) or "scripts/tune.py with the same arguments"
+    resume = shlex.join(command or ["python", "train.py", "resume=RUN"])
     (folder / "report.md").write_text(pages.markdown(table, drawn, title, resume), encoding="utf-8")
     (folder / "report.html").write_text(pages.page(table, drawn, title, resume), encoding="utf-8")
     return f"{pages.text(table, resume)}\n\n{shown(folder / 'report.html')}"

@@ -18,13 +18,14 @@ from gradclip.policies import Policy
 from runner.errors import UserError, typed
 from runner.runs.status import STATUS
 from runner.sweeps.results import Job, Plan, Result, read_one, read_plan
+from runner.sweeps.results import read as read_results
 from runner.tracking import metrics
 from runner.tracking.tags import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
 
 TAGS = (LOSS, VALIDATION, BEFORE, AFTER, LIMIT, FRACTION)
 POLICY, THRESHOLD, SEED = "clip.name", "clip.max", "seed"
-FAILED = ("failed", "killed")
-OPEN = ("running", "missing", "interrupted")
+FAILED = ("failed", "killed", "rejected")
+OPEN = ("running", "queued", "missing", "interrupted")
 
 
 class Series(NamedTuple):
@@ -215,7 +216,7 @@ def _fixed(plan: Plan) -> list[str]:
 
 def _trials(folder: Path) -> list[Trial]:
     if (plan := read_plan(folder)) is not None:
-        return [Trial(plan.common | job.values, read_one(folder / str(job.number), job)) for job in plan.jobs]
+        return [Trial(plan.common | result.job.values, result) for result in read_results(folder, plan)]
     runs = [folder] if (folder / STATUS).is_file() else sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
     if not runs:
         missing = f"it has neither sweep.json nor {STATUS}, nor has a folder in it"

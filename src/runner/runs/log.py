@@ -4,10 +4,23 @@ import logging
 import logging.config
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from runner.runs.files import is_unwritable
 
 LOG = "train.log"
+
+
+class Screen(logging.StreamHandler[TextIO]):
+    """Writes to stdout. A reader that has closed its end, as in `… | head`, ends no run."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by logging in the block that handles the error of writing a record."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class LogFile(logging.FileHandler):
@@ -24,6 +37,8 @@ class LogFile(logging.FileHandler):
             self._reported = True
             assert isinstance(error, OSError)
             print(f"warning: {self.baseFilename}: {error.strerror}; the run continues", file=sys.stderr)
+        elif not isinstance(error, OSError):
+            super().handleError(record)
 
 
 def configure(folder: Path) -> None:
@@ -37,7 +52,7 @@ def configure(folder: Path) -> None:
                 "time": {"format": "%(asctime)s %(levelname)s %(message)s"},
             },
             "handlers": {
-                "screen": {"class": "logging.StreamHandler", "stream": sys.stdout, "formatter": "message"},
+                "screen": {"()": Screen, "formatter": "message"},
                 "file": {"()": LogFile, "path": folder / LOG, "formatter": "time"},
             },
             "root": {"level": min(logging.getLogger().level, logging.INFO), "handlers": ["screen", "file"]},

@@ -8,8 +8,8 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from runner.compose import Composer, checked, without_hydra
-from runner.config import RunConfig, flatten
+from runner.compose import Composer, checked, checked_node, without_hydra
+from runner.config import RunConfig, Sweep, flatten
 from runner.errors import UserError, explain
 from runner.sweeps.results import Job, Plan
 from runner.sweeps.space import Axis, for_job, points
@@ -52,6 +52,15 @@ class Points:
                 OmegaConf.update(config, override.key_or_group, override.value())
         kept = [each for each in overrides if each not in left_out]
         return [each for each in kept if for_job(each)], checked(config, self._composer.project, kept)
+
+    def settings(self, axes: Sequence[Axis]) -> Sweep:
+        """The keys under `sweep`, which are the same for all points."""
+        config = self.first.copy()
+        lines = [axis.values[0] for axis in axes if axis.key.startswith("sweep.")]
+        for override in map(self._override, lines):
+            OmegaConf.update(config, override.key_or_group, override.value())
+        settings: Sweep = checked_node(config.sweep, "sweep", self._composer.project, lines)
+        return settings
 
     def is_option(self, axis: Axis) -> bool:
         """Whether an argument chooses what is composed, such as an option of a group."""

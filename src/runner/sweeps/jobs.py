@@ -22,9 +22,11 @@ POLL = 0.05  # seconds between two looks at the running jobs
 
 
 class Process(Protocol):
-    """A started job. id: the number that a cluster gave it."""
+    """A started job."""
 
-    id: str | None
+    @property
+    def id(self) -> str | None:
+        """The number that a cluster gave it."""
 
     def poll(self) -> int | None:
         """Its exit status, negative for a signal that ended it; None while it runs."""
@@ -52,14 +54,24 @@ class Source(Protocol):
     def ended(self, result: Result) -> None:
         """Takes in how a job ended."""
 
+    def conclusion(self) -> str:
+        """What is printed below the table of the jobs."""
+
 
 @dataclass
 class Running:
-    """A started job. pruned: why a search has ended it."""
+    """A started job. sent: the last signal that it was sent; pruned: why a search has ended it."""
 
     job: Job
     process: Process
+    sent: int | None = None
     pruned: str | None = None
+
+    def send(self, number: int) -> None:
+        """Sends it a signal, unless that was the last one."""
+        if self.sent != number:
+            self.sent = number
+            self.process.send(number)
 
 
 class Jobs:
@@ -73,7 +85,7 @@ class Jobs:
         self._command, self._launcher = list(command), launcher
         self._running: list[Running] = []
         self._done = 0
-        self._stopped: int | None = None  # the signal that interrupted the sweep
+        self._signaled: list[int] = []  # the signals that the sweep itself was sent
         self._rejected = False  # no further job is started
 
     def run(self, source: Source) -> int | None:
@@ -84,14 +96,20 @@ class Jobs:
                 if not self._running:
                     break
                 time.sleep(POLL)
+                self._forward_signals()
                 self._collect(source)
                 self._show_counter()
         self._show_counter()
-        return self._stopped
+        return self._signaled[0] if self._signaled else None
+
+    def _forward_signals(self) -> None:
+        """A signal to the sweep asks its jobs to save and end; a second one kills them."""
+        for running in self._running if self._signaled else []:
+            running.send(self._signaled[0] if len(self._signaled) == 1 else signal.SIGKILL)
 
     def _start(self, source: Source) -> None:
         """Starts jobs until as many run as are to run at once."""
-        while len(self._running) < self._settings.jobs and not self._rejected and self._stopped is None:
+        while len(self._running) < self._settings.jobs and not self._rejected and not self._signaled:
             if (job := source.next()) is None:
                 return
             folder = self._folder / str(job.number)
@@ -137,18 +155,15 @@ class Jobs:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM go to the jobs, which save and end; a second one kills them."""
+        """SIGINT and SIGTERM are noted in the block."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            forwarded = number if self._stopped is None else signal.SIGKILL
-            self._stopped = self._stopped or number
-            for running in self._running:
-                running.process.send(forwarded)
+        def note(number: int, frame: FrameType | None) -> None:
+            self._signaled.append(number)
 
-        earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
@@ -161,7 +176,7 @@ def _prune(running: Running, source: Source) -> None:
     if running.pruned is None:
         running.pruned = source.watch(running.job)
         if running.pruned is not None:
-            running.process.send(signal.SIGTERM)
+            running.send(signal.SIGTERM)
 
 
 def _arguments(job: Job, folder: Path) -> list[str]:

@@ -56,8 +56,7 @@ class Plan:
     submitted: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Writes sweep.json into the sweep's folder, as a whole."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Replaces sweep.json in the sweep's folder as a whole."""
         write_atomically(folder / PLAN, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
@@ -100,6 +99,14 @@ class Result:
 def read(folder: Path, plan: Plan) -> list[Result]:
     """The result of every job of a sweep."""
     return [read_one(folder / str(job.number), job, _scheduled(folder, plan, job)) for job in plan.jobs]
+
+
+def state_of(folder: Path) -> str | None:
+    """The state of a run as it is, see `actual_state`, also of a job that a cluster runs."""
+    plan = read_plan(folder.parent)
+    job = next((job for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
+    scheduled = None if plan is None or job is None else _scheduled(folder.parent, plan, job)
+    return actual_state(folder, scheduled)
 
 
 def _scheduled(folder: Path, plan: Plan, job: Job) -> bool | None:

@@ -60,11 +60,14 @@ class Search:
         backend = optuna.storages.journal.JournalFileBackend(str(sweep.folder / STORAGE))
         storage = optuna.storages.JournalStorage(backend)
         _, first = sweep.points.config(next(points(sweep.axes)))
-        study = optuna.create_study(storage=storage, study_name=sweep.folder.name, load_if_exists=True)
-        # Another seed after a resume, or the first trials would be proposed once more.
-        study.sampler = optuna.samplers.TPESampler(seed=first.seed + len(study.trials), constant_liar=True)
-        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
-        self._study = study
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=sweep.folder.name,
+            # Another seed after a resume, or the first trials would be proposed once more.
+            sampler=optuna.samplers.TPESampler(seed=first.seed + len(sweep.plan.jobs), constant_liar=True),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
+            load_if_exists=True,
+        )
         self._trials: dict[int, Any] = {}  # of the running jobs that this process proposed
         self._next_look: dict[int, float] = {}  # when the losses of a job are read again
         self._reported: dict[int, int] = {}  # the last step whose loss Optuna was told

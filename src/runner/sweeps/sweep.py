@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import config as schemas
 from runner.compose import Composer
-from runner.errors import UserError, hydras_choice, typed
+from runner.errors import UserError, typed
 from runner.runs.run import update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import grid, slurm
 from runner.sweeps.grid import Points
-from runner.sweeps.jobs import Jobs
+from runner.sweeps.jobs import Jobs, Launcher, Source
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import ENDED, PLAN, Job, Plan, Result, columns, read, read_plan, shown, table
-from runner.sweeps.space import Axis, axes, points
+from runner.sweeps.space import Axis, axes
 
 LOCK = ".lock"
 
@@ -54,13 +53,11 @@ def is_requested(multirun: bool, overrides: Sequence[Override]) -> bool:
     return multirun or any(o.key_or_group == "sweep.resume" and o.value() is not None for o in overrides)
 
 
-def main(composer: Composer[Any], arguments: list[str], flags: Namespace) -> int:
+def main(composer: Composer[Any], arguments: list[str]) -> int:
     """Plans and runs a sweep, or resumes one; returns its exit status.
 
     Raises UserError, before anything is created, for the first point that is wrong.
     """
-    if given := [flag for flag in ("cfg", "info") if getattr(flags, flag)]:
-        raise UserError(f"--multirun and --{given[0]}: only one of them at a time")
     resumed = [override for override in composer.parse(arguments) if override.key_or_group == "sweep.resume"]
     name = resumed[-1].value() if resumed else None
     sweep = new(composer, arguments) if name is None else unfinished(composer, str(name), arguments)
@@ -69,8 +66,6 @@ def main(composer: Composer[Any], arguments: list[str], flags: Namespace) -> int
     if sweep.settings.dry_run:
         print(dry_run(sweep))
         return 0
-    if name is None:
-        sweep.plan.write(sweep.folder)
     return run(sweep)
 
 
@@ -99,6 +94,7 @@ def unfinished(composer: Composer[Any], name: str, arguments: list[str]) -> Swee
     if plan.method == "grid" and [job.config for job in plan.jobs] != [job.config for job in sweep.plan.jobs]:
         raise UserError(f"sweep.resume={folder}: conf/ or the code has changed since it was planned, and not all jobs "
                         "would be the same; start a new sweep")  # fmt: skip
+    plan.arguments = sweep.plan.arguments  # with the settings as they are now, for the next time
     sweep.plan = plan
     return sweep
 
@@ -111,16 +107,16 @@ def _checked(composer: Composer[Any], arguments: list[str], folder: Path | None)
     if params := _params(configurations.first, named):
         space = axes(composer, [*params, *arguments])
         configurations = Points(composer, space)
-    _check_hydra(configurations.first)
-    _, first = configurations.config(next(points(space)))
-    if first.sweep.method == "optuna":
+    _check_subdir(configurations.first)
+    settings = configurations.settings(space)
+    if settings.method == "optuna":
         from runner.sweeps import search
 
         plan = search.plan(composer, space, configurations, arguments)
     else:
         plan = grid.plan(composer, space, configurations, arguments)
     folder = folder or Path(configurations.first.hydra.sweep.dir).absolute()
-    return Sweep(folder, plan, first.sweep, space, configurations, composer)
+    return Sweep(folder, plan, settings, space, configurations, composer)
 
 
 def _params(config: DictConfig, given: set[str]) -> list[str]:
@@ -129,10 +125,7 @@ def _params(config: DictConfig, given: set[str]) -> list[str]:
     return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
-def _check_hydra(config: DictConfig) -> None:
-    for group in ("hydra/sweeper", "hydra/launcher"):
-        if (choice := config.hydra.runtime.choices[group]) != "basic":
-            raise UserError(hydras_choice(f"{group}={choice}"))
+def _check_subdir(config: DictConfig) -> None:
     subdir = OmegaConf.to_container(config.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
     if subdir != "${hydra.job.num}":
         raise UserError(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
@@ -147,7 +140,10 @@ def dry_run(sweep: Sweep) -> str:
         state = f"no, {states[job.number]}" if job not in run else "yes"
         will = f"no, duplicate of {job.duplicate_of}" if job.duplicate_of is not None else state
         rows.append((str(job.number), will, job.point, shown(sweep.folder / str(job.number))))
-    return "\n".join([*columns(rows), f"{len(sweep.plan.jobs)} jobs, of which {len(run)} would run"])
+    lines = [*columns(rows), f"{len(sweep.plan.jobs)} jobs, of which {len(run)} would run"]
+    if sweep.plan.method == "optuna":
+        lines.append(f"a search proposes its jobs while it runs: {sweep.settings.trials} in all")
+    return "\n".join(lines)
 
 
 class Listed:
@@ -165,13 +161,18 @@ class Listed:
     def ended(self, result: Result) -> None:
         pass
 
+    def conclusion(self) -> str:
+        return ""
+
 
 def run(sweep: Sweep) -> int:
     """Runs the jobs that have no result, prints how each ended, and returns the sweep's exit status.
 
     Raises UserError if another process is running this sweep.
     """
+    sweep.folder.mkdir(parents=True, exist_ok=True)
     with _locked(sweep.folder):
+        sweep.plan.write(sweep.folder)
         for job in sweep.plan.jobs:
             if job.duplicate_of is not None:
                 change_status(sweep.folder / str(job.number), state="duplicate", duplicate_of=job.duplicate_of)
@@ -180,22 +181,24 @@ def run(sweep: Sweep) -> int:
                 print(f"job {result.job.number} is {result.state} already, and left alone", flush=True)
         update_latest_symlink(sweep.folder)
         jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, _command(sweep), _launcher(sweep))
-        if sweep.plan.method == "optuna":
-            from runner.sweeps.search import Search
-
-            search = Search(sweep)
-            stopped = jobs.run(search)
-            conclusion = search.conclusion()
-        else:
-            stopped, conclusion = jobs.run(Listed(sweep.to_run())), ""
+        source = _source(sweep)
+        stopped = jobs.run(source)
         results = sweep.results
-    print(f"\n{table(results)}{conclusion}")
+    print(f"\n{table(results)}{source.conclusion()}")
     again = shlex.join(["python", "train.py", f"sweep.resume={typed(shown(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
     print(f"sweep: {shown(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""), flush=True)
     if stopped is not None:
         return 128 + stopped
     return int(any(result.state not in (*ENDED, "running", "queued") for result in results))
+
+
+def _source(sweep: Sweep) -> Source:
+    if sweep.plan.method == "grid":
+        return Listed(sweep.to_run())
+    from runner.sweeps.search import Search
+
+    return Search(sweep)
 
 
 def _command(sweep: Sweep) -> list[str]:
@@ -205,7 +208,7 @@ def _command(sweep: Sweep) -> list[str]:
     return program if sweep.plan.config_name == "train" else [*program, "--config-name", sweep.plan.config_name]
 
 
-def _launcher(sweep: Sweep) -> Any:
+def _launcher(sweep: Sweep) -> Launcher:
     if sweep.settings.launcher == "slurm":
         return slurm.SlurmLauncher(sweep.folder, sweep.settings.slurm)
     return LocalLauncher(sweep.settings.jobs)

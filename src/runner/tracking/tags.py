@@ -3,6 +3,7 @@
 from functools import cache
 
 LOSS, VALIDATION = "loss/train", "loss/val"
+METRIC = "metric/"  # before the name of each metric of an evaluation
 OBJECTIVE = "best/objective"  # the first of all tags, so that HParams shows it beside the swept keys
 BEFORE, AFTER = "grad_norm/before", "grad_norm/after"
 LIMIT, FRACTION, SCALE = "clip/limit", "clip/fraction", "clip/scale"

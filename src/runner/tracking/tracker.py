@@ -19,7 +19,7 @@ from gradclip import ClipReport
 from runner.tracking import flow
 from runner.tracking.events import EVENTS, EventWriter
 from runner.tracking.metrics import MetricsWriter
-from runner.tracking.tags import OBJECTIVE, OVERLAY, STEP, VALIDATION, step_with_parameters
+from runner.tracking.tags import METRIC, OBJECTIVE, OVERLAY, STEP, VALIDATION, step_with_parameters
 from runner.tracking.truncation import log_lengths
 
 BINS = 64  # of a histogram
@@ -100,7 +100,7 @@ class Tracker:
 
     def evaluation(self, step: int, loss: float, metrics: dict[str, float], best: float | None = None) -> None:
         """Logs the loss and the metrics on the held-out data; and the best loss, which HParams shows."""
-        values = {VALIDATION: loss} | {f"metric/{name}": value for name, value in metrics.items()}
+        values = {VALIDATION: loss} | {f"{METRIC}{name}": value for name, value in metrics.items()}
         values |= {} if best is None else {OBJECTIVE: best}
         self._write(step, tuple(values), list(values.values()))
 
