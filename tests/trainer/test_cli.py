@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,8 +90,8 @@ MISTAKES = [
     ("clip.max=1,2", "clip.max=1,2: several values are a sweep: add -m; a list is written clip.max=[1,2]"),
     ("-m clip=none,norm clip.max=1,-1", "clip.max=-1.0: must be a number above 0, or null (job 1: clip=none"),
     ("-m clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
-    ("-m clip.maks=1,2", "clip.maks=1,2: no such key in clip=norm; did you mean clip.max?"),
-    ("-m clip.max=interval(0,1)", "clip.max=interval(0,1): a grid takes lists, choice(…) and range(…)"),
+    ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max? (job 0: clip.maks=1)"),
+    ("-m clip.max=interval(0,1)", "clip.max: a grid takes lists, choice(…) and range(…); sweep.method=optuna searches"),
     ("-m clip=7", "clip=7: no such option"),
     ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
@@ -128,7 +129,7 @@ MISTAKES = [
     ("--frobnicate", "unrecognized arguments: --frobnicate"),
     ("--config-dir=more", "--config-dir: not offered: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
     ("--config-path=more", "--config-path: not offered: conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds"),
-    ("hydra.searchpath=[file://nope]", "nope: no such folder of configurations"),
+    ("hydra.searchpath=[file://nope]", "hydra.searchpath=[file://nope]: no such folder of configurations"),
     ("--config-name=nope", "Cannot find primary config 'nope'"),
     ("--experimental-rerun=x", "--experimental-rerun: not offered"),
 ]  # fmt: skip
@@ -229,11 +230,11 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
 def test_flags_and_options_in_any_order_and_spelling(
     arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan is written before the first job starts."""
-    monkeypatch.setattr("runner.sweeps.sweep.run", lambda planned: 5)
+    """The plan is written before the first job starts: this sweep is interrupted before that."""
+    monkeypatch.setattr("runner.sweeps.jobs.Jobs.run", lambda self, source: signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         cli.preflight(PROJECT, ["train.py", *arguments.split()])
-    assert end.value.code == 5
+    assert end.value.code == 130
     (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
     jobs = json.loads(plan.read_text())["jobs"]
     expected = ["fast", "anomaly"] if "anomaly" in arguments else [1, 2]
