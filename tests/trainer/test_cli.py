@@ -1,6 +1,8 @@
 """The command line: every mistake one line and status 2, no folder made, no torch loaded."""
 
+import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,6 @@ import torch
 
 from runner.cli import preflight as cli
 from runner.errors import UserError
-from runner.sweeps.sweep import Sweep
 from tests.programs import run
 from tests.support import ROOT
 from tests.trainer.options import missing, names
@@ -89,8 +90,8 @@ MISTAKES = [
     ("clip.max=1,2", "clip.max=1,2: several values are a sweep: add -m; a list is written clip.max=[1,2]"),
     ("-m clip=none,norm clip.max=1,-1", "clip.max=-1.0: must be a number above 0, or null (job 1: clip=none"),
     ("-m clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
-    ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
-    ("-m clip.max=interval(0,1)", "clip.max: a grid takes lists, choice(…) and range(…)"),
+    ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max? (job 0: clip.maks=1)"),
+    ("-m clip.max=interval(0,1)", "clip.max: a grid takes lists, choice(…) and range(…); sweep.method=optuna searches"),
     ("-m clip=7", "clip=7: no such option"),
     ("-m seed=shuffle(1,2)", "seed=shuffle(1,2): cannot be shuffled"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
@@ -229,14 +230,15 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
 def test_flags_and_options_in_any_order_and_spelling(
     arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned: list[Sweep] = []
-    monkeypatch.setattr("runner.sweeps.sweep.run", lambda sweep: planned.append(sweep) or 5)
+    """The plan is written before the first job starts: this sweep is interrupted before that."""
+    monkeypatch.setattr("runner.sweeps.jobs.Jobs.run", lambda self, source: signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         cli.preflight(PROJECT, ["train.py", *arguments.split()])
-    assert end.value.code == 5
-    first, second = planned[0].plan.jobs
+    assert end.value.code == 130
+    (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
+    jobs = json.loads(plan.read_text())["jobs"]
     expected = ["fast", "anomaly"] if "anomaly" in arguments else [1, 2]
-    assert [*first.swept.values(), *second.swept.values()] == expected
+    assert [*jobs[0]["swept"].values(), *jobs[1]["swept"].values()] == expected
 
 
 def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
