@@ -34,7 +34,7 @@ from runner.errors import (
 )
 from runner.runs.run import SAVED
 
-BARE = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, OSError)
+BARE = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError, OSError)
 LARGEST = 1 << 20  # bytes of a saved configuration, which has two to five thousand
 
 
@@ -247,7 +247,7 @@ def read_yaml(path: Path) -> DictConfig:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"{path}: not the configuration of a run, which has no aliases")
         saved = OmegaConf.create(text)
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (*BARE, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not the configuration of a run: {' '.join(str(error).split())}") from error
     if not isinstance(saved, DictConfig):
         raise UserError(f"{path}: not the configuration of a run")

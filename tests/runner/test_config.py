@@ -33,6 +33,8 @@ def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple
         ("clip: {name: nrom}", "clip=nrom: no such option"),
         ("a: &b 1\nc: *b", "has no aliases"),
         ("[1, 2]", "not the configuration of a run"),
+        ("7", "not the configuration of a run"),
+        ("[" * 5000, "not the configuration of a run"),
         ("clip: [", "not the configuration of a run"),
         ("x" * (1 << 21), "bytes are not the configuration of a run"),
     ],

@@ -38,8 +38,8 @@ MISTAKES = [
     ("seed=1,2", "seed=1,2: several values are a sweep: add -m; a list is written seed=[1,2]"),
     ("-m seed=1,-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295 (job 1: seed=-1)"),
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
-    ("-m lr=interval(0,1)", "lr: a grid takes lists, choice(…) and range(…); sweep.method=optuna searches an interval"),
-    ("-m seed=1,2 hydra.sweep.dir=swept", "/swept: holds a sweep already"),
+    ("-m lr=interval(0,1)", "lr=interval(0,1): a grid takes lists, choice(…) and range(…); sweep.method=optuna sear"),
+    ("-m seed=1,2 hydra.sweep.dir=swept", "hydra.sweep.dir=swept: holds a sweep already"),
     ("-m seed=1,2 --cfg job", "--multirun and --cfg: only one of them at a time"),
     ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number; leave this out"),
     ("-m sweep.jobs=0 seed=1,2", "sweep.jobs=0: must be a whole number of at least 1"),
@@ -93,6 +93,7 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("defaults:\n  - override /hydra/launcher: joblib", "hydra/launcher=joblib: not used here; sweep.jobs=4"),
         ("defaults:\n  - override /hydra/sweeper: optuna", "hydra/sweeper=optuna: not used here; sweep.method=grid or"),
         ("- 3", "Cannot merge DictConfig with ListConfig"),
+        ("lr: " + "[" * 5000, "cannot be composed: RecursionError"),
         ("\0", "typo.yaml: not YAML: special characters are not allowed"),
     ],
 )

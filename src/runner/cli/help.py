@@ -14,6 +14,9 @@ Trains a model with clipped gradients, and shows their norms before and after cl
 
   python train.py [group=option] [key=value] …             one run
   python train.py -m clip=none,norm clip.max=0.5,1 …       a sweep: a run for every combination
+  python train.py -m sweep.method=optuna 'clip.max=tag(log,interval(0.1,10))'   a search
+  python train.py resume=RUN [key=value] …                 an earlier run, resumed where it stopped
+  python train.py sweep.resume=SWEEP                       what is left of a sweep
   python train.py [group=option] --help                    the keys of other options
   python train.py … --cfg job                              the configuration; nothing is run
   eval "$(python train.py -sc install=bash)"               tab completion (zsh, fish: see --hydra-help)

@@ -112,7 +112,7 @@ def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, 
     """The jobs of a grid. Raises UserError for the first point that is wrong; nothing has run by then."""
     for axis in axes:
         if axis.interval is not None:
-            raise UserError(f"{axis.key}: a grid takes lists, choice(…) and range(…); sweep.method=optuna searches "
+            raise UserError(f"{axis.line}: a grid takes lists, choice(…) and range(…); sweep.method=optuna searches "
                             "an interval")  # fmt: skip
     jobs: list[Job] = []
     for number, overrides in enumerate(points(axes)):

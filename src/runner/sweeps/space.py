@@ -27,11 +27,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Axis:
-    """One argument. key: the dotted key or group; values: the argument once for each value; swept: more than a value.
+    """One argument. line: as it was written; key: the dotted key or group; values: the argument once for each value.
 
-    interval: of a search, whose two ends the values are.
+    swept: it has several values, or an interval, whose two ends the values are.
     """
 
+    line: str
     key: str
     values: list[str]
     swept: bool = False
@@ -57,18 +58,20 @@ def _axis(override: Override, project: Project[Any]) -> Axis:
     line, key = str(override.input_line), override.get_key_element()
     named = override.key_or_group
     if not override.is_sweep_override():
-        return Axis(named, [_absolute(line, override, project)])
+        return Axis(line, named, [_absolute(line, override, project)])
     if named.startswith(("sweep.", "hydra")):
         raise UserError(f"{line}: is a setting of the whole sweep, and has one value")
     if isinstance(value := override.value(), IntervalSweep):
         interval = _interval(line, value)
-        return Axis(key.lstrip("+"), [f"{key}={_number(end)}" for end in (interval.low, interval.high)], True, interval)
+        return Axis(
+            line, key.lstrip("+"), [f"{key}={_number(end)}" for end in (interval.low, interval.high)], True, interval
+        )
     if getattr(value, "shuffle", False):
         raise UserError(f"{line}: cannot be shuffled, since a job is known by its number")
     values = [f"{key}={_unquoted(each)}" for each in override.sweep_string_iterator()]
     if not values:
         raise UserError(f"{line}: there is nothing to sweep over")
-    return Axis(key.lstrip("+"), values, True)
+    return Axis(line, key.lstrip("+"), values, True)
 
 
 def _absolute(line: str, override: Override, project: Project[Any]) -> str:

@@ -61,11 +61,11 @@ def main(composer: Composer[Any], arguments: list[str]) -> int:
     resumed = [override for override in composer.parse(arguments) if override.key_or_group == "sweep.resume"]
     name = resumed[-1].value() if resumed else None
     sweep = new(composer, arguments) if name is None else unfinished(composer, str(name), arguments)
-    if sweep.settings.launcher == "slurm":
-        slurm.require(sweep.settings.slurm.cluster)
     if sweep.settings.dry_run:
         print(dry_run(sweep))
         return 0
+    if sweep.settings.launcher == "slurm":
+        slurm.require(sweep.settings.slurm.cluster)
     return run(sweep)
 
 
@@ -73,9 +73,9 @@ def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
     """A sweep that no process has started: its points are composed and checked."""
     sweep = _checked(composer, arguments, None)
     if (sweep.folder / PLAN).exists():
-        raise UserError(f"hydra.sweep.dir={sweep.folder}: holds a sweep already")
+        raise UserError(f"hydra.sweep.dir={shown(sweep.folder)}: holds a sweep already")
     if taken := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
-        raise UserError(f"hydra.sweep.dir={sweep.folder}: {taken.number}, the folder of a job, is there already")
+        raise UserError(f"hydra.sweep.dir={shown(sweep.folder)}: {taken.number}, the folder of a job, is there already")
     return sweep
 
 
