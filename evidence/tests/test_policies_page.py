@@ -30,7 +30,7 @@ def test_its_commands_compose() -> None:
 
 
 def test_the_pictures_figures(tmp_path: Path) -> None:
-    policies = {name: compose(f"clip={name}").clip for name in composer().options("clip")}
+    policies = {name: compose(f"clip={name}").clip for name in composer().options()["clip"]}
     courses = policies_page.record(policies, 3)
     assert courses.keys() == policies.keys()
     norm = courses["norm"]

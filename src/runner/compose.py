@@ -105,15 +105,10 @@ class Composer(Generic[Config]):
         with self._initialized() as loader:
             return _parsed(overrides, loader)
 
-    def options(self, group: str) -> list[str]:
-        """The options of a group; empty where there is no such group."""
+    def options(self) -> dict[str, list[str]]:
+        """The options of every group in conf/, without Hydra's own groups and the schemas."""
         with self._initialized() as loader:
-            return list(loader.get_group_options(group))
-
-    def groups(self) -> list[str]:
-        """The groups in conf/, without Hydra's own and the schemas."""
-        with self._initialized() as loader:
-            return _groups(loader)
+            return {group: loader.get_group_options(group) for group in _groups(loader)}
 
 
 def _parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:

@@ -130,4 +130,4 @@ def test_a_plan_that_cannot_be_read_is_none(damaged: str, tmp_path: Path) -> Non
 
 
 def test_a_project_of_its_own_is_composed_beside_another() -> None:
-    assert Composer(PROJECT).options("clip") == ["autoclip", "none", "norm", "value", "zclip"]
+    assert Composer(PROJECT).options()["clip"] == ["autoclip", "none", "norm", "value", "zclip"]

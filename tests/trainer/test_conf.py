@@ -48,7 +48,7 @@ def test_every_option_is_in_a_row() -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_class_has_its_file(group: str) -> None:
-    assert names(group) == sorted(composer().options(group))
+    assert names(group) == sorted(composer().options()[group])
 
 
 def test_every_policy_is_put_under_the_laws() -> None:
@@ -97,8 +97,8 @@ def test_a_study_begins_with_its_command_and_what_it_shows(path: Path) -> None:
     assert re.match(r"# .+\.$", shows)
 
 
-@pytest.mark.parametrize("experiment", composer().options("experiment"))
-@pytest.mark.parametrize("debug", ["", *composer().options("debug")])
+@pytest.mark.parametrize("experiment", composer().options()["experiment"])
+@pytest.mark.parametrize("debug", ["", *composer().options()["debug"]])
 def test_every_experiment_composes_with_every_debug_option(experiment: str, debug: str, tmp_path: Path) -> None:
     config = compose(f"experiment={experiment}", *([f"debug={debug}"] if debug else []))
     save(config, tmp_path)

@@ -27,8 +27,8 @@ def help_text(composer: Composer[Any], config: DictConfig) -> str:
     """For the options and values of a composed configuration."""
     chosen = config.hydra.runtime.choices
     groups = [
-        f"  {group:<12}" + "  ".join(f"[{o}]" if o == chosen.get(group) else o for o in composer.options(group))
-        for group in composer.groups()
+        f"  {group:<12}" + "  ".join(f"[{option}]" if option == chosen.get(group) else option for option in options)
+        for group, options in composer.options().items()
     ]
     keys = _rows(config)
     width = min(max(len(left) for left, _ in keys), 36)

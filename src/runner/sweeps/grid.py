@@ -24,7 +24,7 @@ class Points:
     def __init__(self, composer: Composer[Any], axes: Sequence[Axis]):
         """Raises UserError, and what Hydra raises, for a combination of options that cannot be composed."""
         self._composer = composer
-        self._groups = composer.groups()
+        self._groups = set(composer.options())
         lines = sorted({value for axis in axes for value in axis.values})
         self._parsed = dict(zip(lines, composer.parse(lines), strict=True))
         options = [axis for axis in axes if not self._is_plain(self._parsed[axis.values[0]])]
