@@ -1,4 +1,4 @@
-"""Tells a run that was killed from one that trains: `python scripts/status.py outputs/latest`."""
+"""Says how runs, or the jobs of sweeps, are doing: `python scripts/status.py outputs/latest`."""
 
 import sys
 from pathlib import Path
@@ -6,29 +6,34 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.errors import Parser, UserError, one_line
+from runner.runs.run import resume_command
 from runner.runs.status import read_status
-from runner.sweeps.results import state_of
+from runner.sweeps.results import read_plan, state_of
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description="Says how runs are doing.")
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs and of sweeps")
     args = parser.parse_args(arguments)
     with one_line():
         for folder in args.runs:
-            print(f"{folder}: {describe(folder)}")
+            plan = read_plan(folder)
+            for run in [folder] if plan is None else (folder / str(job.number) for job in plan.jobs):
+                print(f"{run}: {describe(run)}")
 
 
 def describe(folder: Path) -> str:
     """One line. Raises UserError where there is no run."""
     state, found = state_of(folder.resolve()), read_status(folder)
+    if state is None and read_plan(folder.parent) is not None:
+        return "not started"
     if state is None:
         raise UserError(f"{folder}: not the folder of a run; it has no status.json")
     line = f"{state} at step {found.get('step')} of {found.get('steps')}"
     line += f" ({found['reason']})" if found.get("reason") else ""
     if state in ("running", "killed"):
         line += f", process {found.get('pid')}, last heartbeat {found.get('updated')}"
-    return line + (f"; python train.py resume={folder}" if state in ("killed", "interrupted", "failed") else "")
+    return line + (f"; {resume_command(folder)}" if state in ("killed", "interrupted", "failed") else "")
 
 
 if __name__ == "__main__":

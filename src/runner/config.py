@@ -88,7 +88,7 @@ class Sweep(Checked):
     )
     command: str | None = key("the command that runs a job; null: this Python and this train.py", default=None)
     trials: int = key("with method=optuna: how many jobs the search has in all", least=1, default=30)
-    hours: float | None = key("with method=optuna: no job starts later than so long after the start", above=0,
+    hours: float | None = key("with method=optuna: no job starts later than so long after this process", above=0,
                               default=None)  # fmt: skip
     slurm: Slurm = key("what a job asks Slurm for", default_factory=Slurm)
 

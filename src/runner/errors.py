@@ -67,6 +67,14 @@ def exit_with_error(message: str, code: int = MISTAKE) -> NoReturn:
     sys.exit(code)
 
 
+def say(text: str) -> None:
+    """Prints to stdout at once. A reader that has closed its end, as in `… | head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def explain(error: BaseException, project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> str:
     """The one line for an error that composing or checking a project's configuration with these overrides raised."""
     line = next((line for cause in _causes(error) if (line := _line(cause, project, overrides))), None)

@@ -85,7 +85,9 @@ def test_a_path_is_made_absolute_before_the_sweep_begins(tmp_path: Path, monkeyp
     (tmp_path / "first").mkdir()
     (tmp_path / "latest").symlink_to("first")
     monkeypatch.chdir(tmp_path)
-    assert jobs("initial=latest/one.txt")[0].overrides == [f"initial={tmp_path}/first/one.txt"]
+    one, two = f"initial={tmp_path}/first/one.txt", f"initial={tmp_path}/two.txt"
+    assert jobs("initial=latest/one.txt")[0].overrides == [one]
+    assert [job.overrides for job in jobs("initial=latest/one.txt,two.txt,null")] == [[one], [two], ["initial=null"]]
 
 
 def test_hydras_own_key_for_swept_values_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +100,13 @@ def test_hydras_own_key_for_swept_values_in_a_file(tmp_path: Path, capsys: pytes
     file.write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
     line = refused([f"hydra.searchpath=[file://{tmp_path}]", "experiment=grid"], capsys)
     assert line == "hydra.mode=MULTIRUN: -m makes a sweep; leave this out of the file"
+
+
+def test_values_keep_their_quotes() -> None:
+    """Without them a text that looks like a number is one."""
+    found = jobs("clip.include=['1'],['2']")
+    assert [job.overrides for job in found] == [["clip.include=['1']"], ["clip.include=['2']"]]
+    assert [job.swept["clip.include"] for job in found] == [["1"], ["2"]]
 
 
 def test_the_first_wrong_point_is_named() -> None:

@@ -2,16 +2,22 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.config import Sweep
+from runner.runs import lock
 from runner.runs.status import STATUS, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
+from runner.sweeps.jobs import Jobs, Source
 from runner.sweeps.local import LocalLauncher
-from runner.sweeps.results import Job
+from runner.sweeps.results import Job, Plan
+from runner.sweeps.sweep import Listed
 from tests import programs
 from tests.runner.support import COUNTER, files, program, refused, status, statuses, wait_for
 
@@ -106,7 +112,7 @@ def check_resumed(folder: Path, first: dict[str, Any]) -> None:
     assert sorted(path.name for path in swept.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_an_interrupted_sweep_interrupts_its_jobs(
     number: signal.Signals, waiting: programs.Program, tmp_path: Path
 ) -> None:
@@ -117,7 +123,8 @@ def test_an_interrupted_sweep_interrupts_its_jobs(
     output, errors = waiting.communicate(timeout=60)
     assert (waiting.returncode, errors) == (128 + number, "")
     assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished", *["interrupted"] * 2]
-    assert [each["reason"] for each in statuses(tmp_path / "swept", 3)[1:]] == [number.name] * 2
+    sent = "SIGTERM" if number == signal.SIGHUP else number.name  # a job notes no closed terminal
+    assert [each["reason"] for each in statuses(tmp_path / "swept", 3)[1:]] == [sent] * 2
     assert not (tmp_path / "swept" / "3").exists()
     assert "4 jobs: 1 finished, 2 interrupted, 1 missing" in output
     set_free(tmp_path)
@@ -139,6 +146,71 @@ def test_jobs_outlive_a_killed_sweep_and_are_left_alone(waiting: programs.Progra
     wait_for(lambda: all(actual_state(swept / name) == "interrupted" for name in ("1", "2")))
     set_free(tmp_path)
     check_resumed(tmp_path, status(swept / "0"))
+
+
+def test_a_job_that_has_been_taken_since_is_left_alone(waiting: programs.Program, tmp_path: Path) -> None:
+    """Another process resumed it, while the sweep was at work on an earlier job."""
+    swept = tmp_path / "swept"
+    waiting.send_signal(signal.SIGINT)
+    waiting.wait(timeout=60)
+    set_free(tmp_path)
+    (tmp_path / "incident_2").write_text("wait 6")
+    (tmp_path / "incident_2.reached").unlink()
+    with programs.Program(COUNTER, "sweep.resume=swept", "sweep.jobs=1", cwd=tmp_path) as sweep:
+        wait_for((tmp_path / "incident_2.reached").exists)
+        assert program(f"resume={swept / '2'}", cwd=tmp_path, script=COUNTER).returncode == 0
+        set_free(tmp_path)
+        output, errors = sweep.communicate(timeout=60)
+    assert (sweep.returncode, errors) == (0, "")
+    assert "job 2 is finished already, and left alone" in output
+    assert sorted(path.name for path in swept.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+
+
+def test_a_job_that_cannot_be_resumed_is_reported_and_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "start").touch()
+    (tmp_path / "incident").write_text("wait 3")
+    arguments = ("seed=1,2", "initial=start", "incident=incident", "hydra.sweep.dir=swept")
+    with programs.Program(COUNTER, "-m", *arguments, cwd=tmp_path) as sweep:
+        wait_for((tmp_path / "incident.reached").exists)
+        sweep.send_signal(signal.SIGINT)
+        sweep.wait(timeout=60)
+    (tmp_path / "start").unlink()
+    done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"job 0 rejected: initial={tmp_path / 'start'}: no such file" in done.stdout
+    assert not (tmp_path / "swept" / "1").exists(), "no further job is started"
+    assert status(tmp_path / "swept" / "0")["state"] == "interrupted"
+
+
+def test_an_error_of_the_sweep_itself_leaves_no_job_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Jobs, source: Source) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Jobs, "_collect", fail)
+    launcher = LocalLauncher(1)
+    settings = Sweep(jobs=1)
+    jobs = Jobs(tmp_path, Plan([], []), settings, ["sh", "-c", "sleep 60"], launcher)
+    with pytest.raises(OSError, match="no space left"):
+        jobs.run(Listed([Job(0, [], "")]))
+    assert [running.process.poll() for running in jobs._running] == [-signal.SIGTERM]
+
+
+def test_a_sweep_whose_path_was_outputs_latest_is_resumed(tmp_path: Path) -> None:
+    """The path is that of the run before, also when outputs/latest has become the sweep; from wherever it is asked."""
+    assert program(cwd=tmp_path, script=COUNTER).returncode == 0
+    given = ("-m", "seed=1,2", "initial=outputs/latest/config.yaml", "hydra.searchpath=[file://.]")
+    assert program(*given, cwd=tmp_path, script=COUNTER).returncode == 0
+    sweep = (tmp_path / "outputs" / "latest").resolve()
+    (tmp_path / "elsewhere").mkdir()
+    done = program(f"sweep.resume={sweep}", cwd=tmp_path / "elsewhere", script=COUNTER)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_ends_no_sweep(tmp_path: Path) -> None:
+    command = f"{sys.executable} {COUNTER} -m seed=1,2,3 hydra.sweep.dir=swept | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished"] * 3
 
 
 def test_a_second_interrupt_kills_the_jobs(tmp_path: Path) -> None:
@@ -247,6 +319,7 @@ def test_slurm_through_its_stand_in(tmp_path: Path) -> None:
     plan = results.read_plan(swept)
     assert plan is not None
     assert (plan.cluster, sorted(plan.submitted)) == ("local", ["0", "1", "2"])
+    assert "RuntimeError: a bug" in (swept / "0.log").read_text()
 
 
 def test_jobs_that_the_cluster_has_are_not_submitted_twice(tmp_path: Path) -> None:
@@ -256,10 +329,10 @@ def test_jobs_that_the_cluster_has_are_not_submitted_twice(tmp_path: Path) -> No
         wait_for((tmp_path / "incident_1.reached").exists)
         sweep.kill()
         sweep.wait(timeout=60)
-    (tmp_path / "swept" / "0" / STATUS).rename(tmp_path / "waits")  # as while it waits for a node
+    (tmp_path / "swept" / "0").rename(tmp_path / "waits")  # as while it waits for a node
     listed = program("sweep.resume=swept", "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
     assert "no, queued" in listed.stdout, listed.stderr
-    (tmp_path / "waits").rename(tmp_path / "swept" / "0" / STATUS)
+    (tmp_path / "waits").rename(tmp_path / "swept" / "0")
     os.kill(status(tmp_path / "swept" / "0")["pid"], signal.SIGTERM)
     wait_for(lambda: results.read(tmp_path / "swept", plan_of(tmp_path / "swept"))[0].state != "queued")
     (tmp_path / "incident_1").unlink()
@@ -304,6 +377,9 @@ def test_one_definition_of_running(tmp_path: Path) -> None:
     assert actual_state(tmp_path, scheduled=True) == "running"
     change_status(tmp_path, updated=None)
     assert actual_state(tmp_path) == "killed", "damaged"
+    lock.hold(tmp_path)
+    assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "running", "whatever its status says"
+    lock.release(tmp_path)
     for damaged in ("", "{", "[]", '{"state": "finished"}', "\0\xff"):
         (tmp_path / STATUS).write_text(damaged)
         assert results.read_one(tmp_path, job).state == "missing"

@@ -73,7 +73,7 @@ def test_an_interrupted_run_finishes_its_step_and_is_resumed(whole: Path, number
         output, errors = run.communicate(timeout=60)
     (whole / "incident").unlink()
     assert (run.returncode, errors) == (128 + number, "")
-    assert f"to go on     python train.py resume={number.name}" in output
+    assert f"to resume    python train.py resume={number.name}" in output
     found = status(folder)
     assert (found["state"], found["reason"], found["step"]) == ("interrupted", number.name, 7)
     assert checkpoint.find(folder, "7").exists()
@@ -116,7 +116,7 @@ REFUSED = [
     ("steps=7,8", "steps=7,8: one run is resumed at a time"),
     ("+steps=30", "+steps=30: nothing is added or deleted when a run is resumed"),
     ("~seed", "~seed: nothing is added or deleted when a run is resumed"),
-    ("hydra.verbose=true", "hydra.verbose=true: a run is resumed in its own folder, with Hydra's settings as they w"),
+    ("hydra.verbose=true", "hydra.verbose=true: a run is resumed in its own folder, and not by Hydra; what can cha"),
     ("hydra.run.dir=x", "hydra.run.dir=x: a run is resumed in its own folder"),
     ("-m steps=30", "resume=run: does not go with --multirun"),
     ("log.every=2", "run: has finished its 6 steps; steps=12 trains longer"),

@@ -200,6 +200,19 @@ def test_a_trial_that_was_proposed_but_never_written_counts_as_failed(tmp_path: 
     assert [path.name for path in sorted(folder.glob("?"))] == ["0", "2"]
 
 
+def test_a_failed_trial_is_run_again_under_its_number(tmp_path: Path) -> None:
+    (tmp_path / "incident").write_text("bug 3")
+    arguments = ("lr=interval(0.01,0.1)", "incident=incident", "sweep.trials=1", "hydra.sweep.dir=swept")
+    assert program(*OPTUNA, *arguments, cwd=tmp_path, script=COUNTER).returncode == 1
+    (tmp_path / "incident").unlink()
+    (tmp_path / "swept").rename(tmp_path / "moved")
+    done = program("sweep.resume=moved", "sweep.trials=2", cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = study(tmp_path / "moved").get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    assert [trial.value for trial in trials] == [status(tmp_path / "moved" / name)["objective"] for name in "01"]
+
+
 def test_the_first_wrong_corner_is_named() -> None:
     space = axes(composer(), ["clip=norm,value", "clip.max=interval(-1,1)"])
     with pytest.raises(UserError, match=r"clip\.max=-1\.0: must be .* \(clip=norm clip\.max=-1\)"):

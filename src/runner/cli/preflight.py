@@ -8,8 +8,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -18,8 +17,8 @@ from runner.cli import arguments, resume
 from runner.cli.help import help_text
 from runner.compose import Composer, checked, register, without_hydra
 from runner.config import Project
-from runner.errors import UserError, one_line
-from runner.runs.run import taken_by
+from runner.errors import UserError, one_line, say
+from runner.runs.run import check_new
 from runner.sweeps import sweep
 
 
@@ -45,7 +44,8 @@ def preflight(project: Project[Any], argv: Sequence[str] | None = None) -> None:
         parsed = composer.parse(args.overrides)
         arguments.check_overrides(parsed)
         if args.help:
-            _answer(help_text(composer, composer.compose(args.overrides)))
+            say(help_text(composer, composer.compose(args.overrides)))
+            sys.exit(0)
         if (name := resume.requested_run(parsed)) is not None:
             sys.exit(resume.resume(project, name, parsed, args))
         if sweep.is_requested(args.multirun, parsed):
@@ -69,24 +69,12 @@ def _check(config: DictConfig, composer: Composer[Any], args: Namespace) -> None
     if config.hydra.mode == RunMode.MULTIRUN:
         raise UserError("hydra.mode=MULTIRUN: -m makes a sweep; leave this out of the file")
     settings = checked(config, composer.project, args.overrides)
-    if settings.sweep.dry_run:
-        raise UserError("sweep.dry_run=true: there is no sweep; add -m")
+    if given := next((each for each in args.overrides if each.lstrip("+").startswith("sweep.")), None):
+        raise UserError(f"{given}: there is no sweep; add -m")
     if settings.resume is not None:
         raise UserError(f"resume={settings.resume}: belongs on the command line, and in no file")
     if not args.cfg and not args.info:
-        _check_folder(config.hydra.run.dir)
-
-
-def _check_folder(name: str) -> None:
-    """Raises UserError if the folder holds a run already, or cannot be made."""
-    folder = Path(name).absolute()
-    if (file := taken_by(folder)) is not None:
-        raise UserError(f"hydra.run.dir={name}: holds a run already, since {file} is there")
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"hydra.run.dir={name}: cannot be made, since {existing} is not a folder that can be written to"
-        )
+        check_new("hydra.run.dir", config.hydra.run.dir, config.hydra.output_subdir)
 
 
 def _show(args: Namespace, config: DictConfig) -> None:
@@ -94,12 +82,5 @@ def _show(args: Namespace, config: DictConfig) -> None:
     if args.package and OmegaConf.select(config, args.package) is None:
         raise UserError(f"--package={args.package}: no such part of the configuration")
     if args.cfg == "job" and not args.package:
-        _answer(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
-
-
-def _answer(text: str) -> NoReturn:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+        say(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
+        sys.exit(0)

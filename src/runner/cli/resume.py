@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from runner.cli.run import execute
 from runner.compose import checked, load, read_yaml
 from runner.config import Config, Project, flatten, incompatible_keys
-from runner.errors import UserError
+from runner.errors import UserError, say
 from runner.runs import log
 from runner.runs.run import SAVED
 from runner.runs.status import read_status
@@ -42,7 +42,7 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
     folder = folder_of(name)
     settings = resumed_settings(folder, project, overrides)
     if args.cfg:
-        print(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
+        say(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
         return 0
     _set_hydra_config(folder)
     log.configure(folder)
@@ -105,7 +105,7 @@ def _check_form(override: Override, project: Project[Any]) -> None:
     if override.is_sweep_override():
         raise UserError(f"{line}: one run is resumed at a time; there is nothing to sweep over")
     if name.startswith("hydra"):
-        raise UserError(f"{line}: a run is resumed in its own folder, with Hydra's settings as they were; {allowed}")
+        raise UserError(f"{line}: a run is resumed in its own folder, and not by Hydra; {allowed}")
     if name in project.groups or name in ("experiment", "debug") or "@" in line.partition("=")[0]:
         raise UserError(f"{line}: no option is chosen when a run is resumed; {allowed}")
     if override.is_add() or override.is_force_add() or override.is_delete():
@@ -113,7 +113,7 @@ def _check_form(override: Override, project: Project[Any]) -> None:
 
 
 def _set_hydra_config(folder: Path) -> None:
-    """What `HydraConfig.get()` answers in a resumed run: the values of its first start, with today's folder.
+    """What `HydraConfig.get()` answers in a resumed run: the values of its first start, with the folder of this one.
 
     Nothing is set for a run that Hydra did not start.
     """

@@ -14,7 +14,7 @@ from runner.config import Project, RunConfig, resolve_paths
 from runner.errors import FAILED, UserError, exit_with_error
 from runner.runs import lock, log
 from runner.runs.files import is_unwritable
-from runner.runs.run import Run, remove_rejected, save
+from runner.runs.run import Run, remove_rejected, resume_command, save
 from runner.sweeps.results import swept
 
 
@@ -46,13 +46,13 @@ def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed
         sys.exit(128 + signal.SIGINT)
     except UserError as error:
         if record is not None and not record.begun and in_sweep is None and not resumed:
-            remove_rejected(folder)
+            remove_rejected(folder, HydraConfig.get().output_subdir)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         exit_with_error(str(error))
     except OSError as error:
         if not is_unwritable(error):
             raise
-        exit_with_error(f"{error.filename}: {error.strerror}; the run can be resumed: resume={folder}", FAILED)
+        exit_with_error(f"{error.filename}: {error.strerror}; to resume it: {resume_command(folder)}", FAILED)
     if code := record.outcome().code:
         sys.exit(code)

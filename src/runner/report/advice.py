@@ -1,7 +1,6 @@
 """Thresholds from the norms of one run: for the usual shares of clipped steps, and by published rules."""
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from runner.errors import UserError
 from runner.report.rows import shown
-from runner.runs.status import STATUS
+from runner.runs.status import read_status
 from runner.sweeps.results import columns
 from runner.tracking import metrics
 from runner.tracking.metrics import METRICS, Points
@@ -54,15 +53,6 @@ def advice(norms: Norms, status: dict[str, Any]) -> Suggestion:
     """The one to begin with: 10 % of the steps clipped; after a divergence the 10th percentile."""
     found = suggestions(norms)
     return found[-1] if status.get("state") == "diverged" else found[0]
-
-
-def status_of(run: Path) -> dict[str, Any]:
-    """A run's status.json; empty for what other programs wrote."""
-    try:
-        found: dict[str, Any] = json.loads((run / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 def warnings(norms: Norms, status: dict[str, Any]) -> list[str]:
@@ -136,7 +126,7 @@ def _scalars_in_event_files(folder: Path) -> dict[str, Points]:
 def advise(run: Path, tag: str = BEFORE) -> str:
     """What is printed: the table, ready-made overrides, and the warnings."""
     norms = norms_of(run, tag)
-    status = status_of(run)
+    status = read_status(run)
     rows = [("threshold", "steps above", "why", "override")]
     rows += [(f"{each.threshold:.3g}", f"{100 * each.share:.1f} %", each.source, each.override)
              for each in suggestions(norms)]  # fmt: skip

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from runner.runs.run import Interrupted, Run, RunStopped
+from runner.runs.run import Interrupted, Run, RunStopped, resume_command
 from runner.sweeps.results import shown
 
 log = logging.getLogger(__name__)
@@ -45,5 +46,5 @@ def show(
     folder = shown(run.folder)
     rows |= {"run": folder, "TensorBoard": f"tensorboard --logdir {folder}"}
     if isinstance(stopped, Interrupted):
-        rows["to go on"] = f"python train.py resume={folder}"
+        rows["to resume"] = resume_command(Path(folder))
     log.info("\n%s", "\n".join(f"{name:<13}{text}" for name, text in rows.items()))

@@ -11,6 +11,11 @@ from runner.runs.files import is_unwritable
 LOG = "train.log"
 
 
+def output_of(folder: Path) -> Path:
+    """The file with all that a job of this folder printed, its errors too."""
+    return folder.with_name(f"{folder.name}.log")
+
+
 class Screen(logging.StreamHandler[TextIO]):
     """Writes to stdout. A reader that has closed its end, as in `… | head`, ends no run."""
 
@@ -42,7 +47,7 @@ class LogFile(logging.FileHandler):
 
 
 def configure(folder: Path) -> None:
-    """Logs to stdout and to the run's train.log, from INFO on, or from DEBUG on where Hydra was told to be verbose."""
+    """Logs to stdout and to the run's train.log, from INFO on, or from DEBUG on with hydra.verbose=true."""
     logging.config.dictConfig(
         {
             "version": 1,

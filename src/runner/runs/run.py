@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.config import RunConfig
-from runner.errors import UserError
+from runner.errors import UserError, typed
 from runner.runs import lock
 from runner.runs.files import is_unwritable, write_atomically
 from runner.runs.log import LOG
@@ -26,11 +27,11 @@ from runner.runs.status import STATUS, initial_status, now, read_status, write_s
 log = logging.getLogger(__name__)
 
 SAVED = "config.yaml"
-STARTED = (".hydra", LOG)  # what Hydra and the log have written before a run's own files
 # Exit statuses by state; that of an interrupted run is 128 + the signal.
 CODES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
-# The last is a scheduler's notice that it is about to take the machine away.
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# The last two are notices of a scheduler that it is about to take the machine away; submitit has Slurm send SIGUSR2.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class RunStopped(Exception):
@@ -187,21 +188,42 @@ def save(config: RunConfig, folder: Path) -> None:
     write_atomically(folder / SAVED, text.encode(), sync=True)
 
 
-def taken_by(folder: Path) -> str | None:
-    """The first of the files that a run writes which is in a folder already; None where a run can start."""
-    return next((name for name in (SAVED, STATUS, *STARTED) if (folder / name).exists()), None)
+def _first_files(output_subdir: str | None) -> list[str]:
+    """What a start writes before the run begins. output_subdir: Hydra's name of its own folder in it."""
+    return [SAVED, STATUS, LOG, *([output_subdir] if output_subdir else [])]
 
 
-def remove_rejected(folder: Path) -> None:
+def check_new(key: str, name: str, output_subdir: str | None) -> None:
+    """Raises UserError, with the key that names the folder, if a run is in it already, or it cannot be made."""
+    folder = Path(name).absolute()
+    if (file := next((file for file in _first_files(output_subdir) if (folder / file).exists()), None)) is not None:
+        raise UserError(f"{key}={name}: holds a run already, since {file} is there")
+    check_can_be_made(key, name)
+
+
+def check_can_be_made(key: str, name: str) -> None:
+    """Raises UserError, with the key that names the folder, if it is not there and cannot be made."""
+    folder = Path(name).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{key}={name}: cannot be made, since {existing} is no folder that can be written to")
+
+
+def remove_rejected(folder: Path, output_subdir: str | None) -> None:
     """Removes what the start of a run wrote that could not be built, and the folder if nothing else is in it.
 
-    None of these files was there before the start: see `taken_by`.
+    None of these files was there before the start: see `check_new`.
     """
-    for name in (SAVED, STATUS, *STARTED, lock.NAME):
+    for name in (*_first_files(output_subdir), lock.NAME):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if folder != Path.cwd() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def resume_command(folder: Path) -> str:
+    """The command that resumes the run in a folder, as a shell takes it."""
+    return shlex.join(["python", "train.py", f"resume={typed(str(folder))}"])
 
 
 def update_latest_symlink(folder: Path) -> None:

@@ -44,20 +44,22 @@ def change_status(folder: Path, **changes: Any) -> None:
 def actual_state(folder: Path, scheduled: bool | None = None) -> str | None:
     """The state of a run as it is: `killed` where status.json says running, but no process is.
 
-    This is the one definition of a running run. Its lock decides; where this machine cannot see the lock, what the
-    scheduler says of its job (scheduled, where it was asked); where there is none, the heartbeat. None without a
-    status.json that can be read.
+    This is the one definition of a running run. Whoever holds its lock runs it, even before its status says so; where
+    this machine cannot see the lock, what the scheduler says of its job (scheduled, where it was asked) decides; where
+    there is none, the heartbeat. None without a lock that is held and a status.json that can be read.
     """
-    status = read_status(folder)
+    status, held = read_status(folder), folder.is_dir() and lock.is_held(folder)
+    if held:
+        return "running"
     state: str | None = status.get("state")
-    return state if state != "running" or _is_running(folder, status, scheduled) else "killed"
+    return state if state != "running" or _is_running(status, held, scheduled) else "killed"
 
 
-def _is_running(folder: Path, status: dict[str, Any], scheduled: bool | None) -> bool:
-    held = lock.is_held(folder)
+def _is_running(status: dict[str, Any], held: bool | None, scheduled: bool | None) -> bool:
+    """Whether a run that says so is running. held: None where there are no locks."""
     here = status["host"] == socket.gethostname()
-    if held or (held is False and here):
-        return held
+    if held is False and here:
+        return False
     if scheduled is not None:
         return scheduled
     return _has_heartbeat(status) and not (here and not process_exists(status["pid"]))

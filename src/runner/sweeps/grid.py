@@ -28,11 +28,14 @@ class Points:
         lines = sorted({value for axis in axes for value in axis.values})
         self._parsed = dict(zip(lines, composer.parse(lines), strict=True))
         options = [axis for axis in axes if not self._is_plain(self._parsed[axis.values[0]])]
-        compositions = [self._compose(choices) for choices in points(options)]
-        self.first = compositions[0]  # the composition of the first point's options, Hydra's node included
-        self._bases = {
-            tuple(choices): without_hydra(config) for choices, config in zip(points(options), compositions, strict=True)
-        }
+        combinations = [tuple(choices) for choices in points(options)]
+        self.compositions = [self._compose(choices) for choices in combinations]  # Hydra's node included
+        self._bases = dict(zip(combinations, map(without_hydra, self.compositions), strict=True))
+
+    @property
+    def first(self) -> DictConfig:
+        """The composition of the first point's options."""
+        return self.compositions[0]
 
     def _compose(self, choices: Sequence[str]) -> DictConfig:
         try:

@@ -7,17 +7,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from runner.config import Sweep
-from runner.errors import typed
-from runner.runs.run import SAVED
-from runner.runs.status import actual_state, change_status, read_status
-from runner.sweeps.results import Job, Plan, Result, output_of, read_one
+from runner.errors import MISTAKE, say, typed
+from runner.runs.log import output_of
+from runner.runs.run import SAVED, SIGNALS
+from runner.runs.status import actual_state, change_status
+from runner.sweeps.results import Job, Plan, Result, read_one
 
+HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 POLL = 0.05  # seconds between two looks at the running jobs
 
 
@@ -31,8 +33,8 @@ class Process(Protocol):
     def poll(self) -> int | None:
         """Its exit status, negative for a signal that ended it; None while it runs."""
 
-    def send(self, number: int) -> None:
-        """Sends a signal to it."""
+    def send(self, number: int) -> bool:
+        """Sends a signal to it; False if it cannot take one yet."""
 
 
 class Launcher(Protocol):
@@ -43,7 +45,9 @@ class Launcher(Protocol):
 
 
 class Source(Protocol):
-    """Where the jobs come from."""
+    """Where the jobs come from. total: how many there are to be."""
+
+    total: int
 
     def next(self) -> Job | None:
         """The next job to start; None when there is none."""
@@ -69,9 +73,8 @@ class Running:
 
     def send(self, number: int) -> None:
         """Sends it a signal, unless that was the last one."""
-        if self.sent != number:
+        if self.sent != number and self.process.send(number):
             self.sent = number
-            self.process.send(number)
 
 
 class Jobs:
@@ -91,21 +94,30 @@ class Jobs:
     def run(self, source: Source) -> int | None:
         """Runs all jobs of the source to their end; returns the signal that ended the sweep early, if one did."""
         with self._signals():
-            while True:
+            try:
                 self._start(source)
-                if not self._running:
-                    break
-                time.sleep(POLL)
-                self._forward_signals()
-                self._collect(source)
-                self._show_counter()
-        self._show_counter()
+                while self._running:
+                    time.sleep(POLL)
+                    self._forward_signals()
+                    self._collect(source)
+                    self._start(source)
+                    self._show_counter(source.total)
+            finally:  # nothing is left behind by an error of the sweep itself, such as a full disk
+                self._end_running()
         return self._signaled[0] if self._signaled else None
+
+    def _end_running(self) -> None:
+        for running in self._running:
+            running.send(signal.SIGTERM)
+        while any(running.process.poll() is None for running in self._running):
+            time.sleep(POLL)
 
     def _forward_signals(self) -> None:
         """A signal to the sweep asks its jobs to save and end; a second one kills them."""
-        for running in self._running if self._signaled else []:
-            running.send(self._signaled[0] if len(self._signaled) == 1 else signal.SIGKILL)
+        if self._signaled:
+            first = self._signaled[0] if self._signaled[0] in SIGNALS else signal.SIGTERM
+            for running in self._running:
+                running.send(first if len(self._signaled) == 1 else signal.SIGKILL)
 
     def _start(self, source: Source) -> None:
         """Starts jobs until as many run as are to run at once."""
@@ -113,6 +125,10 @@ class Jobs:
             if (job := source.next()) is None:
                 return
             folder = self._folder / str(job.number)
+            if (found := read_one(folder, job)).ended or found.state == "running":  # since the sweep was read
+                say(f"job {job.number} is {found.state} already, and left alone")
+                source.ended(found)
+                continue
             process = self._launcher.start(folder, [*self._command, *_arguments(job, folder)])
             self._running.append(Running(job, process))
             if process.id is not None:
@@ -128,34 +144,29 @@ class Jobs:
                 continue
             self._running.remove(running)
             self._done += 1
-            record_end(self._folder / str(running.job.number), code, running.pruned)
-            result = read_one(self._folder / str(running.job.number), running.job)
+            result = record_end(self._folder / str(running.job.number), running.job, code, running.pruned)
             self._report(result)
             source.ended(result)
             if result.state == "rejected" and not self._settings.keep_going and not self._rejected:
                 self._rejected = True
-                print("no further job is started, since what is wrong with one is likely wrong with the next; "
-                      "sweep.keep_going=true starts them", flush=True)  # fmt: skip
+                say("no further job is started, since what is wrong with one is likely wrong with the next; "
+                    "sweep.keep_going=true starts them")  # fmt: skip
 
     def _report(self, result: Result) -> None:
         objective = "" if result.objective is None else f" {result.objective:.4f}"
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
-        self._clear_counter()
-        print(f"job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})", flush=True)
+        clear = f"\r{'':<40}\r" if sys.stdout.isatty() else ""  # the counter
+        say(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
 
-    def _show_counter(self) -> None:
+    def _show_counter(self, total: int) -> None:
         """On a terminal, a last line that is written again and again."""
         if sys.stdout.isatty():
-            text = f"{self._done} ended, {len(self._running)} running" if self._running else ""
+            text = f"{self._done} of {total} ended, {len(self._running)} running" if self._running else ""
             print(f"\r{text:<40}\r", end="", flush=True)
-
-    def _clear_counter(self) -> None:
-        if sys.stdout.isatty():
-            print(f"\r{'':<40}\r", end="")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are noted in the block."""
+        """Signals that ask for an end are noted in the block, that of a closed terminal too."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -163,7 +174,7 @@ class Jobs:
         def note(number: int, frame: FrameType | None) -> None:
             self._signaled.append(number)
 
-        earlier = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        earlier = {number: signal.signal(number, note) for number in (*SIGNALS, *HANGUP)}
         try:
             yield
         finally:
@@ -193,17 +204,22 @@ def _arguments(job: Job, folder: Path) -> list[str]:
     return [*job.overrides, f"hydra.run.dir={typed(str(folder))}"]
 
 
-def record_end(folder: Path, code: int, pruned: str | None) -> None:
-    """Writes into the status of a job how it ended, where it could not do so itself, or was pruned."""
-    state = read_status(folder).get("state")
-    if pruned is not None and state == "interrupted":
-        change_status(folder, state="pruned", reason=pruned)
-    elif state in (None, "running"):
+def record_end(folder: Path, job: Job, code: int, pruned: str | None) -> Result:
+    """Writes into the status of a job how it ended, where it could not do so itself, or was pruned; its result.
+
+    A job that could not be resumed stays as it was, for the next time, and its result says that it was rejected.
+    """
+    said = _last_line(output_of(folder)) or f"exit status {code}"
+    if (state := actual_state(folder)) in (None, "killed"):
         if code < 0:
             change_status(folder, state="killed", reason=signal.Signals(-code).name)
-        else:
-            said = _last_line(output_of(folder)) or f"exit status {code}"
-            change_status(folder, state="rejected" if code == 2 else "failed", reason=said)
+        elif state is None or code != MISTAKE:
+            change_status(folder, state="rejected" if code == MISTAKE else "failed", reason=said)
+    elif state == "interrupted" and pruned is not None:
+        change_status(folder, state="pruned", reason=pruned)
+    result = read_one(folder, job)
+    refused = code == MISTAKE and result.state in ("interrupted", "killed")
+    return replace(result, state="rejected", objective=None, reason=said) if refused else result
 
 
 def _last_line(output: Path) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from runner.sweeps.results import output_of
+from runner.runs.log import output_of
 
 
 class LocalLauncher:
@@ -55,13 +55,14 @@ class LocalJob:
         """Its exit status, negative for a signal; None while it runs."""
         return self._process.poll()
 
-    def send(self, number: int) -> None:
+    def send(self, number: int) -> bool:
         """Sends a signal to it; SIGKILL to its helper processes, too."""
         with suppress(ProcessLookupError):
             if number == signal.SIGKILL:
                 os.killpg(self._process.pid, number)
             elif self._process.poll() is None:
                 self._process.send_signal(number)
+        return True
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.runs.files import write_atomically
-from runner.runs.log import LOG
+from runner.runs.log import LOG, output_of
 from runner.runs.status import actual_state, read_status
 from runner.sweeps import slurm
 
@@ -125,7 +125,9 @@ def read_one(folder: Path, job: Job, scheduled: bool | None = None) -> Result:
         return Result(job, folder, "queued")
     if state is None:
         return Result(job, folder, "missing")
-    reason = status["reason"]
+    if not status:  # it holds its lock, and has not written its status yet
+        return Result(job, folder, state)
+    reason = None if state == "running" else status["reason"]
     if state == "killed" and reason is None:
         reason = f"no sign of life since {status['updated']}"
     if state == "duplicate":
@@ -151,11 +153,6 @@ def table(results: Sequence[Result]) -> str:
     counts = Counter(result.state for result in results)
     total = f"{len(results)} jobs: " + ", ".join(f"{count} {state}" for state, count in counts.items())
     return "\n".join([*columns(rows), *reasons, total])
-
-
-def output_of(folder: Path) -> Path:
-    """The file with all that a job of this folder printed, its errors too."""
-    return folder.with_name(f"{folder.name}.log")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

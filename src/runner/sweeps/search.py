@@ -25,6 +25,7 @@ from runner.tracking.tags import VALIDATION
 if TYPE_CHECKING:
     from runner.sweeps.sweep import Sweep
 
+NAME = "search"  # of the study: its folder may be moved
 STORAGE = "study.log"  # in the sweep's folder; optuna-dashboard opens it
 LOOK = 0.5  # seconds between two readings of a job's losses
 STARTUP = 5  # trials before the first that can be pruned
@@ -62,9 +63,9 @@ class Search:
         _, first = sweep.points.config(next(points(sweep.axes)))
         self._study = optuna.create_study(
             storage=storage,
-            study_name=sweep.folder.name,
+            study_name=NAME,
             # Another seed after a resume, or the first trials would be proposed once more.
-            sampler=optuna.samplers.TPESampler(seed=first.seed + len(sweep.plan.jobs), constant_liar=True),
+            sampler=optuna.samplers.TPESampler(seed=(first.seed + len(sweep.plan.jobs)) % 2**32, constant_liar=True),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
             load_if_exists=True,
         )
@@ -72,6 +73,7 @@ class Search:
         self._next_look: dict[int, float] = {}  # when the losses of a job are read again
         self._reported: dict[int, int] = {}  # the last step whose loss Optuna was told
         self._left = self._catch_up()
+        self.total = self._settings.trials
 
     def _catch_up(self) -> list[Job]:
         """Tells Optuna how the jobs of an earlier process ended; returns those that are to be run to their end."""
@@ -114,17 +116,24 @@ class Search:
 
     def watch(self, job: Job) -> str | None:
         """Why a running job is to be ended early, by the validation losses that it has written; None if it is not."""
-        if time.monotonic() < self._next_look.get(job.number, 0.0):
+        began = time.monotonic()
+        if began < self._next_look.get(job.number, 0.0):
             return None
-        self._next_look[job.number] = time.monotonic() + LOOK
-        return self._report(job)
+        reason = self._report(job)
+        ended = time.monotonic()
+        self._next_look[job.number] = ended + max(LOOK, 10 * (ended - began))  # a long file is read less often
+        return reason
 
     def _report(self, job: Job) -> str | None:
         """Reports the losses that are new to Optuna, and asks the pruner after each."""
         if (trial := self._trials.get(job.number)) is None:  # proposed by an earlier process: it is not pruned
             return None
         reason = None
-        for step, loss in metrics.read(self._sweep.folder / str(job.number), [VALIDATION]).get(VALIDATION, []):
+        try:
+            found = metrics.read(self._sweep.folder / str(job.number), [VALIDATION])
+        except UserError:  # damaged: the job itself may still finish
+            return None
+        for step, loss in found.get(VALIDATION, []):
             if step <= self._reported.get(job.number, 0):
                 continue
             self._reported[job.number] = step
@@ -144,8 +153,7 @@ class Search:
                 self._study.tell(number, math.inf)
             case "pruned":
                 self._study.tell(number, state=states.PRUNED)
-            case "failed" | "rejected":
-                self._study.tell(number, state=states.FAIL)
+        # All others have no result yet: `sweep.resume` runs them again, under the same number.
 
     def conclusion(self) -> str:
         """The best job, as a command."""

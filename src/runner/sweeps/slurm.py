@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import Slurm
-from runner.errors import UserError
+from runner.errors import FAILED, UserError
+from runner.runs.log import output_of
 from runner.runs.status import process_exists, read_status
 
 FOLDER = ".submitit"  # in the sweep's folder: what submitit writes
+TO_FILE = 'exec "$@" >> "$0" 2>&1'  # for a shell: a command whose output is appended to a file
 
 
 def require(cluster: str) -> None:
@@ -50,7 +52,7 @@ class SlurmLauncher:
         # With cluster=local Ctrl-C would reach submitit's own process, which kills its job: see `SlurmJob.send`.
         earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            job = self._executor.submit(subprocess.call, list(command))
+            job = self._executor.submit(subprocess.call, ["sh", "-c", TO_FILE, str(output_of(folder)), *command])
         finally:
             signal.signal(signal.SIGINT, earlier)
         return SlurmJob(folder, job, self._settings.cluster)
@@ -65,25 +67,37 @@ class SlurmJob:
 
     def poll(self) -> int | None:
         """The exit status of the command, -9 where the cluster ended it; None while it waits or runs."""
+        from submitit.core.utils import UncompletedJobError
+
         if not self._job.done():
             return None
-        return -signal.SIGKILL if self._job.exception() is not None else int(self._job.result())
+        error = self._job.exception()
+        if error is None:
+            return int(self._job.result())
+        return -signal.SIGKILL if isinstance(error, UncompletedJobError) else FAILED
 
-    def send(self, number: int) -> None:
-        """Asks the job to save and end, by SIGTERM, or kills it; a job that still waits is cancelled."""
+    def send(self, number: int) -> bool:
+        """Asks the job to save and end, by SIGTERM, or kills it; a job that still waits is cancelled.
+
+        False if the job has not said yet which process it is.
+        """
         if self._cluster == "slurm":
             # Only job steps are signaled: submitit ignores SIGTERM there, but not SIGINT; the job saves and ends.
             name = "KILL" if number == signal.SIGKILL else "TERM"
             subprocess.run(["scancel", f"--signal={name}", self.id], check=False)
             subprocess.run(["scancel", "--state=PENDING", self.id], check=False)
-        elif (status := read_status(self._folder)).get("state") == "running":
-            with suppress(ProcessLookupError):
-                os.kill(status["pid"], number)
+            return True
+        if (status := read_status(self._folder)).get("state") != "running":
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(status["pid"], number)
+        return True
 
 
-def is_pending_or_running(sweep: Path, cluster: str, number: str) -> bool:
-    """Whether a job that some process submitted earlier has not ended yet."""
-    require(cluster)
+def is_pending_or_running(sweep: Path, cluster: str, number: str) -> bool | None:
+    """Whether a job that some process submitted earlier has not ended yet; None where the cluster cannot be asked."""
+    if importlib.util.find_spec("submitit") is None or (cluster == "slurm" and shutil.which("sacct") is None):
+        return None
     import submitit
 
     if cluster == "slurm":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
 
 from runner.compose import Composer
 from runner.config import Project
@@ -58,33 +58,47 @@ def _axis(override: Override, project: Project[Any]) -> Axis:
     line, key = str(override.input_line), override.get_key_element()
     named = override.key_or_group
     if not override.is_sweep_override():
-        return Axis(line, named, [_absolute(line, override, project)])
+        line = _absolute(line, override, project)
+        return Axis(line, named, [line])
     if named.startswith(("sweep.", "hydra")):
         raise UserError(f"{line}: is a setting of the whole sweep, and has one value")
     if isinstance(value := override.value(), IntervalSweep):
+        if key != named:
+            raise UserError(f"{line}: an interval is given without +")
         interval = _interval(line, value)
         return Axis(
             line, key.lstrip("+"), [f"{key}={_number(end)}" for end in (interval.low, interval.high)], True, interval
         )
     if getattr(value, "shuffle", False):
         raise UserError(f"{line}: cannot be shuffled, since a job is known by its number")
-    values = [f"{key}={_unquoted(each)}" for each in override.sweep_string_iterator()]
+    values = [f"{key}={each}" for each in override.sweep_string_iterator()]
     if not values:
         raise UserError(f"{line}: there is nothing to sweep over")
+    if named in project.path_keys:
+        values = [f"{key}={_path(each)}" for each in override.sweep_iterator()]
+        line = f"{key}={','.join(each.partition('=')[2] for each in values)}"
     return Axis(line, key.lstrip("+"), values, True)
 
 
 def _absolute(line: str, override: Override, project: Project[Any]) -> str:
     """The override with its value made absolute where it is a path: `outputs/latest` will be this sweep itself."""
     value = override.value()
+    if override.key_or_group == "hydra.searchpath" and isinstance(value, list):
+        paths = [str(each) if "pkg://" in str(each) else f"file://{_resolved(each)}" for each in value]
+        return f"hydra.searchpath=[{','.join(map(typed, paths))}]"
     if override.key_or_group not in project.path_keys or not isinstance(value, str) or "${" in value:
         return line
     return f"{line.partition('=')[0]}={typed(str(Path(value).resolve()))}"
 
 
-def _unquoted(value: str) -> str:
-    """Without quotes that it can do without, such as those around the option none."""
-    return inner if typed(inner := value.strip("'")) == inner else value
+def _path(value: Any) -> str:
+    """A swept value made absolute, as Hydra's grammar writes it; null stays."""
+    text = value.text if isinstance(value, QuotedString) else value
+    return "null" if text is None else typed(str(_resolved(text)))
+
+
+def _resolved(path: Any) -> Path:
+    return Path(str(path).removeprefix("file://")).resolve()
 
 
 def _interval(line: str, value: IntervalSweep) -> Interval:

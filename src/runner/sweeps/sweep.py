@@ -1,6 +1,7 @@
 """`-m`: a sweep, from its arguments to its exit status. Every job is a child process."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import config as schemas
 from runner.compose import Composer
-from runner.errors import UserError, typed
-from runner.runs.run import update_latest_symlink
+from runner.errors import UserError, say, typed
+from runner.runs.run import check_can_be_made, update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import grid, slurm
 from runner.sweeps.grid import Points
@@ -59,8 +60,11 @@ def main(composer: Composer[Any], arguments: list[str]) -> int:
     Raises UserError, before anything is created, for the first point that is wrong.
     """
     resumed = [override for override in composer.parse(arguments) if override.key_or_group == "sweep.resume"]
+    if wrong := next((override for override in resumed if override.is_sweep_override()), None):
+        raise UserError(f"{wrong.input_line}: one sweep is resumed at a time")
+    others = [each for each in arguments if each not in {override.input_line for override in resumed}]
     name = resumed[-1].value() if resumed else None
-    sweep = new(composer, arguments) if name is None else unfinished(composer, str(name), arguments)
+    sweep = new(composer, others) if name is None else unfinished(composer, str(name), others)
     if sweep.settings.dry_run:
         print(dry_run(sweep))
         return 0
@@ -72,6 +76,7 @@ def main(composer: Composer[Any], arguments: list[str]) -> int:
 def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
     """A sweep that no process has started: its points are composed and checked."""
     sweep = _checked(composer, arguments, None)
+    check_can_be_made("hydra.sweep.dir", shown(sweep.folder))
     if (sweep.folder / PLAN).exists():
         raise UserError(f"hydra.sweep.dir={shown(sweep.folder)}: holds a sweep already")
     if taken := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
@@ -84,13 +89,14 @@ def unfinished(composer: Composer[Any], name: str, arguments: list[str]) -> Swee
     folder = Path(name).resolve()  # outputs/latest will point to it
     if (plan := read_plan(folder)) is None:
         raise UserError(f"sweep.resume={name}: not the folder of a sweep; it has no {PLAN} that can be read")
-    own = [each for each in arguments if not each.startswith("sweep.resume=")]
-    if wrong := next((each for each in own if not each.startswith("sweep.") or each.startswith("sweep.method")), None):
+    if wrong := next(
+        (each for each in arguments if not each.startswith("sweep.") or each.startswith("sweep.method")), None
+    ):
         raise UserError(f"{wrong}: the jobs of a sweep stay as {folder / PLAN} has them; only sweep.jobs and the like "
                         "can change")  # fmt: skip
-    changed = {each.partition("=")[0] for each in own}
+    changed = {each.partition("=")[0] for each in arguments}
     kept = [each for each in plan.arguments if each.partition("=")[0] not in changed]
-    sweep = _checked(Composer(composer.project, plan.config_name), [*kept, *own], folder)
+    sweep = _checked(Composer(composer.project, plan.config_name), [*kept, *arguments], folder)
     if plan.method == "grid" and [job.config for job in plan.jobs] != [job.config for job in sweep.plan.jobs]:
         raise UserError(f"sweep.resume={folder}: conf/ or the code has changed since it was planned, and not all jobs "
                         "would be the same; start a new sweep")  # fmt: skip
@@ -104,24 +110,27 @@ def _checked(composer: Composer[Any], arguments: list[str], folder: Path | None)
     space = axes(composer, arguments)
     configurations = Points(composer, space)
     named = {axis.key for axis in space}
-    if params := _params(configurations.first, named):
+    if params := _params(configurations, named):
         space = axes(composer, [*params, *arguments])
         configurations = Points(composer, space)
     _check_subdir(configurations.first)
     settings = configurations.settings(space)
+    given = [axis.line for axis in space[len(params) :]]  # the arguments, with absolute paths
     if settings.method == "optuna":
         from runner.sweeps import search
 
-        plan = search.plan(composer, space, configurations, arguments)
+        plan = search.plan(composer, space, configurations, given)
     else:
-        plan = grid.plan(composer, space, configurations, arguments)
+        plan = grid.plan(composer, space, configurations, given)
     folder = folder or Path(configurations.first.hydra.sweep.dir).absolute()
     return Sweep(folder, plan, settings, space, configurations, composer)
 
 
-def _params(config: DictConfig, given: set[str]) -> list[str]:
+def _params(configurations: Points, given: set[str]) -> list[str]:
     """The swept values in a file of conf/, under Hydra's own key for them, without those of the command line."""
-    params = config.hydra.sweeper.get("params") or {}
+    params, *others = (config.hydra.sweeper.get("params") or {} for config in configurations.compositions)
+    if any(other != params for other in others):
+        raise UserError("hydra.sweeper.params: is not the same for all points; sweep over one such file at a time")
     return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
@@ -150,6 +159,7 @@ class Listed:
     """The jobs of a grid, in their order."""
 
     def __init__(self, jobs: Sequence[Job]):
+        self.total = len(jobs)
         self._jobs = iter(jobs)
 
     def next(self) -> Job | None:
@@ -170,6 +180,7 @@ def run(sweep: Sweep) -> int:
 
     Raises UserError if another process is running this sweep.
     """
+    command = _command(sweep)
     sweep.folder.mkdir(parents=True, exist_ok=True)
     with _locked(sweep.folder):
         sweep.plan.write(sweep.folder)
@@ -178,16 +189,16 @@ def run(sweep: Sweep) -> int:
                 change_status(sweep.folder / str(job.number), state="duplicate", duplicate_of=job.duplicate_of)
         for result in sweep.results:
             if result.state in ("running", "queued"):
-                print(f"job {result.job.number} is {result.state} already, and left alone", flush=True)
+                say(f"job {result.job.number} is {result.state} already, and left alone")
         update_latest_symlink(sweep.folder)
-        jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, _command(sweep), _launcher(sweep))
+        jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
         stopped = jobs.run(source)
         results = sweep.results
-    print(f"\n{table(results)}{source.conclusion()}")
+    say(f"\n{table(results)}{source.conclusion()}")
     again = shlex.join(["python", "train.py", f"sweep.resume={typed(shown(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
-    print(f"sweep: {shown(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""), flush=True)
+    say(f"sweep: {shown(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
     if stopped is not None:
         return 128 + stopped
     return int(any(result.state not in (*ENDED, "running", "queued") for result in results))
@@ -205,6 +216,8 @@ def _command(sweep: Sweep) -> list[str]:
     """The program and its flags, which stand before the overrides of a job."""
     project, command = sweep.composer.project, sweep.settings.command
     program = [sys.executable, str(project.script)] if command is None else shlex.split(command)
+    if not program or shutil.which(program[0]) is None:
+        raise UserError(f"sweep.command={command}: there is no such program")
     return program if sweep.plan.config_name == "train" else [*program, "--config-name", sweep.plan.config_name]
 
 
