@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import errno
 import os
 import re
 import signal
@@ -84,8 +85,12 @@ def explain(error: BaseException, project: Project[Any] | None = None, overrides
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Whether the user can correct it: an error of a declared type, of this program, Hydra, OmegaConf or YAML."""
-    return isinstance(error, UserError | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError)
+    """Whether the user can correct it: an error of a declared type, of this program, Hydra, OmegaConf or YAML.
+
+    A path that is longer than the file system allows can only be the user's.
+    """
+    declared = UserError | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError
+    return isinstance(error, declared) or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG)
 
 
 def _line(error: BaseException, project: Project[Any] | None, overrides: Sequence[str]) -> str | None:

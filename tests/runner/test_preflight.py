@@ -64,6 +64,8 @@ MISTAKES = [
     ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
     ("hydra.run.dir=file/run", "cannot be made, since"),
     ("resume=nope", "resume=nope: there is no nope"),
+    ("resume=" + 400 * "x", "File name too long"),
+    ("hydra.run.dir=" + 400 * "x", "File name too long"),
     ("resume=latest", "resume=latest: there is no outputs/latest"),
     ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
     ("--frobnicate", "unrecognized arguments: --frobnicate"),
