@@ -206,6 +206,19 @@ def test_a_sweep_whose_path_was_outputs_latest_is_resumed(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
+def test_a_counter_on_a_terminal(tmp_path: Path) -> None:
+    terminal, end = os.openpty()
+    command = [sys.executable, str(COUNTER), "-m", "seed=1,2", "hydra.sweep.dir=swept"]
+    assert subprocess.run(command, cwd=tmp_path, stdout=end, check=False).returncode == 0
+    os.close(end)
+    written = os.read(terminal, 1 << 16).decode()
+    lines = [line.strip() for line in written.replace("\n", "\r").split("\r") if line.strip()]
+    assert lines[:4] == [
+        "0 of 2 ended, 1 running", "job 0 finished 0.6350  (seed=1)", "1 of 2 ended, 1 running",
+        "job 1 finished 0.6450  (seed=2)"]  # fmt: skip
+    os.close(terminal)
+
+
 def test_a_closed_pipe_ends_no_sweep(tmp_path: Path) -> None:
     command = f"{sys.executable} {COUNTER} -m seed=1,2,3 hydra.sweep.dir=swept | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)

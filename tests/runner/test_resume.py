@@ -160,6 +160,20 @@ def test_what_is_mutable_on_resume_is_taken(tmp_path: Path) -> None:
     assert load(folder, PROJECT) == config
 
 
+def test_a_run_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its configuration lacks a key, or has one that is gone; or its checkpoints have another format."""
+    finished(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    for other, what in ((config.replace("  keep_going: false\n", ""), "it has no sweep.keep_going"),
+                        (config + "fold: true\n", "fold is no key of this one")):  # fmt: skip
+        (tmp_path / "run" / "config.yaml").write_text(other)
+        line = refused(["resume=run", "steps=9"], capsys)
+        assert line.endswith(f"run/config.yaml: written by another version of this program: {what}")
+
+
 def test_a_project_can_fix_the_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

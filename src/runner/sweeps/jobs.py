@@ -89,6 +89,7 @@ class Jobs:
         self._running: list[Running] = []
         self._done = 0
         self._signaled: list[int] = []  # the signals that the sweep itself was sent
+        self._counter = ""  # what the last line says
         self._rejected = False  # no further job is started
 
     def run(self, source: Source) -> int | None:
@@ -155,13 +156,15 @@ class Jobs:
     def _report(self, result: Result) -> None:
         objective = "" if result.objective is None else f" {result.objective:.4f}"
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
-        clear = f"\r{'':<40}\r" if sys.stdout.isatty() else ""  # the counter
+        clear = f"\r{'':<40}\r" if self._counter else ""
+        self._counter = ""
         say(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
 
     def _show_counter(self, total: int) -> None:
-        """On a terminal, a last line that is written again and again."""
-        if sys.stdout.isatty():
-            text = f"{self._done} of {total} ended, {len(self._running)} running" if self._running else ""
+        """On a terminal, a last line that is replaced whenever it changes."""
+        text = f"{self._done} of {total} ended, {len(self._running)} running" if self._running else ""
+        if sys.stdout.isatty() and text != self._counter:
+            self._counter = text
             print(f"\r{text:<40}\r", end="", flush=True)
 
     @contextmanager
