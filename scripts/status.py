@@ -26,7 +26,7 @@ def describe(folder: Path) -> str:
     """One line. Raises UserError where there is no run."""
     state, found = state_of(folder.resolve()), read_status(folder)
     if state is None and read_plan(folder.parent) is not None:
-        return "not started"
+        return "missing, since it has not started"
     if state is None:
         raise UserError(f"{folder}: not the folder of a run; it has no status.json")
     line = f"{state} at step {found.get('step')} of {found.get('steps')}"

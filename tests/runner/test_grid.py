@@ -115,7 +115,7 @@ def test_the_first_wrong_point_is_named() -> None:
 
 
 def test_what_is_asked_of_the_whole_sweep_is_not_swept() -> None:
-    with pytest.raises(UserError, match=r"^sweep\.jobs=1,2: is a setting of the whole sweep, and has one value$"):
+    with pytest.raises(UserError, match=r"^sweep\.jobs=1,2: a setting of the whole sweep has one value$"):
         planned("seed=1,2", "sweep.jobs=1,2")
 
 

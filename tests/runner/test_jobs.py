@@ -51,7 +51,7 @@ def test_no_job_takes_another_with_it_and_resume_runs_what_is_left(tmp_path: Pat
     assert listed.stdout.splitlines()[-1] == "10 jobs, of which 4 would run", listed.stderr
     wrong = program("sweep.resume=outputs/latest", "seed=1", cwd=tmp_path, script=COUNTER)
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
-    assert "seed=1: the jobs of a sweep stay as" in wrong.stderr
+    assert "seed=1: the jobs stay as" in wrong.stderr
     steep = (conf / "steep.yaml").read_text()
     (conf / "steep.yaml").write_text(steep.replace("1e9", "1e8"))
     changed = program("sweep.resume=outputs/latest", cwd=tmp_path, script=COUNTER)
@@ -74,7 +74,8 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
     shown = sweep.relative_to(sweep.parents[2])
     for number, (row, job) in enumerate(zip(table[1:], found, strict=False)):
         assert row.split()[:2] == [str(number), job["state"]]
-        assert row.endswith(f"{shown}/{number}/train.log") == (job["state"] != "duplicate")
+        log = f"{number}.log" if job["state"] in ("failed", "killed") else f"{number}/train.log"  # which is empty there
+        assert row.endswith(f"{shown}/{log}") == (job["state"] != "duplicate")
         if job["objective"] is not None:
             assert f"{job['objective']:.4f}" in row
     assert "seed=3 experiment=steady" in table[5]
@@ -213,7 +214,8 @@ def test_a_counter_on_a_terminal(tmp_path: Path) -> None:
     os.close(end)
     written = os.read(terminal, 1 << 16).decode()
     lines = [line.strip() for line in written.replace("\n", "\r").split("\r") if line.strip()]
-    assert lines[:4] == [
+    assert lines[0] == "2 jobs, 1 at once, in swept"
+    assert lines[1:5] == [
         "0 of 2 ended, 1 running", "job 0 finished 0.6350  (seed=1)", "1 of 2 ended, 1 running",
         "job 1 finished 0.6450  (seed=2)"]  # fmt: skip
     os.close(terminal)

@@ -52,8 +52,8 @@ def test_a_key_is_drawn_for_each_option_of_its_group_that_has_it() -> None:
 MISTAKES = [
     ("clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
     ("lr=interval(-1,1)", "lr=-1.0: must be a number above 0"),
-    ("lr=interval(2,1)", "lr=interval(2,1): the second end of an interval is above the first"),
-    ("lr=tag(log,interval(0,1))", "the second end of an interval is above the first, and on a log scale it begins abo"),
+    ("lr=interval(2,1)", "lr=interval(2,1): the second end of an interval must be above the first"),
+    ("lr=tag(log,interval(0,1))", "the second end of an interval must be above the first, and on a log scale both abo"),
     ("clip.maks=interval(1,2)", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("seed=3", "sweep.method=optuna: there is nothing to search"),
     ("sweep.trials=0 seed=1,2", "sweep.trials=0: must be a whole number of at least 1"),

@@ -99,7 +99,7 @@ MISTAKES = [
     ("-m seed=1,2 hydra.sweep.dir=swept", "swept: holds a sweep already"),
     ("-m seed=1,2 hydra.sweep.dir=numbered", "numbered: 1, the folder of a job, is there already"),
     ("-m seed=1,2 sweep.jobs=0", "sweep.jobs=0: must be a whole number of at least 1"),
-    ("-m seed=1,2 sweep.jobs=1,2", "sweep.jobs=1,2: is a setting of the whole sweep, and has one value"),
+    ("-m seed=1,2 sweep.jobs=1,2", "sweep.jobs=1,2: a setting of the whole sweep has one value"),
     ("-m seed=1,2 sweep.launcher=joblib", "sweep.launcher=joblib: must be local or slurm"),
     ("-m seed=1,2 sweep.slurm.partion=gpu", "sweep.slurm.partion=gpu: no such key; did you mean sweep.slurm.partition"),
     ("-m seed=3 sweep.method=optuna", "sweep.method=optuna: there is nothing to search"),

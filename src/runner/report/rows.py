@@ -203,8 +203,9 @@ def read_series(run: Path) -> dict[str, Series]:
 
 
 def _own(arguments: Sequence[str]) -> list[str]:
-    """Without what is Hydra's: the launcher and the folder."""
-    return [each for each in arguments if not each.lstrip("+").startswith("hydra")]
+    """Without Hydra's own settings, such as the folder; what adds options to conf/ stays."""
+    names = [(each.lstrip("+"), each) for each in arguments]
+    return [each for name, each in names if not name.startswith("hydra") or name.startswith("hydra.searchpath=")]
 
 
 def _fixed(plan: Plan) -> list[str]:

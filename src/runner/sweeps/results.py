@@ -143,7 +143,7 @@ def table(results: Sequence[Result]) -> str:
         objective = "" if result.objective is None else f"{result.objective:.4f}"
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
         logs = (result.folder / LOG, output_of(result.folder))
-        log = next((shown(path) for path in logs if path.is_file()), "")
+        log = next((shown(path) for path in logs if path.is_file() and path.stat().st_size), "")
         rows.append((str(result.job.number), state, step, objective, result.job.point, log))
     reasons = [
         f"job {result.job.number} {result.state}: {result.reason}"

@@ -61,7 +61,7 @@ def _axis(override: Override, project: Project[Any]) -> Axis:
         line = _absolute(line, override, project)
         return Axis(line, named, [line])
     if named.startswith(("sweep.", "hydra")):
-        raise UserError(f"{line}: is a setting of the whole sweep, and has one value")
+        raise UserError(f"{line}: a setting of the whole sweep has one value")
     if isinstance(value := override.value(), IntervalSweep):
         if key != named:
             raise UserError(f"{line}: an interval is given without +")
@@ -104,8 +104,8 @@ def _resolved(path: Any) -> Path:
 def _interval(line: str, value: IntervalSweep) -> Interval:
     low, high, log = value.start, value.end, "log" in value.tags
     if low is None or high is None or not low < high or (log and low <= 0):
-        also = ", and on a log scale it begins above 0" if log else ""
-        raise UserError(f"{line}: the second end of an interval is above the first{also}")
+        also = ", and on a log scale both above 0" if log else ""
+        raise UserError(f"{line}: the second end of an interval must be above the first{also}")
     return Interval(float(low), float(high), log)
 
 

@@ -26,6 +26,7 @@ from runner.sweeps.results import ENDED, PLAN, Job, Plan, Result, columns, read,
 from runner.sweeps.space import Axis, axes
 
 LOCK = ".lock"
+LATEST = Path("outputs") / "latest"
 
 
 @dataclass
@@ -86,14 +87,15 @@ def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
 
 def unfinished(composer: Composer[Any], name: str, arguments: list[str]) -> Sweep:
     """A sweep that was planned earlier. Its points are the same; other `sweep` settings may be given."""
-    folder = Path(name).resolve()  # outputs/latest will point to it
+    folder = (LATEST if name == "latest" else Path(name)).resolve()  # outputs/latest will point to it
     if (plan := read_plan(folder)) is None:
         raise UserError(f"sweep.resume={name}: not the folder of a sweep; it has no {PLAN} that can be read")
     if wrong := next(
         (each for each in arguments if not each.startswith("sweep.") or each.startswith("sweep.method")), None
     ):
-        raise UserError(f"{wrong}: the jobs of a sweep stay as {folder / PLAN} has them; only sweep.jobs and the like "
-                        "can change")  # fmt: skip
+        raise UserError(
+            f"{wrong}: the jobs stay as {folder / PLAN} has them; a resumed sweep takes only keys under sweep"
+        )
     changed = {each.partition("=")[0] for each in arguments}
     kept = [each for each in plan.arguments if each.partition("=")[0] not in changed]
     sweep = _checked(Composer(composer.project, plan.config_name), [*kept, *arguments], folder)
@@ -193,11 +195,13 @@ def run(sweep: Sweep) -> int:
         update_latest_symlink(sweep.folder)
         jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
+        say(f"{source.total} jobs, {sweep.settings.jobs} at once, in {shown(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
     say(f"\n{table(results)}{source.conclusion()}")
     again = shlex.join(["python", "train.py", f"sweep.resume={typed(shown(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
+    say(f"report: {shlex.join(['python', 'scripts/report.py', shown(sweep.folder)])}")
     say(f"sweep: {shown(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
     if stopped is not None:
         return 128 + stopped
