@@ -74,8 +74,10 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
     shown = sweep.relative_to(sweep.parents[2])
     for number, (row, job) in enumerate(zip(table[1:], found, strict=False)):
         assert row.split()[:2] == [str(number), job["state"]]
-        log = f"{number}.log" if job["state"] in ("failed", "killed") else f"{number}/train.log"  # which is empty there
-        assert row.endswith(f"{shown}/{log}") == (job["state"] != "duplicate")
+        logs = {"failed": f"{shown}/{number}.log", "killed": "", "duplicate": ""}  # a killed one had not logged yet
+        log = logs.get(job["state"], f"{shown}/{number}/train.log")
+        assert row.endswith(log)
+        assert row.endswith(".log") == bool(log)
         if job["objective"] is not None:
             assert f"{job['objective']:.4f}" in row
     assert "seed=3 experiment=steady" in table[5]
