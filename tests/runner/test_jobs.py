@@ -82,7 +82,7 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
             assert f"{job['objective']:.4f}" in row
     assert "seed=3 experiment=steady" in table[5]
     assert "job 3 killed: SIGKILL" in table
-    assert table[-2] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"
+    assert table[-3] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"
     assert table[-1] == f"sweep: {shown}; to run what is left: python train.py sweep.resume={shown}"
 
 
