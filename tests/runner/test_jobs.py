@@ -216,7 +216,7 @@ def test_a_counter_on_a_terminal(tmp_path: Path) -> None:
     os.close(end)
     written = os.read(terminal, 1 << 16).decode()
     lines = [line.strip() for line in written.replace("\n", "\r").split("\r") if line.strip()]
-    assert lines[0] == "2 jobs, 1 at once, in swept"
+    assert lines[0] == "2 jobs to run, 1 at once, in swept"
     assert lines[1:5] == [
         "0 of 2 ended, 1 running", "job 0 finished 0.6350  (seed=1)", "1 of 2 ended, 1 running",
         "job 1 finished 0.6450  (seed=2)"]  # fmt: skip

@@ -195,7 +195,7 @@ def run(sweep: Sweep) -> int:
         update_latest_symlink(sweep.folder)
         jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
-        say(f"{source.total} jobs, {sweep.settings.jobs} at once, in {shown(sweep.folder)}")
+        say(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {shown(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
     say(f"\n{table(results)}{source.conclusion()}")
