@@ -1,96 +1,83 @@
-"""Clamping elements to their bounds, in place, while counting those that exceeded them."""
+"""Limiting single elements, in place, and counting those that exceeded their limit."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from gradclip import foreach
-from gradclip.norms import Plan, flat_view, pieces_of, row_norms
+from gradclip.norms import (
+    LARGE_PART,
+    PART,
+    chunk_norms,
+    in_order,
+    index_tensor,
+    is_host,
+    row_norms,
+    stacked,
+    tensor_norms,
+)
 
-IN_CACHE = 1 << 17  # elements: what the next operation still finds in a core's cache
 
+def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Clamps every element to [-bound, bound], in place; a nan stays.
 
-class Clamped(NamedTuple):
-    """What was found in one gradient: its largest magnitude, how many elements exceeded the bound, the 2-norm after.
-
-    after: None where nothing exceeded.
+    tensors: at least one. before: [tensors], their 2-norms. Returns three tensors, [tensors]: each one's largest
+    magnitude, how many of its elements exceeded the bound, and its 2-norm after.
     """
-
-    largest: float
-    exceeded: int
-    after: float | None
-
-
-def clamp_to(gradient: Tensor, bound: Tensor | float) -> Tensor:
-    """Clamps every element to its bound; 0-d, how many exceeded it. A nan stays."""
-    if isinstance(bound, float):
-        if bound >= torch.finfo(gradient.dtype).max:
-            return torch.zeros((), dtype=torch.long, device=gradient.device)
-        exceeded = (gradient.abs() > bound).sum()
-        gradient.clamp_(-bound, bound)
-        return exceeded
-    exceeded = (gradient.abs() > bound).sum()
-    bound = bound.to(gradient.dtype)
-    gradient.copy_(gradient.clamp(-bound, bound).where(~gradient.isnan(), gradient))
-    return exceeded
+    order: list[int] = []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for indices, matrix in stacked(tensors):
+        limit = _representable(bound, matrix.dtype)
+        order += indices
+        found.append(_clamp_rows(matrix, limit, before[index_tensor(tuple(indices), before.device)]))
+        if len(indices) > 1 or matrix.data_ptr() != tensors[indices[0]].data_ptr():  # the matrix is a copy
+            for index in indices:
+                tensors[index].clamp_(-limit, limit)
+    if not found:  # all are empty
+        return before, before, before
+    largest, exceeded, after = (
+        in_order([figures.to(before) for figures in each], order, before) for each in zip(*found, strict=True)
+    )
+    return largest, exceeded, after if is_host(before.device) else tensor_norms(tensors)
 
 
-def clamp_on_host(gradients: Sequence[Tensor], bound: float, plan: Plan) -> list[Clamped]:
-    """Clamps every element of gradients on the CPU to one bound.
-
-    A long gradient goes through the cache once, in parts that all operations meet there; small ones of one
-    shape are looked at together.
-    """
-    found: list[Clamped] = [Clamped(0.0, 0, None)] * len(gradients)
-    for group in plan.groups:
-        chosen = [gradients[place] for place in group]
-        dtype = chosen[0].dtype
-        finite = torch.tensor(bound, dtype=dtype).item() if bound < torch.finfo(dtype).max else math.inf
-        clamped = _clamp_equals(chosen, finite) if len(group) > 1 else [_clamp_one(chosen[0], finite)]
-        for place, one in zip(group, clamped, strict=True):
-            found[place] = one
-    return found
+def clamp_each(tensor: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
+    """Clamps every element to its own bound, in place; a nan stays. 0-d: the largest magnitude, how many exceeded."""
+    sizes = tensor.abs()
+    exceeded = (sizes > bounds).sum()
+    limits = bounds.to(tensor.dtype)
+    tensor.copy_(tensor.clamp(-limits, limits).where(~tensor.isnan(), tensor))
+    return sizes.amax() if sizes.numel() else sizes.new_zeros(()), exceeded
 
 
-def _clamp_one(gradient: Tensor, bound: float) -> Clamped:
-    flat = flat_view(gradient)
-    if gradient.dtype not in (torch.float32, torch.float64) or flat.data_ptr() != gradient.data_ptr():
-        return _clamp_equals([gradient], bound)[0]
-    room = torch.empty(min(len(flat), IN_CACHE), dtype=flat.dtype)
-    parts = torch.split(flat, IN_CACHE)
-    largest, exceeded, norms, untouched = [], 0, [], []
+def _clamp_rows(matrix: Tensor, bound: float, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Clamps the rows in parts that stay in the cache: [rows] each, as of `clamp`; after is of use on the CPU alone."""
+    on_host = is_host(matrix.device)
+    largest, exceeded = [], []
+    chunks: list[Tensor | None] = []
+    parts = torch.split(matrix, PART if on_host else LARGE_PART, 1)
     for part in parts:
-        sizes = torch.abs(part, out=room[: len(part)])
-        largest.append(sizes.amax().item())
-        if largest[-1] <= bound:
-            untouched.append(part)
+        sizes = part.abs() if part.dtype.itemsize >= 4 else part.float().abs_()
+        largest.append(sizes.amax(1))
+        if on_host and bool((largest[-1] <= bound).all()):
+            chunks.append(None)
             continue
-        exceeded += int(sizes.gt_(bound).sum().item())
+        exceeded.append(sizes.gt_(bound).sum(1))
         part.clamp_(-bound, bound)
-        norms.append(pieces_of(part.unsqueeze(0)))
-    if not norms:
-        return Clamped(max(largest), 0, None)
-    norms += [pieces_of(part.unsqueeze(0)) for part in untouched]
-    after = row_norms(flat.unsqueeze(0), 2.0, pieces=torch.cat(norms, 1)).item()
-    return Clamped(math.nan if any(map(math.isnan, largest)) else max(largest), exceeded, after)
+        chunks.append(chunk_norms(part) if on_host else None)
+    most = torch.stack(largest).amax(0)
+    if not exceeded:
+        return most, torch.zeros_like(most), before
+    after = before
+    if on_host:
+        measured = [chunk_norms(part) if found is None else found for part, found in zip(parts, chunks, strict=True)]
+        after = row_norms(matrix, chunks=torch.cat(measured, 1))
+    return most, torch.stack(exceeded).sum(0, dtype=before.dtype), after
 
 
-def _clamp_equals(gradients: list[Tensor], bound: float) -> list[Clamped]:
-    """Gradients of one shape and dtype, as the rows of one matrix."""
-    rows = torch.stack(gradients).reshape(len(gradients), -1)  # stack keeps channels_last
-    sizes = rows.abs() if rows.dtype.itemsize >= 4 else rows.float().abs_()
-    largest = sizes.amax(1).tolist()
-    over = [number for number, size in enumerate(largest) if not size <= bound]
-    if not over:
-        return [Clamped(size, 0, None) for size in largest]
-    exceeded = map(int, sizes.gt_(bound).sum(1).tolist())
-    rows.clamp_(-bound, bound)
-    after = row_norms(rows, 2.0).tolist()
-    foreach.copy([gradients[number] for number in over], [rows[number].view_as(gradients[number]) for number in over])
-    return [
-        Clamped(size, count, None if size <= bound else norm)
-        for size, count, norm in zip(largest, exceeded, after, strict=True)
-    ]
+@lru_cache
+def _representable(bound: float, dtype: torch.dtype) -> float:
+    """The bound as the type rounds it, so that what was clamped does not exceed it; inf where no number exceeds it."""
+    return torch.tensor(bound, dtype=dtype, device="cpu").item() if bound < torch.finfo(dtype).max else math.inf

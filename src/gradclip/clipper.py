@@ -1,23 +1,25 @@
-"""Clipper and ClipReport: both norms around one policy, or around a chain of them."""
+"""Clipper and ClipReport: one policy, or a chain of them, with the norms before and after."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
-from gradclip.gradients import Gradients, Norms, Parameters
-from gradclip.link import FLUSHED, TOLERANCE, Link, Outcome, joined
-from gradclip.norms import wide_dtype
+from gradclip.gradients import Gradients, Parameters
 from gradclip.policies import Chain, Policy
+from gradclip.policy_runner import FTZ_TOLERANCE, TOLERANCE, Outcome, PolicyRunner, merge
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.optim import Optimizer
 
 
@@ -51,148 +53,240 @@ class ClipReport:
 class Clipper:
     """Clips the gradients of a model in place, and reports their norms before and after.
 
-    named_parameters: `model.named_parameters()`; those without a gradient, unused or frozen, are left
-        alone, and a tied one counts once.
-    policy: one of `Policy.options`.
-    optimizer: needed for the scope `group`.
+    source: a module, whose parameters are looked up at each call, or `named_parameters()`, whose parameters are
+        taken as they are. Those without a gradient, unused or frozen, are left alone, and a tied one counts once.
+        For several models: `nn.ModuleDict({"generator": …, "discriminator": …})`.
+    policy: one of `Policy.options`. It may be changed between calls, where its memory allows that.
+    optimizer: one or several; needed for the scope `group`, and for `check()` to find gradients that the
+        optimizer will use and the Clipper has not seen.
+    process_group: one or several, whose processes hold different parameters (a pipeline), so that norms are those
+        of all of them; or glob patterns of parameter names with their groups (experts), where all other parameters
+        are the same on every process. DTensors need none. Blocks smaller than an optimizer's group are a process's
+        own, as are `norms`, `limits` and `fraction` of the report then.
+
+    Nothing that the model, the optimizer or the policy may change is remembered from one call to the next, but
+    the policy's memory, by the names of the blocks.
     """
 
     def __init__(
         self,
-        named_parameters: Iterable[tuple[str, Parameter]],
+        source: nn.Module | Iterable[tuple[str, Parameter]],
         policy: Policy,
         *,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        process_group: ProcessGroup | Sequence[ProcessGroup] | Mapping[str, Any] | None = None,
     ):
-        self._parameters = Parameters(named_parameters)
-        chosen = policy.links if isinstance(policy, Chain) else {"": policy}
-        self._links = {label: Link(link, self._parameters, optimizer) for label, link in chosen.items()}
-        self._nonfinite_seen: Tensor | None = None
-        self._report: ClipReport | None = None
-        self._gradient_ids: list[int] = []
+        self._parameters = Parameters(source, process_group)
+        self._optimizers = (
+            [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+        )
         self.policy = policy
+        self._policy = copy.deepcopy(policy)  # as the runners have it
+        self._runners = self._new_runners(self._policy)
+        self._nonfinite: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
+        self._report: ClipReport | None = None
+        self._ids: list[tuple[str, int, int]] = []
+        self._warned = False
+        gradients = self._parameters.read()
+        for runner in self._runners.values():
+            runner.blocks(gradients)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has gradients of its own, of which there is no report yet."""
+        return {**vars(self), "_report": None, "_ids": []}
 
     @torch.no_grad()
     def clip(self) -> ClipReport:
         """Limits the gradients as the policy says; to be called after backward and before the optimizer's step.
 
-        Raises NonFiniteGradientError where the policy says `nonfinite=error`: at once on the CPU, on
-        an accelerator when `raise_if_nonfinite()` is called, so that no step waits for the device.
+        Raises NonFiniteGradientError where the policy says `nonfinite=error`: at once on the CPU. On an
+        accelerator all gradients of such a step become 0, and `raise_if_nonfinite()` raises, so that no step
+        waits for the device. Raises InvalidField or ValueError if the policy or the model was changed into
+        something that does not fit.
         """
-        gradients = self._parameters.gradients()
-        before, drop = self._meet_nonfinite(gradients)
-        if drop:
-            return self._left_out(before)
-        after, outcomes = before, []
-        for link in self._links.values():
-            outcomes.append(link.apply(gradients, after))
-            told = outcomes[-1].after
-            after = self._parameters.measure(gradients) if told is None else told
-        self._gradient_ids = self._parameters.gradient_ids()
-        self._report = self._reported(before, after, joined(outcomes))
+        self._report = None
+        if self.policy != self._policy:
+            self._take_over_policy()
+        gradients = self._parameters.read()
+        if not gradients.indices and not self._warned:
+            self._warned = True
+            warnings.warn("clip() found no gradient: no parameter that the Clipper knows has one", stacklevel=3)
+        before, total, bad, dropped = self._measure(gradients)
+        outcomes = []
+        if dropped:
+            outcomes.append(_skipped(before))
+            for runner in self._runners.values():
+                runner.step += 1
+        else:
+            after = before
+            for runner in self._runners.values():
+                outcomes.append(runner.apply(gradients, after, total if after is before else gradients.total(after)))
+                after = outcomes[-1].after
+        outcome = merge(outcomes)
+        if bad is not None:
+            self._erase(gradients, outcome, bad, before)
+        self._ids = gradients.ids()
+        unchanged = outcome.after is before and not gradients.partition
+        self._report = ClipReport(
+            before=total,
+            after=total if unchanged else gradients.total(outcome.after),
+            norms=outcome.norms,
+            limits=outcome.limits,
+            fraction=outcome.exceeded / max(outcome.total, 1),
+            dropped=outcome.dropped,
+            names=gradients.names,
+            parameter_before=before,
+            parameter_after=outcome.after,
+        )
         return self._report
 
     @torch.no_grad()
     def check(self) -> None:
         """Looks at the gradients again; to be called right before the optimizer's step. Reads from the device.
 
-        Raises ClipCheckError unless every gradient is the tensor that the last report speaks of, with
-        the norm that it says, and within the limits: it finds gradients that were clipped while still
-        scaled for AMP, clipped before backward, added to afterwards, or not limited by a faulty policy.
-        It does not find a change in place that keeps the parameter's norm to 5e-6, such as a change of sign.
+        Raises ClipCheckError unless every gradient is the tensor that the last report speaks of, with the norm
+        that it says, and within the limits: it finds gradients that were clipped while still scaled for AMP,
+        clipped before backward, added to afterwards, not limited by a faulty policy, or nan, unless
+        `nonfinite=keep`. With `optimizer=` it finds gradients that the optimizer will use and `clip()` has not
+        seen. It does not find a change in place that keeps the parameter's norm to 5e-6, such as one of sign.
         """
-        if self._report is None:
+        report = self._report
+        if report is None:
             raise ClipCheckError("check() came before clip()")
-        told, names = self._report.parameter_after, self._parameters.names
-        gradients = self._parameters.gradients()
-        now = self._parameters.norms(gradients)
-        largest = max((gradient.numel() for gradient in gradients.values()), default=1)
-        same = (now - told).abs() <= TOLERANCE * told + FLUSHED * largest**0.5
+        gradients = self._parameters.read()
+        self._check_ids(gradients)
+        now, told = gradients.norms(), report.parameter_after
+        largest = max((gradients.count(index) for index in gradients.indices), default=1)
+        same = (now - told).abs() <= TOLERANCE * told + FTZ_TOLERANCE * largest**0.5
         same |= ~told.isfinite() & ~now.isfinite()
         if not bool(same.all()):
-            place = int(torch.argmin(same.int()))
+            index = int(torch.argmin(same.int()))
             raise ClipCheckError(
-                f"{names[place]}: its gradient has norm {now[place].item():.6g} at the optimizer's door, "
-                f"but {told[place].item():.6g} after clip(); between clip() and step() it was changed"
+                f"{report.names[index]}: its gradient has norm {now[index].item():.6g} before the optimizer's step, "
+                f"but {told[index].item():.6g} after clip(); between clip() and step() it was changed"
             )
-        if self._gradient_ids != (ids := self._parameters.gradient_ids()):
-            place = next(i for i, pair in enumerate(zip(self._gradient_ids, ids, strict=True)) if pair[0] != pair[1])
-            raise ClipCheckError(f"{names[place]}: its gradient was changed between clip() and step()")
-        if not self._report.dropped:
-            # A link that enlarges may lead out of the limits of those before it, as it was asked to.
-            links = list(self._links.values())
-            last = max((place for place, link in enumerate(links) if link.policy.kind == "rescale"), default=0)
-            for link in links[last:]:
-                link.check(gradients)
+        if report.dropped:
+            return
+        if self._policy.nonfinite != "keep" and not bool(now.isfinite().all()):
+            index = int(torch.argmin(now.isfinite().int()))
+            raise ClipCheckError(
+                f"{report.names[index]}: its gradient is {now[index].item()} before the optimizer's step"
+            )
+        # A policy that enlarges may exceed the limits of those before it, as it was asked to.
+        runners = list(self._runners.values())
+        last = max((index for index, runner in enumerate(runners) if runner.policy.kind == "rescale"), default=0)
+        for runner in runners[last:]:
+            runner.check(gradients)
 
     def raise_if_nonfinite(self) -> None:
-        """Raises NonFiniteGradientError if `nonfinite=error` and a gradient was non-finite. Reads from the device."""
-        if self._nonfinite_seen is not None and bool(self._nonfinite_seen.any()):
-            raise NonFiniteGradientError(self._named(self._nonfinite_seen))
+        """Raises NonFiniteGradientError if `nonfinite=error` and a gradient was non-finite since the last call.
+
+        Reads from the device. To be called every now and then on an accelerator, where `clip()` does not look.
+        """
+        pending, self._nonfinite = self._nonfinite, []
+        for names, flags, step in pending:
+            if bool(step > 0):
+                raise NonFiniteGradientError(_chosen(names, flags), step=int(step))
 
     def state_dict(self) -> dict[str, Any]:
-        """By the labels of the links ("" without a chain): the policy's name, its blocks and its memory."""
-        return {label: link.state_dict() for label, link in self._links.items()}
+        """By the labels of a chain ("" without one): the policy's name and options, its blocks and its memory."""
+        gradients = self._parameters.read()
+        return {label: runner.state_dict(gradients) for label, runner in self._runners.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a saved memory; raises ValueError if another policy, or other blocks, wrote it."""
-        device = self._parameters.device
-        if state.keys() != self._links.keys():
-            raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._links)}")
-        for label, link in self._links.items():
-            link.load_state_dict(state[label], device, wide_dtype(device))
+        """Takes over a saved memory; raises ValueError if another policy, other options or other blocks wrote it."""
+        if state.keys() != self._runners.keys():
+            raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._runners)}")
+        gradients = self._parameters.read()
+        for label, runner in self._runners.items():
+            runner.load_state_dict(state[label], gradients)
 
-    def _meet_nonfinite(self, gradients: Gradients) -> tuple[Norms, bool]:
-        """The norms after what the policy says on nan and inf, and whether the step is to be left out."""
-        mode, may_look = self.policy.nonfinite, self._parameters.may_look
-        if mode == "zero" and not may_look:
-            _zero_nonfinite(gradients)
-        norms = self._parameters.measure(gradients)
-        if mode == "keep" or (mode == "zero" and not may_look):
-            return norms, False
-        if may_look and math.isfinite(norms.listed_total):
-            return norms, False
-        finite = norms.each.isfinite()
-        if mode == "error" and not may_look:
-            # The first bad step is kept: once the weights are bad, every name would be.
-            seen = self._nonfinite_seen
-            self._nonfinite_seen = ~finite if seen is None else torch.where(seen.any(), seen, ~finite)
-            return norms, False
-        if bool(finite.all()):
-            return norms, False
+    def _new_runners(self, policy: Policy) -> dict[str, PolicyRunner]:
+        chosen = policy.links if isinstance(policy, Chain) else {"": policy}
+        return {label: PolicyRunner(link, self._optimizers) for label, link in chosen.items()}
+
+    def _take_over_policy(self) -> None:
+        """Makes the runners anew for a policy that was changed; raises InvalidField or ValueError if that can't be."""
+        policy = copy.deepcopy(self.policy)
+        for each in [*policy.links.values(), policy] if isinstance(policy, Chain) else [policy]:
+            each.__post_init__()
+        runners = self._new_runners(policy)
+        for label, runner in runners.items():
+            if label in self._runners:
+                runner.adopt(self._runners[label])
+        self._policy, self._runners = policy, runners
+
+    def _measure(self, gradients: Gradients) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+        """The 2-norms, of each parameter and of all, after what the policy says on nan and inf.
+
+        Also returns, under `nonfinite=error` on an accelerator, a 0-d flag whether a gradient is non-finite; and
+        whether the step is to be left out.
+        """
+        mode, looks = self._policy.nonfinite, gradients.on_host or self._policy.nonfinite == "drop"
+        if mode == "zero" and not looks:
+            gradients.zero_nonfinite()
+        norms = gradients.norms()
+        total = gradients.total(norms)
+        if mode == "keep" or (mode == "zero" and not looks):
+            return norms, total, None, False
+        # The total is the same on all processes, so that all of them decide alike.
+        if looks and math.isfinite(total.item()):
+            return norms, total, None, False
+        bad = ~norms.isfinite()
+        anywhere = gradients.total(bad.to(norms.dtype), math.inf) > 0
+        if not looks:
+            self._remember(gradients.names, bad, anywhere)
+            return norms, total, anywhere, False
+        if not bool(anywhere):  # finite gradients, whose norm is beyond float64
+            return norms, total, None, False
         if mode == "error":
-            raise NonFiniteGradientError(self._named(~finite))
-        if mode == "zero":
-            _zero_nonfinite(gradients)
-            return self._parameters.measure(gradients), False
-        return norms, True
+            raise NonFiniteGradientError(_chosen(gradients.names, bad))
+        if mode == "drop":
+            return norms, total, None, True
+        gradients.zero_nonfinite()
+        norms = gradients.norms()
+        return norms, gradients.total(norms), None, False
 
-    def _named(self, chosen: Tensor) -> list[str]:
-        return [name for name, named in zip(self._parameters.names, chosen.tolist(), strict=True) if named]
+    def _remember(self, names: tuple[str, ...], bad: Tensor, anywhere: Tensor) -> None:
+        """Keeps, on the device, which gradients were bad in the first bad step, and its number; 0 for none."""
+        step = anywhere.new_full((), next(iter(self._runners.values())).step + 1, dtype=torch.long) * anywhere
+        if self._nonfinite and self._nonfinite[-1][0] == names:
+            _, old_bad, old_step = self._nonfinite.pop()
+            bad, step = torch.where(old_step > 0, old_bad, bad), torch.where(old_step > 0, old_step, step)
+        self._nonfinite.append((names, bad, step))
 
-    def _left_out(self, before: Norms) -> ClipReport:
-        """The report of a step whose gradients were not finite: nothing was measured or limited."""
-        empty = before.each.new_zeros(0)
-        nothing = Outcome(empty, empty, before.each.new_zeros(()), 0, before, dropped=True)
-        self._gradient_ids = self._parameters.gradient_ids()
-        self._report = self._reported(before, before, nothing)
-        return self._report
+    def _erase(self, gradients: Gradients, outcome: Outcome, bad: Tensor, before: Tensor) -> None:
+        """Sets all gradients to 0 if the flag is set, without looking at it: 0 times nan would be nan."""
+        for tensor in gradients.tensors:
+            if tensor is not None:
+                tensor.masked_fill_(bad.to(tensor.device), 0)
+        outcome.after = outcome.after.masked_fill(bad, 0)
 
-    def _reported(self, before: Norms, after: Norms, outcome: Outcome) -> ClipReport:
-        share = outcome.exceeded / max(outcome.total, 1)
-        return ClipReport(
-            before=before.total,
-            after=after.total,
-            norms=outcome.norms,
-            limits=outcome.limits,
-            fraction=torch.as_tensor(share, dtype=before.each.dtype, device=before.each.device),
-            dropped=outcome.dropped,
-            names=self._parameters.names,
-            parameter_before=before.each,
-            parameter_after=after.each,
-        )
+    def _check_ids(self, gradients: Gradients) -> None:
+        for then, now in zip(self._ids, gradients.ids(), strict=False):
+            if then != now:
+                raise ClipCheckError(f"{now[0]}: its gradient was changed between clip() and step()")
+        if len(self._ids) != len(gradients.names):
+            raise ClipCheckError(
+                f"the model has {len(gradients.names)} parameters before the optimizer's step, "
+                f"and had {len(self._ids)} in clip()"
+            )
+        seen = {identity for _, identity, _ in self._ids}
+        for optimizer in self._optimizers:
+            for number, group in enumerate(optimizer.param_groups):
+                for index, parameter in enumerate(group["params"]):
+                    if parameter.grad is not None and id(parameter) not in seen:
+                        raise ClipCheckError(
+                            f"the Clipper does not know parameter {index} of group {number} of "
+                            f"{type(optimizer).__name__}, of shape {list(parameter.shape)}, which has a gradient"
+                        )
 
 
-def _zero_nonfinite(gradients: Gradients) -> None:
-    for gradient in gradients.values():
-        gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+def _chosen(names: Sequence[str], flags: Tensor) -> list[str]:
+    return [name for name, flag in zip(names, flags.tolist(), strict=True) if flag]
+
+
+def _skipped(before: Tensor) -> Outcome:
+    """The outcome of a step whose gradients are not finite: nothing is measured or limited."""
+    empty = before.new_zeros(0)
+    return Outcome(empty, empty, before.new_zeros(()), 0, before, dropped=True)

@@ -26,16 +26,21 @@ class UnmatchedPatternError(ValueError):
 
 
 class NonFiniteGradientError(ArithmeticError):
-    """A gradient is nan or infinite and the policy says `nonfinite=error`; `names` holds the bad parameters."""
+    """A gradient is nan or infinite and the policy says `nonfinite=error`.
 
-    def __init__(self, names: Sequence[str]):
-        self.names = list(names)
+    `names` holds the bad parameters of this process; `step` the number of the `clip()` that found them, from 1,
+    where they are reported later than that.
+    """
+
+    def __init__(self, names: Sequence[str], step: int | None = None):
+        self.names, self.step = list(names), step
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        super().__init__(f"non-finite gradient in {', '.join(names[:3])}{more}")
+        found = ", ".join(names[:3]) + more if names else "a parameter of another process"
+        super().__init__(f"non-finite gradient in {found}" + ("" if step is None else f" at step {step}"))
 
 
 class ClipCheckError(RuntimeError):
-    """The gradients at the optimizer's door are not those that `clip()` left and reported."""
+    """The gradients before the optimizer's step are not those that `clip()` left and reported."""
 
 
 def show(value: Any) -> str:

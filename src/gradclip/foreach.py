@@ -10,9 +10,9 @@ from torch import Tensor
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
-def norms(tensors: Tensors, dtype: torch.dtype) -> Tensors:
-    """The 2-norm of each tensor, 0-d on the tensor's device, with squares accumulated in `dtype`."""
-    return torch._foreach_norm(tensors, 2, dtype=dtype)
+def norms(tensors: Tensors, p: float, dtype: torch.dtype) -> Tensors:
+    """The p-norm of each tensor, 0-d on the tensor's device, with powers accumulated in `dtype`. p: 1, 2 or inf."""
+    return torch._foreach_norm(tensors, p, dtype=dtype)
 
 
 def multiply(tensors: Tensors, factors: Tensor | Tensors) -> None:

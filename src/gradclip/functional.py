@@ -6,7 +6,9 @@ from gradclip.functional import clip_grad_norm_, clip_grad_value_
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +26,16 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    process_group: Any = None,
 ) -> Tensor:
     """Scales all gradients together so that their norm is at most `max_norm`, in place; returns the norm before.
 
     parameters: one tensor or many; those without a gradient are left alone, one given twice counts once.
     max_norm: at least 0. norm_type: at least 0.1, or inf. foreach: accepted and not needed.
+    process_group: one or several, whose processes hold different parameters: the norm is that of all.
     Returns 0-d, in float64 where the device has it, since the norm of finite float32 gradients may exceed float32.
-    Raises InvalidField for a max_norm that is negative or nan (torch turns the gradients round, or makes them
+    Raises InvalidField for a max_norm that is negative or nan (torch flips the gradients' sign, or makes them
     nan), RuntimeError if `error_if_nonfinite` and the norm is not finite.
     """
     named = _named(parameters)
@@ -38,7 +43,9 @@ def clip_grad_norm_(
         return torch.zeros(())
     limit = _threshold("max_norm", max_norm) or math.inf  # a policy takes no limit of 0
     mode = "drop" if error_if_nonfinite else "keep"
-    report = Clipper(named, ClipByNorm(max=limit, norm_type=float(norm_type), nonfinite=mode)).clip()
+    report = Clipper(
+        named, ClipByNorm(max=limit, norm_type=float(norm_type), nonfinite=mode), process_group=process_group
+    ).clip()
     if report.dropped:
         raise RuntimeError(f"the gradients' norm of order {norm_type} is not finite, so nothing was clipped")
     if max_norm == 0:
@@ -47,10 +54,12 @@ def clip_grad_norm_(
 
 
 @torch.no_grad()
-def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
+def clip_grad_value_(
+    parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None, *, process_group: Any = None
+) -> None:
     """Clamps every element of every gradient to [-clip_value, clip_value], in place.
 
-    clip_value: at least 0. foreach: accepted and not needed. Takes sparse gradients, and none at all.
+    clip_value: at least 0. foreach, process_group: accepted and not needed. Takes sparse gradients, and none at all.
     Raises InvalidField for a clip_value that is negative or nan.
     """
     clip_value = _threshold("clip_value", clip_value)
@@ -69,6 +78,10 @@ def _erase(named: list[tuple[str, Parameter]]) -> None:
 
 def _named(parameters: Tensor | Iterable[Tensor]) -> list[tuple[str, Parameter]]:
     listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if not listed and isinstance(parameters, Iterator):
+        warnings.warn(
+            "the iterator gives no parameters, and nothing is clipped: it can be read only once", stacklevel=4
+        )
     return [(str(number), parameter) for number, parameter in enumerate(listed)]  # type: ignore[misc]
 
 

@@ -1,160 +1,198 @@
-"""The parameters that a Clipper was given: their gradients, and the norms of these."""
+"""The parameters of a Clipper and their gradients, read anew at each call."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
+from gradclip.distributed import (
+    Groups,
+    ParameterGroups,
+    gather,
+    gather_norms,
+    is_dtensor,
+    local_tensor,
+    redistribute_gradients,
+    shard_groups,
+)
 from gradclip.errors import InvalidField, UnmatchedPatternError
-from gradclip.norms import Plan, combine, host_norms, tensor_norms, wide_dtype
-from gradclip.sharding import Gathered, as_placed, groups_of, is_sharded, piece
+from gradclip.norms import combine, combine_groups, index_tensor, is_host, tensor_norms, wide_dtype
 
-Gradients = dict[int, Tensor]  # by the parameter's place in the list of all
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
-class Norms:
-    """The 2-norm of every parameter's gradient, and of all together; as tensors and as floats, whichever is asked for.
+@dataclass
+class Gradients:
+    """What `Parameters.read` found: one entry a parameter, a tied one once.
 
-    each: [parameters], on the gradients' device, or plain floats on the host. Asking an accelerator for floats
-    waits for it.
+    tensors: the gradients as dense tensors that share the gradients' memory, None where there is none: of a
+        DTensor what this process holds, of a sparse gradient its coalesced values.
+    modules: those of the model, where it is known.
+    shards: by which process groups each parameter is sharded; partition: which parameters differ between the
+        processes of which groups. Both are empty in a single process.
     """
 
-    def __init__(self, each: Tensor | list[float]):
-        if isinstance(each, Tensor):
-            self.each = each
+    names: tuple[str, ...]
+    parameters: list[Parameter]
+    tensors: list[Tensor | None]
+    modules: Iterable[nn.Module] = ()
+    shards: list[Groups] = field(default_factory=list)
+    partition: list[tuple[tuple[int, ...], Groups]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.indices = [index for index, tensor in enumerate(self.tensors) if tensor is not None]
+        self.device = self.parameters[self.indices[0] if self.indices else 0].device
+        self.on_host = all(is_host(parameter.device) for parameter in self.parameters)
+
+    def norms(self, p: float = 2.0, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
+        """[parameters]: the p-norms of the gradients, 0 where there is none. tensors: measured in their stead."""
+        given = self.tensors if tensors is None else tensors
+        present = [tensor for tensor in given if tensor is not None]
+        if len(present) == len(self.names):
+            norms = tensor_norms(present, p)
         else:
-            self.listed = each
+            norms = torch.zeros(len(self.names), dtype=wide_dtype(self.device), device=self.device)
+            if present:
+                indices = tuple(index for index, tensor in enumerate(given) if tensor is not None)
+                found = tensor_norms(present, p).to(self.device)
+                norms = norms.index_copy(0, index_tensor(indices, self.device), found)
+        return gather_norms(norms, self.shards, p) if self.shards else norms
 
-    @cached_property
-    def each(self) -> Tensor:
-        """[parameters]"""
-        return torch.tensor(self.listed, dtype=torch.float64)
+    def weights(self) -> list[Tensor | None]:
+        """What this process holds of each parameter that has a gradient."""
+        pairs = zip(self.parameters, self.tensors, strict=True)
+        return [None if tensor is None else local_tensor(parameter) for parameter, tensor in pairs]
 
-    @cached_property
-    def listed(self) -> list[float]:
-        found: list[float] = self.each.tolist()
-        return found
+    def total(self, norms: Tensor, p: float = 2.0, chosen: Sequence[int] | None = None) -> Tensor:
+        """0-d: the p-norm of all parameters together, or the chosen ones, over all processes, from their own norms.
 
-    @cached_property
-    def total(self) -> Tensor:
-        """0-d"""
-        on_host = "listed" in vars(self)
-        return torch.tensor(self.listed_total, dtype=torch.float64) if on_host else combine(self.each, 2.0)
+        norms: [parameters]. chosen: indices.
+        """
+        if self.partition:
+            block_of = [0 if chosen is None or index in set(chosen) else None for index in range(len(norms))]
+            return self.over_processes(norms, block_of, 1, p).view(())
+        if chosen is not None and len(chosen) < len(norms):
+            norms = norms[index_tensor(tuple(chosen), norms.device)]
+        return combine(norms, p)
 
-    @cached_property
-    def listed_total(self) -> float:
-        return math.hypot(*self.listed)
+    def over_processes(self, norms: Tensor, block_of: Sequence[int | None], count: int, p: float) -> Tensor:
+        """[count]: the p-norms of blocks of parameters over all processes, where no parameter is in block None."""
+        parts = []
+        for indices, groups in self.partition:
+            chosen = tuple(index for index in indices if block_of[index] is not None)
+            blocks = tuple(block for index in chosen if (block := block_of[index]) is not None)
+            own = norms[index_tensor(chosen, norms.device)]
+            parts.append(gather(combine_groups(own, index_tensor(blocks, norms.device), count, p), groups, p))
+        return combine(torch.stack(parts), p)
+
+    def zero_nonfinite(self) -> None:
+        """Sets nan and infinite elements to 0, in place."""
+        for tensor in self.tensors:
+            if tensor is not None:
+                tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def count(self, index: int) -> int:
+        """How many elements a gradient has, on all processes that hold a shard of it; 0 without one."""
+        if self.shards and self.shards[index]:
+            return self.parameters[index].numel()
+        tensor = self.tensors[index]
+        return 0 if tensor is None else tensor.numel()
+
+    def ids(self) -> list[tuple[str, int, int]]:
+        """The name of each parameter, and the `id` of it and of its gradient, which tell one tensor from another."""
+        return [(name, id(p), id(p.grad)) for name, p in zip(self.names, self.parameters, strict=True)]
 
 
 class Parameters:
-    """Named parameters, a tied one once, under the first of its names.
+    """Where the gradients are: a module, whose parameters are looked up at each call, or a list of named parameters."""
 
-    Of a parameter that is cut over several processes, `gradients` and `piece` give what this process holds;
-    shapes, sizes and norms are those of the whole.
-    """
-
-    def __init__(self, named: Iterable[tuple[str, Parameter]]):
-        seen: dict[int, tuple[str, Parameter]] = {}
-        for pair in named:
-            if isinstance(pair, Tensor):
-                raise TypeError("Clipper takes model.named_parameters(), whose names it reports, not parameters()")
-            if pair[1].is_complex():
-                raise TypeError(f"{pair[0]} is complex; only real parameters are clipped")
-            seen.setdefault(id(pair[1]), pair)
-        if not seen:
+    def __init__(self, source: nn.Module | Iterable[tuple[str, Parameter]], process_group: Any = None):
+        self._module = source if isinstance(source, nn.Module) else None
+        self._listed = [] if isinstance(source, nn.Module) else _listed(source)
+        self._groups = ParameterGroups(process_group)
+        if not self._named():
             raise ValueError("Clipper was given no parameters; an iterator can be read only once")
-        self.names = tuple(name for name, _ in seen.values())
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for place, name in enumerate(self.names) if name in self.names[:place])
-            raise ValueError(f"two parameters have the name {twice}; give them prefixes, as named_parameters(prefix=…)")
-        self.all = [parameter for _, parameter in seen.values()]
-        self.device = self.all[0].device
-        # Looking at a value costs nothing on the CPU; on an accelerator it would stop the queue.
-        self.may_look = all(parameter.device.type == "cpu" for parameter in self.all)
-        self.cuts = [groups_of(parameter) for parameter in self.all]
-        self._cut = any(self.cuts)
-        self._placed = [is_sharded(parameter) for parameter in self.all]
-        self._gathered = Gathered(self.cuts)
-        self._plans: dict[tuple[Any, ...], Plan] = {}
-        self._steady = True  # until a sparse gradient is seen, whose rows are others at every step
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_plans": {}}  # pickle would part the buffers in a plan from their views
-
-    def __len__(self) -> int:
-        return len(self.all)
-
-    @property
-    def plain(self) -> bool:
-        """Whether all are whole and on the host, so that figures of them may be plain floats."""
-        return self.may_look and not self._cut
-
-    def piece(self, place: int) -> Tensor:
-        """A parameter's values as far as they are here."""
-        return piece(self.all[place])
-
-    def gradients(self) -> Gradients:
-        """Those there are, as dense tensors that share their memory; a sparse one by its coalesced values."""
-        found = {place: gradient for place, p in enumerate(self.all) if (gradient := p.grad) is not None}
-        for place, gradient in found.items():
-            if gradient.is_sparse:
-                if not gradient.is_coalesced():
-                    self.all[place].grad = gradient = gradient.coalesce()
-                found[place] = gradient.values()  # shares the gradient's memory
-                self._steady = False
-            elif self._placed[place]:
-                self.all[place].grad = gradient = as_placed(gradient, self.all[place])
-                found[place] = piece(gradient)
+    def read(self) -> Gradients:
+        """All parameters with the gradients that they have now."""
+        named = self._named()
+        names = plain_names(tuple([name for name, _ in named]))
+        parameters = [parameter for _, parameter in named]
+        if sharded := any(type(p) is not Parameter and is_dtensor(p) for p in parameters):
+            redistribute_gradients(parameters)
+        modules = () if self._module is None else self._module.modules()
+        found = Gradients(names, parameters, [_dense(parameter) for parameter in parameters], modules)
+        if sharded:
+            found.shards = [shard_groups(p) if is_dtensor(p) else () for p in parameters]
+        if self._groups:
+            found.partition = self._groups.partition(names)
         return found
 
-    def norms(self, tensors: Mapping[int, Tensor], p: float = 2.0) -> Tensor:
-        """[parameters]: the p-norm of each tensor by the parameters' places, 0 where there is none."""
-        if not tensors:
-            norms = torch.zeros(len(self), dtype=wide_dtype(self.device), device=self.device)
-        else:
-            norms = tensor_norms(list(tensors.values()), p, self.plan(tensors)).to(self.device)
-            if len(tensors) < len(self):
-                norms = norms.new_zeros(len(self)).index_copy(0, places(tuple(tensors), self.device), norms)
-        return self.whole(norms, p)
-
-    def measure(self, gradients: Gradients) -> Norms:
-        """The gradients' 2-norms."""
-        if self.plain and len(gradients) == len(self):
-            return Norms(host_norms(list(gradients.values()), self.plan(gradients)))
-        return Norms(self.norms(gradients))
-
-    def plan(self, tensors: Mapping[int, Tensor]) -> Plan:
-        """How tensors by the parameters' places are measured; made once for the same places."""
-        key = kind_of(tensors)
-        if not self._steady:
-            return Plan(list(tensors.values()))
-        if key not in self._plans:
-            if len(self._plans) > 100:
-                self._plans.clear()  # which parameters exceed a bound may be others at every step
-            self._plans[key] = Plan(list(tensors.values()))
-        return self._plans[key]
-
-    def whole(self, figures: Tensor, p: float) -> Tensor:
-        """[parameters]: p-norms of whole tensors from those of the pieces here; with p = 1, sums."""
-        return self._gathered.whole(figures, p)
-
-    def gradient_ids(self) -> list[int]:
-        """[parameters]: the `id` of each gradient, which tells one tensor from another."""
-        return [id(parameter.grad) for parameter in self.all]
+    def _named(self) -> list[tuple[str, Parameter]]:
+        if self._module is None:
+            return self._listed
+        return list(self._module.named_parameters())
 
 
-def kind_of(tensors: Mapping[int, Tensor]) -> tuple[Any, ...]:
-    """By which what is known of such a set of tensors is kept: their places, and a type, which model.half() changes."""
-    return (next((one.dtype for one in tensors.values()), None), *tensors)
+def _listed(source: Iterable[tuple[str, Parameter]]) -> list[tuple[str, Parameter]]:
+    seen: dict[int, tuple[str, Parameter]] = {}
+    for pair in source:
+        if isinstance(pair, Tensor):
+            raise TypeError("Clipper takes a module or named_parameters(), whose names it reports, not parameters()")
+        seen.setdefault(id(pair[1]), pair)
+    return list(seen.values())
 
 
-def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> list[int]:
-    """The places of the names that match any of `include` (none given: all) and none of `exclude`.
+def _dense(parameter: Parameter) -> Tensor | None:
+    """The gradient as a dense local tensor that shares its memory; a sparse one is coalesced first."""
+    gradient = parameter.grad
+    if gradient is None:
+        return None
+    if gradient.is_sparse:
+        if not gradient.is_coalesced():
+            parameter.grad = gradient = gradient.coalesce()
+        return gradient.values()
+    return gradient if type(gradient) is Tensor else local_tensor(gradient)
+
+
+@lru_cache(maxsize=16)
+def plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names without the prefixes of wrappers: those of torch.compile, FSDP and, if all have it, DDP's `module.`.
+
+    Raises ValueError if two parameters have one name.
+    """
+    plain = tuple(map(without_wrappers, names))
+    if all(name.startswith("module.") for name in plain):
+        plain = tuple(name.removeprefix("module.") for name in plain)
+    if len(set(plain)) < len(plain):
+        twice = next(name for index, name in enumerate(plain) if name in plain[:index])
+        raise ValueError(f"two parameters have the name {twice}; give them prefixes, as named_parameters(prefix=…)")
+    return plain
+
+
+def without_wrappers(name: str) -> str:
+    """A dotted name without what torch.compile, FSDP and activation checkpointing put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def refuse_fsdp1(modules: Iterable[nn.Module]) -> None:
+    """Raises TypeError for FullyShardedDataParallel, whose parameters are flattened shards without a shape."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in modules):
+        raise TypeError("FullyShardedDataParallel (FSDP1) hides the parameters; shard with FSDP2's fully_shard instead")
+
+
+@lru_cache(maxsize=64)
+def select(names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[int, ...]:
+    """The indices of the names that match any of `include` (none given: all) and none of `exclude`.
 
     Raises UnmatchedPatternError for a pattern that matches nothing, InvalidField if nothing is left.
     """
@@ -166,23 +204,11 @@ def select(names: Sequence[str], include: Sequence[str], exclude: Sequence[str])
     def matches(name: str, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-    chosen = [
-        place
-        for place, name in enumerate(names)
+    chosen = tuple(
+        index
+        for index, name in enumerate(names)
         if (not include or matches(name, include)) and not matches(name, exclude)
-    ]
+    )
     if not chosen:
         raise InvalidField("exclude", list(exclude), "patterns that leave at least one parameter to clip")
     return chosen
-
-
-_places: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
-
-
-def places(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """The numbers as an index on a device; made once, since making it there would wait for the device."""
-    if (numbers, device) not in _places:
-        if len(_places) > 1000:
-            _places.clear()  # the set of gradients that there are seldom changes; a bound all the same
-        _places[numbers, device] = torch.tensor(numbers, dtype=torch.long, device=device)
-    return _places[numbers, device]

@@ -8,7 +8,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from gradclip import Policy
+from gradclip import Policy, clamping, gradients, norms, scopes
 from tests.support import policies, policy_id
 
 
@@ -40,3 +40,9 @@ def cases(chosen: Callable[[Policy], bool] = lambda policy: True) -> Sequence[ob
         dtypes += [torch.float64, torch.float16] if policy.name in ("norm", "value") else []
         found += [pytest.param(policy, dtype, id=f"{policy_id(policy)}-{dtype}") for dtype in dtypes]
     return found
+
+
+def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a stand-in for an accelerator of the CPU: nothing may depend on a value that is there."""
+    for module in (norms, clamping, gradients, scopes):
+        monkeypatch.setattr(module, "is_host", lambda device: False)

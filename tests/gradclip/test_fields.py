@@ -168,7 +168,7 @@ def test_the_edges_of_every_range(policy: type[Policy], field: str, taken: list[
 
 
 DEFAULTS = {
-    "agc": {"ratio": 0.01, "eps": 1e-3, "scope": "unit", "exclude_last": True, "max": None},
+    "agc": {"ratio": 0.01, "eps": 1e-3, "scope": "unit", "max": None},
     "autoclip": {"percentile": 10.0, "window": 1000, "scope": "model", "max": None},
     "zclip": {"alpha": 0.97, "threshold": 2.5, "mode": "reciprocal", "warmup": 25, "eps": 1e-6, "max": 1.0},
     "adagc": {"ratio": 1.05, "beta": 0.98, "warmup": 100, "warmup_max": 1.0, "scope": "parameter", "max": None},
@@ -184,11 +184,3 @@ DEFAULTS = {
 def test_the_defaults_are_the_published_ones(name: str) -> None:
     policy = Policy.options[name]()
     assert {field: getattr(policy, field) for field in DEFAULTS[name]} == DEFAULTS[name]
-
-
-@pytest.mark.parametrize(
-    ("matrices", "alone"), [(["one", "two", "head"], ["head"]), (["one", "head"], ["head"]), (["only"], []), ([], [])]
-)
-def test_agc_leaves_the_last_layer_alone_unless_it_is_the_only_one(matrices: list[str], alone: list[str]) -> None:
-    assert AGC().left_alone(matrices) == alone
-    assert AGC(exclude_last=False).left_alone(matrices) == []

@@ -22,6 +22,7 @@ from gradclip import Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientEr
 from tests.gradclip.support import cases, pairs
 from tests.support import exact, exact_norm, policies, policy_id
 
+pytestmark = pytest.mark.filterwarnings("ignore:clip.. found no gradient")
 PAIRS = pytest.mark.parametrize("policy", pairs(), ids=policy_id)
 CASES = pytest.mark.parametrize(("policy", "dtype"), cases())
 EXAMPLES = settings(max_examples=12, deadline=None)
@@ -73,8 +74,7 @@ def gradients(named: Named) -> list[Tensor | None]:
 
 def blocks(policy: Policy, named: Named) -> list[Block]:
     """The blocks of a scope, each a list of places, with a row where the unit is a row."""
-    alone = policy.left_alone([name for name, p in named if p.dim() > 1])
-    places = [place for place, (name, _) in enumerate(named) if name not in alone]
+    places = range(len(named))
     if policy.scope == "unit":
         return [
             [(i, row)] for i in places for row in (range(named[i][1].shape[0]) if named[i][1].dim() > 1 else [None])
@@ -213,12 +213,6 @@ def reported_norms_are_true(step: Step) -> None:
         assert pair == pytest.approx((exact_norm([old]), exact_norm([new])), rel=1e-6, abs=floor), name
 
 
-def what_the_policy_leaves_alone_stays(step: Step) -> None:
-    alone = step.policy.left_alone([name for name, parameter in step.named if parameter.dim() > 1])
-    for (name, _), old, new in zip(step.named, step.before, step.after, strict=True):
-        assert name not in alone or same(old, new)
-
-
 def clipping_again_changes_nothing_but_roundings(step: Step) -> None:
     """Where nothing is remembered."""
     if any(link["memory"] or link["elements"] for link in step.clipper.state_dict().values()):
@@ -231,7 +225,7 @@ def clipping_again_changes_nothing_but_roundings(step: Step) -> None:
 
 def laws(policy: Policy) -> list[Callable[[Step], None]]:
     """Those that hold for a policy of its kind."""
-    found: list[Callable[[Step], None]] = [signs_stay, reported_norms_are_true, what_the_policy_leaves_alone_stays]
+    found: list[Callable[[Step], None]] = [signs_stay, reported_norms_are_true]
     if policy.kind not in ("measure", "decision"):
         found.append(no_block_exceeds_its_limit)
     if policy.kind != "composite":  # whose later links measure what the earlier ones left
@@ -260,8 +254,8 @@ def test_every_step_obeys_the_laws(policy: Policy, dtype: torch.dtype, model: Mo
 
 
 def ordered(policy: Policy) -> bool:
-    """Whether the order of parameters has a meaning: which layer is the last, or which group a parameter is in."""
-    return policy.scope == "group" or bool(policy.left_alone(["first", "last"]))
+    """Whether the order of parameters has a meaning: which group a parameter is in."""
+    return policy.scope == "group"
 
 
 @pytest.mark.parametrize("policy", [policy for policy in pairs() if not ordered(policy)], ids=policy_id)
@@ -317,7 +311,7 @@ def test_sparse_gradients(policy: Policy) -> None:
         (5 * table(torch.tensor([1, 4, 1]))).sum().backward()
     named = [[("table", table.weight)] for table in (dense, sparse)]
     if policy.scope == "unit" or remembers_elements(policy):
-        with pytest.raises(ValueError, match="cannot take a sparse gradient"):
+        with pytest.raises(ValueError, match="cannot take the sparse gradient of table"):
             clipper(named[1], policy).clip()
         return
     one, other = (clipper(each, policy).clip() for each in named)

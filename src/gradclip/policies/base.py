@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -87,7 +87,7 @@ class Policy(Option):
 
     kind: ClassVar[str] = "limit"
     scopes: ClassVar[tuple[str, ...]] = SCOPES
-    caps: ClassVar[bool] = True  # whether `max` is a cap beside the policy's own limit
+    max_is_cap: ClassVar[bool] = True  # beside the policy's own limit
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,17 +99,13 @@ class Policy(Option):
             raise InvalidField("schedule", self.schedule, "constant where max or final is infinite")
 
     def at(self, step: int) -> Self:
-        """This policy with the `max` of a step; 0 is the first."""
+        """This policy with the `max` of a step, of which 0 is the first and `over` - 1 the first with `final`."""
         if self.schedule == "constant" or self.max is None or self.final is None or self.over is None:
             return self
-        done = min(step / self.over, 1.0)
+        done = min(step / (self.over - 1), 1.0) if self.over > 1 else 1.0
         if self.schedule == "cosine":
             done = (1 - math.cos(math.pi * done)) / 2
         return replace(self, max=self.max + (self.final - self.max) * done)
-
-    def left_alone(self, matrices: Sequence[str]) -> list[str]:
-        """Parameters that the policy excludes by itself, given the names of those with two dimensions or more."""
-        return []
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         """Each block's largest norm, [blocks], and the memory for the next step. A pure function."""

@@ -23,7 +23,7 @@ class Chain(Policy):
 
     kind: ClassVar[str] = "composite"
     scopes: ClassVar[tuple[str, ...]] = ("model",)
-    caps: ClassVar[bool] = False
+    max_is_cap: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

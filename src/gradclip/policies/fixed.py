@@ -44,7 +44,7 @@ class ClipByNorm(Policy):
     name: str = "norm"
     max: float = key("the largest norm that passes unchanged", above=0, infinite=True)
 
-    caps: ClassVar[bool] = False
+    max_is_cap: ClassVar[bool] = False
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return measured.norms.new_full(measured.norms.shape, self.max), memory
@@ -57,7 +57,7 @@ class ClipByValue(ElementwisePolicy):
     name: str = "value"
     max: float = key("the largest magnitude that an element keeps", above=0, infinite=True)
 
-    caps: ClassVar[bool] = False
+    max_is_cap: ClassVar[bool] = False
 
     def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
         return self.max
@@ -75,7 +75,7 @@ class ClipByRMS(Policy):
     scope: str = key("what is measured together", default="parameter", choices=SCOPES)
     norm_type: float = key("the 2-norm, which alone has a root mean square", default=2.0, least=2, most=2)
 
-    caps: ClassVar[bool] = False
+    max_is_cap: ClassVar[bool] = False
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return self.max * measured.sizes.sqrt(), memory
@@ -93,7 +93,7 @@ class Normalize(Policy):
     eps: float = key("added to the norm, so that a vanishing gradient is not blown up", default=1e-6, least=0)
 
     kind: ClassVar[str] = "rescale"
-    caps: ClassVar[bool] = False
+    max_is_cap: ClassVar[bool] = False
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return self.max * (measured.norms / (measured.norms + self.eps)), memory
@@ -111,7 +111,7 @@ class SoftClip(Policy):
     max: float = key("the norm that is approached and never reached", default=1.0, above=0)
 
     kind: ClassVar[str] = "rescale"
-    caps: ClassVar[bool] = False
+    max_is_cap: ClassVar[bool] = False
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return self.max * (measured.norms / (self.max + measured.norms)), memory
@@ -130,7 +130,7 @@ class DropStep(Policy):
 
     kind: ClassVar[str] = "decision"
     scopes: ClassVar[tuple[str, ...]] = ("model",)
-    caps: ClassVar[bool] = False
+    max_is_cap: ClassVar[bool] = False
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return measured.norms.new_full(measured.norms.shape, self.max), memory

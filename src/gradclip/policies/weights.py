@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +18,7 @@ class AGC(Policy):
 
     Adaptive gradient clipping: Brock, De, Smith, Simonyan 2021, "High-Performance Large-Scale Image
     Recognition Without Normalization", equation 3. A matrix or kernel has a norm for each output, over
-    all other dimensions; a vector has one. The last layer's weights are left alone, as there.
+    all other dimensions; a vector has one. The paper leaves the classifier alone: `exclude` names it.
     """
 
     name: str = "agc"
@@ -27,12 +26,8 @@ class AGC(Policy):
     norm_type: float = key("the 2-norm, as published", default=2.0, least=2, most=2)
     ratio: float = key("the largest norm of a gradient, as a share of its weights'", default=0.01, above=0)
     eps: float = key("the norm that weights are taken to have at least, so that zeros can learn", default=1e-3, least=0)
-    exclude_last: bool = key("leave the last layer's weights alone", default=True)
 
     scopes: ClassVar[tuple[str, ...]] = ("unit", "parameter")
-
-    def left_alone(self, matrices: Sequence[str]) -> list[str]:
-        return list(matrices[-1:]) if self.exclude_last and len(matrices) > 1 else []
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return self.ratio * measured.weights.clamp(min=self.eps), memory

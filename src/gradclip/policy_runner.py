@@ -1,0 +1,250 @@
+"""One policy applied to its own gradients: measure, ask for the limits, scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradclip.clamping import clamp, clamp_each
+from gradclip.distributed import gather_norms, local_tensor
+from gradclip.errors import ClipCheckError
+from gradclip.gradients import Gradients, select
+from gradclip.norms import index_tensor, wide_dtype
+from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
+from gradclip.scopes import Blocks, Units, make_blocks
+
+TOLERANCE = 5e-6  # relative: twice the error of a norm, and the rounding of a product
+FTZ_TOLERANCE = 1.2e-38  # what a float32 unit that flushes subnormal numbers to zero may lose of an element
+
+
+@dataclass
+class Outcome:
+    """What a policy found and did.
+
+    norms, limits: [blocks]. exceeded, total: how many blocks (elements, for elementwise policies) exceeded their
+    limit, 0-d, of how many. after: the parameters' 2-norms, [parameters].
+    """
+
+    norms: Tensor
+    limits: Tensor
+    exceeded: Tensor
+    total: int
+    after: Tensor
+    dropped: bool = False
+
+
+def merge(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcomes of all policies of a chain as one."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    return Outcome(
+        norms=torch.cat([outcome.norms for outcome in outcomes]),
+        limits=torch.cat([outcome.limits for outcome in outcomes]),
+        exceeded=torch.stack([outcome.exceeded for outcome in outcomes]).sum(),
+        total=sum(outcome.total for outcome in outcomes),
+        after=outcomes[-1].after,
+        dropped=any(outcome.dropped for outcome in outcomes),
+    )
+
+
+class PolicyRunner:
+    """A policy and its memory; the blocks are looked up at each call.
+
+    optimizers: those whose parameter groups are the blocks of the scope `group`.
+    step: how many steps there were, those that were left out among them.
+    """
+
+    def __init__(self, policy: Policy, optimizers: Sequence[Any]):
+        self.policy, self.step = policy, 0
+        self._optimizers = optimizers
+        self._memory: Memory = {}  # of all blocks together
+        self._elements: dict[str, Memory] = {}  # of elementwise policies: by the parameter's name
+        self._labels: tuple[str, ...] = ()  # of the blocks that the memory belongs to
+        self._last: tuple[Tensor, Tensor] | None = None  # norms and limits, for check()
+
+    def blocks(self, gradients: Gradients) -> Blocks | Units:
+        """The blocks of the policy's scope; raises ValueError if include, exclude or scope do not suit the model."""
+        selected = select(gradients.names, tuple(self.policy.include), tuple(self.policy.exclude))
+        return make_blocks(self.policy.scope, gradients, selected, self._optimizers)
+
+    def apply(self, gradients: Gradients, before: Tensor, total: Tensor) -> Outcome:
+        """Limits the gradients in place. before: the parameters' 2-norms, [parameters]; total: that of all, 0-d."""
+        policy, blocks = self.policy.at(self.step), self.blocks(gradients)
+        if isinstance(policy, ElementwisePolicy):
+            outcome = self._clamp(policy, gradients, blocks, before)
+        else:
+            outcome = self._scale(policy, gradients, blocks, before, total)
+        self.step += 1
+        self._last = outcome.norms, outcome.limits
+        return outcome
+
+    def check(self, gradients: Gradients) -> None:
+        """Raises ClipCheckError if a block is not within the limit of the last `apply`. Reads from the device."""
+        assert self._last is not None
+        norms, limits = self._last
+        blocks, p = self.blocks(gradients), self.policy.norm_type
+        now = blocks.norms(gradients, p)
+        own = [tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None]
+        infos = [torch.finfo(tensor.dtype) for tensor in own]
+        eps = max((info.eps for info in infos), default=0.0)
+        smallest = max((info.tiny * info.eps for info in infos), default=0.0)
+        floor = max(smallest, FTZ_TOLERANCE) * (sum(tensor.numel() for tensor in own) or 1) ** (1 / p)
+        within = now <= limits * (1 + TOLERANCE + eps) + floor
+        within |= now == 0  # whatever the limit, which may be nan
+        within |= ~now.isfinite() & ~norms.isfinite()  # passed on knowingly, by nonfinite=keep
+        if not bool(within.all()):
+            block = int(torch.argmin(within.int()))
+            raise ClipCheckError(
+                f"clip={self.policy.name} left {blocks.labels[block]} a norm of {now[block].item():.6g} "
+                f"where its limit is {limits[block].item():.6g}"
+            )
+
+    def state_dict(self, gradients: Gradients) -> dict[str, Any]:
+        """Everything that the next step depends on: tensors, plain numbers and names."""
+        return {
+            "policy": self.policy.name,
+            "options": self._options(),
+            "blocks": list(self._labels or self.blocks(gradients).labels),
+            "step": self.step,
+            "memory": dict(self._memory),
+            "elements": {name: dict(memory) for name, memory in self._elements.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], gradients: Gradients) -> None:
+        """Raises ValueError if another policy wrote the state, or the same with other options or for other blocks."""
+        if state["policy"] != self.policy.name:
+            raise ValueError(f"the saved memory belongs to {state['policy']!r}, not to {self.policy.name!r}")
+        self._compare(state.get("options", {}), "the saved memory was written with")
+        if tuple(state["blocks"]) != self.blocks(gradients).labels:
+            raise ValueError("the saved memory belongs to other blocks: another model, include or exclude")
+
+        def copied(memory: Memory) -> Memory:
+            return {name: tensor.detach().clone() for name, tensor in memory.items()}
+
+        self.step, self._labels, self._memory = state["step"], tuple(state["blocks"]), copied(state["memory"])
+        self._elements = {name: copied(memory) for name, memory in state["elements"].items()}
+
+    def adopt(self, other: PolicyRunner) -> None:
+        """Takes over the memory of the same policy with other options; raises ValueError where these do not fit it."""
+        if other._memory or other._elements:
+            self._compare(other._options(), f"clip={self.policy.name} was changed after it began with")
+        self.step, self._labels, self._memory, self._elements = (
+            other.step,
+            other._labels,
+            other._memory,
+            other._elements,
+        )
+
+    def _compare(self, options: dict[str, Any], what: str) -> None:
+        for name, value in self._options().items():
+            if options.get(name) != value:
+                raise ValueError(f"{what} {name}={options.get(name)}, and has {name}={value} now")
+
+    def _options(self) -> dict[str, Any]:
+        """The options that say what the numbers in a memory mean."""
+        names = ("scope", "norm_type", "window", "warmup")
+        return {name: getattr(self.policy, name) for name in names if hasattr(self.policy, name)}
+
+    def _scale(
+        self, policy: Policy, gradients: Gradients, blocks: Blocks | Units, before: Tensor, total: Tensor
+    ) -> Outcome:
+        p = policy.norm_type
+        each = before if p == 2.0 else gradients.norms(p)
+        norms = total.view(1) if p == 2.0 and blocks.is_whole else blocks.norms(gradients, p, each)
+        measured = Measured(
+            norms,
+            measure_total=lambda: gradients.total(each, p, blocks.selected),
+            measure_sizes=lambda: blocks.sizes(gradients),
+            measure_weights=lambda: blocks.weight_norms(gradients),
+        )
+        limits, self._memory = policy.limits(measured, self._memory_for(policy, blocks, norms))
+        self._labels = blocks.labels if self._memory else ()
+        if policy.max_is_cap and policy.max is not None:
+            limits = limits.clamp(max=policy.max)
+        # A nan norm exceeds, and makes its block nan, as in torch; a norm of 0 never, not even a limit that is nan.
+        exceeds = ~(norms <= limits) & (limits != math.inf) & (norms != 0)
+        outcome = Outcome(norms, limits, exceeds.sum(), len(blocks), before)
+        if policy.kind == "decision":
+            outcome.dropped = bool(exceeds.any())
+        if policy.kind not in ("limit", "rescale"):
+            return outcome
+        changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
+        if not gradients.on_host or bool(changes.any()):
+            scales = torch.where(changes, limits / norms, 1.0)
+            blocks.multiply(gradients, scales)
+            outcome.after = blocks.after(gradients, before, scales)
+        return outcome
+
+    def _memory_for(self, policy: Policy, blocks: Blocks | Units, norms: Tensor) -> Memory:
+        """The memory on the device of the norms, with a fresh entry for each block that has none yet."""
+        if not self._memory:
+            return {}
+        wide = wide_dtype(norms.device)
+        memory = {n: t.to(norms.device, wide if t.is_floating_point() else t.dtype) for n, t in self._memory.items()}
+        if blocks.labels == self._labels:
+            return memory
+        # Norms of 0 enter no memory: what they leave is how a memory begins.
+        zeros = norms.new_zeros(len(blocks))
+        _, fresh = policy.limits(Measured(zeros, lambda: zeros.sum(), lambda: zeros, lambda: zeros), {})
+        number = {label: block for block, label in enumerate(self._labels)}
+        kept = [block for block, label in enumerate(blocks.labels) if label in number]
+        old = [number[blocks.labels[block]] for block in kept]
+        for name, tensor in memory.items():
+            start = fresh[name]
+            if start.shape[1:] != tensor.shape[1:]:  # a list of all norms so far, of which a new block has none
+                start = start[:, :1].expand(-1, *tensor.shape[1:])
+            memory[name] = start.clone()
+            memory[name][kept] = tensor[old]
+        return memory
+
+    def _clamp(
+        self, policy: ElementwisePolicy, gradients: Gradients, blocks: Blocks | Units, before: Tensor
+    ) -> Outcome:
+        own = {index: tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None}
+        memories = {index: self._memory_of(policy, gradients, index, tensor) for index, tensor in own.items()}
+        bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in own.items()}
+        largest, exceeded, after = torch.zeros_like(before), torch.zeros_like(before), before
+        limits = torch.full_like(before, math.inf)
+        if own and not any(isinstance(bound, Tensor) for bound in bounds.values()):
+            (bound,) = set(map(float, bounds.values()))
+            chosen = index_tensor(tuple(own), before.device)
+            found = clamp(list(own.values()), bound, before[chosen])
+            largest, exceeded, after = (
+                all_of.index_copy(0, chosen, some)
+                for all_of, some in zip((largest, exceeded, before), found, strict=True)
+            )
+            limits.index_fill_(0, chosen, bound)
+        elif own:
+            for index, tensor in own.items():
+                limit = torch.as_tensor(bounds[index], device=tensor.device).expand(tensor.shape)
+                limits[index] = limit.amax() if limit.numel() else 0.0  # an empty shard
+                largest[index], exceeded[index] = clamp_each(tensor, limit)
+            after = gradients.norms()
+        for index, tensor in own.items():
+            if memory := policy.remember(tensor, memories[index]):
+                self._elements[gradients.names[index]] = memory
+        if gradients.shards:
+            largest, limits = (gather_norms(figures, gradients.shards, math.inf) for figures in (largest, limits))
+            exceeded, after = gather_norms(exceeded, gradients.shards, 1.0), gradients.norms()
+        chosen = index_tensor(blocks.selected, before.device)
+        total = sum(gradients.count(index) for index in blocks.selected)
+        return Outcome(largest[chosen], limits[chosen], exceeded[chosen].sum(), total, after)
+
+    def _memory_of(self, policy: ElementwisePolicy, gradients: Gradients, index: int, tensor: Tensor) -> Memory:
+        """The memory of a parameter's elements on its device; none where the parameter has another shape by now."""
+        name = gradients.names[index]
+        if tensor.is_complex():
+            raise TypeError(f"clip={policy.name} cannot limit the elements of {name}, which are complex; exclude it")
+        if policy.remembers and tensor.shape != local_tensor(gradients.parameters[index]).shape:
+            raise ValueError(
+                f"clip={policy.name} cannot take the sparse gradient of {name}: its elements change; exclude it"
+            )
+        memory = self._elements.get(name, {})
+        if any(kept.dim() and kept.shape != tensor.shape for kept in memory.values()):
+            return {}
+        return {key: kept.to(tensor.device) for key, kept in memory.items()}
