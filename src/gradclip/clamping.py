@@ -33,8 +33,10 @@ def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tens
         order += indices
         found.append(_clamp_rows(matrix, limit, before[index_tensor(tuple(indices), before.device)]))
         if len(indices) > 1 or matrix.data_ptr() != tensors[indices[0]].data_ptr():  # the matrix is a copy
-            for index in indices:
-                tensors[index].clamp_(-limit, limit)
+            changed = found[-1][1].tolist() if is_host(matrix.device) else [1] * len(indices)
+            for index, count in zip(indices, changed, strict=True):
+                if count:
+                    tensors[index].clamp_(-limit, limit)
     if not found:  # all are empty
         return before, before, before
     largest, exceeded, after = (
@@ -58,8 +60,10 @@ def _clamp_rows(matrix: Tensor, bound: float, before: Tensor) -> tuple[Tensor, T
     largest, exceeded = [], []
     chunks: list[Tensor | None] = []
     parts = torch.split(matrix, PART if on_host else LARGE_PART, 1)
+    room = torch.empty_like(parts[0], dtype=torch.promote_types(matrix.dtype, torch.float32))
     for part in parts:
-        sizes = part.abs() if part.dtype.itemsize >= 4 else part.float().abs_()
+        sizes = room[:, : part.shape[1]]
+        sizes = torch.abs(part, out=sizes) if part.dtype == sizes.dtype else sizes.copy_(part).abs_()
         largest.append(sizes.amax(1))
         if on_host and bool((largest[-1] <= bound).all()):
             chunks.append(None)

@@ -85,7 +85,7 @@ class Clipper:
         self._runners = self._new_runners(self._policy)
         self._nonfinite: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
         self._report: ClipReport | None = None
-        self._ids: list[tuple[str, int, int]] = []
+        self._seen: tuple[tuple[str, ...], list[int]] = (), []  # the names in the last clip(), and the gradients' ids
         self._warned = False
         gradients = self._parameters.read()
         for runner in self._runners.values():
@@ -93,7 +93,7 @@ class Clipper:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has gradients of its own, of which there is no report yet."""
-        return {**vars(self), "_report": None, "_ids": []}
+        return {**vars(self), "_report": None}
 
     @torch.no_grad()
     def clip(self) -> ClipReport:
@@ -125,7 +125,7 @@ class Clipper:
         outcome = merge(outcomes)
         if bad is not None:
             self._erase(gradients, outcome, bad, before)
-        self._ids = gradients.ids()
+        self._seen = gradients.names, gradients.ids()
         unchanged = outcome.after is before and not gradients.partition
         self._report = ClipReport(
             before=total,
@@ -263,15 +263,13 @@ class Clipper:
         outcome.after = outcome.after.masked_fill(bad, 0)
 
     def _check_ids(self, gradients: Gradients) -> None:
-        for then, now in zip(self._ids, gradients.ids(), strict=False):
+        names, ids = self._seen
+        for name in {*names} ^ {*gradients.names}:
+            raise ClipCheckError(f"{name}: the parameter was {'removed' if name in names else 'added'} after clip()")
+        for name, then, now in zip(names, ids, gradients.ids(), strict=True):
             if then != now:
-                raise ClipCheckError(f"{now[0]}: its gradient was changed between clip() and step()")
-        if len(self._ids) != len(gradients.names):
-            raise ClipCheckError(
-                f"the model has {len(gradients.names)} parameters before the optimizer's step, "
-                f"and had {len(self._ids)} in clip()"
-            )
-        seen = {identity for _, identity, _ in self._ids}
+                raise ClipCheckError(f"{name}: its gradient was changed between clip() and step()")
+        seen = set(map(id, gradients.parameters))
         for optimizer in self._optimizers:
             for number, group in enumerate(optimizer.param_groups):
                 for index, parameter in enumerate(group["params"]):

@@ -50,15 +50,15 @@ class Gradients:
     def __post_init__(self) -> None:
         self.indices = [index for index, tensor in enumerate(self.tensors) if tensor is not None]
         self.device = self.parameters[self.indices[0] if self.indices else 0].device
-        self.on_host = all(is_host(parameter.device) for parameter in self.parameters)
+        self.on_host = all(map(is_host, {parameter.device for parameter in self.parameters}))
 
     def norms(self, p: float = 2.0, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
         """[parameters]: the p-norms of the gradients, 0 where there is none. tensors: measured in their stead."""
         given = self.tensors if tensors is None else tensors
-        present = [tensor for tensor in given if tensor is not None]
-        if len(present) == len(self.names):
-            norms = tensor_norms(present, p)
+        if len(self.indices) == len(self.names):
+            norms = tensor_norms(given, p)
         else:
+            present = [tensor for tensor in given if tensor is not None]
             norms = torch.zeros(len(self.names), dtype=wide_dtype(self.device), device=self.device)
             if present:
                 indices = tuple(index for index, tensor in enumerate(given) if tensor is not None)
@@ -106,9 +106,9 @@ class Gradients:
         tensor = self.tensors[index]
         return 0 if tensor is None else tensor.numel()
 
-    def ids(self) -> list[tuple[str, int, int]]:
-        """The name of each parameter, and the `id` of it and of its gradient, which tell one tensor from another."""
-        return [(name, id(p), id(p.grad)) for name, p in zip(self.names, self.parameters, strict=True)]
+    def ids(self) -> list[int]:
+        """[parameters]: the `id` of each gradient, which tells one tensor from another."""
+        return [id(parameter.grad) for parameter in self.parameters]
 
 
 class Parameters:

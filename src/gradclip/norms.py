@@ -8,6 +8,7 @@ would wait for the device, so everything is accumulated in float64 from the star
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from gradclip import foreach
 
-CHUNK = 512  # elements whose squares one float32 accumulator adds up: accurate to 8e-7 for the worst values
+CHUNK = 256  # elements whose squares one float32 accumulator adds up: accurate to 4e-7 for the worst values
 SMALL = 16384  # tensors of at most so many elements are measured together with others of their shape
-PART = 1 << 16  # elements of a temporary tensor: 256 KB of float32 stay in a core's cache
+PART = 1 << 17  # elements of a temporary tensor: 512 KB of float32 stay in a core's cache
 LARGE_PART = 1 << 22  # on an accelerator, where each operation has to be launched
 
 
@@ -40,7 +41,7 @@ def tensor_norms(tensors: Sequence[Tensor], p: float = 2.0) -> Tensor:
     """
     tensors = [_real(tensor, p) for tensor in tensors] if any(map(torch.is_complex, tensors)) else tensors
     device, wide = tensors[0].device, wide_dtype(tensors[0].device)
-    on_host = all(is_host(tensor.device) for tensor in tensors)
+    on_host = all(map(is_host, {tensor.device for tensor in tensors}))
     if on_host and p == 2.0:
         return torch.tensor(_host_norms(tensors), dtype=wide, device=device)
     fits = wide == torch.float64 and all(tensor.dtype != torch.float64 for tensor in tensors)
@@ -81,10 +82,10 @@ def chunk_norms(matrix: Tensor) -> Tensor:
             return torch.cat([chunk_norms(part) for part in torch.split(matrix, max(PART // rows, CHUNK), 1)], 1)
         matrix = matrix.float()  # half precision has too few digits to add up squares
     size = _chunk_size(width)
-    whole = width // size * size
-    norms: Tensor = torch.linalg.vector_norm(matrix[:, :whole].reshape(rows, -1, size), 2, 2)
-    if whole < width:
-        norms = torch.cat([norms, torch.linalg.vector_norm(matrix[:, whole:], 2, 1, keepdim=True)], 1)
+    if rest := width % size:
+        whole, last = torch.split(matrix, [width - rest, rest], 1)
+        return torch.cat([chunk_norms(whole), torch.linalg.vector_norm(last, 2, 1, keepdim=True)], 1)
+    norms: Tensor = torch.linalg.vector_norm(matrix.reshape(rows, -1, size), 2, 2)
     return norms
 
 
@@ -94,11 +95,10 @@ def stacked(tensors: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
     A large tensor is a matrix of one row, which shares its memory where that is dense. Small ones of one
     shape and type are copied into one matrix, since one operation on all costs less than one for each.
     """
-    groups: dict[object, list[int]] = {}
+    groups: dict[object, list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
         if size := tensor.numel():
-            alike = (tensor.shape, tensor.dtype, tensor.device) if size <= SMALL else index
-            groups.setdefault(alike, []).append(index)
+            groups[(tensor.shape, tensor.dtype, tensor.device) if size <= SMALL else index].append(index)
     for indices in groups.values():
         if len(indices) == 1:
             yield indices, flat_view(tensors[indices[0]]).unsqueeze(0)
@@ -133,6 +133,8 @@ def combine(norms: Tensor, p: float) -> Tensor:
     """
     if norms.numel() == 0:
         return norms.new_zeros(norms.shape[1:])
+    if p == 2.0 and norms.dim() == 1 and is_host(norms.device):
+        return norms.new_tensor(math.hypot(*norms.tolist()))  # which divides by the largest, too
     largest = norms.amax(0)
     if p == math.inf:
         return largest
@@ -164,11 +166,14 @@ def _host_norms(tensors: Sequence[Tensor]) -> list[float]:
             for index, norm in zip(indices, norms.tolist(), strict=True):
                 found[index] = norm
     if chunks:
-        for index, each in zip(large, foreach.norms(chunks, 2.0, torch.float64), strict=True):
-            found[index] = each.item()
-    for index, tensor in enumerate(tensors):
-        if not _floor(tensor.numel(), tensor.dtype) < found[index] < math.inf and tensor.numel():
-            found[index] = _careful_norms(flat_view(tensor).unsqueeze(0), 2.0).item()
+        norms = torch.stack(list(foreach.norms(chunks, 2.0, torch.float64)))
+        for index, norm in zip(large, norms.tolist(), strict=True):
+            found[index] = norm
+    floor = _floor(max(map(Tensor.numel, tensors)), torch.float32)
+    if not floor < min(found) or not max(found) < math.inf:
+        for index, tensor in enumerate(tensors):
+            if not _floor(tensor.numel(), tensor.dtype) < found[index] < math.inf and tensor.numel():
+                found[index] = _careful_norms(flat_view(tensor).unsqueeze(0), 2.0).item()
     return found
 
 

@@ -100,9 +100,10 @@ class Blocks:
         """[parameters]: the 2-norms that scaling leaves of those before it; measured where half precision rounds."""
         if any(gradients.parameters[index].dtype.itemsize < 4 for index in self.selected):
             return gradients.norms()
-        each = torch.cat([scales, scales.new_ones(1)])
-        chosen = tuple(len(self) if block is None else block for block in self.block_of)
-        after = before * (scales if len(self) == 1 == len(set(chosen)) else each[index_tensor(chosen, each.device)])
+        if not self.is_whole:
+            chosen = tuple(len(self) if block is None else block for block in self.block_of)
+            scales = torch.cat([scales, scales.new_ones(1)])[index_tensor(chosen, scales.device)]
+        after = before * scales
         # A norm of 0, as of a missing gradient, stays 0 beside one that is nan and makes the scale nan.
         return after.where(before != 0, before)
 
@@ -266,8 +267,8 @@ def _factors(scales: Tensor, device: torch.device, dtype: torch.dtype) -> list[T
         return [scales.to(device, wide)]
     if not is_host(scales.device):
         return [scales.clamp(max=FLOAT32.max).to(device, wide)]
-    sizes = scales.abs()
-    if bool((((sizes > 0) & (sizes < FLOAT32.tiny)) | ((sizes > FLOAT32.max) & (sizes < math.inf))).any()):
+    lowest, highest = scales.aminmax()
+    if lowest < FLOAT32.tiny or highest > FLOAT32.max:
         return [scales.sqrt().to(device, wide)] * 2
     return [scales.to(device, wide)]
 

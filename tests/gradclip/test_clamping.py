@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gradclip import ClipByValue, Clipper
-from gradclip.clamping import IN_CACHE
+from gradclip.norms import PART
 from tests.support import exact_norm, with_gradients
 
-LONG = 2 * IN_CACHE + 77
+LONG = 2 * PART + 77
 
 
 def spread(count: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -53,7 +53,7 @@ def test_what_was_clamped_does_not_exceed_a_bound_that_its_type_rounds() -> None
     assert [clipper.clip().fraction.item() for _ in range(3)] == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("place", [5, IN_CACHE + 5, LONG - 1])
+@pytest.mark.parametrize("place", [5, PART + 5, LONG - 1])
 def test_one_part_alone_exceeds(place: int) -> None:
     gradient = torch.full((LONG,), 0.25)
     gradient[place] = -3.0

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gradclip.norms import ROW, SMALL, Plan, combine, combine_groups, row_norms, tensor_norms
+from gradclip.norms import CHUNK, PART, SMALL, combine, combine_groups, row_norms, tensor_norms
+from tests.gradclip.support import as_on_an_accelerator
 from tests.support import exact_norm
 
 PS = [0.5, 1.0, 1.5, 2.0, 3.0, 7.0, 20.0, math.inf]
@@ -22,7 +23,7 @@ def norm(tensor: Tensor, p: float = 2.0) -> float:
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_agrees_with_float64(p: float, dtype: torch.dtype) -> None:
-    for size in (1, 3, ROW, SMALL, SMALL + 1, 3 * SMALL + 77, 100_000):
+    for size in (1, 3, CHUNK, SMALL, SMALL + 1, 3 * SMALL + 77, 100_000, PART + 1, 3 * PART + 1):
         tensor = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
         assert norm(tensor, p) == pytest.approx(exact_norm([tensor], p), rel=1e-6), size
 
@@ -96,7 +97,7 @@ def test_combining_is_the_norm_of_norms(values: list[float], p: float) -> None:
 def test_one_huge_element_among_equals_is_a_worst_case_too() -> None:
     for size, spike in product((700, 768, 1000, 1024, 1025, 65_536), (4146.0, 300.0, 1e4)):
         tensor = torch.ones(size)
-        tensor[:: 4 * ROW] = spike
+        tensor[:: 4 * CHUNK] = spike
         assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6)
 
 
@@ -109,7 +110,7 @@ def test_equal_elements_of_any_value() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("exponent", [-30, 0, 30])
 def test_norms_of_rows(dtype: torch.dtype, exponent: int) -> None:
-    for width, p in product((0, 1, 7, ROW, 3 * ROW + 5), PS):
+    for width, p in product((0, 1, 7, CHUNK, 3 * CHUNK + 5), PS):
         rows = torch.randn(4, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
         rows = (rows * 10.0**exponent).to(dtype)
         rows[2] = 0
@@ -130,35 +131,23 @@ def test_norms_of_groups(p: float) -> None:
 
 @pytest.mark.parametrize("exponent", [-30, 0, 30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_as_on_an_accelerator(dtype: torch.dtype, exponent: int) -> None:
+def test_as_on_an_accelerator(dtype: torch.dtype, exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """There all tensors are measured by one call, in float64; where that has not the range, with care."""
     random = torch.Generator().manual_seed(1)
     shapes = [(300,), (0,), (20, 30), (300,), ()]
     tensors = [(torch.randn(shape, generator=random) * 10.0**exponent).to(dtype) for shape in shapes]
-    plan = Plan(tensors)
-    plan.on_cpu = False
-    for found, tensor in zip(tensor_norms(tensors, 2.0, plan).tolist(), tensors, strict=True):
-        assert found == pytest.approx(exact_norm([tensor]), rel=1e-6)
-
-
-def test_a_plan_serves_other_tensors_of_the_same_shapes() -> None:
-    """Nothing of the values that it was made with stays behind."""
-    random = torch.Generator().manual_seed(1)
-    shapes = [(300,), (5, 7), (0,), (300,), (70_000,), (5, 7), (1009,), (1009,)]
-    plan = Plan([torch.full(shape, math.nan) for shape in shapes])
-    for _ in range(3):
-        tensors = [torch.randn(shape, generator=random) for shape in shapes]
-        for found, tensor in zip(tensor_norms(tensors, 2.0, plan).tolist(), tensors, strict=True):
-            assert found == pytest.approx(exact_norm([tensor]), rel=1e-6)
-        assert tensor_norms([torch.full(shape, math.inf) for shape in shapes], 2.0, plan)[0] == math.inf
+    as_on_an_accelerator(monkeypatch)
+    for p in PS:
+        for found, tensor in zip(tensor_norms(tensors, p).tolist(), tensors, strict=True):
+            assert found == pytest.approx(exact_norm([tensor], p), rel=1e-6), p
 
 
 def test_equal_elements_and_one_huge_one_are_right_to_a_millionth() -> None:
     """What a float32 accumulator does worst: every rounding of equal squares, or of small ones beside a huge one."""
     for value in (0.3, 1 / 3, 0.7, 1.1):
-        tensor = torch.full((100 * ROW,), value)
+        tensor = torch.full((100 * CHUNK,), value)
         assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6, abs=0)
     for small in (2.0**-12.05, 2.0**-12.5, 2.0**-11.9):
-        tensor = torch.full((100 * ROW,), small)
-        tensor[::ROW] = 1.0
+        tensor = torch.full((100 * CHUNK,), small)
+        tensor[::CHUNK] = 1.0
         assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6, abs=0)
