@@ -2,7 +2,7 @@
 
     from gradclip import Clipper, ClipByNorm
 
-    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper = Clipper(model, ClipByNorm(max=1.0))
     loss.backward()
     report = clipper.clip()  # the gradients are changed in place
     optimizer.step()

@@ -65,7 +65,12 @@ def key(
 
 @dataclass(kw_only=True)
 class Checked:
-    """Base of every dataclass whose fields are made by `key`: a value out of range raises `InvalidField`."""
+    """Base of every dataclass whose fields are made by `key`: a value out of range raises `InvalidField`.
+
+    removed: fields that it once had, each with the advice that a message gives to those who still set it.
+    """
+
+    removed: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -78,8 +78,9 @@ def chunk_norms(matrix: Tensor) -> Tensor:
     """The 2-norms of short chunks of every row, [rows, chunks]; wrong where squares leave the range of the type."""
     rows, width = matrix.shape
     if matrix.dtype.itemsize < 4:
-        if matrix.numel() > PART and width > PART // rows:
-            return torch.cat([chunk_norms(part) for part in torch.split(matrix, max(PART // rows, CHUNK), 1)], 1)
+        if matrix.numel() > PART:
+            size, dim = (max(PART // width, 1), 0) if rows > 1 else (PART, 1)
+            return torch.cat([chunk_norms(part) for part in torch.split(matrix, size, dim)], dim)
         matrix = matrix.float()  # half precision has too few digits to add up squares
     size = _chunk_size(width)
     if rest := width % size:

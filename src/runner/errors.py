@@ -166,6 +166,8 @@ def unknown_key(
         return line
     group = parent.split(".")[0]
     name = getattr(owner, "name", None)
+    if advice := getattr(owner, "removed", {}).get(leaf):
+        return f"{line} any more: {advice}"
     line += f" in {group}={name}" if name else ""
     if others := [option for option, has in _options_with(group, leaf, project) if has]:
         return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"

@@ -176,7 +176,7 @@ def _check_precision(config: Train, device: torch.device, dataset: Dataset, mode
 
 def _build_clipper(config: Train, model: nn.Module, optimizer: Optimizer) -> Clipper:
     try:
-        return Clipper(model.named_parameters(), config.clip, optimizer=optimizer)
+        return Clipper(model, config.clip, optimizer=optimizer)
     except (UnmatchedPatternError, InvalidField) as error:
         raise UserError(f"clip.{error}") from None
 

@@ -1,20 +1,33 @@
-"""No hidden copies between an accelerator and the host, proved without one.
+"""No hidden copies between an accelerator and the host, and no large allocations, proved without one.
 
 Tensors on torch's meta device have no values: whatever would read one raises, just as it would stop the
 queue of an accelerator. A dispatch mode sees every operation, and refuses copies in either direction
-once the first step is over.
+once the first step is over. Where values matter, a stand-in is made of the CPU (`as_on_an_accelerator`).
 """
 
+import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradclip import Clipper, Policy
-from tests.gradclip.support import cases, pairs
+from gradclip import (
+    Chain,
+    ClipByNorm,
+    ClipByValue,
+    Clipper,
+    NoClip,
+    NonFiniteGradientError,
+    Policy,
+    ZClip,
+    clamping,
+    norms,
+)
+from tests.gradclip.support import as_on_an_accelerator, cases, pairs
 from tests.support import policies, policy_id
 
 
@@ -95,3 +108,127 @@ def test_the_watch_sees_a_copy() -> None:
         torch.empty(3).to("meta")
     with NoHostCopies(), pytest.raises(HostCopy):
         torch.empty(3, device="meta").sum().item()
+
+
+# -- nonfinite=error, where nothing looks at the values
+
+
+def values(
+    policy: Policy, bad_at: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Clipper, nn.Linear, torch.optim.Optimizer]:
+    """A Clipper on the stand-in after four steps of SGD, of which one, from 1, has an infinite element."""
+    as_on_an_accelerator(monkeypatch)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    clipper = Clipper(model, policy, optimizer=optimizer)
+    watch = NoHostCopies()
+    for step in range(1, 5):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        if step == bad_at:
+            model.bias.grad[0] = math.inf
+        with watch if step > 1 else nullcontext():  # what depends on no gradient is made once
+            clipper.clip()
+        optimizer.step()
+    return clipper, model, optimizer
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [ClipByNorm(max=0.5), ClipByNorm(max=0.5, scope="unit"), ClipByValue(max=0.1), NoClip(), ZClip(),
+     Chain(links={"value": ClipByValue(max=0.5), "norm": ClipByNorm(max=0.5)})],
+    ids=policy_id,
+)  # fmt: skip
+def test_no_weight_is_stepped_with_a_non_finite_gradient(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    clipper, model, _ = values(policy, bad_at=2, monkeypatch=monkeypatch)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    with pytest.raises(NonFiniteGradientError, match=r"^non-finite gradient in bias at step 2$") as error:
+        clipper.raise_if_nonfinite()
+    assert (error.value.names, error.value.step) == (["bias"], 2)
+    clipper.raise_if_nonfinite()  # said once
+
+
+def test_the_gradients_of_a_bad_step_become_zero_and_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    clipper, model, _ = values(ClipByNorm(max=0.5), bad_at=0, monkeypatch=monkeypatch)
+    for bad in (math.nan, -math.inf):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, bad)
+        report = clipper.clip()
+        clipper.check()
+        assert not report.before.isfinite()
+        assert report.after.item() == 0
+        assert all((parameter.grad == 0).all() for parameter in model.parameters())
+    with pytest.raises(NonFiniteGradientError, match=r"weight, bias at step 5"):
+        clipper.raise_if_nonfinite()
+
+
+def test_momentum_moves_the_weights_after_a_bad_step_as_after_a_zero_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_an_accelerator(monkeypatch)
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model, second in zip(models, (math.nan, 0.0), strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        clipper = Clipper(model, ClipByNorm(max=1.0))
+        for value in (1.0, second):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, value)
+            clipper.clip()
+            optimizer.step()
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
+
+
+# -- allocations
+
+
+class Largest(TorchDispatchMode):
+    """Counts the elements of the largest tensor that an operation makes anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([args, kwargs or {}])}
+        for tensor in tensors_in(found):
+            if tensor.untyped_storage().data_ptr() not in given:
+                self.elements = max(self.elements, tensor.numel())
+        return found
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for each in value for tensor in tensors_in(each)] if isinstance(value, list | tuple) else []
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("policy", pairs(), ids=policy_id)
+def test_no_allocation_is_as_large_as_the_gradients(
+    policy: Policy, dtype: torch.dtype, on_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, shape = 1 << 12, (128, 256)
+    for module in (norms, clamping):
+        monkeypatch.setattr(module, "PART", part)
+        monkeypatch.setattr(module, "LARGE_PART", part)
+    if not on_host:
+        as_on_an_accelerator(monkeypatch)
+    parameters = [nn.Parameter(torch.ones(shape, dtype=dtype)) for _ in range(4)]
+    optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=0.1)
+    clipper = Clipper([(str(i), p) for i, p in enumerate(parameters)], policy, optimizer=optimizer)
+    watch = Largest()
+    for _ in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.randn(shape).to(dtype)
+        with watch:
+            clipper.clip()
+    # What is remembered of every element is as large as one gradient, and so is its limit.
+    most = parameters[0].numel() if getattr(policy, "remembers", False) else part
+    assert 0 < watch.elements <= most

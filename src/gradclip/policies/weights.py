@@ -27,6 +27,9 @@ class AGC(Policy):
     ratio: float = key("the largest norm of a gradient, as a share of its weights'", default=0.01, above=0)
     eps: float = key("the norm that weights are taken to have at least, so that zeros can learn", default=1e-3, least=0)
 
+    removed: ClassVar[dict[str, str]] = {
+        "exclude_last": "clip.exclude says which parameters are left alone, as in clip.exclude=[output.weight]"
+    }
     scopes: ClassVar[tuple[str, ...]] = ("unit", "parameter")
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
