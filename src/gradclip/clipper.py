@@ -168,10 +168,9 @@ class Clipper:
         if report.dropped:
             return
         if self._policy.nonfinite != "keep" and not bool(now.isfinite().all()):
-            index = int(torch.argmin(now.isfinite().int()))
-            raise ClipCheckError(
-                f"{report.names[index]}: its gradient is {now[index].item()} before the optimizer's step"
-            )
+            for name, size in zip(report.names, gradients.norms(math.inf).tolist(), strict=True):
+                if not math.isfinite(size):
+                    raise ClipCheckError(f"{name}: its gradient is {size} before the optimizer's step")
         # A policy that enlarges may exceed the limits of those before it, as it was asked to.
         runners = list(self._runners.values())
         last = max((index for index, runner in enumerate(runners) if runner.policy.kind == "rescale"), default=0)
@@ -232,12 +231,13 @@ class Clipper:
         # The total is the same on all processes, so that all of them decide alike.
         if looks and math.isfinite(total.item()):
             return norms, total, None, False
-        bad = ~norms.isfinite()
+        # Where looking is free, the elements decide: the 2-norm of finite ones may be beyond float64.
+        bad = ~(gradients.norms(math.inf) if looks else norms).isfinite()
         anywhere = gradients.total(bad.to(norms.dtype), math.inf) > 0
         if not looks:
             self._remember(gradients.names, bad, anywhere)
             return norms, total, anywhere, False
-        if not bool(anywhere):  # finite gradients, whose norm is beyond float64
+        if not bool(anywhere):
             return norms, total, None, False
         if mode == "error":
             raise NonFiniteGradientError(_chosen(gradients.names, bad))

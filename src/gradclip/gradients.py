@@ -55,10 +55,10 @@ class Gradients:
     def norms(self, p: float = 2.0, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
         """[parameters]: the p-norms of the gradients, 0 where there is none. tensors: measured in their stead."""
         given = self.tensors if tensors is None else tensors
-        if len(self.indices) == len(self.names):
-            norms = tensor_norms(given, p)
+        present = [tensor for tensor in given if tensor is not None]
+        if len(present) == len(self.names):
+            norms = tensor_norms(present, p)
         else:
-            present = [tensor for tensor in given if tensor is not None]
             norms = torch.zeros(len(self.names), dtype=wide_dtype(self.device), device=self.device)
             if present:
                 indices = tuple(index for index, tensor in enumerate(given) if tensor is not None)

@@ -176,6 +176,8 @@ class PolicyRunner:
         changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
         if not gradients.on_host or bool(changes.any()):
             scales = torch.where(changes, limits / norms, 1.0)
+            if not gradients.on_host:  # where nothing looks, no factor may leave float32's range
+                scales = scales.clamp(max=torch.finfo(torch.float32).max)
             blocks.multiply(gradients, scales)
             outcome.after = blocks.after(gradients, before, scales)
         return outcome

@@ -258,14 +258,11 @@ def multiply(tensors: list[Tensor], factors: Tensor | list[Tensor]) -> None:
 def _factors(scales: Tensor, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """The scales as factors for gradients of a type: of at least float32, so that they are not rounded to half.
 
-    A scale outside float32's range becomes two factors on the CPU, its square root twice. On an accelerator,
-    where nothing looks at it, it is limited to that range.
+    A scale outside float32's range becomes two factors on the CPU, its square root twice.
     """
     wide = torch.promote_types(dtype.to_real() if dtype.is_complex else dtype, torch.float32)
-    if wide == torch.float64:
+    if wide == torch.float64 or not is_host(scales.device):
         return [scales.to(device, wide)]
-    if not is_host(scales.device):
-        return [scales.clamp(max=FLOAT32.max).to(device, wide)]
     lowest, highest = scales.aminmax()
     if lowest < FLOAT32.tiny or highest > FLOAT32.max:
         return [scales.sqrt().to(device, wide)] * 2

@@ -1,0 +1,111 @@
+"""The ends of the range of numbers: finite, documented results."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gradclip import (
+    ClipByNorm,
+    ClipByValue,
+    ClipCheckError,
+    Clipper,
+    InvalidField,
+    NoClip,
+    Normalize,
+    Policy,
+    SoftClip,
+    functional,
+)
+from tests.gradclip.support import as_on_an_accelerator
+from tests.support import exact_norm, with_gradients
+
+SMALLEST = 2.0**-149  # of float32
+
+
+@pytest.mark.parametrize("scope", ["model", "parameter", "unit"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [SMALLEST, 2.0**-133, 1e-36, 1e-20])
+def test_subnormal_gradients_are_normalised_without_eps(scope: str, dtype: torch.dtype, size: float) -> None:
+    gradient = torch.full((1, 4), size, dtype=dtype)
+    if not gradient.all():
+        pytest.skip("smaller than the smallest number of the type")
+    model = with_gradients([gradient])
+    clipper = Clipper(model.named_parameters(), Normalize(max=1.0, eps=0.0, scope=scope))
+    clipper.clip()
+    clipper.check()
+    assert exact_norm([model["p0"].grad]) == pytest.approx(1.0, rel=4e-3 if dtype == torch.bfloat16 else 1e-6)
+
+
+@pytest.mark.parametrize("scope", ["model", "parameter", "unit"])
+def test_where_nothing_looks_they_stay_finite_and_below_their_norm(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale is limited to float32's range: a norm of 4e-45 becomes 1e-6, and not 1."""
+    as_on_an_accelerator(monkeypatch)
+    model = with_gradients([torch.full((1, 4), SMALLEST)])
+    clipper = Clipper(model.named_parameters(), Normalize(max=1.0, eps=0.0, scope=scope))
+    report = clipper.clip()
+    assert 0 < exact_norm([model["p0"].grad]) <= 1
+    assert report.after.item() == pytest.approx(exact_norm([model["p0"].grad]), rel=1e-6)
+    clipper.check()
+
+
+@pytest.mark.parametrize("policy", [ClipByNorm(max=1e-30), Normalize(max=1e-30), SoftClip(max=1e-30)])
+@pytest.mark.parametrize("size", [1e30, 3e38])
+def test_scales_below_float32(policy: Policy, size: float) -> None:
+    model = with_gradients([torch.full((2, 2), size)])
+    Clipper(model.named_parameters(), policy).clip()
+    assert exact_norm([model["p0"].grad]) == pytest.approx(1e-30, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["error", "drop", "zero", "keep"])
+def test_a_total_beyond_float64_is_infinite_and_its_gradients_become_zero(mode: str) -> None:
+    """Each element is finite, so that no mode objects; max / inf is 0. By parameter all norms are in the range."""
+    gradients = [torch.tensor([1.5e308], dtype=torch.float64) for _ in range(2)]
+    model = with_gradients(gradients)
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0, nonfinite=mode))
+    report = clipper.clip()
+    clipper.check()
+    assert (report.before.item(), report.after.item(), report.dropped) == (math.inf, 0.0, False)
+    assert all(parameter.grad.item() == 0 for parameter in model.values())
+
+
+@pytest.mark.parametrize("policy", ["norm", "value", "rms", "drop"])
+def test_a_threshold_of_zero_is_refused(policy: str) -> None:
+    with pytest.raises(InvalidField, match=r"max=0.*must be a number above 0"):
+        Policy.options[policy](max=0)
+
+
+@pytest.mark.parametrize("values", [[3.0, -4.0], [0.0, 0.0], [1e-45, 3e38]])
+def test_the_functions_take_zero_and_erase(values: list[float]) -> None:
+    for clip in (functional.clip_grad_norm_, functional.clip_grad_value_):
+        weight = nn.Parameter(torch.zeros(2))
+        weight.grad = torch.tensor(values)
+        clip(weight, 0)
+        assert weight.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_an_infinite_limit_of_elements_limits_nothing(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    model = with_gradients([torch.tensor([largest, -largest, 1.0], dtype=dtype)])
+    clipper = Clipper(model.named_parameters(), ClipByValue(max=math.inf))
+    report = clipper.clip()
+    clipper.check()
+    assert model["p0"].grad.tolist() == [largest, -largest, 1.0]
+    assert (report.fraction.item(), report.limits.tolist()) == (0.0, [math.inf])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("mode", ["error", "drop", "zero"])
+def test_check_fails_on_a_bad_gradient_unless_it_is_to_be_kept(mode: str, bad: float) -> None:
+    model = with_gradients([torch.tensor([3.0, 4.0])])
+    clipper = Clipper(model.named_parameters(), NoClip(nonfinite=mode))
+    clipper.clip()
+    model["p0"].grad[0] = bad
+    with pytest.raises(ClipCheckError, match="p0: its gradient"):
+        clipper.check()
+    model["p0"].grad[0] = bad
+    keeping = Clipper(model.named_parameters(), NoClip(nonfinite="keep"))
+    keeping.clip()
+    keeping.check()
