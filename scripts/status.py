@@ -29,6 +29,8 @@ def describe(folder: Path) -> str:
         return "missing, since it has not started"
     if state is None:
         raise UserError(f"{folder}: not the folder of a run; it has no status.json")
+    if not found:
+        return f"{state}, and has written no status.json yet"
     line = f"{state} at step {found.get('step')} of {found.get('steps')}"
     line += f" ({found['reason']})" if found.get("reason") else ""
     if state in ("running", "killed"):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradclip import Clipper, norms
-from gradclip.gradients import Parameters
+from gradclip import Clipper
 from runner.runs.run import Diverged
+from tests.gradclip.support import as_on_an_accelerator
 from tests.support import exact_norm
 from tests.trainer.options import names, need, need_precision
 from tests.trainer.support import SMALL, compose, small, text_file, train
@@ -66,7 +66,7 @@ def test_every_step_is_zero_grad_backward_clip_check_step(tmp_path: Path, monkey
 def test_the_optimizer_is_given_clipped_gradients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: str, limit: float, p: float
 ) -> None:
-    """Measured at the optimizer's door by other code than the product's."""
+    """Measured right before the optimizer's step by other code than the product's."""
     seen: list[float] = []
     real = torch.optim.SGD.step
 
@@ -95,12 +95,12 @@ def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monk
 
     def clip(self: Clipper) -> Any:
         report = real(self)
-        for parameter in self._parameters.all:
+        for parameter in self._parameters.read().parameters:
             parameter.grad *= 3
         return report
 
     monkeypatch.setattr(Clipper, "clip", clip)
-    with pytest.raises(RuntimeError, match="optimizer's door"):
+    with pytest.raises(RuntimeError, match="before the optimizer's step"):
         train(tmp_path)
     assert status(tmp_path)["state"] == "failed"
 
@@ -278,22 +278,6 @@ def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeyp
     assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 1"
 
 
-def away_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything as where looking at a value would stop an accelerator's queue."""
-    parameters, plan = Parameters.__init__, norms.Plan.__init__
-
-    def unseen(self: Parameters, named: Any) -> None:
-        parameters(self, named)
-        self.may_look = False
-
-    def elsewhere(self: norms.Plan, tensors: Any) -> None:
-        plan(self, tensors)
-        self.on_cpu = False
-
-    monkeypatch.setattr(Parameters, "__init__", unseen)
-    monkeypatch.setattr(norms.Plan, "__init__", elsewhere)
-
-
 def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,10 +292,10 @@ def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
         return loss
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
-    away_from_the_host(monkeypatch)
+    as_on_an_accelerator(monkeypatch)
     ending = train(tmp_path, "steps=30", "log.every=20", "checkpoint.every=5", "evaluate_every=30")
     assert (ending.state, ending.code) == ("diverged", 3)
-    assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 10"
+    assert status(tmp_path)["reason"] == "non-finite gradient in output.bias at step 7, seen at step 10"
     (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert kept.name == "step_5.pt"
 
@@ -326,10 +310,10 @@ def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytes
             assert not (isinstance(result, Tensor) and result.dtype == torch.float64), func
             return result
 
-    for module in ("gradclip.norms", "gradclip.gradients", "gradclip.blocks", "gradclip.clipper", "trainer.evaluate"):
+    modules = ("norms", "gradients", "scopes", "policy_runner")
+    for module in (*(f"gradclip.{name}" for name in modules), "trainer.evaluate"):
         monkeypatch.setattr(f"{module}.wide_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(norms, "row_norms", norms._careful_row_norms)
-    away_from_the_host(monkeypatch)
+    as_on_an_accelerator(monkeypatch)
     for clip in ("clip=norm", "clip=value", "clip=none"):
         work = session(tmp_path, clip, "clip.max=0.01")
         with No64():

@@ -23,11 +23,13 @@ def test_a_killed_run_is_told_from_a_running_one(tmp_path: Path, capsys: pytest.
     folder = tmp_path / "run"
     arguments = [f"data.path={text_file(tmp_path)}", *SMALL, "steps=1000000"]
     with Program(ROOT / "train.py", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path) as program:
-        while actual_state(folder) != "running":
+        started = ""
+        while not started or started.endswith(": running, and has written no status.json yet\n"):
             assert program.poll() is None
+            if actual_state(folder) == "running":
+                status.main([str(folder)])
+                started = said = capsys.readouterr().out
             time.sleep(0.05)
-        status.main([str(folder)])
-        said = capsys.readouterr().out
         assert re.match(rf"{folder}: running at step \d+ of 1000000, process {program.pid}", said)
         program.kill()
         program.wait()
