@@ -16,7 +16,7 @@ from gradclip.errors import ClipCheckError
 from gradclip.gradients import Gradients, select
 from gradclip.norms import index_tensor, wide_dtype
 from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
-from gradclip.scopes import Blocks, Units, make_blocks
+from gradclip.scopes import Blocks, make_blocks
 
 TOLERANCE = 5e-6  # relative: twice the error of a norm, and the rounding of a product
 FTZ_TOLERANCE = 1.2e-38  # what a float32 unit that flushes subnormal numbers to zero may lose of an element
@@ -67,7 +67,7 @@ class PolicyRunner:
         self._labels: tuple[str, ...] = ()  # of the blocks that the memory belongs to
         self._last: tuple[Tensor, Tensor] | None = None  # norms and limits, for check()
 
-    def blocks(self, gradients: Gradients) -> Blocks | Units:
+    def blocks(self, gradients: Gradients) -> Blocks:
         """The blocks of the policy's scope; raises ValueError if include, exclude or scope do not suit the model."""
         selected = select(gradients.names, tuple(self.policy.include), tuple(self.policy.exclude))
         return make_blocks(self.policy.scope, gradients, selected, self._optimizers)
@@ -150,9 +150,7 @@ class PolicyRunner:
         names = ("scope", "norm_type", "window", "warmup")
         return {name: getattr(self.policy, name) for name in names if hasattr(self.policy, name)}
 
-    def _scale(
-        self, policy: Policy, gradients: Gradients, blocks: Blocks | Units, before: Tensor, total: Tensor
-    ) -> Outcome:
+    def _scale(self, policy: Policy, gradients: Gradients, blocks: Blocks, before: Tensor, total: Tensor) -> Outcome:
         p = policy.norm_type
         each = before if p == 2.0 else gradients.norms(p)
         norms = total.view(1) if p == 2.0 and blocks.is_whole else blocks.norms(gradients, p, each)
@@ -182,7 +180,7 @@ class PolicyRunner:
             outcome.after = blocks.after(gradients, before, scales)
         return outcome
 
-    def _memory_for(self, policy: Policy, blocks: Blocks | Units, norms: Tensor) -> Memory:
+    def _memory_for(self, policy: Policy, blocks: Blocks, norms: Tensor) -> Memory:
         """The memory on the device of the norms, with a fresh entry for each block that has none yet."""
         if not self._memory:
             return {}
@@ -204,9 +202,7 @@ class PolicyRunner:
             memory[name][kept] = tensor[old]
         return memory
 
-    def _clamp(
-        self, policy: ElementwisePolicy, gradients: Gradients, blocks: Blocks | Units, before: Tensor
-    ) -> Outcome:
+    def _clamp(self, policy: ElementwisePolicy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
         own = {index: tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None}
         memories = {index: self._memory_of(policy, gradients, index, tensor) for index, tensor in own.items()}
         bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in own.items()}
