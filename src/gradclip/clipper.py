@@ -111,20 +111,21 @@ class Clipper:
         if not gradients.indices and not self._warned:
             self._warned = True
             warnings.warn("clip() found no gradient: no parameter that the Clipper knows has one", stacklevel=3)
-        before, total, bad, dropped = self._measure(gradients)
-        outcomes = []
-        if dropped:
-            outcomes.append(_skipped(before))
-            for runner in self._runners.values():
-                runner.step += 1
-        else:
-            after = before
-            for runner in self._runners.values():
-                outcomes.append(runner.apply(gradients, after, total if after is before else gradients.total(after)))
-                after = outcomes[-1].after
-        outcome = merge(outcomes)
-        if bad is not None:
-            self._erase(gradients, outcome, bad, before)
+        mode, looks = self._policy.nonfinite, gradients.on_host or self._policy.nonfinite == "drop"
+        if mode == "zero" and not looks:
+            gradients.zero_nonfinite()
+        before = gradients.norms()
+        total, erase, dropped = gradients.total(before), None, False
+        if mode == "error" and not looks:
+            erase = self._remember_nonfinite(gradients, before)
+        elif mode != "keep" and looks and not math.isfinite(total.item()):  # the total is the same on all processes
+            dropped = self._drops_nonfinite(gradients)
+            before = gradients.norms()
+            total = gradients.total(before)
+        outcome = _skipped(before) if dropped else self._apply(gradients, before, total)
+        if erase is not None:
+            gradients.erase_if(erase)
+            outcome.after = outcome.after.masked_fill(erase, 0)
         self._seen = gradients.names, gradients.ids()
         unchanged = outcome.after is before and not gradients.partition
         self._report = ClipReport(
@@ -215,52 +216,42 @@ class Clipper:
                 runner.adopt(self._runners[label])
         self._policy, self._runners = policy, runners
 
-    def _measure(self, gradients: Gradients) -> tuple[Tensor, Tensor, Tensor | None, bool]:
-        """The 2-norms, of each parameter and of all, after what the policy says on nan and inf.
+    def _apply(self, gradients: Gradients, before: Tensor, total: Tensor) -> Outcome:
+        """What all policies did, one after the other."""
+        outcomes: list[Outcome] = []
+        for runner in self._runners.values():
+            after = outcomes[-1].after if outcomes else before
+            outcomes.append(runner.apply(gradients, after, gradients.total(after) if outcomes else total))
+        return merge(outcomes)
 
-        Also returns, under `nonfinite=error` on an accelerator, a 0-d flag whether a gradient is non-finite; and
-        whether the step is to be left out.
+    def _drops_nonfinite(self, gradients: Gradients) -> bool:
+        """Does what the policy says where an element is not finite; returns whether the step is to be left out.
+
+        Finite elements may have a 2-norm beyond float64: the largest element of each gradient decides.
         """
-        mode, looks = self._policy.nonfinite, gradients.on_host or self._policy.nonfinite == "drop"
-        if mode == "zero" and not looks:
-            gradients.zero_nonfinite()
-        norms = gradients.norms()
-        total = gradients.total(norms)
-        if mode == "keep" or (mode == "zero" and not looks):
-            return norms, total, None, False
-        # The total is the same on all processes, so that all of them decide alike.
-        if looks and math.isfinite(total.item()):
-            return norms, total, None, False
-        # Where looking is free, the elements decide: the 2-norm of finite ones may be beyond float64.
-        bad = ~(gradients.norms(math.inf) if looks else norms).isfinite()
-        anywhere = gradients.total(bad.to(norms.dtype), math.inf) > 0
-        if not looks:
-            self._remember(gradients.names, bad, anywhere)
-            return norms, total, anywhere, False
-        if not bool(anywhere):
-            return norms, total, None, False
-        if mode == "error":
+        largest = gradients.norms(math.inf)
+        bad = ~largest.isfinite()
+        if not bool(gradients.total(bad.to(largest.dtype), math.inf)):
+            return False
+        if self._policy.nonfinite == "error":
             raise NonFiniteGradientError(_chosen(gradients.names, bad))
-        if mode == "drop":
-            return norms, total, None, True
-        gradients.zero_nonfinite()
-        norms = gradients.norms()
-        return norms, gradients.total(norms), None, False
+        if self._policy.nonfinite == "zero":
+            gradients.zero_nonfinite()
+            return False
+        for runner in self._runners.values():
+            runner.step += 1
+        return True
 
-    def _remember(self, names: tuple[str, ...], bad: Tensor, anywhere: Tensor) -> None:
-        """Keeps, on the device, which gradients were bad in the first bad step, and its number; 0 for none."""
-        step = anywhere.new_full((), next(iter(self._runners.values())).step + 1, dtype=torch.long) * anywhere
-        if self._nonfinite and self._nonfinite[-1][0] == names:
+    def _remember_nonfinite(self, gradients: Gradients, norms: Tensor) -> Tensor:
+        """0-d: whether a gradient is not finite. Keeps which were so first, and in which step, on the device."""
+        bad = ~norms.isfinite()
+        anywhere = gradients.total(bad.to(norms.dtype), math.inf) > 0
+        step = anywhere * (next(iter(self._runners.values())).step + 1)
+        if self._nonfinite and self._nonfinite[-1][0] == gradients.names:
             _, old_bad, old_step = self._nonfinite.pop()
             bad, step = torch.where(old_step > 0, old_bad, bad), torch.where(old_step > 0, old_step, step)
-        self._nonfinite.append((names, bad, step))
-
-    def _erase(self, gradients: Gradients, outcome: Outcome, bad: Tensor, before: Tensor) -> None:
-        """Sets all gradients to 0 if the flag is set, without looking at it: 0 times nan would be nan."""
-        for tensor in gradients.tensors:
-            if tensor is not None:
-                tensor.masked_fill_(bad.to(tensor.device), 0)
-        outcome.after = outcome.after.masked_fill(bad, 0)
+        self._nonfinite.append((gradients.names, bad, step))
+        return anywhere
 
     def _check_ids(self, gradients: Gradients) -> None:
         names, ids = self._seen

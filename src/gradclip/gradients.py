@@ -99,6 +99,12 @@ class Gradients:
             if tensor is not None:
                 tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
+    def erase_if(self, flag: Tensor) -> None:
+        """Sets all gradients to 0, in place, if a 0-d flag is set, which nothing looks at."""
+        for tensor in self.tensors:
+            if tensor is not None:
+                tensor.masked_fill_(flag.to(tensor.device), 0)  # multiplied by 0, a nan would stay
+
     def count(self, index: int) -> int:
         """How many elements a gradient has, on all processes that hold a shard of it; 0 without one."""
         if self.shards and self.shards[index]:
