@@ -16,10 +16,13 @@ def norms(tensors: Tensors, p: float, dtype: torch.dtype) -> Tensors:
 
 
 def multiply(tensors: Tensors, factors: Tensor | Tensors) -> None:
-    """Multiplies tensors in place: all by one 0-d factor, or each by its own, which is broadcast to its shape."""
+    """Multiplies tensors of one device and type, in place: all by a 0-d factor, or each by its own, broadcast to it.
+
+    On an accelerator a 0-d factor would be rounded to half precision with its tensor, and be off by up to 0.4 %:
+    with a dimension it takes part in type promotion.
+    """
+    if tensors[0].dtype.itemsize < 4 and tensors[0].device.type != "cpu":
+        each = [factors] * len(tensors) if isinstance(factors, Tensor) else factors
+        factors = [factor if factor.dim() else factor.view(1) for factor in each]
+        tensors = [tensor if tensor.dim() else tensor.view(1) for tensor in tensors]
     torch._foreach_mul_(tensors, factors)
-
-
-def copy(targets: Tensors, sources: Tensors) -> None:
-    """Copies each source into the target at the same index, in place."""
-    torch._foreach_copy_(targets, sources)

@@ -72,7 +72,7 @@ class Blocks:
                 kinds[tensor.device, tensor.dtype][index] = tensor
         for (device, dtype), tensors in kinds.items():
             for factors in _factors(scales, device, dtype):
-                self._multiply(tensors, factors)
+                foreach.multiply(*self._pairs(tensors, factors))
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
         """[parameters]: the 2-norms that scaling leaves of those before it; measured where half precision rounds."""
@@ -90,11 +90,11 @@ class Blocks:
         listed = scales.tolist()
         return [index for index, block in zip(self.selected, self.members, strict=True) if listed[block] != 1.0]
 
-    def _multiply(self, tensors: dict[int, Tensor], factors: Tensor) -> None:
-        """Multiplies gradients of one device and type, by index. factors: [blocks], on that device."""
+    def _pairs(self, tensors: dict[int, Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor | list[Tensor]]:
+        """Gradients by their indices, and the factor of each, or the one of all. factors: [blocks]."""
         each = factors.unbind()
         chosen = each[0] if len(self) == 1 else [each[self.block_of[index] or 0] for index in tensors]
-        _multiply(list(tensors.values()), chosen)
+        return list(tensors.values()), chosen
 
 
 class Units(Blocks):
@@ -171,7 +171,7 @@ class Units(Blocks):
         parts = zip(self.selected, torch.split(scales != 1, list(self._rows.values())), strict=True)
         return [index for index, changed in parts if bool(changed.any())]
 
-    def _multiply(self, tensors: dict[int, Tensor], factors: Tensor) -> None:
+    def _pairs(self, tensors: dict[int, Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor | list[Tensor]]:
         parts = dict(zip(self.selected, torch.split(factors, list(self._rows.values())), strict=True))
         views, shaped = [], []
         for index, tensor in tensors.items():
@@ -180,7 +180,7 @@ class Units(Blocks):
             factor = parts[index] if here is None else parts[index][index_tensor(here, factors.device)]
             views.append(view)
             shaped.append(factor.view(*view.shape[:units], *[1] * (view.dim() - units)))
-        _multiply(views, shaped)
+        return views, shaped
 
     def _count(self, index: int) -> int:
         """How many units of a parameter are on this process."""
@@ -276,16 +276,3 @@ def _factors(scales: Tensor, device: torch.device, dtype: torch.dtype) -> list[T
         if lowest < FLOAT32.tiny or highest > FLOAT32.max:
             return [scales.sqrt().to(device, wide)] * 2
     return [scales.to(device, wide)]
-
-
-def _multiply(tensors: list[Tensor], factors: Tensor | list[Tensor]) -> None:
-    """Multiplies tensors of one device and type in place, each by its factor, or all by one 0-d factor.
-
-    On an accelerator a 0-d factor would be rounded to half precision with its tensor, and be off by up to 0.4 %:
-    with a dimension it takes part in type promotion.
-    """
-    if tensors[0].dtype.itemsize < 4 and not is_host(tensors[0].device):
-        each = [factors] * len(tensors) if isinstance(factors, Tensor) else factors
-        factors = [factor if factor.dim() else factor.view(1) for factor in each]
-        tensors = [tensor if tensor.dim() else tensor.view(1) for tensor in tensors]
-    foreach.multiply(tensors, factors)
