@@ -87,9 +87,9 @@ class Clipper:
         self._report: ClipReport | None = None
         self._seen: tuple[tuple[str, ...], list[int]] = (), []  # the names in the last clip(), and the gradients' ids
         self._warned = False
-        gradients = self._parameters.read()
+        parameters = self._parameters.read(with_gradients=False)
         for runner in self._runners.values():
-            runner.blocks(gradients)
+            runner.blocks(parameters)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has gradients of its own, of which there is no report yet."""
@@ -190,16 +190,16 @@ class Clipper:
 
     def state_dict(self) -> dict[str, Any]:
         """By the labels of a chain ("" without one): the policy's name and options, its blocks and its memory."""
-        gradients = self._parameters.read()
-        return {label: runner.state_dict(gradients) for label, runner in self._runners.items()}
+        parameters = self._parameters.read(with_gradients=False)
+        return {label: runner.state_dict(parameters) for label, runner in self._runners.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a saved memory; raises ValueError if another policy, other options or other blocks wrote it."""
         if state.keys() != self._runners.keys():
             raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._runners)}")
-        gradients = self._parameters.read()
+        parameters = self._parameters.read(with_gradients=False)
         for label, runner in self._runners.items():
-            runner.load_state_dict(state[label], gradients)
+            runner.load_state_dict(state[label], parameters)
 
     def _new_runners(self, policy: Policy) -> dict[str, PolicyRunner]:
         chosen = policy.links if isinstance(policy, Chain) else {"": policy}

@@ -127,15 +127,17 @@ class Parameters:
         if not self._named():
             raise ValueError("Clipper was given no parameters; an iterator can be read only once")
 
-    def read(self) -> Gradients:
-        """All parameters with the gradients that they have now."""
+    def read(self, *, with_gradients: bool = True) -> Gradients:
+        """All parameters with the gradients that they have now, or, with no collective, without any."""
         named = self._named()
         names = plain_names(tuple([name for name, _ in named]))
         parameters = [parameter for _, parameter in named]
-        if sharded := any(type(p) is not Parameter and is_dtensor(p) for p in parameters):
+        sharded = any(type(p) is not Parameter and is_dtensor(p) for p in parameters)
+        if sharded and with_gradients:
             redistribute_gradients(parameters)
         modules = () if self._module is None else self._module.modules()
-        found = Gradients(names, parameters, [_dense(parameter) for parameter in parameters], modules)
+        tensors = [_dense(parameter) if with_gradients else None for parameter in parameters]
+        found = Gradients(names, parameters, tensors, modules)
         if sharded:
             found.shards = [shard_groups(p) if is_dtensor(p) else () for p in parameters]
         if self._groups:
