@@ -197,9 +197,10 @@ class Clipper:
         """Takes over a saved memory; raises ValueError if another policy, other options or other blocks wrote it."""
         if state.keys() != self._runners.keys():
             raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._runners)}")
-        gradients = self._parameters.read()
-        for label, runner in self._runners.items():
+        gradients, runners = self._parameters.read(), self._new_runners(self._policy)
+        for label, runner in runners.items():
             runner.load_state_dict(state[label], gradients)
+        self._runners, self._report = runners, None
 
     def _new_runners(self, policy: Policy) -> dict[str, PolicyRunner]:
         chosen = policy.links if isinstance(policy, Chain) else {"": policy}

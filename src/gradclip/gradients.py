@@ -50,7 +50,9 @@ class Gradients:
     def __post_init__(self) -> None:
         self.indices = [index for index, tensor in enumerate(self.tensors) if tensor is not None]
         self.device = self.parameters[self.indices[0] if self.indices else 0].device
-        self.on_host = all(map(is_host, {parameter.device for parameter in self.parameters}))
+        # What is on the meta device has no values, and a gradient elsewhere can be looked at all the same.
+        devices = {parameter.device for parameter in self.parameters if parameter.device.type != "meta"}
+        self.on_host = is_host(self.device) and all(map(is_host, devices))
 
     def norms(self, p: float = 2.0, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
         """[parameters]: the p-norms of the gradients, 0 where there is none. tensors: measured in their stead."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -209,7 +208,10 @@ class Units:
             return torch.unflatten(tensor, 0, (groups, -1)).transpose(1, 2).reshape(rows, -1)
         if tensor.dim() > 1 and tensor.shape[0] != rows:
             name = self._names[index]
-            raise ValueError(f"scope=unit cannot take the sparse gradient of {name}, whose rows change; exclude it")
+            raise ValueError(
+                f"scope=unit cannot take the gradient of {name}, whose rows are not those of the parameter: "
+                "it is sparse, or was left from another shape; exclude it"
+            )
         return tensor.reshape(rows, -1) if tensor.numel() else tensor.new_zeros(rows, 0)
 
     def _whole(self, index: int, norms: Tensor | None, zeros: Tensor) -> Tensor:

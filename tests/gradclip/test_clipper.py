@@ -13,7 +13,6 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from gradclip import (
     AGC,
     ClipByNorm,
-    ClipByRMS,
     ClipByValue,
     ClipCheckError,
     Clipper,
@@ -26,8 +25,8 @@ from gradclip import (
     SpikeClip,
     UnmatchedPatternError,
 )
-from gradclip.scopes import Blocks
 from gradclip.policies import Memory
+from gradclip.scopes import Blocks
 from tests.gradclip.support import as_on_an_accelerator
 from tests.support import exact_norm, with_gradients
 
@@ -441,8 +440,8 @@ def test_state_dict(model: nn.Module) -> None:
         Clipper(model.named_parameters(), NoClip()).load_state_dict(clipper.state_dict())
     with pytest.raises(ValueError, match="written with scope=model, and has scope=layer now"):
         Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope="layer")).load_state_dict(clipper.state_dict())
+    by_layer = Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope="layer"))
     with pytest.raises(ValueError, match="other blocks"):
-        by_layer = Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope="layer"))
         Clipper(nn.Linear(2, 2), ClipByNorm(max=1.0, scope="layer")).load_state_dict(by_layer.state_dict())
 
 

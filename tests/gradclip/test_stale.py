@@ -9,7 +9,6 @@ import io
 import math
 import pickle
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_, parametrizations, prune
+from torch.nn.utils import clip_grad_norm_, parametrizations, prune
 
 from gradclip import (
     AGC,
@@ -65,7 +64,7 @@ def doubles(model: nn.Module) -> dict[str, nn.Parameter]:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             copies[name] = nn.Parameter(parameter.detach().double(), requires_grad=False)
-            copies[name].grad = parameter.grad.double()
+            copies[name].grad = parameter.grad.to(torch.float64, copy=True)
     return copies
 
 
@@ -217,7 +216,7 @@ def test_units_are_those_of_the_new_shape(model: nn.Sequential, policy: Policy) 
 def test_a_gradient_that_was_left_from_another_shape_is_named(model: nn.Sequential) -> None:
     clipper = started(model, ClipByNorm(max=MAX, scope="unit"))
     model[2].weight.data = torch.zeros(7, 5)  # the gradient has 5 rows
-    with pytest.raises(ValueError, match=r"scope=unit .* 2\.weight"):
+    with pytest.raises(ValueError, match=r"scope=unit cannot take the gradient of 2\.weight.*from another shape"):
         clipper.clip()
 
 
@@ -233,13 +232,6 @@ def test_elements_whose_shape_changed_are_clamped_anew(model: nn.Sequential) -> 
 
 
 # -- 4. another parameter
-
-
-def fully_sharded(model: nn.Sequential) -> None:
-    from torch.distributed.fsdp import fully_shard
-
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    fully_shard(model, mesh=distributed.init_device_mesh("cpu", (1,)))
 
 
 def replace_weight(model: nn.Sequential) -> None:
@@ -435,7 +427,7 @@ def test_an_iterator_that_was_given_once_serves_every_step(model: nn.Sequential)
 
 
 @pytest.mark.parametrize("name", ["clip_grad_norm_", "clip_grad_value_"])
-@pytest.mark.parametrize("make", [lambda model: model.parameters(), lambda model: map(lambda p: p, model.parameters())])
+@pytest.mark.parametrize("make", [lambda model: model.parameters(), lambda model: iter([*model.parameters()])])
 def test_the_functions_warn_about_an_exhausted_iterator(
     model: nn.Sequential, name: str, make: Callable[..., Iterator[Any]]
 ) -> None:
@@ -785,13 +777,13 @@ def compiled_inside(model: nn.Sequential) -> nn.Module:
 
 
 WRAPPERS: dict[str, Callable[[nn.Sequential], nn.Module]] = {
-    "compiled": torch.compile,
+    "compiled": lambda model: torch.compile(model, backend="eager"),  # type: ignore[dict-item, return-value]
     "compiled inside": compiled_inside,
     "module": lambda model: Wrapped("module", model),
     "data parallel": nn.DataParallel,
     "fsdp": lambda model: Wrapped("_fsdp_wrapped_module", model),
     "checkpoint": lambda model: Wrapped("_checkpoint_wrapped_module", model),
-    "compiled data parallel": lambda model: torch.compile(nn.DataParallel(model)),  # type: ignore[dict-item, return-value]
+    "compiled data parallel": lambda model: torch.compile(nn.DataParallel(model), backend="eager"),  # type: ignore[dict-item, return-value]
     "data parallel, compiled": lambda model: Wrapped("module", Wrapped("_orig_mod", model)),
 }
 
@@ -848,18 +840,19 @@ def wrap_inside(model: nn.ModuleDict) -> None:
     model["kept"] = Wrapped("_orig_mod", model["kept"])
 
 
-def to_double(model: nn.ModuleDict) -> None:
-    model["kept"].double()
+def join_first(model: nn.ModuleDict) -> None:
+    model["another"] = nn.Linear(2, 2)
+    model["kept"] = model.pop("kept")
 
 
 CHANGES: dict[str, Callable[[nn.ModuleDict], object]] = {
     "joins": lambda model: model.add_module("another", nn.Linear(2, 2)),
-    "joins first": lambda model: (model.add_module("other", nn.Linear(2, 2)), model.add_module("kept", model.pop("kept"))),
+    "joins first": join_first,
     "leaves": lambda model: model.pop("other"),
     "loses its gradient": lambda model: model["other"].requires_grad_(False),
     "compiled": wrap_inside,
     "moves": lambda model: through_meta(model["kept"]),
-    "double": to_double,
+    "double": lambda model: model["kept"].double(),
     "replaced": lambda model: setattr(model["kept"], "weight", nn.Parameter(torch.zeros(3, 2))),
 }  # fmt: skip
 
@@ -883,7 +876,7 @@ def test_a_memory_survives_what_happens_to_the_model(change: str, policy: Policy
                 parameter.grad = drawn.to(parameter.dtype)
             clipper.clip()
             clipper.check()
-            clipped += [parameter.grad.float() for parameter in model["kept"].parameters()]
+            clipped += [parameter.grad.to(torch.float32, copy=True) for parameter in model["kept"].parameters()]
         return clipped
 
     undisturbed = steps(None)
@@ -1079,10 +1072,9 @@ def test_a_gan_with_a_clipper_for_each_part() -> None:
     clip_as_torch(clippers[1], parts[1])
 
 
-@pytest.mark.parametrize("wrapper", [nn.DataParallel, torch.compile])
-def test_a_gan_whose_parts_are_wrapped_keeps_its_names(wrapper: Callable[[nn.Module], nn.Module]) -> None:
+def test_a_gan_whose_parts_are_compiled_keeps_its_names() -> None:
     parts = {"generator": nn.Linear(4, 3), "discriminator": nn.Linear(3, 1)}
-    gan, wrapped = nn.ModuleDict(parts), nn.ModuleDict({name: wrapper(part) for name, part in parts.items()})
+    gan, wrapped = nn.ModuleDict(parts), nn.ModuleDict({n: Wrapped("_orig_mod", part) for n, part in parts.items()})
     state = started(wrapped, EMAClip(warmup=1)).state_dict()
     Clipper(gan, EMAClip(warmup=1)).load_state_dict(state)
 
