@@ -212,7 +212,9 @@ class Clipper:
         for each in [*policy.links.values(), policy] if isinstance(policy, Chain) else [policy]:
             each.__post_init__()
         runners = self._new_runners(policy)
+        step = next(iter(self._runners.values())).step
         for label, runner in runners.items():
+            runner.step = step
             if label in self._runners:
                 runner.adopt(self._runners[label])
         self._policy, self._runners = policy, runners

@@ -134,8 +134,7 @@ class PolicyRunner:
         self._elements = {name: copied(memory) for name, memory in state["elements"].items()}
 
     def adopt(self, other: PolicyRunner) -> None:
-        """Takes over the step and the same policy's memory; raises ValueError where other options do not fit it."""
-        self.step = other.step
+        """Takes over the memory of the same policy; raises ValueError where other options do not fit it."""
         if self.policy.name == other.policy.name and (other._memory or other._elements):
             self._compare(other._options(), f"clip={self.policy.name} was changed after it began with")
             self._labels, self._memory, self._elements = other._labels, other._memory, other._elements

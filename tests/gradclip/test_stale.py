@@ -142,6 +142,14 @@ def test_a_part_without_gradients_on_another_device_does_not_hide_a_nan(model: n
         clipper.clip()
 
 
+def test_without_gradients_the_report_is_not_on_the_meta_device(model: nn.Sequential) -> None:
+    model[0].to("meta")
+    clipper = Clipper(model, ClipByNorm(max=MAX))
+    with pytest.warns(UserWarning, match="found no gradient"):
+        report = clipper.clip()
+    assert report.before.item() == report.after.item() == 0.0
+
+
 @pytest.mark.parametrize("policy", [ClipByNorm(max=MAX, scope="unit"), ClipByValue(max=MAX), AGC(), AutoClip()])
 def test_every_kind_of_policy_follows_a_model_to_another_device(model: nn.Sequential, policy: Policy) -> None:
     clipper = started(model, policy)
@@ -168,6 +176,19 @@ def test_a_part_that_changed_its_type(model: nn.Sequential, part: str, dtype: to
     model.float()
     fill(model)
     clip_as_torch(clipper, model, norm_type)
+
+
+@pytest.mark.parametrize("scope", ["model", "parameter", "unit"])
+@pytest.mark.parametrize(("of_parameter", "of_gradient"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_gradients_of_another_type_than_their_parameters(scope: str, of_parameter: str, of_gradient: str) -> None:
+    parameter = nn.Parameter(torch.zeros(40, 30, dtype=getattr(torch, of_parameter)))
+    parameter.grad_dtype = None  # any
+    parameter.grad = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)).to(getattr(torch, of_gradient))
+    clipper = Clipper([("p", parameter)], ClipByNorm(max=MAX, scope=scope))
+    report = clipper.clip()
+    clipper.check()
+    assert report.after.item() == pytest.approx(exact_norm([parameter.grad]), rel=1e-6)
+    assert parameter.grad.dtype == getattr(torch, of_gradient)
 
 
 def test_another_default_type_changes_no_norm(model: nn.Sequential) -> None:
@@ -310,6 +331,13 @@ def test_a_model_that_was_sharded_after_construction(model: nn.Sequential) -> No
             torch.testing.assert_close(found, whole[name].grad, rtol=1e-5, atol=1e-30)
     finally:
         distributed.destroy_process_group()
+
+
+def test_a_model_that_lost_all_its_parameters_is_refused(model: nn.Sequential) -> None:
+    clipper = started(model)
+    del model[:]
+    with pytest.raises(ValueError, match="the Clipper has no parameters"):
+        clipper.clip()
 
 
 @pytest.mark.parametrize("change", ["replace", "append"])
@@ -840,6 +868,11 @@ def wrap_inside(model: nn.ModuleDict) -> None:
     model["kept"] = Wrapped("_orig_mod", model["kept"])
 
 
+def wrap_all(model: nn.ModuleDict) -> None:
+    inner = nn.ModuleDict({name: model.pop(name) for name in list(model)})
+    model["module"] = inner
+
+
 def join_first(model: nn.ModuleDict) -> None:
     model["another"] = nn.Linear(2, 2)
     model["kept"] = model.pop("kept")
@@ -851,6 +884,7 @@ CHANGES: dict[str, Callable[[nn.ModuleDict], object]] = {
     "leaves": lambda model: model.pop("other"),
     "loses its gradient": lambda model: model["other"].requires_grad_(False),
     "compiled": wrap_inside,
+    "data parallel": wrap_all,
     "moves": lambda model: through_meta(model["kept"]),
     "double": lambda model: model["kept"].double(),
     "replaced": lambda model: setattr(model["kept"], "weight", nn.Parameter(torch.zeros(3, 2))),
@@ -865,18 +899,18 @@ def test_a_memory_survives_what_happens_to_the_model(change: str, policy: Policy
     def steps(change: Callable[[nn.ModuleDict], object] | None) -> list[Tensor]:
         torch.manual_seed(0)
         model = nn.ModuleDict({"other": nn.Linear(4, 3), "kept": nn.Linear(2, 3)})
-        clipper, clipped = Clipper(model, policy), []
+        kept, clipper, clipped = model["kept"], Clipper(model, policy), []
         for step in range(12):
             if step == 6 and change is not None:
                 change(model)
             fill(model)
             torch.manual_seed(step)
-            for parameter in model["kept"].parameters():
+            for parameter in kept.parameters():
                 drawn = torch.randn(parameter.shape) * (50.0 if step in (7, 10) else 1.0)
                 parameter.grad = drawn.to(parameter.dtype)
             clipper.clip()
             clipper.check()
-            clipped += [parameter.grad.to(torch.float32, copy=True) for parameter in model["kept"].parameters()]
+            clipped += [parameter.grad.to(torch.float32, copy=True) for parameter in kept.parameters()]
         return clipped
 
     undisturbed = steps(None)
@@ -992,6 +1026,19 @@ def test_a_schedule_continues_where_the_state_was_saved(model: nn.Sequential) ->
     assert other.clip().limits.item() == pytest.approx(2.0)
 
 
+def test_a_schedule_continues_under_another_policy(model: nn.Sequential) -> None:
+    options: dict[str, Any] = {"max": 4.0, "final": 1.0, "over": 4, "schedule": "linear"}
+    clipper = started(model, ClipByNorm(**options))
+    for policy in (EMAClip(**options), Chain(links={"a": ClipByNorm(**options)}), ClipByNorm(**options)):
+        clipper.policy = policy
+        fill(model, 100.0)
+        clipper.clip()
+    assert clipper.clip().limits.item() == 1.0
+    clipper.policy = Chain(links={"new": ClipByNorm(**options)})
+    fill(model, 100.0)
+    assert clipper.clip().limits.item() == 1.0
+
+
 # -- 14. copies, several models, several optimizers
 
 
@@ -1077,6 +1124,21 @@ def test_a_gan_whose_parts_are_compiled_keeps_its_names() -> None:
     gan, wrapped = nn.ModuleDict(parts), nn.ModuleDict({n: Wrapped("_orig_mod", part) for n, part in parts.items()})
     state = started(wrapped, EMAClip(warmup=1)).state_dict()
     Clipper(gan, EMAClip(warmup=1)).load_state_dict(state)
+
+
+def test_two_models_in_one_list() -> None:
+    """Each is clipped with the other, by names of its own, and the list stays what it was."""
+    models = nn.ModuleDict({"one": nn.Linear(4, 3), "other": nn.Linear(4, 3)})
+    named = [pair for name, model in models.items() for pair in model.named_parameters(prefix=name)]
+    clipper = Clipper(named, ClipByNorm(max=MAX))
+    fill(models)
+    clip_as_torch(clipper, models)
+    models["third"] = nn.Linear(2, 2)
+    fill(models)
+    given = models["third"].weight.grad.clone()
+    clipper.clip()
+    clipper.check()
+    assert torch.equal(models["third"].weight.grad, given)
 
 
 @pytest.mark.parametrize("scope", ["model", "group"])
