@@ -276,13 +276,12 @@ class ChangingModel(RuleBasedStateMachine):
         named = dict(self.model.named_parameters())
         after = {name: exact(named[name].grad) for name in before}
         floor = max(smallest(parameter.dtype) * math.sqrt(parameter.numel()) for parameter in named.values())
-        close = {"rtol": 1e-6, "atol": 2 * floor}
         np.testing.assert_allclose(report.before.item(), norm(list(before.values())), rtol=1e-6)
-        np.testing.assert_allclose(report.after.item(), norm(list(after.values())), **close)
+        np.testing.assert_allclose(report.after.item(), norm(list(after.values())), rtol=1e-6, atol=2 * floor)
         assert list(report.by_parameter()) == list(named)
         for name, (was, now) in report.by_parameter().items():
             np.testing.assert_allclose(was, norm([before[name]]) if name in before else 0.0, rtol=1e-6)
-            np.testing.assert_allclose(now, norm([after[name]]) if name in after else 0.0, **close)
+            np.testing.assert_allclose(now, norm([after[name]]) if name in after else 0.0, rtol=1e-6, atol=2 * floor)
         np.testing.assert_allclose(report.norms.numpy(), expected.norms, rtol=1e-6)
         known = ~np.isnan(expected.limits)  # of a block without gradients the limit has no meaning
         np.testing.assert_allclose(report.limits.numpy()[known], np.array(expected.limits)[known], rtol=1e-6)

@@ -9,6 +9,7 @@ import io
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -484,6 +485,14 @@ def test_no_gradient_at_all_warns_once(model: nn.Sequential, policy: Policy) -> 
     assert caught[0].filename == __file__
     clipper.clip()  # a warning would be an error here
     clipper.check()
+
+
+def test_the_functions_return_0_without_gradients_and_warn_once(model: nn.Sequential) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            assert functional.clip_grad_norm_(model.parameters(), MAX).item() == 0.0
+    assert [str(warning.message)[:25] for warning in caught] == ["clip() found no gradient:"]
 
 
 def test_gradients_that_come_after_an_empty_step_are_clipped(model: nn.Sequential) -> None:
