@@ -49,11 +49,11 @@ class Gradients:
 
     def __post_init__(self) -> None:
         self.indices = [index for index, tensor in enumerate(self.tensors) if tensor is not None]
-        chosen = [self.parameters[index] for index in self.indices] + self.parameters
-        devices = list(dict.fromkeys(parameter.device for parameter in chosen))
+        devices = list(dict.fromkeys([parameter.device for parameter in self.parameters]))
         # What is on the meta device has no values, and a gradient elsewhere can be looked at all the same.
         devices = [device for device in devices if device.type != "meta"] or devices
-        self.device, self.on_host = devices[0], all(map(is_host, devices))
+        self.device = self.parameters[self.indices[0]].device if self.indices else devices[0]
+        self.on_host = all(map(is_host, devices))
 
     def norms(self, p: float = 2.0, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
         """[parameters]: the p-norms of the gradients, 0 where there is none. tensors: measured in their stead."""

@@ -98,9 +98,8 @@ class Blocks:
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
         """[parameters]: the 2-norms that scaling leaves of those before it; measured where half precision rounds."""
         # Parameters count too, so that all processes measure if one does: a gradient may be missing on some.
-        if any(
-            tensor.dtype.itemsize < 4 for tensor in [*gradients.parameters, *gradients.tensors] if tensor is not None
-        ):
+        dtypes = {tensor.dtype for tensor in [*gradients.parameters, *gradients.tensors] if tensor is not None}
+        if any(dtype.itemsize < 4 for dtype in dtypes):
             return gradients.norms()
         if not self.is_whole:
             chosen = tuple(len(self) if block is None else block for block in self.block_of)
