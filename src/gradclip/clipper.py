@@ -197,9 +197,10 @@ class Clipper:
         """Takes over a saved memory; raises ValueError if another policy, other options or other blocks wrote it."""
         if state.keys() != self._runners.keys():
             raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._runners)}")
-        parameters = self._parameters.read(with_gradients=False)
-        for label, runner in self._runners.items():
+        parameters, runners = self._parameters.read(with_gradients=False), self._new_runners(self._policy)
+        for label, runner in runners.items():
             runner.load_state_dict(state[label], parameters)
+        self._runners, self._report = runners, None
 
     def _new_runners(self, policy: Policy) -> dict[str, PolicyRunner]:
         chosen = policy.links if isinstance(policy, Chain) else {"": policy}
@@ -211,7 +212,9 @@ class Clipper:
         for each in [*policy.links.values(), policy] if isinstance(policy, Chain) else [policy]:
             each.__post_init__()
         runners = self._new_runners(policy)
+        step = next(iter(self._runners.values())).step
         for label, runner in runners.items():
+            runner.step = step
             if label in self._runners:
                 runner.adopt(self._runners[label])
         self._policy, self._runners = policy, runners

@@ -49,21 +49,22 @@ class Gradients:
 
     def __post_init__(self) -> None:
         self.indices = [index for index, tensor in enumerate(self.tensors) if tensor is not None]
-        self.device = self.parameters[self.indices[0] if self.indices else 0].device
-        self.on_host = all(map(is_host, {parameter.device for parameter in self.parameters}))
+        devices = list(dict.fromkeys([parameter.device for parameter in self.parameters]))
+        # What is on the meta device has no values, and a gradient elsewhere can be looked at all the same.
+        devices = [device for device in devices if device.type != "meta"] or devices
+        self.device = self.parameters[self.indices[0]].device if self.indices else devices[0]
+        self.on_host = all(map(is_host, devices))
 
     def norms(self, p: float = 2.0, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
         """[parameters]: the p-norms of the gradients, 0 where there is none. tensors: measured in their stead."""
-        given = self.tensors if tensors is None else tensors
-        present = [tensor for tensor in given if tensor is not None]
+        present = [tensor for tensor in (self.tensors if tensors is None else tensors) if tensor is not None]
         if len(present) == len(self.names):
             norms = tensor_norms(present, p)
         else:
             norms = torch.zeros(len(self.names), dtype=wide_dtype(self.device), device=self.device)
             if present:
-                indices = tuple(index for index, tensor in enumerate(given) if tensor is not None)
                 found = tensor_norms(present, p).to(self.device)
-                norms = norms.index_copy(0, index_tensor(indices, self.device), found)
+                norms = norms.index_copy(0, index_tensor(tuple(self.indices), self.device), found)
         return gather_norms(norms, self.shards, p) if self.shards else norms
 
     def weights(self) -> list[Tensor | None]:
@@ -124,12 +125,15 @@ class Parameters:
         self._module = source if isinstance(source, nn.Module) else None
         self._listed = [] if isinstance(source, nn.Module) else _listed(source)
         self._groups = ParameterGroups(process_group)
-        if not self._named():
-            raise ValueError("Clipper was given no parameters; an iterator can be read only once")
 
     def read(self, *, with_gradients: bool = True) -> Gradients:
-        """All parameters with the gradients that they have now, or, with no collective, without any."""
+        """All parameters with the gradients that they have now, or, with no collective, without any.
+
+        Raises ValueError if there are no parameters.
+        """
         named = self._named()
+        if not named:
+            raise ValueError("the Clipper has no parameters; an iterator can be read only once")
         names = plain_names(tuple([name for name, _ in named]))
         parameters = [parameter for _, parameter in named]
         sharded = any(type(p) is not Parameter and is_dtensor(p) for p in parameters)

@@ -122,6 +122,10 @@ class PolicyRunner:
         self._compare(state.get("options", {}), "the saved memory was written with")
         if tuple(state["blocks"]) != self.blocks(gradients).labels:
             raise ValueError("the saved memory belongs to other blocks: another model, include or exclude")
+        for name, parameter in zip(gradients.names, gradients.parameters, strict=True):
+            shape = local_tensor(parameter).shape
+            if any(kept.dim() and kept.shape != shape for kept in state["elements"].get(name, {}).values()):
+                raise ValueError(f"the saved memory of {name} is not of the parameter's shape, {list(shape)}")
 
         def copied(memory: Memory) -> Memory:
             return {name: tensor.detach().clone() for name, tensor in memory.items()}
@@ -130,15 +134,10 @@ class PolicyRunner:
         self._elements = {name: copied(memory) for name, memory in state["elements"].items()}
 
     def adopt(self, other: PolicyRunner) -> None:
-        """Takes over the memory of the same policy with other options; raises ValueError where these do not fit it."""
-        if other._memory or other._elements:
+        """Takes over the memory of the same policy; raises ValueError where other options do not fit it."""
+        if self.policy.name == other.policy.name and (other._memory or other._elements):
             self._compare(other._options(), f"clip={self.policy.name} was changed after it began with")
-        self.step, self._labels, self._memory, self._elements = (
-            other.step,
-            other._labels,
-            other._memory,
-            other._elements,
-        )
+            self._labels, self._memory, self._elements = other._labels, other._memory, other._elements
 
     def _compare(self, options: dict[str, Any], what: str) -> None:
         for name, value in self._options().items():

@@ -76,7 +76,9 @@ class Blocks:
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
         """[parameters]: the 2-norms that scaling leaves of those before it; measured where half precision rounds."""
-        if any(gradients.parameters[index].dtype.itemsize < 4 for index in self.selected):
+        # Parameters count too, so that all processes measure if one does: a gradient may be missing on some.
+        dtypes = {tensor.dtype for tensor in [*gradients.parameters, *gradients.tensors] if tensor is not None}
+        if any(dtype.itemsize < 4 for dtype in dtypes):
             return gradients.norms()
         if not self.is_whole:
             chosen = tuple(len(self) if block is None else block for block in self.block_of)
@@ -157,7 +159,7 @@ class Units(Blocks):
         for pairs in alike.values():
             indices, matrices = zip(*pairs, strict=True)
             norms = row_norms(torch.cat(matrices) if len(matrices) > 1 else matrices[0], p).to(device, wide)
-            for index, some in zip(indices, torch.split(norms, len(matrices[0])), strict=True):
+            for index, some in zip(indices, torch.split(norms, list(map(len, matrices))), strict=True):
                 here = self._here.get(index)
                 found[index] = (
                     some if here is None else found[index].index_copy(0, index_tensor(here, some.device), some)
@@ -195,7 +197,10 @@ class Units(Blocks):
             return torch.unflatten(tensor, 0, (groups, -1)).movedim(2, 1)
         if len(tensor) != self._count(index):
             name = self._names[index]
-            raise ValueError(f"scope=unit cannot take the sparse gradient of {name}, whose rows change; exclude it")
+            raise ValueError(
+                f"scope=unit cannot take the gradient of {name}, whose rows are not those of the parameter: "
+                "it is sparse, or was left from another shape; exclude it"
+            )
         return tensor
 
 

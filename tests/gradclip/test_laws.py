@@ -311,7 +311,7 @@ def test_sparse_gradients(policy: Policy) -> None:
         (5 * table(torch.tensor([1, 4, 1]))).sum().backward()
     named = [[("table", table.weight)] for table in (dense, sparse)]
     if policy.scope == "unit" or remembers_elements(policy):
-        with pytest.raises(ValueError, match="cannot take the sparse gradient of table"):
+        with pytest.raises(ValueError, match=r"cannot take the (sparse )?gradient of table"):
             clipper(named[1], policy).clip()
         return
     one, other = (clipper(each, policy).clip() for each in named)
