@@ -150,7 +150,7 @@ def limiting() -> Iterator[tuple[Policy, str]]:
             if made.kind in ("limit", "rescale") and scope in made.scopes:
                 yield replace(made, scope=scope, max=1e-3), "scales"
                 if made.kind == "limit":
-                    limit = None if made.caps else 1e9
+                    limit = None if made.max_is_cap else 1e9
                     yield replace(made, scope=scope, max=limit, **QUIET.get(name, {})), "nothing exceeds"
 
 
