@@ -106,10 +106,10 @@ def compared(engines: dict[str, Engine], turns: int) -> str:
             listed += value_rows(case, engines, name)
         if name in OF_AGC:
             listed += agc_rows(case, engines, name)
-        rows += [measured(row, case, turns) for row in listed]
+        rows += [timed(row, case, turns) for row in listed]
         print(name, flush=True)
     half = Case(known["GPT 10 M"], torch.bfloat16)
-    rows += [measured(row, half, turns) for row in norm_rows(half, engines, "GPT 10 M, bfloat16")]
+    rows += [timed(row, half, turns) for row in norm_rows(half, engines, "GPT 10 M, bfloat16")]
     head = ["policy", "gradients", "", "against", *(f"{name}: ratio" for name in engines)]
     return table([*head, *(f"{name}, ms" for name in engines), "reference, ms"], sorted(rows, key=lambda row: row[0]))
 
@@ -153,7 +153,7 @@ def clip(engine: Engine, case: Case, policy: Any) -> Work:
     return work
 
 
-def measured(row: Row, case: Case, turns: int) -> list[str]:
+def timed(row: Row, case: Case, turns: int) -> list[str]:
     times = in_turns({**row.ours, TORCH: row.theirs}, turns, case.put_back)
     ratios = [str(ratio(times, name, TORCH)) for name in row.ours]
     return [*row[:4], *ratios, *(milliseconds(times, name) for name in times)]
@@ -185,48 +185,55 @@ def holder(parameter: nn.Parameter) -> nn.Module:
 
 
 def orders(engines: dict[str, Engine], elements: int, turns: int) -> str:
-    """The table of p-norms. Each peak of memory is of a process of its own."""
+    """The table of p-norms of one gradient. Each peak of memory is of a process of its own."""
     rows = []
-    case = Case(large(elements))
+    given = one_parameter(elements)
     for p in ORDERS:
-        theirs = norm_by_torch(case, p)
-        for what, make in (("the norms alone", norms_alone), ("`clip()`, which takes the 2-norms too", whole_clip)):
-            ours = {name: make(engine, case, p) for name, engine in engines.items()}
+        theirs = norm_by_torch(given, p)
+        for what, make in MAKERS.items():
+            ours = {name: make(engine, given, p) for name, engine in engines.items()}
             times = in_turns({**ours, TORCH: theirs}, turns)
+            peaks = [in_processes(added_memory, [(name, what, p, elements)])[0] for name in times]
             ratios = [str(ratio(times, name, TORCH)) for name in ours]
-            peaks = [f"{in_processes(added_memory, [(name, p, elements)])[0]:.0f}" for name in (*engines, TORCH)]
-            rows.append([f"{p:g}", what, *ratios, *(milliseconds(times, name) for name in times), *peaks])
+            measured = [milliseconds(times, name) for name in times]
+            rows.append([f"{p:g}", what, *ratios, *measured, *(f"{peak:.0f}" for peak in peaks)])
         print(f"p = {p:g}", flush=True)
-    head = ["p", f"{elements:.0e} elements", *(f"{name}: ratio" for name in engines)]
+    head = ["p", f"{elements:,} elements", *(f"{name}: ratio" for name in engines)]
     head += [*(f"{name}, ms" for name in (*engines, TORCH)), *(f"{name}, MB more" for name in (*engines, TORCH))]
     return table(head, rows)
 
 
-def large(elements: int) -> list[Shape]:
-    return [(elements // 20,)] * 20
+def one_parameter(elements: int) -> nn.Parameter:
+    """A parameter and its gradient, made without a temporary copy that a later allocation could reuse."""
+    parameter = nn.Parameter(torch.empty(elements))
+    parameter.grad = torch.empty(elements).normal_(generator=torch.Generator().manual_seed(1))
+    return parameter
 
 
-def norm_by_torch(case: Case, p: float) -> Work:
-    return partial(torch.nn.utils.get_total_norm, case.gradients, p)
+def norm_by_torch(given: nn.Parameter, p: float) -> Work:
+    return partial(torch.nn.utils.get_total_norm, [given.grad], p)
 
 
-def norms_alone(engine: Engine, case: Case, p: float) -> Work:
-    module = importlib.import_module(f"{engine.__name__}.norms")
-    return partial(module.tensor_norms, case.gradients, p)
+def norm_alone(engine: Engine, given: nn.Parameter, p: float) -> Work:
+    return partial(importlib.import_module(f"{engine.__name__}.norms").tensor_norms, [given.grad], p)
 
 
-def whole_clip(engine: Engine, case: Case, p: float) -> Work:
-    return clip(engine, case, engine.ClipByNorm(max=NEVER, norm_type=p))
+def whole_clip(engine: Engine, given: nn.Parameter, p: float) -> Work:
+    work: Work = engine.Clipper([("weight", given)], engine.ClipByNorm(max=NEVER, norm_type=p)).clip
+    return work
 
 
-def added_memory(job: tuple[str, float, int]) -> float:
-    """MB by which the norms of an engine, or torch's, raise the peak of this process. job: engine, p, elements."""
-    name, p, elements = job
+MAKERS = {"the norm alone": norm_alone, "`clip()`, which takes the 2-norm too": whole_clip}
+
+
+def added_memory(job: tuple[str, str, float, int]) -> float:
+    """MB by which a norm raises the peak of this process. job: whose norm, which of MAKERS, p, elements."""
+    name, what, p, elements = job
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        make = norm_by_torch if name == TORCH else partial(whole_clip, load(name, Path(folder)))
-        make(Case(large(20)), p)()  # what only a first call needs
-        work = make(Case(large(elements)), p)
+        make = norm_by_torch if name == TORCH else partial(MAKERS[what], load(name, Path(folder)))
+        make(one_parameter(20), p)()  # what only a first call needs
+        work = make(one_parameter(elements), p)
         forget_peak()
         start = memory("VmHWM") or 0.0
         work()
