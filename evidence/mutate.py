@@ -103,10 +103,10 @@ def sample(found: list[Mutant], size: int | None, seed: int) -> list[Mutant]:
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
-    """Every mutant of a file. Annotations and decorators stay as they are."""
+    """Every mutant of a file. Annotations, decorators and `strict=` stay as they are: no result depends on them."""
     tree = ast.parse((ROOT / file).read_text("utf-8"))
     nodes = list(ast.walk(tree))
-    left = {id(node) for each in nodes for part in _never_called(each) for node in ast.walk(part)}
+    left = {id(node) for each in nodes for part in _without_effect(each) for node in ast.walk(part)}
     for number, node in enumerate(nodes):
         if id(node) not in left and mutate(copy.deepcopy(node)):
             changed = copy.deepcopy(tree)
@@ -182,8 +182,10 @@ def _is_type(node: ast.BinOp | ast.AugAssign | ast.BoolOp) -> bool:
     )
 
 
-def _never_called(node: ast.AST) -> Iterator[ast.AST]:
-    """The annotations and decorators of a node."""
+def _without_effect(node: ast.AST) -> Iterator[ast.AST]:
+    """The annotations and decorators of a node, and the value of an argument `strict`."""
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        yield node.value
     for name in ("annotation", "returns"):
         if part := getattr(node, name, None):
             yield part

@@ -20,6 +20,7 @@ def limit(a: int | None, b: bool = False) -> float | None:
     if b:
         log(a)
     total |= a is None
+    pairs = zip(a, a, strict=True)
     return -a if a < 3 or not b else a.amax()
 '''
 CHANGES = {
