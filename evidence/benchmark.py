@@ -1,6 +1,7 @@
 """What clipping, logging and starting cost here; every subcommand writes its section of evidence/docs/benchmarks.md.
 
 python evidence/benchmark.py clip       clipping with both norms, against others' clipping alone
+python evidence/benchmark.py engine     `clip()` against torch's functions, and an earlier commit's
 python evidence/benchmark.py policies   every policy against the passes that its formula needs
 python evidence/benchmark.py rows       the pieces whose squares are added up in float32
 python evidence/benchmark.py growth     against the number of parameters and of tensors: a picture
@@ -16,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evidence import pages
-from evidence.benchmarks import clip, growth, log, policies, rows, start, step
+from evidence.benchmarks import clip, engine, growth, log, policies, rows, start, step
 
 PAGE = pages.DOCS / "benchmarks.md"
-COMMANDS = {"clip": clip, "policies": policies, "rows": rows, "growth": growth, "step": step, "log": log,
-            "start": start}  # fmt: skip
+COMMANDS = {"clip": clip, "engine": engine, "policies": policies, "rows": rows, "growth": growth, "step": step,
+            "log": log, "start": start}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,109 +1,228 @@
-"""Changes one thing at a time in the clipping policies and counts which changes no test notices.
+"""Changes one thing at a time in the clipping library and lists the changes that no test notices.
 
-    python evidence/mutate.py                     every formula: some minutes
-    python evidence/mutate.py adaptive.py         one file of src/gradclip/policies
+    python evidence/mutate.py                                  every formula of src/gradclip/policies: some minutes
+    python evidence/mutate.py adaptive.py                      one file of them
+    python evidence/mutate.py --engine --sample 150 --seed 0   all else but functional.py: a random sample
 
-Each mutant is a copy of the source with one operator, number, comparison or method exchanged; the tests of
-exactness, ranges and configuration run on it until one fails. The survivors are named.
+Each mutant is a copy of the source in which one operator, number, comparison, condition, call or method was changed.
+The tests run on it until one fails; one that takes three times as long as the unchanged source counts as noticed. The
+formulas are tested by the tests of exactness, ranges and configuration, the engine by all tests of tests/gradclip that
+start no process of their own.
 """
 
 import argparse
 import ast
 import copy
 import os
+import random
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evidence import checkout
 from evidence.checkout import ROOT
 
-POLICIES = Path("src/gradclip/policies")
+GRADCLIP = Path("src/gradclip")
+FORMULAS = ("adaptive.py", "fixed.py", "spike.py", "weights.py", "base.py")
+NO_ENGINE = ("__init__.py", "functional.py")
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
-METHODS = {"minimum": "maximum", "sqrt": "abs", "exp": "abs", "hypot": "maximum", "nanquantile": "nanmedian"}
-TESTS = ["tests/gradclip/test_exactness.py", "tests/gradclip/test_fields.py", "tests/runner/test_config.py"]
+METHODS = {
+    "minimum": "maximum", "sqrt": "abs", "exp": "abs", "hypot": "maximum", "nanquantile": "nanmedian",
+    "any": "all", "all": "any", "amax": "amin",
+}  # fmt: skip
+FORMULA_TESTS = ("tests/gradclip/test_exactness.py", "tests/gradclip/test_fields.py", "tests/runner/test_config.py")
+PATIENCE = 3  # how many times the time of the unchanged source a mutant is given
 
 
-def main(arguments: list[str] | None = None) -> int:
+class Mutant(NamedTuple):
+    """A file relative to the root, the line and the change, and the file's changed source."""
+
+    file: Path
+    what: str
+    source: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("files", nargs="*", help="files of src/gradclip/policies; all formulas by default")
+    parser.add_argument("files", nargs="*", help="files of src/gradclip/policies, with --engine of src/gradclip")
+    parser.add_argument("--engine", action="store_true", help="change everything but the policies and functional.py")
+    parser.add_argument("--sample", type=int, help="how many mutants are tested; all by default")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of the sample")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many run at once; all cores by default")
     args = parser.parse_args(arguments)
-    files = args.files or ["adaptive.py", "fixed.py", "spike.py", "weights.py", "base.py"]
-    jobs = [(file, *mutant) for file in files for mutant in mutants((ROOT / POLICIES / file).read_text("utf-8"))]
-    survived = 0
+    folder = GRADCLIP if args.engine else GRADCLIP / "policies"
+    files = [folder / name for name in args.files or (engine_files() if args.engine else FORMULAS)]
+    chosen = sample([mutant for file in files for mutant in mutants(file)], args.sample, args.seed)
+    tests = engine_tests() if args.engine else FORMULA_TESTS
+    limit = PATIENCE * seconds_unchanged(tests)
+    print(f"{len(chosen)} mutants, {limit:.0f} s each at most", flush=True)
+    found: Counter[str] = Counter()
     with ThreadPoolExecutor(args.jobs) as pool:
-        for (file, what, _), alive in zip(jobs, pool.map(survives, jobs), strict=True):
-            survived += alive
-            if alive:
-                print(f"  {file}:{what}", flush=True)
-    print(f"{len(jobs)} mutants, {survived} survived")
-    return survived
+        for mutant, fate in zip(chosen, pool.map(partial(fate_of, tests=tests, limit=limit), chosen), strict=True):
+            found[fate] += 1
+            if fate != "noticed":
+                print(f"  {fate}: {mutant.file}:{mutant.what}", flush=True)
+    print(f"{len(chosen)} mutants, {found['survived']} survived, {found['timed out']} timed out")
+    return found["survived"]
 
 
-def mutants(source: str) -> Iterator[tuple[str, str]]:
-    """Where and what was changed, and the changed source: everything inside functions, and the defaults of fields."""
-    tree = ast.parse(source)
-    count = sum(1 for _ in ast.walk(tree))
-    for number in range(count):
-        changed = copy.deepcopy(tree)
-        node = next(node for place, node in enumerate(ast.walk(changed)) if place == number)
-        if what := mutate(node):
-            yield f"{getattr(node, 'lineno', 0)} {what}", ast.unparse(changed)
+def engine_files() -> list[str]:
+    return sorted(path.name for path in (ROOT / GRADCLIP).glob("*.py") if path.name not in NO_ENGINE)
+
+
+def engine_tests() -> list[str]:
+    """The files of tests/gradclip that start no process of their own."""
+    paths = sorted((ROOT / "tests" / "gradclip").glob("test_*.py"))
+    alone = [path for path in paths if not re.search(r"\b(subprocess|multiprocessing)\b", path.read_text("utf-8"))]
+    return [str(path.relative_to(ROOT)) for path in alone]
+
+
+def sample(found: list[Mutant], size: int | None, seed: int) -> list[Mutant]:
+    """So many of the mutants, chosen at random, in their order."""
+    if size is None or size >= len(found):
+        return found
+    return [found[index] for index in sorted(random.Random(seed).sample(range(len(found)), size))]
+
+
+# -- the mutants
+
+
+def mutants(file: Path) -> Iterator[Mutant]:
+    """Every mutant of a file. Annotations, decorators and `strict=` stay as they are: no result depends on them."""
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    nodes = list(ast.walk(tree))
+    left = {id(node) for each in nodes for part in _without_effect(each) for node in ast.walk(part)}
+    for number, node in enumerate(nodes):
+        if id(node) not in left and mutate(copy.deepcopy(node)):
+            changed = copy.deepcopy(tree)
+            what = mutate(list(ast.walk(changed))[number])
+            yield Mutant(file, f"{getattr(node, 'lineno', 0)} {what}", ast.unparse(changed))
 
 
 def mutate(node: ast.AST) -> str | None:
     """Changes one node in place and says how; None where there is nothing to change."""
-    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS and not _in_type(node):
-        before = ast.unparse(node)
+    before = ast.unparse(node) if isinstance(node, ast.expr | ast.stmt) else ""
+    if isinstance(node, ast.If | ast.IfExp):
+        before = ast.unparse(node.test)
+        return f"if {before}  ->  if {ast.unparse(node.test)}" if _negate(node) else None
+    changes = isinstance(node, ast.expr | ast.stmt) and (
+        _swap(node) or _simplify(node) or _next_value(node) or _other_method(node)
+    )
+    return f"{before}  ->  {ast.unparse(node)}" if changes else None
+
+
+def _negate(node: ast.If | ast.IfExp) -> bool:
+    """Negates a condition that no other change reaches, unless it is about imports for annotations alone."""
+    if isinstance(node.test, ast.Compare | ast.BoolOp | ast.UnaryOp) or ast.unparse(node.test) == "TYPE_CHECKING":
+        return False
+    node.test = ast.UnaryOp(ast.Not(), node.test)
+    return True
+
+
+def _swap(node: ast.expr | ast.stmt) -> bool:
+    """Exchanges an operator."""
+    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS and not _is_type(node):
         node.op = SWAPS[type(node.op)]()  # type: ignore[assignment]
-    elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        before = ast.unparse(node)
+        return True
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
         node.ops[0] = SWAPS[type(node.ops[0])]()  # type: ignore[call-overload]
-    elif isinstance(node, ast.BoolOp):
-        before = ast.unparse(node)
-        node.op = SWAPS[type(node.op)]()  # type: ignore[assignment]
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.USub | ast.Not):
-        before = ast.unparse(node)
-        node.op = ast.UAdd() if isinstance(node.op, ast.USub) else node.op
-        if isinstance(node.op, ast.Invert | ast.Not):
-            node.operand = ast.UnaryOp(copy.copy(node.op), node.operand)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        before = ast.unparse(node)
-        node.value = node.value + 1
-    elif isinstance(node, ast.Attribute) and node.attr in METHODS:
-        before = ast.unparse(node)
-        node.attr = METHODS[node.attr]
+        return True
+    return False
+
+
+def _simplify(node: ast.expr | ast.stmt) -> bool:
+    """Takes away a sign or a negation, or a call whose result nobody uses."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node.op = ast.UAdd()
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
+        node.operand = ast.UnaryOp(copy.copy(node.op), node.operand)
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        node.value = ast.Constant(None)
     else:
-        return None
-    return f"{before}  ->  {ast.unparse(node)}"
+        return False
+    return True
 
 
-def _in_type(node: ast.BinOp) -> bool:
+def _next_value(node: ast.expr | ast.stmt) -> bool:
+    """Adds 1 to a number, and exchanges True and False."""
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float):
+        return False
+    node.value = not node.value if isinstance(node.value, bool) else node.value + 1
+    return True
+
+
+def _other_method(node: ast.expr | ast.stmt) -> bool:
+    if not isinstance(node, ast.Attribute) or node.attr not in METHODS:
+        return False
+    node.attr = METHODS[node.attr]
+    return True
+
+
+def _is_type(node: ast.BinOp | ast.AugAssign | ast.BoolOp) -> bool:
     """`Tensor | float` is a type and no formula."""
-    return isinstance(node.op, ast.BitOr) and all(
-        isinstance(side, ast.Name | ast.Constant | ast.BinOp) for side in (node.left, node.right)
+    return (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.BitOr)
+        and all(isinstance(side, ast.Name | ast.Constant | ast.BinOp) for side in (node.left, node.right))
     )
 
 
-def survives(job: tuple[str, str, str]) -> bool:
-    """Whether all tests pass on a copy of the project with one file changed."""
-    file, _, source = job
+def _without_effect(node: ast.AST) -> Iterator[ast.AST]:
+    """The annotations and decorators of a node, and the value of an argument `strict`."""
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        yield node.value
+    for name in ("annotation", "returns"):
+        if part := getattr(node, name, None):
+            yield part
+    yield from getattr(node, "decorator_list", [])
+
+
+# -- the tests
+
+
+def seconds_unchanged(tests: Sequence[str]) -> float:
+    """How long the tests take on the unchanged source; raises RuntimeError with their output unless they pass."""
     with tempfile.TemporaryDirectory() as folder:
         copied = checkout.copy(Path(folder), checkout.files())
-        (copied / POLICIES / file).write_text(source, "utf-8")
-        command = [sys.executable, "-m", "pytest", *TESTS, "-x", "-n", "0", "-p", "no:cacheprovider"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=copied, env=environment, capture_output=True, check=False).returncode == 0
+        started = time.perf_counter()
+        done = run_tests(copied, tests, None)
+        if done.returncode != 0:
+            raise RuntimeError(f"the tests fail on the unchanged source\n{done.stdout}{done.stderr}")
+        return time.perf_counter() - started
+
+
+def fate_of(mutant: Mutant, tests: Sequence[str], limit: float) -> str:
+    """Whether a copy of the project with one file changed is noticed, survived, or timed out after so many seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        copied = checkout.copy(Path(folder), checkout.files())
+        (copied / mutant.file).write_text(mutant.source, "utf-8")
+        try:
+            return "survived" if run_tests(copied, tests, limit).returncode == 0 else "noticed"
+        except subprocess.TimeoutExpired:
+            return "timed out"
+
+
+def run_tests(project: Path, tests: Sequence[str], limit: float | None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", *tests, "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=limit
+    )
 
 
 if __name__ == "__main__":

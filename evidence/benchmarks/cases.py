@@ -52,10 +52,10 @@ def resnet18() -> list[Shape]:
 class Case:
     """Parameters with gradients that are put back before every measurement."""
 
-    def __init__(self, shapes: list[Shape]):
+    def __init__(self, shapes: list[Shape], dtype: torch.dtype = torch.float32):
         random = torch.Generator().manual_seed(1)
-        self.parameters = [nn.Parameter(0.02 * torch.randn(shape, generator=random)) for shape in shapes]
-        self._kept = [0.01 * torch.randn(shape, generator=random) for shape in shapes]
+        self.parameters = [nn.Parameter(0.02 * torch.randn(shape, generator=random).to(dtype)) for shape in shapes]
+        self._kept = [0.01 * torch.randn(shape, generator=random).to(dtype) for shape in shapes]
         for parameter in self.parameters:
             parameter.grad = torch.empty_like(parameter)
         self.named = [(f"layer{number}.weight", parameter) for number, parameter in enumerate(self.parameters)]
@@ -150,7 +150,7 @@ def limiting() -> Iterator[tuple[Policy, str]]:
             if made.kind in ("limit", "rescale") and scope in made.scopes:
                 yield replace(made, scope=scope, max=1e-3), "scales"
                 if made.kind == "limit":
-                    limit = None if made.caps else 1e9
+                    limit = None if made.max_is_cap else 1e9
                     yield replace(made, scope=scope, max=limit, **QUIET.get(name, {})), "nothing exceeds"
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from evidence import benchmark, pages
-from evidence.benchmarks import cases, clip, frameworks, growth, measure, policies, rows, start, step
+from evidence.benchmarks import cases, clip, engine, frameworks, growth, measure, policies, rows, start, step
+from evidence.processes import memory
 from gradclip import Policy
 from tests.same import shown_scalars
 from tests.support import exact_norm
@@ -21,6 +22,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     for module in (clip, policies):
         monkeypatch.setattr(module, "lists", lambda large: {"small": [(8, 8), (8, 8), (5,)]})
+    monkeypatch.setattr(engine, "shapes", lambda: {name: [(8, 8), (5,)] for name in (*engine.OF_VALUE, *engine.OF_AGC)})
     monkeypatch.setattr(growth, "ELEMENTS", (100, 200, 300, 400))
     monkeypatch.setattr(growth, "TENSORS", (1, 2, 4, 8))
     monkeypatch.setattr(growth, "FIXED", 80)
@@ -51,6 +53,38 @@ def test_clip(page: Path) -> None:
     errors = [float(row[-1]) for row in pages.cells(text)]
     assert 0 < max(errors) < 1e-6
     assert {len(row) for row in pages.cells(text)} == {11}
+
+
+def test_the_engine_beside_that_of_a_commit(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that measure memory are left out."""
+    monkeypatch.setattr(engine, "in_processes", lambda work, jobs: [0.0] * len(jobs))
+    monkeypatch.setattr(engine, "timm_agc", lambda parameters: lambda: None)
+    found = pages.cells(section(page, "engine", "--turns", "3", "--against", "HEAD", "--elements", "1000"))
+    policies_of = {(row[0], row[1]) for row in found if len(row) == 9}
+    assert policies_of >= {("norm", "GPT 10 M, bfloat16"), ("value", "LSTM 5 M"), ("agc", "ResNet-18")}
+    assert {row[0] for row in found if row[1].startswith("`clip()`")} == {"1", "3", "inf"}
+    ratios = [cell for row in found for cell in row if re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", cell)]
+    assert len(ratios) == 2 * sum(len(row) > 4 for row in found) + len(engine.shapes())
+
+
+def test_an_engine_of_a_commit_is_a_package_of_its_own(tmp_path: Path) -> None:
+    loaded = engine.load("HEAD^0", tmp_path)
+    assert loaded.Clipper is not engine.gradclip.Clipper
+    assert Path(loaded.__file__).is_relative_to(tmp_path)
+    case = cases.Case([(8, 8), (5,)])
+    engine.clip(loaded, case, loaded.ClipByNorm(max=1e-3))()
+    assert case.norm() == pytest.approx(1e-3)
+
+
+@pytest.mark.skipif(memory("VmHWM") is None, reason="needs /proc")
+@pytest.mark.parametrize("what", engine.MAKERS)
+def test_the_added_memory_of_an_engine(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the gradient is seen, and what torch's function allocates is not."""
+    elements = 20_000_000
+    copying = lambda engine, given, p: lambda: given.grad.clone()  # noqa: E731
+    monkeypatch.setitem(engine.MAKERS, what, copying)
+    assert engine.added_memory((engine.HERE, what, 1.0, elements)) == pytest.approx(4 * elements / 2**20, rel=0.2)
+    assert engine.added_memory((engine.TORCH, what, 1.0, elements)) < elements / 2**20
 
 
 def test_every_policy_that_limits_has_a_row_where_it_scales(page: Path) -> None:

@@ -13,6 +13,7 @@ from evidence.public_bugs import ANYTHING_ELSE, BUGS, NEITHER, Bug
 PAGE = public_bugs.PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("default:clip.. found no gradient")
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: f"{bug.package}: {bug.title}")
 def test_gradclip_is_right(bug: Bug) -> None:
     answer = public_bugs.ours(bug)
