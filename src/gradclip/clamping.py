@@ -7,17 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gradclip.norms import (
-    LARGE_PART,
-    PART,
-    chunk_norms,
-    in_order,
-    index_tensor,
-    is_host,
-    row_norms,
-    stacked,
-    tensor_norms,
-)
+from gradclip.norms import LARGE_PART, PART, buffer, in_order, index_tensor, is_host, magnitudes, row_norms, stacked
 
 
 def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,19 +20,21 @@ def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tens
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for indices, matrix in stacked(tensors):
         limit = _representable(bound, matrix.dtype)
-        order += indices
-        found.append(_clamp_rows(matrix, limit, before[index_tensor(tuple(indices), before.device)]))
-        if len(indices) > 1 or matrix.data_ptr() != tensors[indices[0]].data_ptr():  # the matrix is a copy
-            changed = found[-1][1].tolist() if is_host(matrix.device) else [1] * len(indices)
-            for index, count in zip(indices, changed, strict=True):
-                if count:
+        largest, exceeded = _clamp_rows(matrix, limit)
+        after = before[index_tensor(tuple(indices), before.device)]
+        if not is_host(matrix.device) or bool(exceeded.any()):
+            after = row_norms(matrix)
+            if len(indices) > 1 or matrix.data_ptr() != tensors[indices[0]].data_ptr():  # the matrix is a copy
+                for index in indices:
                     tensors[index].clamp_(-limit, limit)
+        order += indices
+        found.append((largest, exceeded, after))
     if not found:  # all are empty
         return before, before, before
     largest, exceeded, after = (
         in_order([figures.to(before) for figures in each], order, before) for each in zip(*found, strict=True)
     )
-    return largest, exceeded, after if is_host(before.device) else tensor_norms(tensors)
+    return largest, exceeded, after
 
 
 def clamp_each(tensor: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,31 +46,20 @@ def clamp_each(tensor: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
     return sizes.amax() if sizes.numel() else sizes.new_zeros(()), exceeded
 
 
-def _clamp_rows(matrix: Tensor, bound: float, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Clamps the rows in parts that stay in the cache: [rows] each, as of `clamp`; after is of use on the CPU alone."""
+def _clamp_rows(matrix: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Clamps rows in parts that stay in the cache: each one's largest magnitude, and how many exceeded, [rows]."""
     on_host = is_host(matrix.device)
-    largest, exceeded = [], []
-    chunks: list[Tensor | None] = []
     parts = torch.split(matrix, PART if on_host else LARGE_PART, 1)
-    room = torch.empty_like(parts[0], dtype=torch.promote_types(matrix.dtype, torch.float32))
+    room = buffer(matrix, parts[0].numel())
+    largest, exceeded = [], []
     for part in parts:
-        sizes = room[:, : part.shape[1]]
-        sizes = torch.abs(part, out=sizes) if part.dtype == sizes.dtype else sizes.copy_(part).abs_()
+        sizes = magnitudes(part, room)
         largest.append(sizes.amax(1))
-        if on_host and bool((largest[-1] <= bound).all()):
-            chunks.append(None)
-            continue
-        exceeded.append(sizes.gt_(bound).sum(1))
-        part.clamp_(-bound, bound)
-        chunks.append(chunk_norms(part) if on_host else None)
+        if not (on_host and largest[-1].amax().item() <= bound):  # a nan is not, either
+            exceeded.append(sizes.gt_(bound).sum(1))
+            part.clamp_(-bound, bound)
     most = torch.stack(largest).amax(0)
-    if not exceeded:
-        return most, torch.zeros_like(most), before
-    after = before
-    if on_host:
-        measured = [chunk_norms(part) if found is None else found for part, found in zip(parts, chunks, strict=True)]
-        after = row_norms(matrix, chunks=torch.cat(measured, 1))
-    return most, torch.stack(exceeded).sum(0, dtype=before.dtype), after
+    return most, torch.stack(exceeded).sum(0) if exceeded else torch.zeros_like(most)
 
 
 @lru_cache

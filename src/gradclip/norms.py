@@ -52,11 +52,8 @@ def tensor_norms(tensors: Sequence[Tensor], p: float = 2.0) -> Tensor:
     return torch.stack([norm.to(device, wide) for norm in norms])
 
 
-def row_norms(matrix: Tensor, p: float = 2.0, chunks: Tensor | None = None) -> Tensor:
-    """The p-norm of each row of a matrix, [rows], in the widest type of its device.
-
-    chunks: what `chunk_norms` found, where that is known.
-    """
+def row_norms(matrix: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm of each row of a matrix, [rows], in the widest type of its device."""
     matrix = _real(matrix, p) if matrix.is_complex() else matrix
     wide = wide_dtype(matrix.device)
     if matrix.numel() == 0:
@@ -66,8 +63,7 @@ def row_norms(matrix: Tensor, p: float = 2.0, chunks: Tensor | None = None) -> T
         low, high = matrix.aminmax() if len(matrix) == 1 else (matrix.amin(1), matrix.amax(1))
         return torch.maximum(high, -low).view(-1).to(wide)
     if p == 2.0 and is_host(matrix.device):
-        chunks = chunk_norms(matrix) if chunks is None else chunks
-        norms: Tensor = torch.linalg.vector_norm(chunks, 2, 1, dtype=wide)
+        norms: Tensor = torch.linalg.vector_norm(chunk_norms(matrix), 2, 1, dtype=wide)
         doubtful = ~((norms > _floor(matrix.shape[1], matrix.dtype)) & (norms < math.inf))
         if bool(doubtful.any()):
             norms[doubtful] = _careful_norms(matrix[doubtful], p)
@@ -182,17 +178,29 @@ def _host_norms(tensors: Sequence[Tensor]) -> list[float]:
 def _careful_norms(matrix: Tensor, p: float) -> Tensor:
     """The p-norm of each row, [rows], whatever the range of the elements; in parts, so that temporaries are small."""
     most = PART if is_host(matrix.device) else LARGE_PART
-    found = []
+    room, found = buffer(matrix, most), []
     for rows in torch.split(matrix, max(most // matrix.shape[1], 1)):
-        parts = [_scaled_norms(part, p) for part in torch.split(rows, most, 1)]
+        parts = [_scaled_norms(part, p, room) for part in torch.split(rows, most, 1)]
         found.append(parts[0] if len(parts) == 1 else combine(torch.stack(parts), p))
     return torch.cat(found)
 
 
-def _scaled_norms(matrix: Tensor, p: float) -> Tensor:
+def buffer(matrix: Tensor, most: int) -> Tensor:
+    """Room for the magnitudes of at most so many elements: a new temporary tensor for each part would cost more."""
+    wide = torch.promote_types(matrix.dtype, torch.float32)
+    return torch.empty(min(matrix.numel(), most), dtype=wide, device=matrix.device)
+
+
+def magnitudes(matrix: Tensor, room: Tensor) -> Tensor:
+    """The elements' magnitudes, in at least float32, in a buffer that is used again."""
+    sizes = room[: matrix.numel()].view(matrix.shape)
+    return torch.abs(matrix, out=sizes) if matrix.dtype == sizes.dtype else sizes.copy_(matrix).abs_()
+
+
+def _scaled_norms(matrix: Tensor, p: float, room: Tensor) -> Tensor:
     """The p-norm of each row, [rows], with the elements divided by the row's largest before their powers are taken."""
     wide = wide_dtype(matrix.device)
-    sizes = matrix.float().abs_() if matrix.dtype.itemsize < 4 else matrix.abs()
+    sizes = magnitudes(matrix, room)
     largest = sizes.amax(1)
     unit = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
     sizes.div_(unit.unsqueeze(1))

@@ -207,8 +207,9 @@ class PolicyRunner:
         bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in own.items()}
         largest, exceeded, after = torch.zeros_like(before), torch.zeros_like(before), before
         limits = torch.full_like(before, math.inf)
-        if own and not any(isinstance(bound, Tensor) for bound in bounds.values()):
-            (bound,) = set(map(float, bounds.values()))
+        numbers = {bound for bound in bounds.values() if not isinstance(bound, Tensor)}
+        if len(numbers) == 1 and not any(isinstance(bound, Tensor) for bound in bounds.values()):
+            bound = float(*numbers)
             chosen = index_tensor(tuple(own), before.device)
             found = clamp(list(own.values()), bound, before[chosen])
             largest, exceeded, after = (
