@@ -211,6 +211,7 @@ def one_parameter(elements: int) -> nn.Parameter:
 
 
 def norm_by_torch(given: nn.Parameter, p: float) -> Work:
+    assert given.grad is not None
     return partial(torch.nn.utils.get_total_norm, [given.grad], p)
 
 

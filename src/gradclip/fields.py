@@ -27,32 +27,32 @@ class Bound(NamedTuple):
 
 
 BOUNDS = {
-    "above": Bound("above", operator.gt),
-    "least": Bound("of at least", operator.ge),
-    "below": Bound("below", operator.lt),
-    "most": Bound("at most", operator.le),
+    "gt": Bound("above", operator.gt),
+    "ge": Bound("of at least", operator.ge),
+    "lt": Bound("below", operator.lt),
+    "le": Bound("at most", operator.le),
 }
 
 
-def key(
+def field(
     help: str,
     *,
     default: Any = MISSING,
     default_factory: Any = MISSING,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
     infinite: bool = False,
     choices: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
     """A dataclass field with its help and its range; without a default the field is required.
 
-    `above` and `below` are exclusive bounds, `least` and `most` inclusive ones. Infinity is refused
+    `gt` and `lt` are exclusive bounds, `ge` and `le` inclusive ones. Infinity is refused
     unless `infinite`; nan always. metadata: further entries for the field's own, which nothing here reads.
     """
-    bounds = {"above": above, "least": least, "below": below, "most": most}
+    bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
     entries = {
         **(metadata or {}),
         "help": help,
@@ -65,7 +65,7 @@ def key(
 
 @dataclass(kw_only=True)
 class Checked:
-    """Base of every dataclass whose fields are made by `key`: a value out of range raises `InvalidField`.
+    """Base of every dataclass whose fields are made by `field`: a value out of range raises `InvalidField`.
 
     removed: fields that it once had, each with the advice that a message gives to those who still set it.
     """
@@ -85,7 +85,7 @@ class Checked:
 class Option(Checked):
     """Base of a group of alternatives: each subclass with a `name` is one of them, and joins `options` by itself."""
 
-    name: str = key("the option's own name, which says what a saved configuration ran", default="")
+    name: str = field("the option's own name, which says what a saved configuration ran", default="")
 
     options: ClassVar[dict[str, type[Any]]] = {}
 

@@ -13,84 +13,84 @@ from gradclip.fields import Checked, Option, field_type
 from gradclip.policies import Policy
 
 
-def key(help: str, *, mutable_on_resume: bool = False, path: bool = False, **limits: Any) -> Any:
-    """A field of a schema, as `gradclip.fields.key` makes it, with what the runner wants to know of it.
+def field(help: str, *, mutable_on_resume: bool = False, path: bool = False, **limits: Any) -> Any:
+    """A field of a schema, as `gradclip.fields.field` makes it, with what the runner wants to know of it.
 
     mutable_on_resume: the steps that were taken do not depend on it, so a resumed run may have another value.
     path: it names a file, and is made absolute before the run is saved.
     """
-    return fields.key(help, metadata={"mutable_on_resume": mutable_on_resume, "path": path}, **limits)
+    return fields.field(help, metadata={"mutable_on_resume": mutable_on_resume, "path": path}, **limits)
 
 
 @dataclass(kw_only=True)
 class Log(Checked):
     """What is written, and how often."""
 
-    every: int = key(
+    every: int = field(
         "steps between two points in TensorBoard; evaluations and checkpoints add theirs",
-        least=1,
+        ge=1,
         mutable_on_resume=True,
     )
-    parameters_every: int = key(
+    parameters_every: int = field(
         "the same for each parameter's norms, weight_norm and update_ratio, at logged steps",
-        least=1,
+        ge=1,
         mutable_on_resume=True,
     )
-    first_steps: int = key(
+    first_steps: int = field(
         "steps that are logged as a table: weight, gradient before and after clipping, update",
-        least=0,
-        most=1000,
+        ge=0,
+        le=1000,
         mutable_on_resume=True,
     )
-    flow: bool = key("draw each parameter's norm before and after clipping, at evaluations", mutable_on_resume=True)
-    histograms: bool = key("write histograms of all weights and gradients, at evaluations", mutable_on_resume=True)
-    progress: bool = key("show a progress bar when the output is a terminal", mutable_on_resume=True)
+    flow: bool = field("draw each parameter's norm before and after clipping, at evaluations", mutable_on_resume=True)
+    histograms: bool = field("write histograms of all weights and gradients, at evaluations", mutable_on_resume=True)
+    progress: bool = field("show a progress bar when the output is a terminal", mutable_on_resume=True)
 
 
 @dataclass(kw_only=True)
 class Checkpoint(Checked):
     """What is kept of a run."""
 
-    every: int = key("steps between two checkpoints; the last step is always one", least=1, mutable_on_resume=True)
-    keep: int = key("how many of the newest checkpoints stay, beside the best", least=1, mutable_on_resume=True)
+    every: int = field("steps between two checkpoints; the last step is always one", ge=1, mutable_on_resume=True)
+    keep: int = field("how many of the newest checkpoints stay, beside the best", ge=1, mutable_on_resume=True)
 
 
 @dataclass(kw_only=True)
 class Slurm(Checked):
     """What a job of a sweep asks Slurm for; read with `sweep.launcher=slurm` only."""
 
-    cluster: str = key(
+    cluster: str = field(
         "slurm, or local to run what would be submitted on this machine", choices=("slurm", "local"), default="slurm"
     )
-    partition: str | None = key("partition; null: the cluster's default", default=None)
-    account: str | None = key("account that is charged; null: the user's default", default=None)
-    qos: str | None = key("quality of service; null: the cluster's default", default=None)
-    constraint: str | None = key("features that the node must have", default=None)
-    minutes: int = key("time limit of a job", least=1, default=1440)
-    cpus: int = key("CPU cores of a job", least=1, default=2)
-    gpus: int = key("GPUs of a job; a job with device=cuda needs 1", least=0, default=0)
-    memory_gb: float | None = key("memory of a job; null: the cluster's default", above=0, default=None)
+    partition: str | None = field("partition; null: the cluster's default", default=None)
+    account: str | None = field("account that is charged; null: the user's default", default=None)
+    qos: str | None = field("quality of service; null: the cluster's default", default=None)
+    constraint: str | None = field("features that the node must have", default=None)
+    minutes: int = field("time limit of a job", ge=1, default=1440)
+    cpus: int = field("CPU cores of a job", ge=1, default=2)
+    gpus: int = field("GPUs of a job; a job with device=cuda needs 1", ge=0, default=0)
+    memory_gb: float | None = field("memory of a job; null: the cluster's default", gt=0, default=None)
 
 
 @dataclass(kw_only=True)
 class Sweep(Checked):
     """What `-m` does; a single run does not read it. The defaults stand here, since no project needs others."""
 
-    method: str = key(
+    method: str = field(
         "grid: every combination of the values; optuna: a search", choices=("grid", "optuna"), default="grid"
     )
-    dry_run: bool = key("list the jobs, their folders and duplicates, and run nothing", default=False)
-    keep_going: bool = key("start further jobs after one that was rejected (exit status 2)", default=False)
-    resume: str | None = key("the folder of a sweep, or outputs/latest: its unfinished jobs are run", default=None)
-    jobs: int = key("how many jobs run at once", least=1, default=1)
-    launcher: str = key(
+    dry_run: bool = field("list the jobs, their folders and duplicates, and run nothing", default=False)
+    keep_going: bool = field("start further jobs after one that was rejected (exit status 2)", default=False)
+    resume: str | None = field("the folder of a sweep, or outputs/latest: its unfinished jobs are run", default=None)
+    jobs: int = field("how many jobs run at once", ge=1, default=1)
+    launcher: str = field(
         "local: processes on this machine; slurm: jobs of a cluster", choices=("local", "slurm"), default="local"
     )
-    command: str | None = key("the command that runs a job; null: this Python and this train.py", default=None)
-    trials: int = key("with method=optuna: how many jobs the search has in all", least=1, default=30)
-    hours: float | None = key("with method=optuna: no job starts later than so long after this process", above=0,
-                              default=None)  # fmt: skip
-    slurm: Slurm = key("what a job asks Slurm for", default_factory=Slurm)
+    command: str | None = field("the command that runs a job; null: this Python and this train.py", default=None)
+    trials: int = field("with method=optuna: how many jobs the search has in all", ge=1, default=30)
+    hours: float | None = field("with method=optuna: no job starts later than so long after this process", gt=0,
+                                default=None)  # fmt: skip
+    slurm: Slurm = field("what a job asks Slurm for", default_factory=Slurm)
 
 
 @dataclass(kw_only=True)
@@ -100,16 +100,16 @@ class RunConfig(Checked):
     A field whose type is a group of options (a direct subclass of `gradclip.fields.Option`) is a group in conf/.
     """
 
-    clip: Policy = key("how gradients are limited")
+    clip: Policy = field("how gradients are limited")
 
-    steps: int = key("optimizer steps", least=1, most=10**12, mutable_on_resume=True)
-    seed: int = key("seed of everything random; 0 is one too", least=0, most=2**32 - 1)
-    log: Log = key("what is written, and how often")
-    checkpoint: Checkpoint = key("what is kept of a run")
-    resume: str | None = key(
+    steps: int = field("optimizer steps", ge=1, le=10**12, mutable_on_resume=True)
+    seed: int = field("seed of everything random; 0 is one too", ge=0, le=2**32 - 1)
+    log: Log = field("what is written, and how often")
+    checkpoint: Checkpoint = field("what is kept of a run")
+    resume: str | None = field(
         "a run's folder, or latest: that run is resumed where it stopped, as it was configured", mutable_on_resume=True
     )
-    sweep: Sweep = key("what -m does", default_factory=Sweep)
+    sweep: Sweep = field("what -m does", default_factory=Sweep)
 
     def fixed_steps(self) -> str | None:
         """Why a resumed run cannot have another number of steps; None, as here, where it can."""

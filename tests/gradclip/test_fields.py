@@ -23,17 +23,17 @@ from gradclip import (
     SpikeClip,
     ZClip,
 )
-from gradclip.fields import Checked, Option, allowed, key
+from gradclip.fields import Checked, Option, allowed, field
 
 
 @dataclass(kw_only=True)
 class Sample(Checked):
-    rate: float = key("rate", default=0.5, least=0, below=1)
-    count: int | None = key("count", default=None, above=0)
-    sizes: list[int] = key("sizes", default_factory=list, least=1)
-    kind: str = key("kind", default="a", choices=("a", "b", "c"))
-    on: bool = key("on", default=True)
-    wide: float = key("wide", default=math.inf, infinite=True)
+    rate: float = field("rate", default=0.5, ge=0, lt=1)
+    count: int | None = field("count", default=None, gt=0)
+    sizes: list[int] = field("sizes", default_factory=list, ge=1)
+    kind: str = field("kind", default="a", choices=("a", "b", "c"))
+    on: bool = field("on", default=True)
+    wide: float = field("wide", default=math.inf, infinite=True)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from gradclip import ClipByNorm, Policy
 from gradclip.errors import InvalidField
 from runner.compose import Composer, load
-from runner.config import key
+from runner.config import field
 from runner.errors import UserError
 from runner.runs.run import save
 from tests.runner.support import PROJECT, compose, composer, train
@@ -72,7 +72,7 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.
 class Far(Toy):
     """The toy with another range for one of its keys."""
 
-    target: float = key("the value of all weights of the map that is learned", least=5)
+    target: float = field("the value of all weights of the map that is learned", ge=5)
 
 
 def test_two_projects_of_one_process_have_their_own_schemas() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.errors import InvalidField
-from gradclip.fields import key
+from gradclip.fields import field
 from gradclip.policies.base import BELOW_UNIT, INFINITY, Measured, Memory, Policy
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class AutoClip(Policy):
     """
 
     name: str = "autoclip"
-    percentile: float = key("the percentile of the norms so far, in per cent", default=10.0, least=0, most=100)
-    window: int = key("how many norms are remembered; 0 for all, as published", default=1000, least=0)
+    percentile: float = field("the percentile of the norms so far, in per cent", default=10.0, ge=0, le=100)
+    window: int = field("how many norms are remembered; 0 for all, as published", default=1000, ge=0)
 
     scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
 
@@ -71,18 +71,18 @@ class ZClip(Policy):
     """
 
     name: str = "zclip"
-    max: float | None = key(
-        "an additional cap on the norm, also during warm-up; null for none", default=1.0, above=0, infinite=True
+    max: float | None = field(
+        "an additional cap on the norm, also during warm-up; null for none", default=1.0, gt=0, infinite=True
     )
-    alpha: float = key("weight of the past in mean and variance", default=0.97, least=0, below=1)
-    threshold: float = key("the z-score above which a norm is a spike", default=2.5, above=0)
-    mode: str = key(
+    alpha: float = field("weight of the past in mean and variance", default=0.97, ge=0, lt=1)
+    threshold: float = field("the z-score above which a norm is a spike", default=2.5, gt=0)
+    mode: str = field(
         "where a spike is brought: below the threshold the further it was above, to the mean, or to the threshold",
         default="reciprocal",
         choices=("reciprocal", "mean", "max"),
     )
-    warmup: int = key("norms that are only gathered", default=25, least=1)
-    eps: float = key("added to the standard deviation", default=1e-6, least=0)
+    warmup: int = field("norms that are only gathered", default=25, ge=1)
+    eps: float = field("added to the standard deviation", default=1e-6, ge=0)
 
     scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
 
@@ -124,11 +124,11 @@ class AdaGC(Policy):
     """
 
     name: str = "adagc"
-    scope: str = key("what is measured together", default="parameter", choices=BELOW_UNIT)
-    ratio: float = key("how far above its average a norm may be", default=1.05, above=0)
-    beta: float = key("weight of the past in the average", default=0.98, least=0, below=1)
-    warmup: int = key("norms during which the global norm is limited", default=100, least=0)
-    warmup_max: float = key("the largest global norm during the warm-up", default=1.0, above=0, infinite=True)
+    scope: str = field("what is measured together", default="parameter", choices=BELOW_UNIT)
+    ratio: float = field("how far above its average a norm may be", default=1.05, gt=0)
+    beta: float = field("weight of the past in the average", default=0.98, ge=0, lt=1)
+    warmup: int = field("norms during which the global norm is limited", default=100, ge=0)
+    warmup_max: float = field("the largest global norm during the warm-up", default=1.0, gt=0, infinite=True)
 
     scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
 
@@ -158,10 +158,10 @@ class EMAClip(Policy):
     """
 
     name: str = "ema"
-    scope: str = key("what is measured together", default="parameter", choices=BELOW_UNIT)
-    ratio: float = key("how many times its average a norm may be", default=2.0, above=0)
-    beta: float = key("weight of the past in the average", default=0.99, least=0, below=1)
-    warmup: int = key("norms that are only averaged", default=100, least=1)
+    scope: str = field("what is measured together", default="parameter", choices=BELOW_UNIT)
+    ratio: float = field("how many times its average a norm may be", default=2.0, gt=0)
+    beta: float = field("weight of the past in the average", default=0.99, ge=0, lt=1)
+    warmup: int = field("norms that are only averaged", default=100, ge=1)
 
     scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
 
@@ -184,11 +184,11 @@ class QuantileClip(Policy):
     """
 
     name: str = "quantile"
-    target: float = key("the share of norms that is to lie within the limit", default=0.5, least=0, most=1)
-    lr: float = key("how fast the limit moves, on a logarithmic scale", default=0.2, above=0)
-    initial: float = key("the limit of the first step", default=1.0, above=0)
-    lower: float = key("the limit never falls below", default=0.0, least=0)
-    upper: float = key("the limit never rises above", default=INFINITY, above=0, infinite=True)
+    target: float = field("the share of norms that is to lie within the limit", default=0.5, ge=0, le=1)
+    lr: float = field("how fast the limit moves, on a logarithmic scale", default=0.2, gt=0)
+    initial: float = field("the limit of the first step", default=1.0, gt=0)
+    lower: float = field("the limit never falls below", default=0.0, ge=0)
+    upper: float = field("the limit never rises above", default=INFINITY, gt=0, infinite=True)
 
     scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
 

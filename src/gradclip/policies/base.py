@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from gradclip.errors import InvalidField
-from gradclip.fields import Option, key
+from gradclip.fields import Option, field
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,26 +64,26 @@ class Policy(Option):
     has a meaning.
     """
 
-    max: float | None = key("an additional cap on the norm; null for none", default=None, above=0, infinite=True)
-    scope: str = key("what is measured together", default="model", choices=SCOPES)
-    norm_type: float = key(
+    max: float | None = field("an additional cap on the norm; null for none", default=None, gt=0, infinite=True)
+    scope: str = field("what is measured together", default="model", choices=SCOPES)
+    norm_type: float = field(
         "the p of the p-norm that is measured; inf for the largest element",
         default=2.0,
-        least=0.1,  # below, the norm of finite gradients could leave even float64
+        ge=0.1,  # below, the norm of finite gradients could leave even float64
         infinite=True,
     )
-    include: list[str] = key("glob patterns of parameter names to clip; none given means all", default_factory=list)
-    exclude: list[str] = key("glob patterns of parameter names to leave alone", default_factory=list)
-    nonfinite: str = key(
+    include: list[str] = field("glob patterns of parameter names to clip; none given means all", default_factory=list)
+    exclude: list[str] = field("glob patterns of parameter names to leave alone", default_factory=list)
+    nonfinite: str = field(
         "what a nan or infinite gradient does: end the run, leave the step out, become 0, or pass as in torch",
         default="error",
         choices=("error", "drop", "zero", "keep"),
     )
-    schedule: str = key(
+    schedule: str = field(
         "how max moves over the steps, from max to final", default="constant", choices=("constant", "linear", "cosine")
     )
-    final: float | None = key("where max ends under a schedule", default=None, above=0, infinite=True)
-    over: int | None = key("how many steps max takes to get there", default=None, least=1)
+    final: float | None = field("where max ends under a schedule", default=None, gt=0, infinite=True)
+    over: int | None = field("how many steps max takes to get there", default=None, ge=1)
 
     kind: ClassVar[str] = "limit"
     scopes: ClassVar[tuple[str, ...]] = SCOPES
@@ -116,12 +116,12 @@ class Policy(Option):
 class ElementwisePolicy(Policy):
     """Base of the policies that limit every element by itself and therefore may turn a gradient's direction."""
 
-    scope: str = key("what is measured together: every element stands alone", default="element", choices=("element",))
+    scope: str = field("what is measured together: every element stands alone", default="element", choices=("element",))
 
-    norm_type: float = key(
+    norm_type: float = field(
         "what is reported as each parameter's norm: the largest element",
         default=math.inf,
-        least=math.inf,
+        ge=math.inf,
         infinite=True,
     )
 

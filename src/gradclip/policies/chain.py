@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.errors import InvalidField
-from gradclip.fields import key
+from gradclip.fields import field
 from gradclip.policies.base import Policy
 
 
@@ -19,7 +19,7 @@ class Chain(Policy):
     """
 
     name: str = "chain"
-    links: dict[str, Policy] = key("the policies by labels of your own, in their order")
+    links: dict[str, Policy] = field("the policies by labels of your own, in their order")
 
     kind: ClassVar[str] = "composite"
     scopes: ClassVar[tuple[str, ...]] = ("model",)
@@ -29,9 +29,9 @@ class Chain(Policy):
         super().__post_init__()
         if not self.links:
             raise InvalidField("links", self.links, "at least one policy")
-        for field, default in (("max", None), ("include", []), ("exclude", []), ("norm_type", 2.0)):
-            if getattr(self, field) != default:
-                raise InvalidField(field, getattr(self, field), "set in a link: clip.links.<label>." + field)
+        for name, default in (("max", None), ("include", []), ("exclude", []), ("norm_type", 2.0)):
+            if getattr(self, name) != default:
+                raise InvalidField(name, getattr(self, name), "set in a link: clip.links.<label>." + name)
         for label, link in self.links.items():
             if link.nonfinite != "error" or link.kind == "composite":
                 raise InvalidField(f"links.{label}", link.name, "a plain policy; nonfinite is said for the whole chain")

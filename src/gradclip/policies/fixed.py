@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradclip.fields import key
+from gradclip.fields import field
 from gradclip.policies.base import SCOPES, ElementwisePolicy, Measured, Memory, Policy
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class NoClip(Policy):
     """
 
     name: str = "none"
-    max: float | None = key("has no effect here, and becomes null", default=None, above=0, infinite=True)
+    max: float | None = field("has no effect here, and becomes null", default=None, gt=0, infinite=True)
 
     kind: ClassVar[str] = "measure"
 
@@ -42,7 +42,7 @@ class ClipByNorm(Policy):
     """
 
     name: str = "norm"
-    max: float = key("the largest norm that passes unchanged", above=0, infinite=True)
+    max: float = field("the largest norm that passes unchanged", gt=0, infinite=True)
 
     max_is_cap: ClassVar[bool] = False
 
@@ -55,7 +55,7 @@ class ClipByValue(ElementwisePolicy):
     """Clamps every element to [-max, max], as torch's `clip_grad_value_` does."""
 
     name: str = "value"
-    max: float = key("the largest magnitude that an element keeps", above=0, infinite=True)
+    max: float = field("the largest magnitude that an element keeps", gt=0, infinite=True)
 
     max_is_cap: ClassVar[bool] = False
 
@@ -71,9 +71,9 @@ class ClipByRMS(Policy):
     """
 
     name: str = "rms"
-    max: float = key("the largest root mean square that passes unchanged", above=0, infinite=True)
-    scope: str = key("what is measured together", default="parameter", choices=SCOPES)
-    norm_type: float = key("the 2-norm, which alone has a root mean square", default=2.0, least=2, most=2)
+    max: float = field("the largest root mean square that passes unchanged", gt=0, infinite=True)
+    scope: str = field("what is measured together", default="parameter", choices=SCOPES)
+    norm_type: float = field("the 2-norm, which alone has a root mean square", default=2.0, ge=2, le=2)
 
     max_is_cap: ClassVar[bool] = False
 
@@ -89,8 +89,8 @@ class Normalize(Policy):
     """
 
     name: str = "normalize"
-    max: float = key("the norm that every block is given", default=1.0, above=0)
-    eps: float = key("added to the norm, so that a vanishing gradient is not blown up", default=1e-6, least=0)
+    max: float = field("the norm that every block is given", default=1.0, gt=0)
+    eps: float = field("added to the norm, so that a vanishing gradient is not blown up", default=1e-6, ge=0)
 
     kind: ClassVar[str] = "rescale"
     max_is_cap: ClassVar[bool] = False
@@ -108,7 +108,7 @@ class SoftClip(Policy):
     """
 
     name: str = "soft"
-    max: float = key("the norm that is approached and never reached", default=1.0, above=0)
+    max: float = field("the norm that is approached and never reached", default=1.0, gt=0)
 
     kind: ClassVar[str] = "rescale"
     max_is_cap: ClassVar[bool] = False
@@ -126,7 +126,7 @@ class DropStep(Policy):
     """
 
     name: str = "drop"
-    max: float = key("the largest norm with which a step is taken", above=0, infinite=True)
+    max: float = field("the largest norm with which a step is taken", gt=0, infinite=True)
 
     kind: ClassVar[str] = "decision"
     scopes: ClassVar[tuple[str, ...]] = ("model",)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradclip.fields import key
+from gradclip.fields import field
 from gradclip.policies.base import ElementwisePolicy, Memory
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class SpikeClip(ElementwisePolicy):
     """
 
     name: str = "spike"
-    theta: float = key("how many times its mean square an element's square may be", default=5000.0, above=0)
-    beta: float = key("weight of the past in the mean square", default=0.999, least=0, below=1)
-    warmup: int = key("steps that are only averaged", default=100, least=0)
+    theta: float = field("how many times its mean square an element's square may be", default=5000.0, gt=0)
+    beta: float = field("weight of the past in the mean square", default=0.999, ge=0, lt=1)
+    warmup: int = field("steps that are only averaged", default=100, ge=0)
 
     remembers: ClassVar[bool] = True
 

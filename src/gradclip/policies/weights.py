@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradclip.fields import key
+from gradclip.fields import field
 from gradclip.policies.base import Measured, Memory, Policy
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ class AGC(Policy):
     """
 
     name: str = "agc"
-    scope: str = key("what is measured together", default="unit", choices=("unit", "parameter"))
-    norm_type: float = key("the 2-norm, as published", default=2.0, least=2, most=2)
-    ratio: float = key("the largest norm of a gradient, as a share of its weights'", default=0.01, above=0)
-    eps: float = key("the norm that weights are taken to have at least, so that zeros can learn", default=1e-3, least=0)
+    scope: str = field("what is measured together", default="unit", choices=("unit", "parameter"))
+    norm_type: float = field("the 2-norm, as published", default=2.0, ge=2, le=2)
+    ratio: float = field("the largest norm of a gradient, as a share of its weights'", default=0.01, gt=0)
+    eps: float = field("the norm that weights are taken to have at least, so that zeros can learn", default=1e-3, ge=0)
 
     removed: ClassVar[dict[str, str]] = {
         "exclude_last": "clip.exclude says which parameters are left alone, as in clip.exclude=[output.weight]"

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 from gradclip.fields import Option
-from runner.config import key
+from runner.config import field
 
 
 @dataclass(kw_only=True)
 class Device(Option):
     """What all devices share."""
 
-    threads: int | None = key("threads of the CPU; null leaves the choice to torch", least=1, most=1024)
-    deterministic: bool = key("refuse operations whose result changes from run to run")
-    precision: str = key(
+    threads: int | None = field("threads of the CPU; null leaves the choice to torch", ge=1, le=1024)
+    deterministic: bool = field("refuse operations whose result changes from run to run")
+    precision: str = field(
         "of the forward pass, by automatic mixed precision; float16 scales the loss",
         choices=("float32", "bfloat16", "float16"),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import trainer.policies  # noqa: F401 (the policies there join Policy.options)
 from gradclip.fields import Checked
-from runner.config import RunConfig, key
+from runner.config import RunConfig, field
 from runner.errors import UserError
 from trainer.config.data import Data
 from trainer.config.device import Device
@@ -17,53 +17,59 @@ from trainer.config.schedule import Schedule
 class Divergence(Checked):
     """When a run counts as diverged; a non-finite loss or weight always ends it."""
 
-    factor: float | None = key(
+    factor: float | None = field(
         "ends when the loss, smoothed over the logged steps, exceeds its first value this many times; null: never",
-        above=1,
+        gt=1,
         mutable_on_resume=True,
     )
-    smoothing: float = key("weight of the past in the smoothed training loss", least=0, below=1)
+    smoothing: float = field("weight of the past in the smoothed training loss", ge=0, lt=1)
 
 
 @dataclass(kw_only=True)
 class Diagnosis(Checked):
     """When the log warns, once, of gradients that explode, vanish or never come."""
 
-    explode: float = key("a gradient explodes above so many times its weight, or a norm above so many times the usual",
-                         above=1, infinite=True, mutable_on_resume=True)  # fmt: skip
-    vanish_layer: float = key("a weight's gradient vanishes below this share of the model's largest, by element",
-                              least=0, below=1, mutable_on_resume=True)  # fmt: skip
-    vanish_weight: float = key(
-        "or, at the first step, below this share of the weight itself", least=0, below=1, mutable_on_resume=True
+    explode: float = field(
+        "a gradient explodes above so many times its weight, or a norm above so many times the usual",
+        gt=1,
+        infinite=True,
+        mutable_on_resume=True,
     )
-    smoothing: float = key("weight of the past in the usual norm and loss, means over the logged steps",
-                           least=0, below=1, mutable_on_resume=True)  # fmt: skip
-    patience: int = key("looks, at the first step and at evaluations, after which a missing gradient is reported",
-                        least=1, mutable_on_resume=True)  # fmt: skip
+    vanish_layer: float = field("a weight's gradient vanishes below this share of the model's largest, by element",
+                                ge=0, lt=1, mutable_on_resume=True)  # fmt: skip
+    vanish_weight: float = field(
+        "or, at the first step, below this share of the weight itself", ge=0, lt=1, mutable_on_resume=True
+    )
+    smoothing: float = field("weight of the past in the usual norm and loss, means over the logged steps",
+                             ge=0, lt=1, mutable_on_resume=True)  # fmt: skip
+    patience: int = field("looks, at the first step and at evaluations, after which a missing gradient is reported",
+                          ge=1, mutable_on_resume=True)  # fmt: skip
 
 
 @dataclass(kw_only=True)
 class Train(RunConfig):
     """Root configuration of a training run."""
 
-    model: Model = key("what is trained")
-    data: Data = key("what it is trained on")
-    optimizer: Optimizer = key("what makes a step of a gradient")
-    schedule: Schedule = key("how the learning rate changes")
-    device: Device = key("where it runs")
-    accumulate: int = key("parts that a batch is split into; their gradients are summed before one step", least=1)
-    evaluate_every: int = key(
-        "steps between two evaluations; the last step is always one", least=1, mutable_on_resume=True
+    model: Model = field("what is trained")
+    data: Data = field("what it is trained on")
+    optimizer: Optimizer = field("what makes a step of a gradient")
+    schedule: Schedule = field("how the learning rate changes")
+    device: Device = field("where it runs")
+    accumulate: int = field("parts that a batch is split into; their gradients are summed before one step", ge=1)
+    evaluate_every: int = field(
+        "steps between two evaluations; the last step is always one", ge=1, mutable_on_resume=True
     )
-    check_every: int = key("steps between two checks, right before the step, that the gradients are the clipped ones",
-                           least=1, mutable_on_resume=True)  # fmt: skip
-    repeat_batches: int | None = key("train on the first so many batches again and again; null for all", least=1)
-    detect_anomaly: bool = key(
+    check_every: int = field("steps between two checks, right before the step, that the gradients are the clipped ones",
+                             ge=1, mutable_on_resume=True)  # fmt: skip
+    repeat_batches: int | None = field("train on the first so many batches again and again; null for all", ge=1)
+    detect_anomaly: bool = field(
         "torch's anomaly detection: names the operation that made a nan, and is slow", mutable_on_resume=True
     )
-    divergence: Divergence = key("when a run counts as diverged")
-    diagnosis: Diagnosis = key("when the log warns of gradients")
-    init_from: str | None = key("a checkpoint or a safetensors file: the weights that a new run starts from", path=True)
+    divergence: Divergence = field("when a run counts as diverged")
+    diagnosis: Diagnosis = field("when the log warns of gradients")
+    init_from: str | None = field(
+        "a checkpoint or a safetensors file: the weights that a new run starts from", path=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

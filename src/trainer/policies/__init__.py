@@ -7,7 +7,7 @@ A new policy is two new files. One in this folder, which does not import torch a
     from dataclasses import dataclass
     from typing import TYPE_CHECKING
 
-    from gradclip.fields import key
+    from gradclip.fields import field
     from gradclip.policies import Measured, Memory, Policy
 
     if TYPE_CHECKING:
@@ -17,7 +17,7 @@ A new policy is two new files. One in this folder, which does not import torch a
     @dataclass(kw_only=True)
     class Double(Policy):
         name: str = "double"
-        rise: float = key("the largest ratio of a norm to the one of the step before", above=1)
+        rise: float = field("the largest ratio of a norm to the one of the step before", gt=1)
 
         def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
             infinity = measured.norms.new_full(measured.norms.shape, float("inf"))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradclip.fields import Option
-from runner.config import Project, RunConfig, key
+from runner.config import Project, RunConfig, field
 from runner.errors import UserError
 
 
@@ -21,19 +21,19 @@ class Constant(Schedule):
 @dataclass(kw_only=True)
 class Linear(Schedule):
     name: str = "linear"
-    final: float = key("the share of lr at the last step", least=0, most=1)
+    final: float = field("the share of lr at the last step", ge=0, le=1)
 
 
 @dataclass(kw_only=True)
 class Toy(RunConfig):
     """A linear map of three inputs is trained towards one whose weights all have the value `target`."""
 
-    schedule: Schedule = key("how the learning rate changes")
-    target: float = key("the value of all weights of the map that is learned")
-    lr: float = key("learning rate", above=0)
-    evaluate_every: int = key("steps between two evaluations", least=1, mutable_on_resume=True)
-    initial: str | None = key("a file with the number that all weights start from; null draws them", path=True)
-    incident: str | None = key(
+    schedule: Schedule = field("how the learning rate changes")
+    target: float = field("the value of all weights of the map that is learned")
+    lr: float = field("learning rate", gt=0)
+    evaluate_every: int = field("steps between two evaluations", ge=1, mutable_on_resume=True)
+    initial: str | None = field("a file with the number that all weights start from; null draws them", path=True)
+    incident: str | None = field(
         "a file that may say what is to go wrong before which step: wait 3, bug 0 or kill 3",
         path=True,
         mutable_on_resume=True,

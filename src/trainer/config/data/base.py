@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.fields import Option
-from runner.config import key
+from runner.config import field
 
 LARGE = 1e30  # the largest magnitude of a number in the data: its products stay within float32
 
@@ -13,6 +13,6 @@ LARGE = 1e30  # the largest magnitude of a number in the data: its products stay
 class Data(Option):
     """Base of the data sets; `kind` is what a model must be able to take."""
 
-    batch_size: int = key("rows of a batch", least=1, most=10**6)
+    batch_size: int = field("rows of a batch", ge=1, le=10**6)
 
     kind: ClassVar[str] = ""

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config import key
+from runner.config import field
 from trainer.config.data.base import Data
 
 
 @dataclass(kw_only=True)
 class Digits(Data):
     name: str = "digits"
-    validation: float = key("share of the images that is held out", above=0, below=1)
-    workers: int = key(
-        "processes that load the data; 0 loads in the training process", least=0, most=256, mutable_on_resume=True
+    validation: float = field("share of the images that is held out", gt=0, lt=1)
+    workers: int = field(
+        "processes that load the data; 0 loads in the training process", ge=0, le=256, mutable_on_resume=True
     )
 
     kind: ClassVar[str] = "vectors"

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config import key
+from runner.config import field
 from trainer.config.data.base import LARGE, Data
 
 
 @dataclass(kw_only=True)
 class Line(Data):
     name: str = "line"
-    batch_size: int = key("points on the line; every step sees all of them", least=1, most=10**6)
-    slope: float = key("the line's slope", least=-LARGE, most=LARGE)
-    intercept: float = key("the line's value at 0", least=-LARGE, most=LARGE)
-    low: float = key("the smallest input", least=-LARGE, most=LARGE)
-    high: float = key("the largest input", least=-LARGE, most=LARGE)
-    noise: float = key("standard deviation of the noise on the targets", least=0, most=LARGE)
+    batch_size: int = field("points on the line; every step sees all of them", ge=1, le=10**6)
+    slope: float = field("the line's slope", ge=-LARGE, le=LARGE)
+    intercept: float = field("the line's value at 0", ge=-LARGE, le=LARGE)
+    low: float = field("the smallest input", ge=-LARGE, le=LARGE)
+    high: float = field("the largest input", ge=-LARGE, le=LARGE)
+    noise: float = field("standard deviation of the noise on the targets", ge=0, le=LARGE)
 
     kind: ClassVar[str] = "points"

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config import key
+from runner.config import field
 from trainer.config.model.base import Model
 
 
 @dataclass(kw_only=True)
 class DeepLinear(Model):
     name: str = "deep_linear"
-    layers: int = key("square layers, one after the other", least=1)
-    gain: float = key("what a layer multiplies lengths by at the start", above=0)
-    bias: bool = key("add a bias to each layer; its gradient is the one with regard to the layer's output")
+    layers: int = field("square layers, one after the other", ge=1)
+    gain: float = field("what a layer multiplies lengths by at the start", gt=0)
+    bias: bool = field("add a bias to each layer; its gradient is the one with regard to the layer's output")
 
     takes: ClassVar[tuple[str, ...]] = ("directions",)

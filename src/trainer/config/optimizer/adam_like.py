@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runner.config import key
+from runner.config import field
 from trainer.config.optimizer.fused import Fused
 
 
@@ -10,6 +10,6 @@ from trainer.config.optimizer.fused import Fused
 class AdamLike(Fused):
     """Base of Adam and AdamW."""
 
-    beta1: float = key("decay of the mean of the gradients", least=0, below=1)
-    beta2: float = key("decay of the mean of their squares", least=0, below=1)
-    eps: float = key("added to the denominator", above=0)
+    beta1: float = field("decay of the mean of the gradients", ge=0, lt=1)
+    beta2: float = field("decay of the mean of their squares", ge=0, lt=1)
+    eps: float = field("added to the denominator", gt=0)

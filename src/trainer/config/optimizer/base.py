@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from gradclip.fields import Option
-from runner.config import key
+from runner.config import field
 
 
 @dataclass(kw_only=True)
 class Optimizer(Option):
     """Base of the optimizers."""
 
-    lr: float = key("learning rate", above=0)
-    weight_decay: float = key("weight decay", least=0)
-    no_decay: list[str] = key("glob patterns of the parameters that are not decayed")
+    lr: float = field("learning rate", gt=0)
+    weight_decay: float = field("weight decay", ge=0)
+    no_decay: list[str] = field("glob patterns of the parameters that are not decayed")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runner.config import key
+from runner.config import field
 from trainer.config.optimizer.base import Optimizer
 
 
@@ -10,4 +10,4 @@ from trainer.config.optimizer.base import Optimizer
 class Fused(Optimizer):
     """Base of the optimizers that torch also has as one fused kernel."""
 
-    fused: bool = key("use torch's fused step where it is safe, and say so where it is not")
+    fused: bool = field("use torch's fused step where it is safe, and say so where it is not")

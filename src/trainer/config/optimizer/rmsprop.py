@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from runner.config import key
+from runner.config import field
 from trainer.config.optimizer.base import Optimizer
 
 
 @dataclass(kw_only=True)
 class RMSprop(Optimizer):
     name: str = "rmsprop"
-    alpha: float = key("decay of the mean of the squared gradients", least=0, below=1)
-    eps: float = key("added to the denominator", above=0)
-    momentum: float = key("momentum", least=0, below=1)
+    alpha: float = field("decay of the mean of the squared gradients", ge=0, lt=1)
+    eps: float = field("added to the denominator", gt=0)
+    momentum: float = field("momentum", ge=0, lt=1)

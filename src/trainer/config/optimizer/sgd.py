@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runner.config import key
+from runner.config import field
 from runner.errors import UserError
 from trainer.config.optimizer.fused import Fused
 
@@ -10,8 +10,8 @@ from trainer.config.optimizer.fused import Fused
 @dataclass(kw_only=True)
 class SGD(Fused):
     name: str = "sgd"
-    momentum: float = key("momentum", least=0, below=1)
-    nesterov: bool = key("Nesterov's momentum; needs a momentum above 0")
+    momentum: float = field("momentum", ge=0, lt=1)
+    nesterov: bool = field("Nesterov's momentum; needs a momentum above 0")
 
     def __post_init__(self) -> None:
         super().__post_init__()

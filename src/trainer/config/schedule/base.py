@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.fields import Option
-from runner.config import key
+from runner.config import field
 
 
 @dataclass(kw_only=True)
 class Schedule(Option):
     """Base of the schedules of the learning rate."""
 
-    warmup: int = key("steps over which the rate rises linearly to lr", least=0)
+    warmup: int = field("steps over which the rate rises linearly to lr", ge=0)
 
     spans_all_steps: ClassVar[bool] = False  # whether the rate of a step depends on how many steps there are

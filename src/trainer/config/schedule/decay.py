@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.config import key
+from runner.config import field
 from trainer.config.schedule.base import Schedule
 
 
@@ -11,6 +11,6 @@ from trainer.config.schedule.base import Schedule
 class Decay(Schedule):
     """Base of the schedules that end at a share of lr."""
 
-    final: float = key("the rate at the last step, as a share of lr", least=0, most=1)
+    final: float = field("the rate at the last step, as a share of lr", ge=0, le=1)
 
     spans_all_steps: ClassVar[bool] = True
