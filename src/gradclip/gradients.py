@@ -125,6 +125,7 @@ class Parameters:
         self._module = source if isinstance(source, nn.Module) else None
         self._listed = [] if isinstance(source, nn.Module) else _listed(source)
         self._groups = ParameterGroups(process_group)
+        self._names: tuple[str, ...] = ()
 
     def read(self, *, with_gradients: bool = True) -> Gradients:
         """All parameters with the gradients that they have now, or, with no collective, without any.
@@ -135,6 +136,9 @@ class Parameters:
         if not named:
             raise ValueError("the Clipper has no parameters; an iterator can be read only once")
         names = plain_names(tuple([name for name, _ in named]))
+        if self._module is not None and names is not self._names:
+            refuse_fsdp1(self._module)
+            self._names = names
         parameters = [parameter for _, parameter in named]
         sharded = any(type(p) is not Parameter and is_dtensor(p) for p in parameters)
         if sharded and with_gradients:
@@ -195,10 +199,10 @@ def without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def refuse_fsdp1(modules: Iterable[nn.Module]) -> None:
+def refuse_fsdp1(model: nn.Module) -> None:
     """Raises TypeError for FullyShardedDataParallel, whose parameters are flattened shards without a shape."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in modules):
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
         raise TypeError("FullyShardedDataParallel (FSDP1) hides the parameters; shard with FSDP2's fully_shard instead")
 
 

@@ -222,7 +222,7 @@ class PolicyRunner:
                 limit = torch.as_tensor(bounds[index], device=tensor.device).expand(tensor.shape)
                 limits[index] = limit.amax() if limit.numel() else 0.0  # an empty shard
                 largest[index], exceeded[index] = clamp_each(tensor, limit)
-            after = gradients.norms()
+            after = before if gradients.shards else gradients.norms()
         for index, tensor in own.items():
             if memory := policy.remember(tensor, memories[index]):
                 self._elements[gradients.names[index]] = memory

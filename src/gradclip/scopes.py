@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradclip import foreach
 from gradclip.distributed import gather_norms, is_dtensor, rows_of
 from gradclip.gradients import Gradients
-from gradclip.norms import SMALL, combine, combine_groups, index_tensor, is_host, row_norms, wide_dtype
+from gradclip.norms import SMALL, combine, combine_groups, in_order, index_tensor, is_host, row_norms, wide_dtype
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -57,8 +57,9 @@ class Blocks:
 
     def sizes(self, gradients: Gradients) -> Tensor:
         """[blocks]: how many elements of gradients each block has."""
-        counts = [0 if t is None else p.numel() for p, t in zip(gradients.parameters, gradients.tensors, strict=True)]
+        counts = [0 if weight is None else weight.numel() for weight in gradients.weights()]
         each = index_tensor(tuple(counts), gradients.device).to(wide_dtype(gradients.device))
+        each = gather_norms(each, gradients.shards, 1.0) if gradients.shards else each
         if self.shared and gradients.partition:
             return gradients.over_processes(each, self.block_of, len(self), 1.0)
         chosen, members = (index_tensor(numbers, each.device) for numbers in (self.selected, self.members))
@@ -135,20 +136,20 @@ class Units(Blocks):
 
     def sizes(self, gradients: Gradients) -> Tensor:
         """[units]: how many elements of gradients each unit has."""
-        parts = []
-        for index, rows in self._rows.items():
-            size = 0 if gradients.tensors[index] is None else gradients.parameters[index].numel() / max(rows, 1)
-            parts.append(torch.full((rows,), float(size), dtype=wide_dtype(gradients.device), device=gradients.device))
-        return torch.cat(parts)
+        found, weights = {}, gradients.weights()
+        for index in self.selected:
+            weight, count = weights[index], self._count(index)
+            size = 0 if weight is None else weight.numel() / max(count, 1)
+            wide = wide_dtype(gradients.device)
+            found[index] = self._placed(index, torch.full((count,), float(size), dtype=wide, device=gradients.device))
+        return self._gathered(gradients, found, 1.0)
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
         """[parameters]: the 2-norms after scaling, measured, since the units of a parameter are scaled differently."""
         return gradients.norms()
 
     def _norms(self, gradients: Gradients, tensors: Sequence[Tensor | None], p: float) -> Tensor:
-        alike: dict[object, list[tuple[int, Tensor]]] = defaultdict(
-            list
-        )  # small ones of one shape are measured together
+        alike: dict[object, list[tuple[int, Tensor]]] = defaultdict(list)  # small ones of one shape go together
         for index in self.selected:
             if (tensor := tensors[index]) is not None:
                 small = tensor.numel() <= SMALL
@@ -160,10 +161,16 @@ class Units(Blocks):
             indices, matrices = zip(*pairs, strict=True)
             norms = row_norms(torch.cat(matrices) if len(matrices) > 1 else matrices[0], p).to(device, wide)
             for index, some in zip(indices, torch.split(norms, list(map(len, matrices))), strict=True):
-                here = self._here.get(index)
-                found[index] = (
-                    some if here is None else found[index].index_copy(0, index_tensor(here, some.device), some)
-                )
+                found[index] = self._placed(index, some)
+        return self._gathered(gradients, found, p)
+
+    def _placed(self, index: int, here: Tensor) -> Tensor:
+        """[units of the parameter]: figures of the units that this process holds, and 0 for the others."""
+        numbers = self._here.get(index)
+        return here if numbers is None else in_order([here], numbers, here.new_zeros(self._rows[index]))
+
+    def _gathered(self, gradients: Gradients, found: dict[int, Tensor], p: float) -> Tensor:
+        """[units]: the p-norms over all processes from those of each, by the parameters' indices; sums with p = 1."""
         whole = torch.cat(list(found.values()))
         if not gradients.shards:
             return whole
