@@ -7,7 +7,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gradclip.norms import LARGE_PART, PART, buffer, in_order, index_tensor, is_host, magnitudes, row_norms, stacked
+from gradclip.norms import (
+    LARGE_PART,
+    PART,
+    buffer,
+    in_order,
+    index_tensor,
+    is_host,
+    magnitudes,
+    row_norms,
+    stacked,
+    wide_dtype,
+)
 
 
 def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,13 +48,20 @@ def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tens
     return largest, exceeded, after
 
 
-def clamp_each(tensor: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
-    """Clamps every element to its own bound, in place; a nan stays. 0-d: the largest magnitude, how many exceeded."""
+def clamp_each(tensor: Tensor, bounds: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    """Clamps every element to its own bound, in place; a nan stays.
+
+    Returns three 0-d tensors: the largest magnitude, how many elements exceeded their bound, and the largest bound.
+    """
+    bounds = torch.as_tensor(bounds, device=tensor.device).expand(tensor.shape)
     sizes = tensor.abs()
     exceeded = (sizes > bounds).sum()
     limits = bounds.to(tensor.dtype)
     tensor.copy_(tensor.clamp(-limits, limits).where(~tensor.isnan(), tensor))
-    return sizes.amax() if sizes.numel() else sizes.new_zeros(()), exceeded
+    if not tensor.numel():  # an empty shard
+        return exceeded, exceeded, exceeded
+    wide = wide_dtype(tensor.device)
+    return sizes.amax().to(wide), exceeded.to(wide), bounds.amax().to(wide)
 
 
 def _clamp_rows(matrix: Tensor, bound: float) -> tuple[Tensor, Tensor]:

@@ -205,30 +205,27 @@ class PolicyRunner:
         own = {index: tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None}
         memories = {index: self._memory_of(policy, gradients, index, tensor) for index, tensor in own.items()}
         bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in own.items()}
-        largest, exceeded, after = torch.zeros_like(before), torch.zeros_like(before), before
-        limits = torch.full_like(before, math.inf)
         numbers = {bound for bound in bounds.values() if not isinstance(bound, Tensor)}
+        chosen, after = index_tensor(tuple(own), before.device), before
+        figures = [torch.zeros_like(before)] * 3
         if len(numbers) == 1 and not any(isinstance(bound, Tensor) for bound in bounds.values()):
             bound = float(*numbers)
-            chosen = index_tensor(tuple(own), before.device)
-            found = clamp(list(own.values()), bound, before[chosen])
-            largest, exceeded, after = (
-                all_of.index_copy(0, chosen, some)
-                for all_of, some in zip((largest, exceeded, before), found, strict=True)
-            )
-            limits.index_fill_(0, chosen, bound)
+            largest, exceeded, measured = clamp(list(own.values()), bound, before[chosen])
+            after = before.index_copy(0, chosen, measured)
+            found = [largest, exceeded, torch.full_like(largest, bound)]
+            figures = [all_of.index_copy(0, chosen, some) for all_of, some in zip(figures, found, strict=True)]
         elif own:
-            for index, tensor in own.items():
-                limit = torch.as_tensor(bounds[index], device=tensor.device).expand(tensor.shape)
-                limits[index] = limit.amax() if limit.numel() else 0.0  # an empty shard
-                largest[index], exceeded[index] = clamp_each(tensor, limit)
+            each = [torch.stack(clamp_each(tensor, bounds[index])).to(before) for index, tensor in own.items()]
+            figures = [torch.zeros_like(before).index_copy(0, chosen, some) for some in torch.stack(each, 1)]
             after = before if gradients.shards else gradients.norms()
         for index, tensor in own.items():
             if memory := policy.remember(tensor, memories[index]):
                 self._elements[gradients.names[index]] = memory
+        largest, exceeded, limits = figures
         if gradients.shards:
-            largest, limits = (gather_norms(figures, gradients.shards, math.inf) for figures in (largest, limits))
+            largest, limits = (gather_norms(each, gradients.shards, math.inf) for each in (largest, limits))
             exceeded, after = gather_norms(exceeded, gradients.shards, 1.0), gradients.norms()
+        limits = limits.where(limits > 0, math.inf)  # 0 where there is no gradient
         chosen = index_tensor(blocks.selected, before.device)
         total = sum(gradients.count(index) for index in blocks.selected)
         return Outcome(largest[chosen], limits[chosen], exceeded[chosen].sum(), total, after)
