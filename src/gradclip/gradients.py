@@ -68,9 +68,14 @@ class Gradients:
         return gather_norms(norms, self.shards, p) if self.shards else norms
 
     def weights(self) -> list[Tensor | None]:
-        """What this process holds of each parameter that has a gradient."""
-        pairs = zip(self.parameters, self.tensors, strict=True)
-        return [None if tensor is None else local_tensor(parameter) for parameter, tensor in pairs]
+        """What this process holds of each parameter that has a gradient, here or perhaps on another process."""
+        sharded = [bool(groups) for groups in self.shards] or [False] * len(self.names)
+        found = zip(self.parameters, self.tensors, sharded, strict=True)
+        return [local_tensor(p) if t is not None or (shard and p.requires_grad) else None for p, t, shard in found]
+
+    def sizes(self) -> list[int]:
+        """How many elements of each parameter's gradient this process holds; a sparse gradient stands for all."""
+        return [0 if t is None else local_tensor(p).numel() for p, t in zip(self.parameters, self.tensors, strict=True)]
 
     def total(self, norms: Tensor, p: float = 2.0, chosen: Sequence[int] | None = None) -> Tensor:
         """0-d: the p-norm of all parameters together, or the chosen ones, over all processes, from their own norms.

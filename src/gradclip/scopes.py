@@ -33,7 +33,7 @@ class Blocks:
         self.labels, self.block_of, self.shared = labels, block_of, shared
         self.selected = tuple(index for index, block in enumerate(block_of) if block is not None)
         self.members = tuple(block for block in block_of if block is not None)
-        self.is_whole = len(labels) == 1 and len(self.selected) == len(block_of)
+        self.is_whole = shared and len(labels) == 1 and len(self.selected) == len(block_of)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,8 +57,7 @@ class Blocks:
 
     def sizes(self, gradients: Gradients) -> Tensor:
         """[blocks]: how many elements of gradients each block has."""
-        counts = [0 if weight is None else weight.numel() for weight in gradients.weights()]
-        each = index_tensor(tuple(counts), gradients.device).to(wide_dtype(gradients.device))
+        each = index_tensor(tuple(gradients.sizes()), gradients.device).to(wide_dtype(gradients.device))
         each = gather_norms(each, gradients.shards, 1.0) if gradients.shards else each
         if self.shared and gradients.partition:
             return gradients.over_processes(each, self.block_of, len(self), 1.0)
@@ -136,12 +135,11 @@ class Units(Blocks):
 
     def sizes(self, gradients: Gradients) -> Tensor:
         """[units]: how many elements of gradients each unit has."""
-        found, weights = {}, gradients.weights()
+        found, sizes = {}, gradients.sizes()
         for index in self.selected:
-            weight, count = weights[index], self._count(index)
-            size = 0 if weight is None else weight.numel() / max(count, 1)
-            wide = wide_dtype(gradients.device)
-            found[index] = self._placed(index, torch.full((count,), float(size), dtype=wide, device=gradients.device))
+            count = self._count(index)
+            each = torch.zeros(count, dtype=wide_dtype(gradients.device), device=gradients.device)
+            found[index] = self._placed(index, each.fill_(sizes[index] / max(count, 1)))
         return self._gathered(gradients, found, 1.0)
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
