@@ -1,5 +1,6 @@
 """On several processes with meshes, groups and missing gradients: as one process that holds everything."""
 
+import gc
 import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -284,13 +285,19 @@ def two(rank: int, port: int, folder: str, those: list[Policy]) -> None:
         "partly replicated": partly_replicated(rank),
         "FSDP1": fsdp1(),
     }
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    distributed.destroy_process_group()
+    finish(found, Path(folder) / f"{rank}.pt")
 
 
 def four(rank: int, port: int, folder: str, those: list[Policy]) -> None:
     setup(rank, 4, port)
-    torch.save(on_meshes(rank, those), Path(folder) / f"{rank}.pt")
+    finish(on_meshes(rank, those), Path(folder) / f"{rank}.pt")
+
+
+def finish(found: Record, path: Path) -> None:
+    """Saves what a process found and ends its group; models that hold hooks of it go first, or gloo may abort."""
+    torch.save(found, path)
+    distributed.barrier()
+    gc.collect()
     distributed.destroy_process_group()
 
 
