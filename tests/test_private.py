@@ -15,7 +15,13 @@ from tests.support import ROOT
 
 OWN = {"gradclip", "runner", "trainer", "scripts", "tests", "evidence"}
 DOCUMENTED = {"os._exit", "_replace", "_asdict"}  # public, although they begin with an underscore
-SETTABLE = {"grad", "torch.backends.cudnn.benchmark", "wall_time", "simple_value"}  # documented as ones to assign
+SETTABLE = {
+    "grad",
+    "grad_dtype",
+    "torch.backends.cudnn.benchmark",
+    "wall_time",
+    "simple_value",
+}  # documented as ones to assign
 REPLACED = {"error", "handleError"}  # methods that were replaced by assignment once
 WITHOUT_UNDERSCORE = {"unwrap", "f_locals", "mallopt", "set_start_method"}
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}  # functions and methods that take an attribute's name
