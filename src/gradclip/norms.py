@@ -120,8 +120,7 @@ def in_order(parts: Sequence[Tensor], indices: Sequence[int], like: Tensor) -> T
 @lru_cache(maxsize=256)
 def index_tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """The numbers as an index on a device. Cached, since making one on an accelerator waits for it."""
-    with torch.inference_mode(False):
-        return torch.tensor(numbers, dtype=torch.long, device=device)
+    return torch.tensor(numbers, dtype=torch.long, device=device)
 
 
 def combine(norms: Tensor, p: float) -> Tensor:

@@ -13,6 +13,7 @@ from gradclip import (
     Clipper,
     InvalidField,
     NoClip,
+    NonFiniteGradientError,
     Normalize,
     Policy,
     SoftClip,
@@ -109,3 +110,34 @@ def test_check_fails_on_a_bad_gradient_unless_it_is_to_be_kept(mode: str, bad: f
     keeping = Clipper(model.named_parameters(), NoClip(nonfinite="keep"))
     keeping.clip()
     keeping.check()
+
+
+def test_the_first_step_may_be_the_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_an_accelerator(monkeypatch)
+    model = with_gradients([torch.tensor([math.nan]), torch.ones(1)])
+    clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
+    clipper.clip()
+    model["p0"].grad, model["p1"].grad = torch.ones(1), torch.tensor([math.inf])
+    clipper.clip()  # is not the first
+    with pytest.raises(NonFiniteGradientError, match=r"gradient in p0 at step 1$"):
+        clipper.raise_if_nonfinite()
+
+
+@pytest.mark.parametrize(
+    ("count", "named"), [(3, "p0, p1, p2"), (4, "p0, p1, p2 and 1 more"), (9, "p0, p1, p2 and 6 more")]
+)
+def test_three_bad_parameters_are_named(count: int, named: str) -> None:
+    model = with_gradients([torch.tensor([math.nan])] * count)
+    with pytest.raises(NonFiniteGradientError, match=rf"^non-finite gradient in {named}$"):
+        Clipper(model.named_parameters(), ClipByNorm(max=1.0)).clip()
+
+
+def test_the_name_that_two_parameters_have_is_said() -> None:
+    named = [(name, nn.Parameter(torch.zeros(1))) for name in ("first", "second", "third", "second")]
+    with pytest.raises(ValueError, match="two parameters have the name second;"):
+        Clipper(named, NoClip())
+
+
+def test_a_threshold_of_hundreds_of_digits_is_refused() -> None:
+    with pytest.raises(InvalidField, match="must be a number above 0"):
+        ClipByNorm(max=10**400)
