@@ -232,13 +232,13 @@ class Clipper:
         bad = ~largest.isfinite()
         if not bool(gradients.total(bad.to(largest.dtype), math.inf)):
             return False
-        if self._policy.nonfinite == "error":
-            raise NonFiniteGradientError(_chosen(gradients.names, bad))
         if self._policy.nonfinite == "zero":
             gradients.zero_nonfinite()
             return False
         for runner in self._runners.values():
             runner.step += 1
+        if self._policy.nonfinite == "error":
+            raise NonFiniteGradientError(_chosen(gradients.names, bad))
         return True
 
     def _remember_nonfinite(self, gradients: Gradients, norms: Tensor) -> Tensor:

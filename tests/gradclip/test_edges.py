@@ -1,6 +1,7 @@
 """The ends of the range of numbers: finite, documented results."""
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -141,3 +142,20 @@ def test_the_name_that_two_parameters_have_is_said() -> None:
 def test_a_threshold_of_hundreds_of_digits_is_refused() -> None:
     with pytest.raises(InvalidField, match="must be a number above 0"):
         ClipByNorm(max=10**400)
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("mode", ["error", "drop", "zero"])
+def test_a_schedule_advances_at_a_bad_step_too(mode: str, on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on_host:
+        as_on_an_accelerator(monkeypatch)
+    model = with_gradients([torch.ones(1)])
+    policy = ClipByNorm(max=3.0, schedule="linear", final=1.0, over=3, nonfinite=mode)
+    clipper = Clipper(model.named_parameters(), policy)
+    limits = []
+    for value in (9.0, math.nan, 9.0):
+        model["p0"].grad = torch.tensor([value])
+        with suppress(NonFiniteGradientError):
+            limits.append(clipper.clip().limits.tolist())
+    assert limits[0] == [3.0]
+    assert limits[-1] == [1.0]
