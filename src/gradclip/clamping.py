@@ -32,7 +32,9 @@ def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tens
     for indices, matrix in stacked(tensors):
         limit = _representable(bound, matrix.dtype)
         largest, exceeded = _clamp_rows(matrix, limit)
-        after = before[index_tensor(tuple(indices), before.device)]
+        first = indices[0]
+        one = before[first : first + 1]  # by an index that would have to be sent, only where there are several
+        after = one if len(indices) == 1 else before[index_tensor(tuple(indices), before.device)]
         if not is_host(matrix.device) or bool(exceeded.any()):
             after = row_norms(matrix)
             if len(indices) > 1 or matrix.data_ptr() != tensors[indices[0]].data_ptr():  # the matrix is a copy
@@ -53,14 +55,15 @@ def clamp_each(tensor: Tensor, bounds: Tensor | float) -> tuple[Tensor, Tensor, 
 
     Returns three 0-d tensors: the largest magnitude, how many elements exceeded their bound, and the largest bound.
     """
-    bounds = torch.as_tensor(bounds, device=tensor.device).expand(tensor.shape)
+    wide = wide_dtype(tensor.device)
+    if not isinstance(bounds, Tensor):
+        bounds = torch.full((), bounds, dtype=wide, device=tensor.device)
     sizes = tensor.abs()
     exceeded = (sizes > bounds).sum()
     limits = bounds.to(tensor.dtype)
     tensor.copy_(tensor.clamp(-limits, limits).where(~tensor.isnan(), tensor))
     if not tensor.numel():  # an empty shard
-        return exceeded, exceeded, exceeded
-    wide = wide_dtype(tensor.device)
+        return exceeded.to(wide), exceeded.to(wide), exceeded.to(wide)
     return sizes.amax().to(wide), exceeded.to(wide), bounds.amax().to(wide)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,18 +53,24 @@ class Clipper:
     """Clips the gradients of a model in place, and reports their norms before and after.
 
     source: a module, whose parameters are looked up at each call, or `named_parameters()`, whose parameters are
-        taken as they are. Those without a gradient, unused or frozen, are left alone, and a tied one counts once.
-        For several models: `nn.ModuleDict({"generator": …, "discriminator": …})`.
-    policy: one of `Policy.options`. It may be changed between calls, where its memory allows that.
+        taken as they are, without knowing which of them belong to transposed convolutions. Parameters without a
+        gradient, unused or frozen, are left alone, and a tied one counts once. For several models:
+        `nn.ModuleDict({"generator": …, "discriminator": …})`.
+    policy: one of `Policy.options`. Its fields may be changed between calls, but for those that say what its memory
+        means (scope, norm_type, window, warmup) once there is one. With a GradScaler, whose scale is found by
+        overflowing, it needs `nonfinite=drop`.
     optimizer: one or several; needed for the scope `group`, and for `check()` to find gradients that the
         optimizer will use and the Clipper has not seen.
     process_group: one or several, whose processes hold different parameters (a pipeline), so that norms are those
         of all of them; or glob patterns of parameter names with their groups (experts), where all other parameters
-        are the same on every process. DTensors need none. Blocks smaller than an optimizer's group are a process's
-        own, as are `norms`, `limits` and `fraction` of the report then.
+        are the same on every process. DTensors need none.
 
-    Nothing that the model, the optimizer or the policy may change is remembered from one call to the next, but
-    the policy's memory, by the names of the blocks.
+    A block is what is measured together: a scope's model, group, layer, parameter or unit. With `process_group` the
+    blocks of the scopes model and group extend over the processes; those of the other scopes are a process's
+    own, and so are `norms`, `limits` and `fraction` of its report.
+
+    Nothing that the model, the optimizer or the policy may change is kept from one call to the next. An adaptive
+    policy's memory is kept by the names of its blocks: a block that joins later begins with an empty one.
     """
 
     def __init__(
@@ -81,8 +86,7 @@ class Clipper:
             [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         )
         self.policy = policy
-        self._policy = copy.deepcopy(policy)  # as the runners have it
-        self._runners = self._new_runners(self._policy)
+        self._runners = self._new_runners()
         self._nonfinite: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
         self._report: ClipReport | None = None
         self._seen: tuple[tuple[str, ...], list[int]] = (), []  # the names in the last clip(), and the gradients' ids
@@ -105,27 +109,26 @@ class Clipper:
         something that does not fit.
         """
         self._report = None
-        if self.policy != self._policy:
-            self._take_over_policy()
+        self._refresh()
         gradients = self._parameters.read()
         if not gradients.indices and not self._warned:
             self._warned = True
             warnings.warn("clip() found no gradient: no parameter that the Clipper knows has one", stacklevel=3)
-        mode, looks = self._policy.nonfinite, gradients.on_host or self._policy.nonfinite == "drop"
+        mode, looks = self.policy.nonfinite, gradients.on_host or self.policy.nonfinite == "drop"
         if mode == "zero" and not looks:
             gradients.zero_nonfinite()
         before = gradients.norms()
-        total, erase, dropped = gradients.total(before), None, False
+        total, dropped = gradients.total(before), False
+        norms = before
         if mode == "error" and not looks:
-            erase = self._remember_nonfinite(gradients, before)
+            bad = self._remember_nonfinite(gradients, before)
+            gradients.erase_if(bad)
+            norms = before.masked_fill(bad, 0)  # of gradients that enter no memory
         elif mode != "keep" and looks and not math.isfinite(total.item()):  # the total is the same on all processes
             dropped = self._drops_nonfinite(gradients)
-            before = gradients.norms()
+            before = norms = gradients.norms()
             total = gradients.total(before)
-        outcome = _skipped(before) if dropped else self._apply(gradients, before, total)
-        if erase is not None:
-            gradients.erase_if(erase)
-            outcome.after = outcome.after.masked_fill(erase, 0)
+        outcome = _skipped(before) if dropped else self._apply(gradients, norms)
         self._seen = gradients.names, gradients.ids()
         unchanged = outcome.after is before and not gradients.partition
         self._report = ClipReport(
@@ -133,7 +136,7 @@ class Clipper:
             after=total if unchanged else gradients.total(outcome.after),
             norms=outcome.norms,
             limits=outcome.limits,
-            fraction=outcome.exceeded / max(outcome.total, 1),
+            fraction=outcome.exceeded / torch.as_tensor(outcome.total, device=before.device).clamp(min=1),
             dropped=outcome.dropped,
             names=gradients.names,
             parameter_before=before,
@@ -145,19 +148,21 @@ class Clipper:
     def check(self) -> None:
         """Looks at the gradients again; to be called right before the optimizer's step. Reads from the device.
 
-        Raises ClipCheckError unless every gradient is the tensor that the last report speaks of, with the norm
-        that it says, and within the limits: it finds gradients that were clipped while still scaled for AMP,
-        clipped before backward, added to afterwards, not limited by a faulty policy, or nan, unless
-        `nonfinite=keep`. With `optimizer=` it finds gradients that the optimizer will use and `clip()` has not
-        seen. It does not find a change in place that keeps the parameter's norm to 5e-6, such as one of sign.
+        Raises NonFiniteGradientError as `raise_if_nonfinite()` does, and ClipCheckError unless every gradient is
+        the tensor that the last report speaks of, with the norm that it says, and within the limits: it finds
+        gradients that were clipped while still scaled for AMP, clipped before backward, added to afterwards, not
+        limited by a faulty policy, or nan, unless `nonfinite=keep`. With `optimizer=` it finds gradients that the
+        optimizer will use and `clip()` has not seen. It does not find a change in place that keeps the parameter's
+        norm to 5e-6, such as one of sign.
         """
+        self.raise_if_nonfinite()
         report = self._report
         if report is None:
             raise ClipCheckError("check() came before clip()")
         gradients = self._parameters.read()
+        now, told = gradients.norms(), report.parameter_after  # collectives first: a process that raises joins none
         self._check_ids(gradients)
-        now, told = gradients.norms(), report.parameter_after
-        largest = max((gradients.count(index) for index in gradients.indices), default=1)
+        largest = max((gradients.parameters[index].numel() for index in gradients.indices), default=1)
         same = (now - told).abs() <= TOLERANCE * told + FTZ_TOLERANCE * largest**0.5
         same |= ~told.isfinite() & ~now.isfinite()
         if not bool(same.all()):
@@ -193,34 +198,34 @@ class Clipper:
         """Takes over a saved memory; raises ValueError if another policy, other options or other blocks wrote it."""
         if state.keys() != self._runners.keys():
             raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._runners)}")
-        parameters, runners = self._parameters.read(with_gradients=False), self._new_runners(self._policy)
+        parameters, runners = self._parameters.read(with_gradients=False), self._new_runners()
         for label, runner in runners.items():
             runner.load_state_dict(state[label], parameters)
         self._runners, self._report = runners, None
 
-    def _new_runners(self, policy: Policy) -> dict[str, PolicyRunner]:
-        chosen = policy.links if isinstance(policy, Chain) else {"": policy}
-        return {label: PolicyRunner(link, self._optimizers) for label, link in chosen.items()}
+    def _new_runners(self) -> dict[str, PolicyRunner]:
+        links = self.policy.links if isinstance(self.policy, Chain) else {"": self.policy}
+        return {label: PolicyRunner(link, self._optimizers) for label, link in links.items()}
 
-    def _take_over_policy(self) -> None:
-        """Makes the runners anew for a policy that was changed; raises InvalidField or ValueError if that can't be."""
-        policy = copy.deepcopy(self.policy)
-        for each in [*policy.links.values(), policy] if isinstance(policy, Chain) else [policy]:
-            each.__post_init__()
-        runners = self._new_runners(policy)
-        step = next(iter(self._runners.values())).step
-        for label, runner in runners.items():
-            runner.step = step
-            if label in self._runners:
-                runner.adopt(self._runners[label])
-        self._policy, self._runners = policy, runners
+    def _refresh(self) -> None:
+        """Follows a policy that was changed or replaced; raises InvalidField or ValueError where that cannot be."""
+        links = self.policy.links if isinstance(self.policy, Chain) else {"": self.policy}
+        if [*links.items()] != [(label, runner.policy) for label, runner in self._runners.items()]:
+            first = next(iter(self._runners.values()))
+            self.policy.__post_init__()
+            runners = self._new_runners()
+            for label, runner in runners.items():
+                runner.adopt(self._runners.get(label, first))
+            self._runners = runners
+        for runner in self._runners.values():
+            runner.refresh()
 
-    def _apply(self, gradients: Gradients, before: Tensor, total: Tensor) -> Outcome:
-        """What all policies did, one after the other."""
+    def _apply(self, gradients: Gradients, norms: Tensor) -> Outcome:
+        """What all policies did, one after the other. norms: the 2-norms of the parameters, [parameters]."""
         outcomes: list[Outcome] = []
         for runner in self._runners.values():
-            after = outcomes[-1].after if outcomes else before
-            outcomes.append(runner.apply(gradients, after, gradients.total(after) if outcomes else total))
+            outcomes.append(runner.apply(gradients, norms))
+            norms = outcomes[-1].after
         return merge(outcomes)
 
     def _drops_nonfinite(self, gradients: Gradients) -> bool:
@@ -232,12 +237,12 @@ class Clipper:
         bad = ~largest.isfinite()
         if not bool(gradients.total(bad.to(largest.dtype), math.inf)):
             return False
-        if self._policy.nonfinite == "zero":
+        if self.policy.nonfinite == "zero":
             gradients.zero_nonfinite()
             return False
         for runner in self._runners.values():
             runner.step += 1
-        if self._policy.nonfinite == "error":
+        if self.policy.nonfinite == "error":
             raise NonFiniteGradientError(_chosen(gradients.names, bad))
         return True
 

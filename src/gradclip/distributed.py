@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,19 +42,19 @@ def local_tensor(tensor: Any) -> Tensor:
 def redistribute_gradients(parameters: Sequence[Any]) -> None:
     """Brings every DTensor gradient into the placements of its parameter; a sum that is still in parts is summed.
 
-    A parameter that is replicated on its whole mesh may have such a partial sum on one process and no gradient
-    on another: the processes tell each other first, and one without a gradient contributes zeros.
+    A parameter that is replicated may have such a partial sum on one process and no gradient on another: the
+    processes tell each other first, and one without a gradient contributes zeros.
     """
     replicated: dict[Any, list[Any]] = {}
     for parameter in parameters:
         if is_dtensor(parameter):
-            if all(placement.is_replicate() for placement in parameter.placements):
-                replicated.setdefault(parameter.device_mesh, []).append(parameter)
+            mesh = parameter.device_mesh
+            if any(each.is_replicate() and mesh.size(dim) > 1 for dim, each in enumerate(parameter.placements)):
+                replicated.setdefault(mesh, []).append(parameter)
             elif parameter.grad is not None and parameter.grad.placements != parameter.placements:
                 parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
     for mesh, those in replicated.items():
-        if mesh.size() > 1:
-            _sum_partial_gradients(mesh, those)
+        _sum_partial_gradients(mesh, those)
 
 
 def _sum_partial_gradients(mesh: Any, parameters: Sequence[Any]) -> None:
@@ -68,28 +69,29 @@ def _sum_partial_gradients(mesh: Any, parameters: Sequence[Any]) -> None:
         if anywhere:
             gradient = parameter.grad
             if gradient is None:
+                placements = [Partial() if each.is_replicate() else each for each in parameter.placements]
                 zeros = torch.zeros_like(local_tensor(parameter))
-                gradient = DTensor.from_local(zeros, mesh, [Partial()] * mesh.ndim)
+                gradient = DTensor.from_local(
+                    zeros, mesh, placements, shape=parameter.shape, stride=parameter.stride(), run_check=False
+                )
             parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 def rows_of(tensor: Any) -> tuple[int, ...] | None:
-    """The indices of the rows that this process holds of a DTensor; None where it holds all rows, or a part of each.
-
-    Raises ValueError where they are not consecutive, as under FSDP2 with tensor parallelism.
-    """
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
-    along_rows = [getattr(placement, "dim", None) == 0 for placement in tensor.placements]
+    """The indices of the rows that this process holds of a DTensor; None where it holds all rows, or a part of each."""
+    along_rows = tuple(getattr(placement, "dim", None) == 0 for placement in tensor.placements)
     if not any(along_rows):
         return None
-    placements = [Shard(0) if along else Replicate() for along in along_rows]
-    strided = any(along and type(p) is not Shard for along, p in zip(along_rows, tensor.placements, strict=True))
-    if strided:
-        placements = list(tensor.placements)
-    numbers = torch.arange(tensor.shape[0], device=local_tensor(tensor).device)
+    return _rows(len(tensor), tensor.device_mesh, tensor.placements, along_rows)
+
+
+@lru_cache(maxsize=1024)
+def _rows(count: int, mesh: Any, placements: tuple[Any, ...], along_rows: tuple[bool, ...]) -> tuple[int, ...]:
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    kept = [placement if along else Replicate() for along, placement in zip(along_rows, placements, strict=True)]
     # Without a source rank every process takes its shard of its own copy, and nothing is sent.
-    spread: Any = distribute_tensor(numbers, tensor.device_mesh, placements, src_data_rank=None)
+    spread: Any = distribute_tensor(torch.arange(count, device=mesh.device_type), mesh, kept, src_data_rank=None)
     return tuple(local_tensor(spread).tolist())
 
 
@@ -145,6 +147,6 @@ class ParameterGroups:
             matching = [index for index in left if fnmatchcase(names[index], pattern)]
             if not matching and pattern != "*":
                 raise UnmatchedPatternError("process_group", pattern, names)
-            left = [index for index in left if index not in set(matching)]
             found.append((tuple(matching), groups))
+            left = [index for index in left if not fnmatchcase(names[index], pattern)]
         return [*found, (tuple(left), ())]

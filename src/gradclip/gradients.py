@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from gradclip.distributed import (
 from gradclip.errors import InvalidField, UnmatchedPatternError
 from gradclip.norms import combine, combine_groups, index_tensor, is_host, tensor_norms, wide_dtype
 
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
@@ -35,7 +37,7 @@ class Gradients:
 
     tensors: the gradients as dense tensors that share the gradients' memory, None where there is none: of a
         DTensor what this process holds, of a sparse gradient its coalesced values.
-    modules: those of the model, where it is known.
+    module: the model, where it is known.
     shards: by which process groups each parameter is sharded; partition: which parameters differ between the
         processes of which groups. Both are empty in a single process.
     """
@@ -43,7 +45,7 @@ class Gradients:
     names: tuple[str, ...]
     parameters: list[Parameter]
     tensors: list[Tensor | None]
-    modules: Iterable[nn.Module] = ()
+    module: nn.Module | None = None
     shards: list[Groups] = field(default_factory=list)
     partition: list[tuple[tuple[int, ...], Groups]] = field(default_factory=list)
 
@@ -55,17 +57,31 @@ class Gradients:
         self.device = self.parameters[self.indices[0]].device if self.indices else devices[0]
         self.on_host = all(map(is_host, devices))
 
-    def norms(self, p: float = 2.0, tensors: Sequence[Tensor | None] | None = None) -> Tensor:
-        """[parameters]: the p-norms of the gradients, 0 where there is none. tensors: measured in their stead."""
-        present = [tensor for tensor in (self.tensors if tensors is None else tensors) if tensor is not None]
-        if len(present) == len(self.names):
+    def norms(self, p: float = 2.0) -> Tensor:
+        """[parameters]: the p-norms of the gradients, 0 where there is none."""
+        return self.norms_of(self.tensors, p)
+
+    def norms_of(self, tensors: Sequence[Tensor | None], p: float) -> Tensor:
+        """[parameters]: the p-norm of each tensor, which are shards where the parameters are, 0 where there is none."""
+        present = [tensor for tensor in tensors if tensor is not None]
+        if len(present) == len(tensors):
             norms = tensor_norms(present, p)
         else:
-            norms = torch.zeros(len(self.names), dtype=wide_dtype(self.device), device=self.device)
-            if present:
-                found = tensor_norms(present, p).to(self.device)
-                norms = norms.index_copy(0, index_tensor(tuple(self.indices), self.device), found)
+            zero = torch.zeros((), dtype=wide_dtype(self.device), device=self.device)
+            found = iter(tensor_norms(present, p).to(self.device).unbind() if present else ())
+            norms = torch.stack([zero if tensor is None else next(found) for tensor in tensors])
         return gather_norms(norms, self.shards, p) if self.shards else norms
+
+    def element_counts(self) -> Tensor:
+        """[parameters]: how many elements the gradients have, on all processes, 0 where no process has one.
+
+        A sparse gradient counts as its parameter does.
+        """
+        wide = wide_dtype(self.device)
+        zero = torch.zeros((), dtype=wide, device=self.device)
+        there = torch.stack([zero if tensor is None else zero + 1 for tensor in self.tensors])
+        there = gather_norms(there, self.shards, math.inf) if self.shards else there
+        return there * index_tensor(tuple(p.numel() for p in self.parameters), self.device)
 
     def weights(self) -> list[Tensor | None]:
         """What this process holds of each parameter that has a gradient, here or perhaps on another process."""
@@ -73,17 +89,14 @@ class Gradients:
         found = zip(self.parameters, self.tensors, sharded, strict=True)
         return [local_tensor(p) if t is not None or (shard and p.requires_grad) else None for p, t, shard in found]
 
-    def sizes(self) -> list[int]:
-        """How many elements of each parameter's gradient this process holds; a sparse gradient stands for all."""
-        return [0 if t is None else local_tensor(p).numel() for p, t in zip(self.parameters, self.tensors, strict=True)]
-
     def total(self, norms: Tensor, p: float = 2.0, chosen: Sequence[int] | None = None) -> Tensor:
         """0-d: the p-norm of all parameters together, or the chosen ones, over all processes, from their own norms.
 
         norms: [parameters]. chosen: indices.
         """
         if self.partition:
-            block_of = [0 if chosen is None or index in set(chosen) else None for index in range(len(norms))]
+            members = range(len(norms)) if chosen is None else set(chosen)
+            block_of = [0 if index in members else None for index in range(len(norms))]
             return self.over_processes(norms, block_of, 1, p).view(())
         if chosen is not None and len(chosen) < len(norms):
             norms = norms[index_tensor(tuple(chosen), norms.device)]
@@ -111,13 +124,6 @@ class Gradients:
             if tensor is not None:
                 tensor.masked_fill_(flag.to(tensor.device), 0)  # multiplied by 0, a nan would stay
 
-    def count(self, index: int) -> int:
-        """How many elements a gradient has, on all processes that hold a shard of it; 0 without one."""
-        if self.shards and self.shards[index]:
-            return self.parameters[index].numel()
-        tensor = self.tensors[index]
-        return 0 if tensor is None else tensor.numel()
-
     def ids(self) -> list[int]:
         """[parameters]: the `id` of each gradient, which tells one tensor from another."""
         return [id(parameter.grad) for parameter in self.parameters]
@@ -130,7 +136,8 @@ class Parameters:
         self._module = source if isinstance(source, nn.Module) else None
         self._listed = [] if isinstance(source, nn.Module) else _listed(source)
         self._groups = ParameterGroups(process_group)
-        self._names: tuple[str, ...] = ()
+        self._names: tuple[str, ...] = ()  # with wrappers, as they were read last
+        self._parallel: tuple[str, ...] = ()  # the names of modules that wrap one as their child `module`
 
     def read(self, *, with_gradients: bool = True) -> Gradients:
         """All parameters with the gradients that they have now, or, with no collective, without any.
@@ -140,17 +147,18 @@ class Parameters:
         named = self._named()
         if not named:
             raise ValueError("the Clipper has no parameters; an iterator can be read only once")
-        names = plain_names(tuple([name for name, _ in named]))
-        if self._module is not None and names is not self._names:
+        names = tuple([name for name, _ in named])
+        if names != self._names and self._module is not None:
             refuse_fsdp1(self._module)
-            self._names = names
+            self._parallel = tuple([name for name, m in self._module.named_modules() if isinstance(m, PARALLEL)])
+        self._names = names
+        names = plain_names(names, self._parallel)
         parameters = [parameter for _, parameter in named]
         sharded = any(type(p) is not Parameter and is_dtensor(p) for p in parameters)
         if sharded and with_gradients:
             redistribute_gradients(parameters)
-        modules = () if self._module is None else self._module.modules()
         tensors = [_dense(parameter) if with_gradients else None for parameter in parameters]
-        found = Gradients(names, parameters, tensors, modules)
+        found = Gradients(names, parameters, tensors, self._module)
         if sharded:
             found.shards = [shard_groups(p) if is_dtensor(p) else () for p in parameters]
         if self._groups:
@@ -185,23 +193,22 @@ def _dense(parameter: Parameter) -> Tensor | None:
 
 
 @lru_cache(maxsize=16)
-def plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names without the prefixes of wrappers: those of torch.compile, FSDP and, if all have it, DDP's `module.`.
+def plain_names(names: tuple[str, ...], parallel: tuple[str, ...]) -> tuple[str, ...]:
+    """The names without what torch.compile, FSDP, activation checkpointing and DDP put into them.
 
+    DDP's `module.` is removed below the modules that `parallel` names, and where all names begin with it.
     Raises ValueError if two parameters have one name.
     """
-    plain = tuple(map(without_wrappers, names))
+    for prefix in (f"{name}." if name else "" for name in parallel):
+        inside = prefix + "module."
+        names = tuple(prefix + name.removeprefix(inside) if name.startswith(inside) else name for name in names)
+    plain = tuple(".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names)
     if all(name.startswith("module.") for name in plain):
         plain = tuple(name.removeprefix("module.") for name in plain)
     if len(set(plain)) < len(plain):
         twice = next(name for index, name in enumerate(plain) if name in plain[:index])
         raise ValueError(f"two parameters have the name {twice}; give them prefixes, as named_parameters(prefix=…)")
     return plain
-
-
-def without_wrappers(name: str) -> str:
-    """A dotted name without what torch.compile, FSDP and activation checkpointing put into it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def refuse_fsdp1(model: nn.Module) -> None:

@@ -66,6 +66,7 @@ def row_norms(matrix: Tensor, p: float = 2.0) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(chunk_norms(matrix), 2, 1, dtype=wide)
         doubtful = ~((norms > _floor(matrix.shape[1], matrix.dtype)) & (norms < math.inf))
         if bool(doubtful.any()):
+            doubtful[doubtful.clone()] = row_norms(matrix[doubtful], math.inf) != 0  # the norm of zeros is right
             norms[doubtful] = _careful_norms(matrix[doubtful], p)
         return norms
     return _careful_norms(matrix, p)
@@ -117,7 +118,7 @@ def in_order(parts: Sequence[Tensor], indices: Sequence[int], like: Tensor) -> T
     return torch.zeros_like(like).index_copy(0, index_tensor(tuple(indices), like.device), torch.cat(list(parts)))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def index_tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """The numbers as an index on a device. Cached, since making one on an accelerator waits for it."""
     return torch.tensor(numbers, dtype=torch.long, device=device)
@@ -131,7 +132,9 @@ def combine(norms: Tensor, p: float) -> Tensor:
     if norms.numel() == 0:
         return norms.new_zeros(norms.shape[1:])
     if p == 2.0 and norms.dim() == 1 and is_host(norms.device):
-        return norms.new_tensor(math.hypot(*norms.tolist()))  # which divides by the largest, too
+        total = math.hypot(*norms.tolist())  # divides by the largest, too, but takes inf beside nan for inf
+        if math.isfinite(total):
+            return norms.new_tensor(total)
     largest = norms.amax(0)
     if p == math.inf:
         return largest
@@ -170,12 +173,16 @@ def _host_norms(tensors: Sequence[Tensor]) -> list[float]:
     if not floor < min(found) or not max(found) < math.inf:
         for index, tensor in enumerate(tensors):
             if not _floor(tensor.numel(), tensor.dtype) < found[index] < math.inf and tensor.numel():
-                found[index] = _careful_norms(flat_view(tensor).unsqueeze(0), 2.0).item()
+                matrix = flat_view(tensor).unsqueeze(0)
+                if row_norms(matrix, math.inf).item() != 0:
+                    found[index] = _careful_norms(matrix, 2.0).item()
     return found
 
 
 def _careful_norms(matrix: Tensor, p: float) -> Tensor:
     """The p-norm of each row, [rows], whatever the range of the elements; in parts, so that temporaries are small."""
+    if matrix.numel() == 0:
+        return torch.zeros(len(matrix), dtype=wide_dtype(matrix.device), device=matrix.device)
     most = PART if is_host(matrix.device) else LARGE_PART
     room, found = buffer(matrix, most), []
     for rows in torch.split(matrix, max(most // matrix.shape[1], 1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +28,13 @@ class Outcome:
     """What a policy found and did.
 
     norms, limits: [blocks]. exceeded, total: how many blocks (elements, for elementwise policies) exceeded their
-    limit, 0-d, of how many. after: the parameters' 2-norms, [parameters].
+    limit, of how many, 0-d. after: the parameters' 2-norms, [parameters].
     """
 
     norms: Tensor
     limits: Tensor
     exceeded: Tensor
-    total: int
+    total: Tensor | int
     after: Tensor
     dropped: bool = False
 
@@ -52,6 +53,12 @@ def merge(outcomes: Sequence[Outcome]) -> Outcome:
     )
 
 
+def plain_fields(policy: Policy) -> dict[str, Any]:
+    """A copy of the policy's fields that are plain values, by which a change of them is noticed."""
+    plain = (str, int, float, bool, list, type(None))
+    return {name: copy.copy(value) for name, value in vars(policy).items() if isinstance(value, plain)}
+
+
 class PolicyRunner:
     """A policy and its memory; the blocks are looked up at each call.
 
@@ -66,19 +73,29 @@ class PolicyRunner:
         self._elements: dict[str, Memory] = {}  # of elementwise policies: by the parameter's name
         self._labels: tuple[str, ...] = ()  # of the blocks that the memory belongs to
         self._last: tuple[Tensor, Tensor] | None = None  # norms and limits, for check()
+        self._known = plain_fields(policy)
+
+    def refresh(self) -> None:
+        """Checks a policy whose fields were changed. Raises InvalidField, or ValueError where they fit no memory."""
+        if plain_fields(self.policy) == self._known:
+            return
+        self.policy.__post_init__()
+        if self._memory or self._elements:
+            self._compare(self._known, f"clip={self.policy.name} was changed after it began with")
+        self._known = plain_fields(self.policy)
 
     def blocks(self, gradients: Gradients) -> Blocks:
         """The blocks of the policy's scope; raises ValueError if include, exclude or scope do not suit the model."""
         selected = select(gradients.names, tuple(self.policy.include), tuple(self.policy.exclude))
         return make_blocks(self.policy.scope, gradients, selected, self._optimizers)
 
-    def apply(self, gradients: Gradients, before: Tensor, total: Tensor) -> Outcome:
-        """Limits the gradients in place. before: the parameters' 2-norms, [parameters]; total: that of all, 0-d."""
+    def apply(self, gradients: Gradients, before: Tensor) -> Outcome:
+        """Limits the gradients in place. before: the parameters' 2-norms, [parameters]."""
         policy, blocks = self.policy.at(self.step), self.blocks(gradients)
         if isinstance(policy, ElementwisePolicy):
             outcome = self._clamp(policy, gradients, blocks, before)
         else:
-            outcome = self._scale(policy, gradients, blocks, before, total)
+            outcome = self._scale(policy, gradients, blocks, before)
         self.step += 1
         self._last = outcome.norms, outcome.limits
         return outcome
@@ -109,7 +126,7 @@ class PolicyRunner:
         return {
             "policy": self.policy.name,
             "options": self._options(),
-            "blocks": list(self._labels or self.blocks(gradients).labels),
+            "blocks": list(self._labels),
             "step": self.step,
             "memory": dict(self._memory),
             "elements": {name: dict(memory) for name, memory in self._elements.items()},
@@ -120,8 +137,11 @@ class PolicyRunner:
         if state["policy"] != self.policy.name:
             raise ValueError(f"the saved memory belongs to {state['policy']!r}, not to {self.policy.name!r}")
         self._compare(state.get("options", {}), "the saved memory was written with")
-        if tuple(state["blocks"]) != self.blocks(gradients).labels:
-            raise ValueError("the saved memory belongs to other blocks: another model, include or exclude")
+        if state["blocks"]:
+            saved, labels = set(state["blocks"]), set(self.blocks(gradients).labels)
+            for label in sorted(saved ^ labels):
+                where = "the saved memory" if label in saved else "the model"
+                raise ValueError(f"the saved memory belongs to other blocks: only {where} has {label}")
         for name, parameter in zip(gradients.names, gradients.parameters, strict=True):
             shape = local_tensor(parameter).shape
             if any(kept.dim() and kept.shape != shape for kept in state["elements"].get(name, {}).values()):
@@ -134,9 +154,10 @@ class PolicyRunner:
         self._elements = {name: copied(memory) for name, memory in state["elements"].items()}
 
     def adopt(self, other: PolicyRunner) -> None:
-        """Takes over the memory of the same policy; raises ValueError where other options do not fit it."""
+        """Takes over the step, and the memory of the same kind of policy; raises ValueError where it does not fit."""
+        self.step = other.step
         if self.policy.name == other.policy.name and (other._memory or other._elements):
-            self._compare(other._options(), f"clip={self.policy.name} was changed after it began with")
+            self._compare(other._known, f"clip={self.policy.name} was changed after it began with")
             self._labels, self._memory, self._elements = other._labels, other._memory, other._elements
 
     def _compare(self, options: dict[str, Any], what: str) -> None:
@@ -149,10 +170,10 @@ class PolicyRunner:
         names = ("scope", "norm_type", "window", "warmup")
         return {name: getattr(self.policy, name) for name in names if hasattr(self.policy, name)}
 
-    def _scale(self, policy: Policy, gradients: Gradients, blocks: Blocks, before: Tensor, total: Tensor) -> Outcome:
+    def _scale(self, policy: Policy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
         p = policy.norm_type
         each = before if p == 2.0 else gradients.norms(p)
-        norms = total.view(1) if p == 2.0 and blocks.is_whole else blocks.norms(gradients, p, each)
+        norms = blocks.norms(gradients, p, each)
         measured = Measured(
             norms,
             measure_total=lambda: gradients.total(each, p, blocks.selected),
@@ -161,6 +182,9 @@ class PolicyRunner:
         )
         limits, self._memory = policy.limits(measured, self._memory_for(policy, blocks, norms))
         self._labels = blocks.labels if self._memory else ()
+        for name, answer in {"limits": limits, **self._memory}.items():
+            if answer.dim() == 0 or len(answer) != len(blocks):
+                raise ValueError(f"clip={policy.name}: its {name} have {list(answer.shape)}, not [{len(blocks)}, …]")
         if policy.max_is_cap and policy.max is not None:
             limits = limits.clamp(max=policy.max)
         # A nan norm exceeds, and makes its block nan, as in torch; a norm of 0 never, not even a limit that is nan.
@@ -207,7 +231,8 @@ class PolicyRunner:
         bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in own.items()}
         numbers = {bound for bound in bounds.values() if not isinstance(bound, Tensor)}
         chosen, after = index_tensor(tuple(own), before.device), before
-        figures = [torch.zeros_like(before)] * 3
+        zeros, none = torch.zeros_like(before), torch.full_like(before, -1.0)  # less than any bound: no gradient
+        figures = [zeros, zeros, none]
         if len(numbers) == 1 and not any(isinstance(bound, Tensor) for bound in bounds.values()):
             bound = float(*numbers)
             largest, exceeded, measured = clamp(list(own.values()), bound, before[chosen])
@@ -216,18 +241,21 @@ class PolicyRunner:
             figures = [all_of.index_copy(0, chosen, some) for all_of, some in zip(figures, found, strict=True)]
         elif own:
             each = [torch.stack(clamp_each(tensor, bounds[index])).to(before) for index, tensor in own.items()]
-            figures = [torch.zeros_like(before).index_copy(0, chosen, some) for some in torch.stack(each, 1)]
+            found = list(torch.stack(each, 1))
+            figures = [all_of.index_copy(0, chosen, some) for all_of, some in zip(figures, found, strict=True)]
             after = before if gradients.shards else gradients.norms()
         for index, tensor in own.items():
             if memory := policy.remember(tensor, memories[index]):
                 self._elements[gradients.names[index]] = memory
+        if len(self._elements) > len(gradients.names):  # parameters have gone
+            self._elements = {name: self._elements[name] for name in gradients.names if name in self._elements}
         largest, exceeded, limits = figures
         if gradients.shards:
             largest, limits = (gather_norms(each, gradients.shards, math.inf) for each in (largest, limits))
             exceeded, after = gather_norms(exceeded, gradients.shards, 1.0), gradients.norms()
-        limits = limits.where(limits > 0, math.inf)  # 0 where there is no gradient
+        limits = limits.where(limits >= 0, math.inf)
         chosen = index_tensor(blocks.selected, before.device)
-        total = sum(gradients.count(index) for index in blocks.selected)
+        total = gradients.element_counts()[chosen].sum() if gradients.shards else sum(t.numel() for t in own.values())
         return Outcome(largest[chosen], limits[chosen], exceeded[chosen].sum(), total, after)
 
     def _memory_of(self, policy: ElementwisePolicy, gradients: Gradients, index: int, tensor: Tensor) -> Memory:

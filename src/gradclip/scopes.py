@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -53,12 +53,11 @@ class Blocks:
 
     def weight_norms(self, gradients: Gradients) -> Tensor:
         """[blocks]: the 2-norm of the parameters that have a gradient."""
-        return self.norms(gradients, 2.0, gradients.norms(tensors=gradients.weights()))
+        return self.norms(gradients, 2.0, gradients.norms_of(gradients.weights(), 2.0))
 
     def sizes(self, gradients: Gradients) -> Tensor:
         """[blocks]: how many elements of gradients each block has."""
-        each = index_tensor(tuple(gradients.sizes()), gradients.device).to(wide_dtype(gradients.device))
-        each = gather_norms(each, gradients.shards, 1.0) if gradients.shards else each
+        each = gradients.element_counts()
         if self.shared and gradients.partition:
             return gradients.over_processes(each, self.block_of, len(self), 1.0)
         chosen, members = (index_tensor(numbers, each.device) for numbers in (self.selected, self.members))
@@ -106,7 +105,7 @@ class Units(Blocks):
     """
 
     def __init__(self, gradients: Gradients, selected: tuple[int, ...]):
-        transposed = _transposed_groups(gradients.modules)
+        transposed = _transposed_groups(gradients.module)
         self.selected, self.is_whole, self._names = selected, False, gradients.names
         self._groups = {index: transposed.get(id(gradients.parameters[index]), 0) for index in selected}
         self._rows: dict[int, int] = {}
@@ -135,12 +134,8 @@ class Units(Blocks):
 
     def sizes(self, gradients: Gradients) -> Tensor:
         """[units]: how many elements of gradients each unit has."""
-        found, sizes = {}, gradients.sizes()
-        for index in self.selected:
-            count = self._count(index)
-            each = torch.zeros(count, dtype=wide_dtype(gradients.device), device=gradients.device)
-            found[index] = self._placed(index, each.fill_(sizes[index] / max(count, 1)))
-        return self._gathered(gradients, found, 1.0)
+        each = gradients.element_counts().unbind()
+        return torch.cat([(each[index] / max(rows, 1)).expand(rows) for index, rows in self._rows.items()])
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
         """[parameters]: the 2-norms after scaling, measured, since the units of a parameter are scaled differently."""
@@ -151,7 +146,10 @@ class Units(Blocks):
         for index in self.selected:
             if (tensor := tensors[index]) is not None:
                 small = tensor.numel() <= SMALL
-                matrix = self._by_unit(index, tensor).reshape(self._count(index), -1 if tensor.numel() else 0)
+                view, units = self._by_unit(index, tensor), 2 if self._groups[index] else 1
+                rest = sorted(range(units, view.dim()), key=view.stride, reverse=True)  # channels_last stays a view
+                view = view.permute(*range(units), *rest)
+                matrix = view.reshape(self._count(index), -1 if tensor.numel() else 0)
                 alike[(matrix.shape, matrix.dtype, matrix.device) if small else index].append((index, matrix))
         device, wide = gradients.device, wide_dtype(gradients.device)
         found = {index: torch.zeros(rows, dtype=wide, device=device) for index, rows in self._rows.items()}
@@ -254,10 +252,10 @@ def _group_numbers(
     return numbers
 
 
-def _transposed_groups(modules: Iterable[nn.Module]) -> dict[int, int]:
+def _transposed_groups(model: nn.Module | None) -> dict[int, int]:
     """By the `id` of each weight of a transposed convolution, whose outputs are in dimension 1: its `groups`."""
     found = {}
-    for module in modules:
+    for module in model.modules() if model is not None else ():
         if isinstance(module, TRANSPOSED):
             for parameter in module.parameters():  # under a parametrization there are several
                 if parameter.dim() > 1 and parameter.shape[1] * module.groups == module.out_channels:

@@ -20,6 +20,7 @@ from gradclip import (
     ClipByNorm,
     ClipByValue,
     Clipper,
+    EMAClip,
     NoClip,
     NonFiniteGradientError,
     Policy,
@@ -28,7 +29,7 @@ from gradclip import (
     norms,
 )
 from tests.gradclip.support import as_on_an_accelerator, cases, pairs
-from tests.support import policies, policy_id
+from tests.support import policies, policy_id, with_gradients
 
 
 def stays_on_the_device(policy: Policy) -> bool:
@@ -155,12 +156,12 @@ def test_the_gradients_of_a_bad_step_become_zero_and_the_report_says_so(monkeypa
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, bad)
         report = clipper.clip()
-        clipper.check()
         assert not report.before.isfinite()
         assert report.after.item() == 0
         assert all((parameter.grad == 0).all() for parameter in model.parameters())
     with pytest.raises(NonFiniteGradientError, match=r"weight, bias at step 5"):
-        clipper.raise_if_nonfinite()
+        clipper.check()
+    clipper.check()  # the gradients are those of the report
 
 
 def test_momentum_moves_the_weights_after_a_bad_step_as_after_a_zero_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +179,23 @@ def test_momentum_moves_the_weights_after_a_bad_step_as_after_a_zero_gradient(mo
             optimizer.step()
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("scope", ["model", "parameter"])
+def test_a_bad_step_enters_no_memory(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_an_accelerator(monkeypatch)
+    states = []
+    for bad in (False, True):
+        model = with_gradients([torch.ones(2), torch.ones(3)])
+        clipper = Clipper(model.named_parameters(), EMAClip(warmup=1, scope=scope))
+        for step in range(4):
+            if step == 2 and not bad:
+                continue
+            for name, parameter in model.items():
+                parameter.grad = torch.full_like(parameter, math.nan if step == 2 and name == "p0" else 1.0 + step)
+            clipper.clip()
+        states.append(clipper.state_dict()[""]["memory"])
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
 
 
 # -- allocations

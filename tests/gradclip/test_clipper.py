@@ -17,6 +17,7 @@ from gradclip import (
     ClipCheckError,
     Clipper,
     ElementwisePolicy,
+    EMAClip,
     InvalidField,
     Measured,
     NoClip,
@@ -440,9 +441,14 @@ def test_state_dict(model: nn.Module) -> None:
         Clipper(model.named_parameters(), NoClip()).load_state_dict(clipper.state_dict())
     with pytest.raises(ValueError, match="written with scope=model, and has scope=layer now"):
         Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope="layer")).load_state_dict(clipper.state_dict())
-    by_layer = Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope="layer"))
-    with pytest.raises(ValueError, match="other blocks"):
-        Clipper(nn.Linear(2, 2), ClipByNorm(max=1.0, scope="layer")).load_state_dict(by_layer.state_dict())
+    by_layer = Clipper(model.named_parameters(), EMAClip(scope="layer"))
+    by_layer.clip()
+    with pytest.raises(ValueError, match="other blocks: only the saved memory has 0"):
+        Clipper(nn.Linear(2, 2), EMAClip(scope="layer")).load_state_dict(by_layer.state_dict())
+    longer = nn.Sequential(*model.children(), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="other blocks: only the model has 3"):
+        Clipper(longer, EMAClip(scope="layer")).load_state_dict(by_layer.state_dict())
+    Clipper(longer, ClipByNorm(max=1.0)).load_state_dict(clipper.state_dict())  # remembers nothing of blocks
 
 
 def test_mixed_precision_in_one_model() -> None:
@@ -507,3 +513,78 @@ def test_a_zero_gradient_never_exceeds_even_where_the_limit_is_nan() -> None:
 def test_a_schedule_needs_finite_ends(where: str) -> None:
     with pytest.raises(InvalidField, match="constant where max or final is infinite"):
         ClipByNorm(**{"max": 1.0, "final": 2.0, "over": 3, "schedule": "linear", where: math.inf})  # type: ignore[arg-type]
+
+
+# -- policies of users
+
+
+@dataclass(kw_only=True)
+class Counting(Policy):
+    calls: int = 0
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        self.calls += 1
+        return measured.norms.new_full(measured.norms.shape, float(self.calls)), memory
+
+
+class Plain(Policy):
+    """Not a dataclass itself, with an attribute that is no field."""
+
+    threshold = 1.0
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return measured.norms.new_full(measured.norms.shape, self.threshold), memory
+
+
+@dataclass(kw_only=True)
+class ByHand(ElementwisePolicy):
+    """Another number for each gradient."""
+
+    def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
+        return 1e-50 if len(gradient) == 2 else 1e300
+
+
+@dataclass(kw_only=True)
+class Scalar(Policy):
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        return measured.norms, {"count": measured.norms.new_zeros(())}
+
+
+def test_a_policy_is_the_users_own_object() -> None:
+    model = with_gradients([torch.full((4,), 100.0)])
+    counting, plain = Counting(), Plain()
+    clipper = Clipper(model.named_parameters(), counting)
+    assert [clipper.clip().limits.item() for _ in range(3)] == [1.0, 2.0, 3.0]
+    clipper = Clipper(model.named_parameters(), plain)
+    plain.threshold = 0.5
+    assert clipper.clip().limits.item() == 0.5
+
+
+def test_bounds_keep_the_precision_and_range_of_the_gradient() -> None:
+    model = with_gradients([torch.tensor([1.0, -1.0], dtype=torch.float64), torch.tensor([1e301, 1.0, 0.0]).double()])
+    model["p1"].grad[0] = 1e301
+    report = Clipper(model.named_parameters(), ByHand()).clip()
+    assert model["p0"].grad.tolist() == [1e-50, -1e-50]
+    assert model["p1"].grad.tolist() == [1e300, 1.0, 0.0]
+    assert report.limits.tolist() == [1e-50, 1e300]
+
+
+def test_what_a_policy_answers_has_an_entry_for_each_block(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"its count have \[\], not \[1, …\]"):
+        Clipper(model, Scalar()).clip()
+
+
+def test_an_unknown_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counting, "kind", "scale")
+    with pytest.raises(InvalidField, match="kind=scale: must be limit or"):
+        Counting()
+
+
+def test_keep_beside_nan_and_inf_makes_everything_nan_as_torch_does() -> None:
+    gradients = [torch.tensor([math.nan]), torch.tensor([math.inf]), torch.tensor([3.0])]
+    mine, theirs = with_gradients(gradients), with_gradients(gradients)
+    report = Clipper(mine.named_parameters(), ClipByNorm(max=1.0, nonfinite="keep")).clip()
+    assert clip_grad_norm_(theirs.parameters(), 1.0).isnan()
+    assert report.before.isnan()
+    for one, other in zip(copies(mine), copies(theirs), strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)

@@ -42,7 +42,8 @@ def clipper_of(source: Any, policy: Policy, named: Mapping[str, nn.Parameter], *
 
 
 def record(clipper: Clipper, report: ClipReport, named: Named) -> Record:
-    labels = [label for link in clipper.state_dict().values() for label in link["blocks"]]
+    parameters = clipper._parameters.read(with_gradients=False)
+    labels = [label for runner in clipper._runners.values() for label in runner.blocks(parameters).labels]
     return {
         "before": report.before,
         "after": report.after,
@@ -260,6 +261,22 @@ def partly_replicated(rank: int) -> Tensor:
     return whole(parameter.grad)
 
 
+def partly_sharded(rank: int) -> Tensor:
+    """The same of a parameter that is replicated over one dimension of its mesh and sharded over the other."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2, 1))
+    placements = [Replicate(), Shard(0)]
+    parameter = nn.Parameter(distribute_tensor(torch.zeros(2, dtype=torch.float64), mesh, placements))
+    if rank == 0:
+        parameter.grad = DTensor.from_local(torch.tensor([3.0, 4.0], dtype=torch.float64), mesh, [Partial(), Shard(0)])
+    clipper = Clipper([("p", parameter)], ClipByNorm(max=1.0))
+    clipper.clip()
+    clipper.check()
+    return whole(parameter.grad)
+
+
 def fsdp1() -> list[str]:
     """What is said of FullyShardedDataParallel, before and after a Clipper was made."""
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -283,6 +300,7 @@ def two(rank: int, port: int, folder: str, those: list[Policy]) -> None:
     found = in_groups(rank, those) | {
         "missing": {policy_id(policy): missing(policy, rank) for policy in those},
         "partly replicated": partly_replicated(rank),
+        "partly sharded": partly_sharded(rank),
         "FSDP1": fsdp1(),
     }
     finish(found, Path(folder) / f"{rank}.pt")
@@ -350,11 +368,10 @@ def test_groups_and_missing_gradients_of_two_processes(tmp_path: Path, subtests:
             assert first
             assert all(each == first for each in (*rest, *other["collectives"]))
             torch.testing.assert_close(one["records"], other["records"], rtol=0, atol=0)
-            if policy.name != "rms":  # whose limit counts the elements of the gradients that there are
-                # What is remembered of an element stays where its gradient is missing, and shrinks where it is 0.
-                kept = one["records"][:2] if policy.name == "spike" else one["records"]
-                for here, alone in zip(kept, with_zeros(policy)[: len(kept)], strict=True):
-                    assert_equal(here, alone, chain=isinstance(policy, Chain))
+            # What is remembered of an element stays where its gradient is missing, and shrinks where it is 0.
+            kept = one["records"][:2] if policy.name == "spike" else one["records"]
+            for here, alone in zip(kept, with_zeros(policy)[: len(kept)], strict=True):
+                assert_equal(here, alone, chain=isinstance(policy, Chain))
     with subtests.test("non-finite"):
         modes = [found[rank]["nonfinite"] for rank in (0, 1)]
         assert modes[0]["error"] == ([], "non-finite gradient in a parameter of another process")
@@ -371,9 +388,10 @@ def test_groups_and_missing_gradients_of_two_processes(tmp_path: Path, subtests:
             assert found[rank]["functional"]["norm"].item() == pytest.approx(total.item(), rel=1e-11)
             for name, gradient in found[rank]["functional"]["gradients"].items():
                 torch.testing.assert_close(gradient, named[name].grad, rtol=1e-5, atol=0)  # torch adds 1e-6
-    with subtests.test("partly replicated"):
-        for rank in (0, 1):
-            assert found[rank]["partly replicated"].tolist() == pytest.approx([0.6, 0.8])
+    for way in ("partly replicated", "partly sharded"):
+        with subtests.test(way):
+            for rank in (0, 1):
+                assert found[rank][way].tolist() == pytest.approx([0.6, 0.8])
     with subtests.test("FSDP1"):
         for rank in (0, 1):
             assert all("shard with FSDP2's fully_shard instead" in said for said in found[rank]["FSDP1"])

@@ -841,6 +841,17 @@ def test_names_are_those_of_the_model_without_wrappers(model: nn.Sequential, wra
         )
 
 
+def test_parts_of_a_model_may_be_wrapped() -> None:
+    """A part that really is called module keeps its name."""
+    parts = nn.ModuleDict({"generator": nn.Linear(3, 2), "other": nn.ModuleDict({"module": nn.Linear(2, 1)})})
+    state = started(copy.deepcopy(parts), EMAClip(warmup=1)).state_dict()
+    parts["generator"] = nn.DataParallel(parts["generator"])
+    clipper = Clipper(parts, EMAClip(warmup=1))
+    clipper.load_state_dict(state)
+    fill(parts)
+    assert clipper.clip().names == ("generator.weight", "generator.bias", "other.module.weight", "other.module.bias")
+
+
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("policy", [EMAClip(warmup=1), SpikeClip(warmup=1), EMAClip(warmup=1, scope="layer")])
 def test_a_state_from_a_wrapped_model_fits_the_plain_one(model: nn.Sequential, wrapper: str, policy: Policy) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from gradclip import AGC, ClipByNorm, Clipper
+from gradclip import AGC, Chain, ClipByNorm, Clipper
 
 LAYERS = {
     "linear": (nn.Linear(5, 4), (3, 5)),
@@ -105,3 +105,14 @@ def test_low_rank_adapters_are_clipped_by_their_own_outputs() -> None:
     limits = [0.1 * np.linalg.norm(row) for row in model["down"].weight.detach().double().numpy()] + [1e-4] * 5
     assert report.limits.tolist()[6:] == pytest.approx(limits, rel=1e-6)  # after the 5 rows and the bias of base
     assert model["up"].weight.grad.norm(dim=1).tolist() == pytest.approx([1e-4] * 5, rel=1e-5)
+
+
+def test_every_link_of_a_chain_knows_the_transposed_convolutions() -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3)
+    for parameter in layer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    policy = Chain(links={"a": ClipByNorm(max=9.0, scope="unit"), "b": ClipByNorm(max=1.0, scope="unit")})
+    clipper = Clipper(layer, policy)
+    assert clipper.clip().norms.shape == (14,)
+    clipper.check()
+    assert layer.weight.grad.transpose(0, 1).flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * 6)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SCOPES = ("model", "group", "layer", "parameter", "unit")
 BELOW_UNIT = SCOPES[:-1]
+KINDS = ("limit", "measure", "rescale", "decision", "elementwise", "composite")
 INFINITY = float("inf")
 Memory = dict[str, "Tensor"]
 
@@ -91,6 +92,8 @@ class Policy(Option):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.kind not in KINDS:
+            raise InvalidField("kind", self.kind, " or ".join(KINDS))
         if self.scope not in self.scopes:
             raise InvalidField("scope", self.scope, f"{' or '.join(self.scopes)} for {self.name}")
         if self.schedule != "constant" and None in (self.max, self.final, self.over):
