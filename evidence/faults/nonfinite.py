@@ -127,9 +127,12 @@ def _left_out(state: TrainState, spoilt: Spoilt) -> str:
 
 
 def copy_of(state: TrainState) -> Any:
-    """The weights, the clipping memory and the hidden state as they are now."""
+    """The weights, the clipping memory and the hidden state as they are now, without the number of steps."""
     hidden = [clone_state(each, state.device) for each in state.hidden]
-    return weights_of(state.model), cloned(state.clipper.state_dict()), hidden
+    memory = {
+        label: {key: link[key] for key in link if key != "step"} for label, link in state.clipper.state_dict().items()
+    }
+    return weights_of(state.model), cloned(memory), hidden
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
