@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import Parameter
 
 from gradclip.distributed import (
@@ -84,10 +83,9 @@ class Gradients:
         return there * index_tensor(tuple(p.numel() for p in self.parameters), self.device)
 
     def weights(self) -> list[Tensor | None]:
-        """What this process holds of each parameter that has a gradient, here or perhaps on another process."""
-        sharded = [bool(groups) for groups in self.shards] or [False] * len(self.names)
-        found = zip(self.parameters, self.tensors, sharded, strict=True)
-        return [local_tensor(p) if t is not None or (shard and p.requires_grad) else None for p, t, shard in found]
+        """What this process holds of each parameter that learns or has a gradient."""
+        pairs = zip(self.parameters, self.tensors, strict=True)
+        return [local_tensor(p) if p.requires_grad or tensor is not None else None for p, tensor in pairs]
 
     def total(self, norms: Tensor, p: float = 2.0, chosen: Sequence[int] | None = None) -> Tensor:
         """0-d: the p-norm of all parameters together, or the chosen ones, over all processes, from their own norms.
@@ -149,8 +147,9 @@ class Parameters:
             raise ValueError("the Clipper has no parameters; an iterator can be read only once")
         names = tuple([name for name, _ in named])
         if names != self._names and self._module is not None:
-            refuse_fsdp1(self._module)
             self._parallel = tuple([name for name, m in self._module.named_modules() if isinstance(m, PARALLEL)])
+        if names != self._names:
+            refuse_fsdp1(names)
         self._names = names
         names = plain_names(names, self._parallel)
         parameters = [parameter for _, parameter in named]
@@ -211,22 +210,28 @@ def plain_names(names: tuple[str, ...], parallel: tuple[str, ...]) -> tuple[str,
     return plain
 
 
-def refuse_fsdp1(model: nn.Module) -> None:
-    """Raises TypeError for FullyShardedDataParallel, whose parameters are flattened shards without a shape."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules()):
+def refuse_fsdp1(names: Sequence[str]) -> None:
+    """Raises TypeError for names under FullyShardedDataParallel, whose parameters are flat shards without a shape.
+
+    It works in a process group alone: elsewhere such names are those of a saved model.
+    """
+    grouped = distributed.is_available() and distributed.is_initialized()
+    if grouped and any("_fsdp_wrapped_module" in name for name in names):
         raise TypeError("FullyShardedDataParallel (FSDP1) hides the parameters; shard with FSDP2's fully_shard instead")
 
 
 @lru_cache(maxsize=64)
-def select(names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[int, ...]:
+def select(
+    names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], partial: bool
+) -> tuple[int, ...]:
     """The indices of the names that match any of `include` (none given: all) and none of `exclude`.
 
-    Raises UnmatchedPatternError for a pattern that matches nothing, InvalidField if nothing is left.
+    partial: other processes hold other names, for which patterns may be meant. Raises UnmatchedPatternError for a
+    pattern that matches nothing, InvalidField if nothing is left, unless partial.
     """
     for side, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
+            if not partial and not any(fnmatchcase(name, pattern) for name in names):
                 raise UnmatchedPatternError(side, pattern, names)
 
     def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -237,6 +242,6 @@ def select(names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str,
         for index, name in enumerate(names)
         if (not include or matches(name, include)) and not matches(name, exclude)
     )
-    if not chosen:
+    if not chosen and not partial:
         raise InvalidField("exclude", list(exclude), "patterns that leave at least one parameter to clip")
     return chosen

@@ -86,7 +86,8 @@ class PolicyRunner:
 
     def blocks(self, gradients: Gradients) -> Blocks:
         """The blocks of the policy's scope; raises ValueError if include, exclude or scope do not suit the model."""
-        selected = select(gradients.names, tuple(self.policy.include), tuple(self.policy.exclude))
+        include, exclude = tuple(self.policy.include), tuple(self.policy.exclude)
+        selected = select(gradients.names, include, exclude, bool(gradients.partition))
         return make_blocks(self.policy.scope, gradients, selected, self._optimizers)
 
     def apply(self, gradients: Gradients, before: Tensor) -> Outcome:
@@ -195,7 +196,8 @@ class PolicyRunner:
         if policy.kind not in ("limit", "rescale"):
             return outcome
         changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
-        if not gradients.on_host or bool(changes.any()):
+        # A process may not decide alone whether a block of its own changes: `after` may gather over others.
+        if gradients.partition or not gradients.on_host or bool(changes.any()):
             scales = torch.where(changes, limits / norms, 1.0)
             if not gradients.on_host:  # where nothing looks, no factor may leave float32's range
                 scales = scales.clamp(max=torch.finfo(torch.float32).max)
@@ -251,11 +253,13 @@ class PolicyRunner:
             self._elements = {name: self._elements[name] for name in gradients.names if name in self._elements}
         largest, exceeded, limits = figures
         if gradients.shards:
-            largest, limits = (gather_norms(each, gradients.shards, math.inf) for each in (largest, limits))
+            largest, limits = gather_norms(torch.cat([largest, limits]), gradients.shards * 2, math.inf).chunk(2)
             exceeded, after = gather_norms(exceeded, gradients.shards, 1.0), gradients.norms()
+        sizes = index_tensor(tuple(parameter.numel() for parameter in gradients.parameters), before.device)
+        counts = sizes.where(limits >= 0, 0)  # of a sharded parameter all, if any process has a gradient of it
         limits = limits.where(limits >= 0, math.inf)
         chosen = index_tensor(blocks.selected, before.device)
-        total = gradients.element_counts()[chosen].sum() if gradients.shards else sum(t.numel() for t in own.values())
+        total = counts[chosen].sum() if gradients.shards else sum(tensor.numel() for tensor in own.values())
         return Outcome(largest[chosen], limits[chosen], exceeded[chosen].sum(), total, after)
 
     def _memory_of(self, policy: ElementwisePolicy, gradients: Gradients, index: int, tensor: Tensor) -> Memory:

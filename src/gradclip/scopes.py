@@ -52,7 +52,7 @@ class Blocks:
         return combine_groups(each, index_tensor(self.members, each.device), len(self), p)
 
     def weight_norms(self, gradients: Gradients) -> Tensor:
-        """[blocks]: the 2-norm of the parameters that have a gradient."""
+        """[blocks]: the 2-norm of the parameters that learn or have a gradient."""
         return self.norms(gradients, 2.0, gradients.norms_of(gradients.weights(), 2.0))
 
     def sizes(self, gradients: Gradients) -> Tensor:
@@ -129,13 +129,14 @@ class Units(Blocks):
         return self._norms(gradients, gradients.tensors, p)
 
     def weight_norms(self, gradients: Gradients) -> Tensor:
-        """[units]: the 2-norm of the units of the parameters that have a gradient."""
+        """[units]: the 2-norm of the units of the parameters that learn or have a gradient."""
         return self._norms(gradients, gradients.weights(), 2.0)
 
     def sizes(self, gradients: Gradients) -> Tensor:
         """[units]: how many elements of gradients each unit has."""
-        each = gradients.element_counts().unbind()
-        return torch.cat([(each[index] / max(rows, 1)).expand(rows) for index, rows in self._rows.items()])
+        each = gradients.element_counts()
+        found = [(each[index] / max(rows, 1)).expand(rows) for index, rows in self._rows.items()]
+        return torch.cat([each[:0], *found])
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
         """[parameters]: the 2-norms after scaling, measured, since the units of a parameter are scaled differently."""
@@ -167,7 +168,8 @@ class Units(Blocks):
 
     def _gathered(self, gradients: Gradients, found: dict[int, Tensor], p: float) -> Tensor:
         """[units]: the p-norms over all processes from those of each, by the parameters' indices; sums with p = 1."""
-        whole = torch.cat(list(found.values()))
+        nothing = torch.zeros(0, dtype=wide_dtype(gradients.device), device=gradients.device)
+        whole = torch.cat([nothing, *found.values()])
         if not gradients.shards:
             return whole
         return gather_norms(whole, [gradients.shards[index] for index, n in self._rows.items() for _ in range(n)], p)
@@ -215,11 +217,20 @@ def make_blocks(scope: str, gradients: Gradients, selected: tuple[int, ...], opt
     if scope == "unit":
         return Units(gradients, selected)
     numbers = _group_numbers(gradients, selected, optimizers) if scope == "group" else ()
-    return _blocks(scope, gradients.names, selected, numbers)
+    # All groups are blocks, and in their order: a process may hold no parameter of a group that others have.
+    groups = range(sum(len(optimizer.param_groups) for optimizer in optimizers))
+    shared = {"model": ("model",), "group": tuple(f"group {number}" for number in groups)}.get(scope, ())
+    return _blocks(scope, gradients.names, selected, numbers, shared)
 
 
 @lru_cache(maxsize=64)
-def _blocks(scope: str, names: tuple[str, ...], selected: tuple[int, ...], groups: tuple[int | None, ...]) -> Blocks:
+def _blocks(
+    scope: str,
+    names: tuple[str, ...],
+    selected: tuple[int, ...],
+    groups: tuple[int | None, ...],
+    shared: tuple[str, ...],
+) -> Blocks:
     labels: dict[int, str]
     if scope == "model":
         labels = dict.fromkeys(selected, "model")
@@ -229,7 +240,7 @@ def _blocks(scope: str, names: tuple[str, ...], selected: tuple[int, ...], group
         labels = {index: f"group {groups[index]}" for index in selected if groups[index] is not None}
     else:
         labels = {index: names[index] for index in selected}
-    number = {label: block for block, label in enumerate(dict.fromkeys(labels.values()))}
+    number = {label: block for block, label in enumerate(dict.fromkeys([*shared, *labels.values()]))}
     block_of = tuple(number[labels[index]] if index in labels else None for index in range(len(names)))
     return Blocks(tuple(number), block_of, shared=scope in ("model", "group"))
 
@@ -268,7 +279,7 @@ def _units_here(name: str, parameter: Tensor, groups: int) -> tuple[int, ...] | 
     sharded = [getattr(placement, "dim", None) for placement in parameter.placements]  # type: ignore[attr-defined]
     if groups and (groups > 1 or 1 in sharded):
         raise ValueError(
-            f"scope=unit cannot take {name}: its outputs are sharded, as a transposed convolution; exclude it"
+            f"scope=unit cannot take {name}: it is a transposed convolution sharded over its outputs; exclude it"
         )
     return None if groups else rows_of(parameter)
 

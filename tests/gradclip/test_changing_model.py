@@ -87,7 +87,7 @@ class Expected:
     unsure: set[str]
 
 
-def expected_of(policy: Policy, weights: dict[str, Array], gradients: dict[str, Array]) -> Expected:
+def expected_of(policy: Policy, weights: dict[str, Array], gradients: dict[str, Array], learning: set[str]) -> Expected:
     """Clipping of blocks: each is multiplied by min(1, limit / norm)."""
     after = {name: gradient.copy() for name, gradient in gradients.items()}
     norms, limits, unsure = [], [], set()
@@ -95,7 +95,8 @@ def expected_of(policy: Policy, weights: dict[str, Array], gradients: dict[str, 
         members = [member for member in block if member[0] in gradients]
         norms.append(norm([part(gradients, member) for member in members], policy.norm_type))
         if isinstance(policy, AGC):
-            limits.append(policy.ratio * max(norm([part(weights, member) for member in members]), policy.eps))
+            compared = [part(weights, member) for member in block if member[0] in gradients.keys() | learning]
+            limits.append(policy.ratio * max(norm(compared), policy.eps))
         elif isinstance(policy, ClipByRMS):
             count = sum(part(gradients, member).size for member in members)
             limits.append(policy.max * math.sqrt(count) if count else math.nan)
@@ -253,7 +254,8 @@ class ChangingModel(RuleBasedStateMachine):
         if isinstance(policy, ClipByValue):
             expected = expected_of_value(policy.max, weights, before, types)
         else:
-            expected = expected_of(policy, weights, before)
+            learning = {name for name, parameter in named.items() if parameter.requires_grad}
+            expected = expected_of(policy, weights, before, learning)
         self.compare_gradients(expected, before)
         self.compare_report(report, expected, before)
 

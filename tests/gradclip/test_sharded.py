@@ -1,22 +1,31 @@
-"""On two processes, sharded (FSDP2, tensor parallelism) or replicated (DDP): as one process with one big batch."""
+"""On several processes, sharded, replicated or each with parameters of its own: as one process with one big batch."""
 
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradclip import Chain, Clipper, ClipReport, Policy
+from gradclip import AGC, Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
+from gradclip.functional import clip_grad_norm_
 from tests.gradclip.support import pairs
+from tests.gradclip.test_accelerator import tensors_in
 from tests.support import policy_id
 
-PROCESSES, STEPS = 2, 4
+STEPS = 4
+LIMIT = 60  # seconds that a process may wait for another one
+PRELOADED = ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch._dynamo"]
 Record = dict[str, Any]
 Wrap = Callable[[nn.Module], nn.Module]
+Gradients = list[Tensor | None]
 
 
 def quick(policy: Policy) -> Policy:
@@ -35,11 +44,17 @@ def cases() -> list[Policy]:
     return [quick(policy) for policy in pairs()]
 
 
-def network() -> nn.Module:
+def network(hidden: int = 5) -> nn.Sequential:
     """Odd sizes: pieces are uneven, and of the last layer one process holds none."""
     torch.manual_seed(1)
-    layers = [nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 1)]
+    layers = [nn.Linear(6, hidden), nn.Tanh(), nn.Linear(hidden, 3), nn.Tanh(), nn.Linear(3, 1)]
     return nn.Sequential(*layers).double()
+
+
+def convolutions() -> nn.Sequential:
+    """Outputs in dimension 1, and one input for each output."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.ConvTranspose1d(1, 5, 2), nn.Tanh(), nn.Conv1d(5, 5, 3, groups=5)).double()
 
 
 def steps(policy: Policy, wrap: Wrap, rank: int, processes: int) -> list[Record]:
@@ -63,107 +78,530 @@ def steps(policy: Policy, wrap: Wrap, rank: int, processes: int) -> list[Record]
     return records
 
 
+def backward(model: nn.Module, part: int = 0, parts: int = 1) -> list[Gradients]:
+    """The gradients of a few batches, of which this process has a part, with the same weights."""
+    random, found = torch.Generator().manual_seed(2), []
+    shape = (8, 1, 6) if isinstance(model[0], nn.ConvTranspose1d) else (8, 6)  # type: ignore[index]
+    for step in range(STEPS):
+        batch = (10 if step == STEPS - 1 else 1) * torch.randn(shape, dtype=torch.float64, generator=random)
+        model.zero_grad()
+        model(batch.chunk(parts)[part]).square().mean().backward()
+        found.append([p.grad for p in model.parameters()])
+    return found
+
+
+def clipped(policy: Policy, model: nn.Module, gradients: list[Gradients], process_group: Any = None) -> list[Record]:
+    """One clip after the other: what was reported, and the gradients left, whole."""
+    clipper, records = clipper_of(policy, model, process_group), []
+    for step in gradients:
+        put(model, step)
+        try:
+            report = clipper.clip()
+        except NonFiniteGradientError as error:
+            records.append({"error": dict.fromkeys(error.names, 1.0)})
+            continue
+        records.append(record(report) | {"gradients": whole_gradients(model)})
+    clipper.check()
+    return records
+
+
+def clipper_of(policy: Policy, model: nn.Module, process_group: Any) -> Clipper:
+    """With two groups of parameters, by their names; a process may hold no parameter of one."""
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": []}]
+    for name, parameter in model.named_parameters():
+        groups["0" not in name]["params"].append(parameter)
+    return Clipper(model, policy, optimizer=torch.optim.SGD(groups, lr=0.1), process_group=process_group)
+
+
+def put(model: nn.Module, gradients: Gradients) -> None:
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = None if gradient is None else copied(gradient)
+
+
+def copied(gradient: Any) -> Tensor:
+    """Sums that are still in parts stay so, which `clone` would add up."""
+    if not hasattr(gradient, "device_mesh"):
+        clone: Tensor = gradient.clone()
+        return clone
+    from torch.distributed.tensor import DTensor
+
+    local, shape, stride = gradient.to_local().clone(), gradient.shape, gradient.stride()
+    return DTensor.from_local(local, gradient.device_mesh, gradient.placements, shape=shape, stride=stride)
+
+
+def whole_gradients(model: nn.Module) -> dict[str, Tensor]:
+    """By name, with zeros for those that are missing here."""
+    return {n: whole(torch.zeros_like(p) if p.grad is None else p.grad) for n, p in model.named_parameters()}
+
+
 def record(report: ClipReport) -> Record:
     tensors = (report.before, report.after, report.norms, report.limits, report.fraction)
     return {"report": list(tensors), "dropped": report.dropped, "parts": list(report.by_parameter().values())}
 
 
 def whole(tensor: Any) -> Tensor:
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+    full: Tensor = tensor.detach().full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach().clone()
     return full
 
 
-# -- what runs on each of the two processes
+# -- models that are sharded, or whose gradients each process has as a whole
 
 
-def fsdp(model: nn.Module) -> nn.Module:
+def fsdp(model: nn.Module, mesh: Any = None) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     for layer in model.children():
-        if isinstance(layer, nn.Linear):
-            fully_shard(layer)
-    fully_shard(model)
+        if next(layer.parameters(), None) is not None:
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     return model
 
 
-def worker(rank: int, port: int, folder: str, those: list[Policy]) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=PROCESSES)
-    found = {
-        "fsdp": {policy_id(policy): steps(policy, fsdp, rank, PROCESSES) for policy in those},
-        "ddp": {
-            policy_id(p): steps(p, nn.parallel.DistributedDataParallel, rank, PROCESSES) for p in those[::5]
-        },  # gradients are whole there: a few are enough
-        "placed": placed(those),
-    }
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    distributed.destroy_process_group()
+def tensor_parallel(model: nn.Module, mesh: Any) -> nn.Module:
+    """The first two layers; the last one is whole on every process."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    return parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
 
 
-def placed(those: list[Policy]) -> dict[str, list[Record]]:
-    """Gradients cut along columns, and whole ones that are not yet summed."""
+def sharded(size: int) -> dict[str, tuple[nn.Module, list[Gradients]]]:
+    """Models on so many processes, with this process's share of the gradients of a few batches."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    rank = distributed.get_rank()
+    if size == 2:
+        mesh = init_device_mesh("cpu", (2,))
+        made = {"tensor": (tensor_parallel(network(4), mesh), 0, 1), "convolutions": (fsdp(convolutions()), rank, 2)}
+    else:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+        both = fsdp(tensor_parallel(network(4), mesh["model"]), mesh["data"])
+        made = {"hsdp": (fsdp(network(), mesh), rank, 4), "fsdp with tensor": (both, rank // 2, 2)}
+    return {way: (model, backward(model, part, parts)) for way, (model, part, parts) in made.items()}
+
+
+WHOLE = {
+    "tensor": lambda: network(4),
+    "convolutions": convolutions,
+    "hsdp": network,
+    "fsdp with tensor": lambda: network(4),
+}
+
+
+# -- gradients as a process may have them: cut along columns, not yet summed, or missing
+
+
+def columns() -> list[Tensor]:
+    random = torch.Generator().manual_seed(3)
+    shapes = [(4, 5), (3,), (5, 2), (3, 2), (4, 2)]
+    return [torch.randn(shape, dtype=torch.float64, generator=random) for shape in [*shapes, *shapes]]
+
+
+def placed() -> tuple[nn.Module, Gradients]:
+    """Columns; a sum in two parts; rows that one process has; a sum of which one process has all; one of nobody."""
+    values = columns()
+    rows = values[7].clone()
+    rows[3:] = 0
+    return nn.ParameterDict({f"p{i}": v for i, v in enumerate(values[:5])}), [
+        values[5],
+        values[6],
+        rows,
+        values[8],
+        None,
+    ]
+
+
+def placed_here(rank: int, missing: bool = True) -> tuple[nn.Module, Gradients]:
+    """What a process holds of these; without missing ones, every process has a part of each gradient."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-    mesh = init_device_mesh("cpu", (PROCESSES,))
-    values, gradients = columns()
-    found = {}
-    for policy in those:
-        parameters = [
-            nn.Parameter(distribute_tensor(values[0], mesh, [Shard(1)])),
-            nn.Parameter(distribute_tensor(values[1], mesh, [Replicate()])),
-        ]
-        parameters[0].grad = distribute_tensor(gradients[0], mesh, [Shard(1)])
-        parameters[1].grad = DTensor.from_local(gradients[1] / PROCESSES, mesh, [Partial()])
-        found[policy_id(policy)] = [clipped(policy, parameters)]
+    mesh = init_device_mesh("cpu", (2,))
+    placements: list[Any] = [Shard(1), Replicate(), Shard(0), Replicate(), Shard(0)]
+    model, gradients = placed()
+    for name, placement in zip(list(model), placements, strict=True):  # type: ignore[call-overload]
+        model[name] = nn.Parameter(distribute_tensor(model[name], mesh, [placement]))
+    columns, halves, rows, summed, _ = gradients
+    assert columns is not None
+    assert halves is not None
+    assert rows is not None
+    assert summed is not None
+    here: Gradients = [distribute_tensor(columns, mesh, [Shard(1)]), DTensor.from_local(halves / 2, mesh, [Partial()])]
+    here += [distribute_tensor(rows, mesh, [Shard(0)])]
+    here += [DTensor.from_local(summed if missing else summed / 2, mesh, [Partial()])]
+    here += [distribute_tensor(torch.ones(4, 2, dtype=torch.float64), mesh, [Shard(0)])]
+    if missing:
+        here[2 if rank else 3] = here[4] = None
+    return model, here
+
+
+# -- parameters of which each process has its own
+
+
+def stage(rank: int) -> nn.Module:
+    return network()[:2] if rank == 0 else network()[2:]
+
+
+def mixture(dense: list[str], experts: list[str]) -> nn.Module:
+    names = [*(f"dense{each}" for each in dense), *(f"experts{each}" for each in experts)]
+    made = {}
+    for name in names:
+        random = torch.Generator().manual_seed(sum(map(ord, name)))
+        made[name] = torch.randn(3, 2, dtype=torch.float64, generator=random)
+    return nn.ParameterDict(made)
+
+
+def own_gradients(model: nn.Module) -> list[Gradients]:
+    """Those of a few batches, by the parameters' names."""
+    if isinstance(model, nn.Sequential):
+        names = [name for name, _ in network().named_parameters()]
+        chosen = [names.index(name) for name, _ in model.named_parameters()]
+        return [[step[index] for index in chosen] for step in backward(network())]
+    sizes = {name: 1e-3 if "1" in name else 1.0 for name, _ in model.named_parameters()}  # not all exceed a limit
+    return [
+        [(10 if step == 3 else 1) * sizes[name] * p.detach().roll(step) for name, p in model.named_parameters()]
+        for step in range(STEPS)
+    ]
+
+
+def varied(policy: Policy, way: str) -> Policy:
+    """Half a pipeline has a stage of which nothing is clipped."""
+    return replace(policy, exclude=["0.*"]) if way == "half a pipeline" and not isinstance(policy, Chain) else policy
+
+
+def divided(size: int) -> dict[str, tuple[nn.Module, list[Gradients], Any]]:
+    """Models of which this process holds a part, with gradients, and the groups of those that hold the others."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    rank, world = distributed.get_rank(), distributed.group.WORLD
+    if size == 2:
+        mesh, experts, beside = init_device_mesh("cpu", (2,)), mixture([""], [str(rank)]), mixture(["1"], [str(rank)])
+        gradients = [[distribute_tensor(one, mesh, [Shard(0)]), other] for one, other in own_gradients(beside)]
+        beside["dense1"] = nn.Parameter(distribute_tensor(beside["dense1"], mesh, [Shard(0)]))
+        return {
+            "pipeline": (stage(rank), own_gradients(stage(rank)), world),
+            "half a pipeline": (stage(rank), own_gradients(stage(rank)), world),
+            "experts": (experts, own_gradients(experts), {"*experts*": world}),
+            "experts beside shards": (beside, gradients, {"*experts*": world}),
+        }
+    stages, experts_of = (init_device_mesh("cpu", (2, 2)).get_group(dim) for dim in range(2))
+    held = mixture([str(rank // 2)], [f"{rank // 2}{rank % 2}"])
+    groups = {"*experts*": [stages, experts_of], "*": stages}
+    return {"pipeline of experts": (held, own_gradients(held), groups)}
+
+
+UNDIVIDED = {
+    "pipeline": network,
+    "half a pipeline": network,
+    "experts": lambda: mixture([""], ["0", "1"]),
+    "experts beside shards": lambda: mixture(["1"], ["0", "1"]),
+    "pipeline of experts": lambda: mixture(["0", "1"], ["00", "01", "10", "11"]),
+}
+
+
+# -- what runs on each of the processes
+
+
+def worker(rank: int, size: int, port: int, folder: str, those: list[Policy]) -> None:
+    torch.set_num_threads(1)
+    address = f"tcp://localhost:{port}"
+    distributed.init_process_group("gloo", address, rank=rank, world_size=size, timeout=timedelta(seconds=LIMIT))
+    found: Record = {}
+    for way, (model, gradients) in sharded(size).items():
+        found[way] = {policy_id(policy): clipped(policy, model, gradients) for policy in chosen(those, way)}
+    for way, (model, gradients, group) in divided(size).items():
+        found[way] = {policy_id(p): clipped(varied(p, way), model, gradients, group) for p in those}
+    if size == 2:
+        found |= on_two_processes(rank, those)
+    torch.save(found, Path(folder) / f"{size} {rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def chosen(those: list[Policy], way: str) -> list[Policy]:
+    return [policy for policy in those if policy.scope == "unit"] if way == "convolutions" else those
+
+
+def on_two_processes(rank: int, those: list[Policy]) -> Record:
+    model, gradients = placed_here(rank)
+    shards = fsdp(network())
+    everything = backward(shards, rank, 2)[0]
+    return {
+        "fsdp": {policy_id(policy): steps(policy, fsdp, rank, 2) for policy in those},
+        "ddp": {
+            policy_id(p): steps(p, nn.parallel.DistributedDataParallel, rank, 2) for p in those[::5]
+        },  # gradients are whole there: a few are enough
+        "placed": {policy_id(policy): clipped(policy, model, [gradients] * 2) for policy in those},
+        "collectives": {policy_id(policy): collectives(policy, rank, shards, everything) for policy in those},
+        "functional": functional(rank),
+        "nonfinite": nonfinite(rank, those),
+        "refused": refused(),
+        "saved": saved(rank, next(policy for policy in those if policy.name == "ema")),
+    }
+
+
+def saved(rank: int, policy: Policy) -> Record:
+    """The first process saves and loads a memory by itself, where gradients of the others wait to be added up."""
+    model, gradients = placed_here(rank)
+    clipper = clipper_of(policy, model, None)
+    put(model, gradients)
+    clipper.clip()
+    put(model, gradients)
+    if rank == 0:
+        clipper.load_state_dict(clipper.state_dict())
+    return record(clipper.clip())
+
+
+class Collectives(TorchDispatchMode):
+    """Lists the collectives that are called, with the shapes of what they send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(hasattr(each, "device_mesh") for each in types):
+            return NotImplemented  # calls this again with the tensors that the process holds
+        if "c10d" in str(function):
+            shapes = [list(each.shape) for each in tensors_in(list(args))]
+            self.found.append(f"{function} {shapes}")
+        return function(*args, **kwargs or {})
+
+
+def collectives(policy: Policy, rank: int, model: nn.Module, everything: Gradients) -> dict[str, list[str]]:
+    """Those of two clips, by which gradients this process has; "clip" has those of one clip alone."""
+    found: dict[str, list[str]] = {}
+    for case, present in {"all": 6, "some": (2, 5)[rank], "one": (6, 0)[rank]}.items():
+        clipper = clipper_of(policy, model, None)
+        with Collectives() as mode:
+            for _ in range(2):
+                put(model, [*everything[:present], *[None] * (6 - present)])
+                before = len(mode.found)
+                clipper.clip()
+                found.setdefault("clip", mode.found[before:])
+                clipper.check()
+        found[case] = mode.found
+    pipeline, own = stage(rank), own_gradients(stage(rank))[0]
+    for case, present in {"stages": len(own), "one stage": (len(own), 0)[rank]}.items():
+        clipper = clipper_of(policy, pipeline, distributed.group.WORLD)
+        with Collectives() as mode:
+            for _ in range(2):
+                put(pipeline, [*own[:present], *[None] * (len(own) - present)])
+                clipper.clip()
+                clipper.check()
+        found[case] = mode.found
     return found
 
 
-def columns() -> tuple[list[Tensor], list[Tensor]]:
-    random = torch.Generator().manual_seed(3)
-    shapes = [(4, 5), (3,)]
-    made = [torch.randn(shape, dtype=torch.float64, generator=random) for shape in [*shapes, *shapes]]
-    return made[:2], made[2:]
+def functional(rank: int) -> Record:
+    held = stage(rank)
+    put(held, own_gradients(held)[0])
+    norm = clip_grad_norm_(held.parameters(), 0.1, process_group=distributed.group.WORLD)
+    return {"norm": norm, "gradients": whole_gradients(held)}
 
 
-def clipped(policy: Policy, parameters: list[nn.Parameter]) -> Record:
-    optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters], lr=0.1)
-    clipper = Clipper([(f"p{i}", p) for i, p in enumerate(parameters)], policy, optimizer=optimizer)
-    report = clipper.clip()
-    clipper.check()
-    return record(report) | {"gradients": [whole(parameter.grad) for parameter in parameters]}
+def with_nan(gradients: list[Gradients], spoiled: bool) -> list[Gradients]:
+    """One step with a nan, if it is this process that has it, and one without."""
+    first = [None if each is None else copied(each) for each in gradients[0]]
+    if spoiled:
+        local: Any = first[0]
+        (local.to_local() if hasattr(local, "to_local") else local).view(-1)[-1] = torch.nan
+    return [first, gradients[1]]
+
+
+def nonfinite(rank: int, those: list[Policy]) -> Record:
+    """A nan that one process has, in its shard or its stage: by the mode, and the policy."""
+    shards, stages, found = fsdp(network()[:1]), stage(rank), {}
+    in_shards = with_nan(backward(shards, rank, 2), rank == 1)
+    in_stages = with_nan(own_gradients(stages), rank == 1)
+    for mode in ("error", "drop", "zero"):
+        for policy in those:
+            policy = replace(policy, nonfinite=mode)
+            one = clipped(policy, shards, in_shards)
+            found[f"{mode} {policy_id(policy)}"] = one, clipped(policy, stages, in_stages, distributed.group.WORLD)
+    return found
+
+
+def refused() -> list[str]:
+    """What FSDP1 and a transposed convolution in groups are answered with."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    policy, cpu = ClipByNorm(max=0.1), torch.device("cpu")
+    late = nn.Sequential(nn.Linear(2, 3))
+    clipper = Clipper(late, policy)
+    wrapped = FullyShardedDataParallel(nn.Linear(2, 3), device_id=cpu)
+    original = FullyShardedDataParallel(nn.Linear(2, 3), device_id=cpu, use_orig_params=True)
+    late[0] = FullyShardedDataParallel(late[0], device_id=cpu)
+    tries: list[Callable[[], object]] = [
+        lambda: Clipper(wrapped, policy),
+        lambda: Clipper(nn.Sequential(original), policy),
+        lambda: Clipper(original.named_parameters(), policy),
+        clipper.clip,
+        lambda: Clipper(fsdp(nn.Sequential(nn.ConvTranspose1d(4, 4, 2, groups=2))), AGC(scope="unit")),
+    ]
+    return [message(attempt) for attempt in tries]
+
+
+def message(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+    except (TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "accepted"
 
 
 # -- the tests
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, list[Record]]]]:
-    """What the processes found, by their rank."""
-    folder = tmp_path_factory.mktemp("sharded")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Record]]:
+    """What the processes found, by their number and their rank."""
+    folder, those = tmp_path_factory.mktemp("sharded"), cases()
+    started = [start(size, str(folder), those) for size in (2, 4)]
+    until = time.monotonic() + 4 * LIMIT
+    for context in started:
+        while not context.join(timeout=1):
+            if time.monotonic() > until:
+                for process in context.processes:
+                    process.kill()
+                pytest.fail("the processes wait for each other")
+    return {
+        size: [torch.load(folder / f"{size} {rank}.pt", weights_only=True) for rank in range(size)] for size in (2, 4)
+    }
+
+
+def start(size: int, folder: str, those: list[Policy]) -> Any:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, str(folder), cases()), nprocs=PROCESSES)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+    # Forked from one process that has imported torch, which takes longer than all tests.
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    return torch.multiprocessing.start_processes(
+        worker, (size, port, folder, those), nprocs=size, join=False, start_method="forkserver"
+    )
 
 
-def test_as_one_process_with_one_big_batch(found: list[Any], subtests: pytest.Subtests) -> None:
+def close(one: object, other: object) -> None:
+    torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-300, equal_nan=True)
+
+
+def same(one: object, other: object) -> None:
+    """To the last bit, or the processes would drift apart."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_as_one_process_with_one_big_batch(found: dict[int, list[Record]], subtests: pytest.Subtests) -> None:
     """One test, since every worker of the suite that had a part of it would start its own processes."""
-    values, gradients = columns()
+    model, gradients = placed()
+    models = {"placed": (model, [gradients] * 2)} | {way: (make(), backward(make())) for way, make in WHOLE.items()}
     for policy in cases():
         name = policy_id(policy)
-        parameters = [nn.Parameter(value) for value in values]
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient.clone()
         alone = steps(policy, lambda model: model, 0, 1)
-        expected = {"fsdp": alone, "ddp": alone, "placed": [clipped(policy, parameters)]}
-        for way in (way for way, records in found[0].items() if name in records):
-            with subtests.test(policy=name, way=way):
-                for one, other in zip(found[0][way][name], expected[way], strict=True):
-                    torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-300)
-                # To the last bit, or the processes would drift apart.
-                torch.testing.assert_close(found[0][way][name], found[1][way][name], rtol=0, atol=0)
+        expected = {"fsdp": alone, "ddp": alone} | {way: clipped(policy, *models[way]) for way in models}
+        for way, records in expected.items():
+            size = 2 if way in found[2][0] else 4
+            if name in found[size][0][way]:
+                with subtests.test(policy=name, way=way):
+                    for one, other in zip(found[size][0][way][name], records, strict=True):
+                        close(one, other)
+                    for rank in range(1, size):
+                        same(found[size][0][way][name], found[size][rank][way][name])
+    check_divided(found, subtests)
+    check_collectives(found[2], subtests)
+    check_nonfinite(found[2], subtests)
+    with subtests.test("saved"):
+        same(found[2][0]["saved"], found[2][1]["saved"])
+    with subtests.test("functional"):
+        check_functional(found[2])
+    with subtests.test("refused"):
+        *fsdp1, convolution = found[2][0]["refused"]
+        for answer in fsdp1:
+            assert answer.startswith("TypeError: FullyShardedDataParallel (FSDP1)")
+            assert answer.endswith("fully_shard instead")
+        assert "a transposed convolution sharded over its outputs; exclude it" in convolution
+
+
+def blocks(policy: Policy, gradients: dict[str, Tensor]) -> list[str] | None:
+    """The names of the blocks of so many parameters, if they are a process's own."""
+    gradients = {name: g for name, g in gradients.items() if not any(fnmatch(name, each) for each in policy.exclude)}
+    units = [f"{name}[{row}]" for name, g in gradients.items() for row in range(len(g) if g.dim() > 1 else 1)]
+    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in gradients))
+    return {"parameter": list(gradients), "element": list(gradients), "layer": layers, "unit": units}.get(policy.scope)
+
+
+def compare(policy: Policy, held: Record, alone: Record) -> None:
+    """What one process found of a model that is divided among several, with what is found of the model as a whole."""
+    if "error" in alone:
+        assert set(held["error"]) <= set(alone["error"])
+        return
+    close(held["report"][:2], alone["report"][:2])
+    assert held["dropped"] == alone["dropped"]
+    names = list(held["gradients"])
+    close(held["gradients"], {name: alone["gradients"][name] for name in names})
+    parts = dict(zip(alone["gradients"], alone["parts"], strict=True))
+    close(held["parts"], [parts[name] for name in names])
+    own, every = blocks(policy, held["gradients"]), blocks(policy, alone["gradients"])
+    if own is None and not isinstance(policy, Chain):
+        close(held["report"], alone["report"])
+    elif own is not None and every is not None and not held["dropped"]:
+        for figure in (2, 3):
+            figures = dict(zip(every, alone["report"][figure], strict=True))
+            close(list(held["report"][figure]), [figures[name] for name in own])
+
+
+def check_divided(found: dict[int, list[Record]], subtests: pytest.Subtests) -> None:
+    for way, make in UNDIVIDED.items():
+        size, model, gradients = 2 if way in found[2][0] else 4, make(), own_gradients(make())
+        for policy in (varied(policy, way) for policy in cases()):
+            alone = clipped(policy, model, gradients)
+            with subtests.test(policy=policy_id(policy), way=way):
+                ranks = [found[size][rank][way][policy_id(policy)] for rank in range(size)]
+                for here in ranks:
+                    for one, other, first in zip(here, alone, ranks[0], strict=True):
+                        compare(policy, one, other)
+                        same(one["report"][:2], first["report"][:2])
+
+
+def check_collectives(found: list[Record], subtests: pytest.Subtests) -> None:
+    """The same ones in the same order, whichever gradients a process has; how many a clip takes under FSDP2."""
+    by_unit, by_policy = {"none": 2, "normalize": 3, "agc": 4, "rms": 4}, {"value": 4, "spike": 4, "chain": 4}
+    for policy in cases():
+        with subtests.test("collectives", policy=policy_id(policy)):
+            one, other = (rank["collectives"][policy_id(policy)] for rank in found)
+            assert one == other
+            assert one["all"] == one["some"] == one["one"]
+            assert one["stages"] == one["one stage"]
+            assert len(one["clip"]) == (by_unit if policy.scope == "unit" else by_policy).get(policy.name, 1)
+
+
+def check_nonfinite(found: list[Record], subtests: pytest.Subtests) -> None:
+    """Every process raises, drops or erases, and goes on with the next step."""
+    gradients = with_nan(backward(network()[:1]), spoiled=True)
+    in_stage = with_nan(backward(network()), spoiled=False)
+    last = in_stage[0][2]
+    assert last is not None
+    last.view(-1)[-1] = torch.nan  # of the second stage's first parameter
+    sharded, divided = network()[:1], network()
+    for mode in ("error", "drop", "zero"):
+        for policy in cases():
+            policy = replace(policy, nonfinite=mode)
+            with subtests.test(mode, policy=policy_id(policy)):
+                by_rank = [rank["nonfinite"][f"{mode} {policy_id(policy)}"] for rank in found]
+                for one, other in zip(by_rank[0][0], clipped(policy, sharded, gradients), strict=True):
+                    close(one, other)
+                same(by_rank[0][0], by_rank[1][0])
+                for _, stages in by_rank:
+                    for one, other in zip(stages, clipped(policy, divided, in_stage), strict=True):
+                        compare(policy, one, other)
+
+
+def check_functional(found: list[Record]) -> None:
+    model = network()
+    put(model, backward(model)[0])
+    norm = clip_grad_norm_(model.parameters(), 0.1)
+    close(found[0]["functional"]["norm"], norm)
+    same(found[0]["functional"]["norm"], found[1]["functional"]["norm"])
+    close(found[0]["functional"]["gradients"] | found[1]["functional"]["gradients"], whole_gradients(model))
 
 
 def test_the_cases_limit_something() -> None:
