@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from gradclip import Policy, clamping, gradients, norms, scopes
 from tests.support import policies, policy_id
@@ -46,3 +48,12 @@ def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a stand-in for an accelerator of the CPU: nothing may depend on a value that is there."""
     for module in (norms, clamping, gradients, scopes):
         monkeypatch.setattr(module, "is_host", lambda device: False)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for each in value for tensor in tensors_in(each)] if isinstance(value, list | tuple) else []

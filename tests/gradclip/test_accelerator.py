@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradclip import (
@@ -28,7 +28,7 @@ from gradclip import (
     clamping,
     norms,
 )
-from tests.gradclip.support import as_on_an_accelerator, cases, pairs
+from tests.gradclip.support import as_on_an_accelerator, cases, pairs, tensors_in
 from tests.support import policies, policy_id, with_gradients
 
 
@@ -215,15 +215,6 @@ class Largest(TorchDispatchMode):
             if tensor.untyped_storage().data_ptr() not in given:
                 self.elements = max(self.elements, tensor.numel())
         return found
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested lists, tuples and dictionaries."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for each in value for tensor in tensors_in(each)] if isinstance(value, list | tuple) else []
 
 
 @pytest.mark.parametrize("on_host", [True, False])

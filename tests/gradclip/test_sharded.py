@@ -16,8 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradclip import AGC, Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
 from gradclip.functional import clip_grad_norm_
-from tests.gradclip.support import pairs
-from tests.gradclip.test_accelerator import tensors_in
+from tests.gradclip.support import pairs, tensors_in
 from tests.support import policy_id
 
 STEPS = 4
