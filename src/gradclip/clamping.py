@@ -32,9 +32,10 @@ def clamp(tensors: Sequence[Tensor], bound: float, before: Tensor) -> tuple[Tens
     for indices, matrix in stacked(tensors):
         limit = _representable(bound, matrix.dtype)
         largest, exceeded = _clamp_rows(matrix, limit)
-        first = indices[0]
-        one = before[first : first + 1]  # by an index that would have to be sent, only where there are several
-        after = one if len(indices) == 1 else before[index_tensor(tuple(indices), before.device)]
+        if len(indices) == 1:  # a slice needs no index on the device
+            after = before[indices[0] : indices[0] + 1]
+        else:
+            after = before[index_tensor(tuple(indices), before.device)]
         if not is_host(matrix.device) or bool(exceeded.any()):
             after = row_norms(matrix)
             if len(indices) > 1 or matrix.data_ptr() != tensors[indices[0]].data_ptr():  # the matrix is a copy

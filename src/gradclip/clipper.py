@@ -114,17 +114,18 @@ class Clipper:
         if not gradients.indices and not self._warned:
             self._warned = True
             warnings.warn("clip() found no gradient: no parameter that the Clipper knows has one", stacklevel=3)
-        mode, looks = self.policy.nonfinite, gradients.on_host or self.policy.nonfinite == "drop"
-        if mode == "zero" and not looks:
+        mode = self.policy.nonfinite
+        reads = gradients.on_host or mode == "drop"  # values on the host, which waits for an accelerator
+        if mode == "zero" and not reads:
             gradients.zero_nonfinite()
         before = gradients.norms()
         total, dropped = gradients.total(before), False
         norms = before
-        if mode == "error" and not looks:
+        if mode == "error" and not reads:
             bad = self._remember_nonfinite(gradients, before)
-            gradients.erase_if(bad)
-            norms = before.masked_fill(bad, 0)  # of gradients that enter no memory
-        elif mode != "keep" and looks and not math.isfinite(total.item()):  # the total is the same on all processes
+            gradients.zero_if(bad)
+            norms = before.masked_fill(bad, 0)  # a norm of 0 enters no memory
+        elif mode != "keep" and reads and not math.isfinite(total.item()):  # the total is the same on all processes
             dropped = self._drops_nonfinite(gradients)
             before = norms = gradients.norms()
             total = gradients.total(before)
@@ -160,16 +161,17 @@ class Clipper:
         if report is None:
             raise ClipCheckError("check() came before clip()")
         gradients = self._parameters.read()
-        now, told = gradients.norms(), report.parameter_after  # collectives first: a process that raises joins none
+        # Measured before anything is raised: other processes would wait for this one in the collective.
+        measured, reported = gradients.norms(), report.parameter_after
         self._check_ids(gradients)
         largest = max((gradients.parameters[index].numel() for index in gradients.indices), default=1)
-        same = (now - told).abs() <= TOLERANCE * told + FTZ_TOLERANCE * largest**0.5
-        same |= ~told.isfinite() & ~now.isfinite()
+        same = (measured - reported).abs() <= TOLERANCE * reported + FTZ_TOLERANCE * largest**0.5
+        same |= ~reported.isfinite() & ~measured.isfinite()
         if not bool(same.all()):
             index = int(torch.argmin(same.int()))
             raise ClipCheckError(
-                f"{report.names[index]}: its gradient has norm {now[index].item():.6g} before the optimizer's step, "
-                f"but {told[index].item():.6g} after clip(); between clip() and step() it was changed"
+                f"{report.names[index]}: its gradient has norm {measured[index].item():.6g} before the optimizer's "
+                f"step, but {reported[index].item():.6g} after clip(); between clip() and step() it was changed"
             )
         if report.dropped:
             return
@@ -182,7 +184,7 @@ class Clipper:
     def raise_if_nonfinite(self) -> None:
         """Raises NonFiniteGradientError if `nonfinite=error` and a gradient was non-finite since the last call.
 
-        Reads from the device. To be called every now and then on an accelerator, where `clip()` does not look.
+        Reads from the device. To be called every now and then on an accelerator, where `clip()` reads no values.
         """
         pending, self._nonfinite = self._nonfinite, []
         for names, flags, step in pending:
@@ -191,8 +193,7 @@ class Clipper:
 
     def state_dict(self) -> dict[str, Any]:
         """By the labels of a chain ("" without one): the policy's name and options, its blocks and its memory."""
-        parameters = self._parameters.read(with_gradients=False)
-        return {label: runner.state_dict(parameters) for label, runner in self._runners.items()}
+        return {label: runner.state_dict() for label, runner in self._runners.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a saved memory; raises ValueError if another policy, other options or other blocks wrote it."""
@@ -209,12 +210,14 @@ class Clipper:
 
     def _refresh(self) -> None:
         """Follows a policy that was changed or replaced; raises InvalidField or ValueError where that cannot be."""
-        links = self.policy.links if isinstance(self.policy, Chain) else {"": self.policy}
-        if [*links.items()] != [(label, runner.policy) for label, runner in self._runners.items()]:
+        if isinstance(self.policy, Chain):
+            self.policy.__post_init__()  # its links check themselves below
+        runners = self._new_runners()
+        used, wanted = ([(label, id(r.policy)) for label, r in each.items()] for each in (self._runners, runners))
+        if used != wanted:
             first = next(iter(self._runners.values()))
-            self.policy.__post_init__()
-            runners = self._new_runners()
             for label, runner in runners.items():
+                runner.policy.__post_init__()
                 runner.adopt(self._runners.get(label, first))
             self._runners = runners
         for runner in self._runners.values():

@@ -51,7 +51,7 @@ class Gradients:
     def __post_init__(self) -> None:
         self.indices = [index for index, tensor in enumerate(self.tensors) if tensor is not None]
         devices = list(dict.fromkeys([parameter.device for parameter in self.parameters]))
-        # What is on the meta device has no values, and a gradient elsewhere can be looked at all the same.
+        # What is on the meta device has no values, and a gradient elsewhere can be read all the same.
         devices = [device for device in devices if device.type != "meta"] or devices
         self.device = self.parameters[self.indices[0]].device if self.indices else devices[0]
         self.on_host = all(map(is_host, devices))
@@ -116,8 +116,8 @@ class Gradients:
             if tensor is not None:
                 tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
-    def erase_if(self, flag: Tensor) -> None:
-        """Sets all gradients to 0, in place, if a 0-d flag is set, which nothing looks at."""
+    def zero_if(self, flag: Tensor) -> None:
+        """Sets all gradients to 0, in place, if a 0-d flag on the device is set, without reading it."""
         for tensor in self.tensors:
             if tensor is not None:
                 tensor.masked_fill_(flag.to(tensor.device), 0)  # multiplied by 0, a nan would stay

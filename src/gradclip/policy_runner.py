@@ -122,7 +122,7 @@ class PolicyRunner:
                 f"where its limit is {limits[block].item():.6g}"
             )
 
-    def state_dict(self, gradients: Gradients) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on: tensors, plain numbers and names."""
         return {
             "policy": self.policy.name,
@@ -138,11 +138,10 @@ class PolicyRunner:
         if state["policy"] != self.policy.name:
             raise ValueError(f"the saved memory belongs to {state['policy']!r}, not to {self.policy.name!r}")
         self._compare(state.get("options", {}), "the saved memory was written with")
-        if state["blocks"]:
-            saved, labels = set(state["blocks"]), set(self.blocks(gradients).labels)
-            for label in sorted(saved ^ labels):
-                where = "the saved memory" if label in saved else "the model"
-                raise ValueError(f"the saved memory belongs to other blocks: only {where} has {label}")
+        saved, labels = set(state["blocks"]), set(self.blocks(gradients).labels) if state["blocks"] else set()
+        for label in sorted((saved ^ labels) | (state["elements"].keys() - set(gradients.names))):
+            where = "the model" if label in labels else "the saved memory"
+            raise ValueError(f"the saved memory belongs to other blocks: only {where} has {label}")
         for name, parameter in zip(gradients.names, gradients.parameters, strict=True):
             shape = local_tensor(parameter).shape
             if any(kept.dim() and kept.shape != shape for kept in state["elements"].get(name, {}).values()):
@@ -181,11 +180,11 @@ class PolicyRunner:
             measure_sizes=lambda: blocks.sizes(gradients),
             measure_weights=lambda: blocks.weight_norms(gradients),
         )
-        limits, self._memory = policy.limits(measured, self._memory_for(policy, blocks, norms))
-        self._labels = blocks.labels if self._memory else ()
-        for name, answer in {"limits": limits, **self._memory}.items():
+        limits, memory = policy.limits(measured, self._memory_for(policy, blocks, norms))
+        for name, answer in {"limits": limits, **memory}.items():
             if answer.dim() == 0 or len(answer) != len(blocks):
                 raise ValueError(f"clip={policy.name}: its {name} have {list(answer.shape)}, not [{len(blocks)}, …]")
+        self._memory, self._labels = memory, blocks.labels if memory else ()
         if policy.max_is_cap and policy.max is not None:
             limits = limits.clamp(max=policy.max)
         # A nan norm exceeds, and makes its block nan, as in torch; a norm of 0 never, not even a limit that is nan.
@@ -199,7 +198,7 @@ class PolicyRunner:
         # A process may not decide alone whether a block of its own changes: `after` may gather over others.
         if gradients.partition or not gradients.on_host or bool(changes.any()):
             scales = torch.where(changes, limits / norms, 1.0)
-            if not gradients.on_host:  # where nothing looks, no factor may leave float32's range
+            if not gradients.on_host:  # without reading the scales, none may leave float32's range
                 scales = scales.clamp(max=torch.finfo(torch.float32).max)
             blocks.multiply(gradients, scales)
             outcome.after = blocks.after(gradients, before, scales)
@@ -255,11 +254,12 @@ class PolicyRunner:
         if gradients.shards:
             largest, limits = gather_norms(torch.cat([largest, limits]), gradients.shards * 2, math.inf).chunk(2)
             exceeded, after = gather_norms(exceeded, gradients.shards, 1.0), gradients.norms()
-        sizes = index_tensor(tuple(parameter.numel() for parameter in gradients.parameters), before.device)
-        counts = sizes.where(limits >= 0, 0)  # of a sharded parameter all, if any process has a gradient of it
-        limits = limits.where(limits >= 0, math.inf)
         chosen = index_tensor(blocks.selected, before.device)
-        total = counts[chosen].sum() if gradients.shards else sum(tensor.numel() for tensor in own.values())
+        total: Tensor | int = sum(tensor.numel() for tensor in own.values())
+        if gradients.shards:  # all elements of a parameter of which any process has a gradient
+            sizes = index_tensor(tuple(parameter.numel() for parameter in gradients.parameters), before.device)
+            total = sizes.where(limits >= 0, 0)[chosen].sum()
+        limits = limits.where(limits >= 0, math.inf)
         return Outcome(largest[chosen], limits[chosen], exceeded[chosen].sum(), total, after)
 
     def _memory_of(self, policy: ElementwisePolicy, gradients: Gradients, index: int, tensor: Tensor) -> Memory:

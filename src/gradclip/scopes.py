@@ -33,7 +33,6 @@ class Blocks:
         self.labels, self.block_of, self.shared = labels, block_of, shared
         self.selected = tuple(index for index, block in enumerate(block_of) if block is not None)
         self.members = tuple(block for block in block_of if block is not None)
-        self.is_whole = shared and len(labels) == 1 and len(self.selected) == len(block_of)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,7 +78,7 @@ class Blocks:
         dtypes = {tensor.dtype for tensor in [*gradients.parameters, *gradients.tensors] if tensor is not None}
         if any(dtype.itemsize < 4 for dtype in dtypes):
             return gradients.norms()
-        if not self.is_whole:
+        if len(self) > 1 or len(self.selected) < len(self.block_of):
             chosen = tuple(len(self) if block is None else block for block in self.block_of)
             scales = torch.cat([scales, scales.new_ones(1)])[index_tensor(chosen, scales.device)]
         after = before * scales
@@ -106,7 +105,7 @@ class Units(Blocks):
 
     def __init__(self, gradients: Gradients, selected: tuple[int, ...]):
         transposed = _transposed_groups(gradients.module)
-        self.selected, self.is_whole, self._names = selected, False, gradients.names
+        self.selected, self._names = selected, gradients.names
         self._groups = {index: transposed.get(id(gradients.parameters[index]), 0) for index in selected}
         self._rows: dict[int, int] = {}
         self._here: dict[int, tuple[int, ...] | None] = {}  # of DTensors: the units on this process; None for all

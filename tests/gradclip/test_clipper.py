@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from gradclip import (
     AGC,
+    Chain,
     ClipByNorm,
     ClipByValue,
     ClipCheckError,
@@ -588,3 +589,45 @@ def test_keep_beside_nan_and_inf_makes_everything_nan_as_torch_does() -> None:
     assert report.before.isnan()
     for one, other in zip(copies(mine), copies(theirs), strict=True):
         torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_an_equal_policy_that_replaces_another_is_followed_from_then_on() -> None:
+    model = with_gradients([torch.full((4,), 100.0)])
+    clipper = Clipper(model.named_parameters(), Plain())
+    clipper.policy = other = Plain()
+    clipper.clip()
+    other.threshold = 0.5
+    assert clipper.clip().limits.item() == 0.5
+
+
+def test_a_chain_is_checked_when_it_is_changed(model: nn.Module) -> None:
+    chain = Chain(links={"norm": ClipByNorm(max=1.0)})
+    clipper = Clipper(model, chain)
+    chain.nonfinite = "skip"
+    with pytest.raises(InvalidField, match="nonfinite=skip"):
+        clipper.clip()
+
+
+def test_a_memory_of_elements_of_another_model_is_refused(model: nn.Module) -> None:
+    clipper = Clipper(model, SpikeClip())
+    clipper.clip()
+    with pytest.raises(ValueError, match=r"other blocks: only the saved memory has 0\.bias"):
+        Clipper(nn.Linear(2, 2), SpikeClip()).load_state_dict(clipper.state_dict())
+
+
+@dataclass(kw_only=True)
+class Faltering(EMAClip):
+    """Its second memory lacks a block."""
+
+    def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
+        limits, after = super().limits(measured, memory)
+        return limits, {name: tensor[1:] for name, tensor in after.items()} if memory else after
+
+
+def test_a_memory_that_is_refused_is_not_kept(model: nn.Module) -> None:
+    clipper = Clipper(model, Faltering())
+    clipper.clip()
+    before = clipper.state_dict()[""]["memory"]
+    with pytest.raises(ValueError, match="its count have"):
+        clipper.clip()
+    assert clipper.state_dict()[""]["memory"] == before

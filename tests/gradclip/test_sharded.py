@@ -335,8 +335,25 @@ def on_two_processes(rank: int, those: list[Policy]) -> Record:
         "functional": functional(rank),
         "nonfinite": nonfinite(rank, those),
         "refused": refused(),
+        "partly sharded": partly_sharded(rank),
         "saved": saved(rank, next(policy for policy in those if policy.name == "ema")),
     }
+
+
+def partly_sharded(rank: int) -> Tensor:
+    """A parameter that one mesh dimension replicates and another shards: a partial sum here, and no gradient there."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2, 1))
+    zeros = torch.zeros(2, dtype=torch.float64)
+    parameter = nn.Parameter(distribute_tensor(zeros, mesh, [Replicate(), Shard(0)]))
+    if rank == 0:
+        parameter.grad = DTensor.from_local(zeros + torch.tensor([3.0, 4.0]), mesh, [Partial(), Shard(0)])
+    clipper = Clipper([("p", parameter)], ClipByNorm(max=1.0))
+    clipper.clip()
+    clipper.check()
+    return whole(parameter.grad)
 
 
 def saved(rank: int, policy: Policy) -> Record:
@@ -510,6 +527,9 @@ def test_as_one_process_with_one_big_batch(found: dict[int, list[Record]], subte
     check_nonfinite(found[2], subtests)
     with subtests.test("saved"):
         same(found[2][0]["saved"], found[2][1]["saved"])
+    with subtests.test("partly sharded"):
+        for rank in range(2):
+            assert found[2][rank]["partly sharded"].tolist() == pytest.approx([0.6, 0.8])
     with subtests.test("functional"):
         check_functional(found[2])
     with subtests.test("refused"):
@@ -574,7 +594,7 @@ def check_collectives(found: list[Record], subtests: pytest.Subtests) -> None:
 
 
 def check_nonfinite(found: list[Record], subtests: pytest.Subtests) -> None:
-    """Every process raises, drops or erases, and goes on with the next step."""
+    """Every process raises, drops the step or sets elements to 0, all alike, and the next step is clipped as usual."""
     gradients = with_nan(backward(network()[:1]), spoiled=True)
     in_stage = with_nan(backward(network()), spoiled=False)
     last = in_stage[0][2]

@@ -26,6 +26,7 @@ EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experime
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
 MISTAKES = [
+    ("clip=agc clip.exclude_last=false", "clip.exclude_last=false: no such key any more: clip.exclude says which"),
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
     ("model=transformer", f"model=transformer: no such option; there are {MODELS}"),
     ("clip=null", "clip=null: no such option; did you mean clip=none? There are adagc, agc,"),
