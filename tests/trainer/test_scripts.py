@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from runner.errors import UserError
-from runner.runs import checkpoint
+from runner.runs import checkpoint, lock
 from runner.runs.status import actual_state
 from scripts import export, status
 from tests.programs import Program
@@ -17,6 +17,13 @@ from tests.support import ROOT
 from tests.trainer.support import SMALL, text_file, train
 from trainer.project import compose
 from trainer.run import execute_in_folder
+
+
+def test_a_run_that_has_only_its_lock_is_starting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock.hold(tmp_path)
+    status.main([str(tmp_path)])
+    lock.release(tmp_path)
+    assert capsys.readouterr().out == f"{tmp_path}: running, and has written no status.json yet\n"
 
 
 def test_a_killed_run_is_told_from_a_running_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
