@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from gradclip import ClipReport
-from runner.errors import typed
+from runner.errors import quote_override
 from runner.runs.run import Run, RunOutcome
 from runner.runs.status import read_status
 from runner.sweeps.results import ENDED
@@ -23,7 +23,7 @@ from trainer.run import execute_in_folder
 from trainer.state import TrainState, build
 
 CONF = Path(__file__).parent / "conf"
-SEARCHPATH = f"hydra.searchpath=[{typed(f'file://{CONF}')}]"  # the override that adds it to conf/
+SEARCHPATH = f"hydra.searchpath=[{quote_override(f'file://{CONF}')}]"  # the override that adds it to conf/
 SEEDS = (1, 2, 3)  # wherever chance plays a part
 
 Key = TypeVar("Key")

@@ -18,7 +18,7 @@ import torch
 from evidence.faults import Tally
 from evidence.faults.damage import small_run
 from runner.cli.preflight import preflight
-from runner.errors import one_line, typed
+from runner.errors import one_line, quote_override
 from runner.runs import checkpoint
 from scripts import evaluate
 from tests.trainer.support import SMALL
@@ -162,7 +162,7 @@ def foreign(folder: Path, every: int = 1) -> Tally:
         count(f"safetensors, {what}", lambda: begun(folder, f"init_from={folder}/weights.safetensors"))
     studies = folder / "more" / "experiment"
     studies.mkdir(parents=True)
-    searchpath = f"hydra.searchpath=[{typed(f'file://{folder}/more')}]"
+    searchpath = f"hydra.searchpath=[{quote_override(f'file://{folder}/more')}]"
     for what, content in configs("steps: 3\n", mark).items():
         if what in ("empty", "no model", "a line of a gigabyte", "aliases that grow"):
             continue  # a study may be empty, and Hydra reads it whole and expands its aliases

@@ -13,7 +13,7 @@ class InvalidField(ValueError):
 
     def __init__(self, key: str, value: Any, allowed: str):
         self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}={show(value)}: must be {allowed}" if key else allowed)
+        super().__init__(f"{key}={format_value(value)}: must be {allowed}" if key else allowed)
 
 
 class UnmatchedPatternError(ValueError):
@@ -43,10 +43,10 @@ class ClipCheckError(RuntimeError):
     """The gradients before the optimizer's step are not those that `clip()` left and reported."""
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it is written on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{','.join(show(each) for each in value)}]"
+        return f"[{','.join(format_value(each) for each in value)}]"
     return str(value)

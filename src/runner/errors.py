@@ -22,7 +22,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from gradclip.errors import InvalidField, show
+from gradclip.errors import InvalidField, format_value
 from gradclip.fields import Checked, allowed
 from runner.config import Project
 
@@ -150,7 +150,7 @@ def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
     options = sorted(options)
     hint = nearest(str(option), options)
     meant = f"did you mean {group}={hint}? There" if hint else "there"
-    return f"{group}={show(option)}: no such option; {meant} are {', '.join(options)}"
+    return f"{group}={format_value(option)}: no such option; {meant} are {', '.join(options)}"
 
 
 def unknown_key(
@@ -182,7 +182,7 @@ def unknown_key(
 def wrong_value(key: str, value: Any, owner: type) -> str:
     """A value of the wrong type or out of range."""
     leaf = key.rpartition(".")[2]
-    return f"{key}={show(value)}: must be {allowed(owner, leaf)}"
+    return f"{key}={format_value(value)}: must be {allowed(owner, leaf)}"
 
 
 def missing(key: str, project: Project[Any] | None = None) -> str:
@@ -224,7 +224,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def typed(value: str) -> str:
+def quote_override(value: str) -> str:
     """A text as Hydra's grammar reads it back: in quotes where it needs them."""
     if re.fullmatch(r"[A-Za-z0-9_./:*?@%|+-]+", value):
         return value

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from runner.errors import UserError
-from runner.report import pages, pictures, report, rows
-from runner.report.words import conclusion
+from runner.report import aggregate, plots, render, report
+from runner.report.conclusion import conclusion
 from scripts import report as script
 from tests import sweeps
 from tests.runner.support import compose, composer
@@ -37,8 +37,8 @@ def grid(objectives: dict[str, list[float | None]], **more: str) -> list[Fake]:
     return jobs
 
 
-def answer(folder: Path, jobs: list[Fake]) -> tuple[rows.Table, str]:
-    table = rows.build([made_up(folder, jobs)])
+def answer(folder: Path, jobs: list[Fake]) -> tuple[aggregate.Table, str]:
+    table = aggregate.build([made_up(folder, jobs)])
     return table, " ".join(conclusion(table, RESUME))
 
 
@@ -64,7 +64,7 @@ def test_what_to_try_next_is_the_job_that_was_swept(tmp_path: Path) -> None:
     fixed = ["initial='it\\'s a \"text\".txt'", "+schedule.final=0.5", "clip.include=[weight.*]"]
     asked = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
     made_up(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=asked)
-    words = " ".join(conclusion(rows.build([tmp_path]), RESUME))
+    words = " ".join(conclusion(aggregate.build([tmp_path]), RESUME))
     (command,) = re.findall(r"Next: `(.*?)`", words)
     own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
     assert shlex.split(command) == ["python", "train.py", "-m", *fixed, *own]
@@ -74,7 +74,7 @@ def test_what_to_try_next_is_the_job_that_was_swept(tmp_path: Path) -> None:
     "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
 )
 def test_a_value_is_shown_as_hydra_reads_it(value: Any) -> None:
-    (override,) = composer().parse([f"initial={rows.shown(value)}"])
+    (override,) = composer().parse([f"initial={aggregate.override_value(value)}"])
     assert override.value() == value
 
 
@@ -93,7 +93,7 @@ def test_a_tie(tmp_path: Path) -> None:
     assert "seeds" in words
     assert "clipping neither helps nor harms" in words
     assert [row.tied for row in table.rows] == [True, True, True, False]
-    marks = [line[-1] for line in pages.cells(table)[1:]]
+    marks = [line[-1] for line in render.cells(table)[1:]]
     assert marks == ["best, a tie", "tied with the best", "tied with the best", ""]
 
 
@@ -126,7 +126,7 @@ def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path)
     assert "nothing else finished at every seed" in words
     assert "at 5 `clip=norm` diverged" in words
     assert [row.rank for row in table.rows] == [0, 1]
-    assert pages.cells(table)[2][2:4] == ["2 of 3", "1"]
+    assert render.cells(table)[2][2:4] == ["2 of 3", "1"]
 
 
 def test_one_seed(tmp_path: Path) -> None:
@@ -141,11 +141,11 @@ def test_missing_failed_and_running_jobs(tmp_path: Path) -> None:
     table, words = answer(tmp_path, jobs)
     assert "This is not the whole sweep: of 6 runs 1 failed and 2 not ended." in words
     assert RESUME in words
-    head, first, second = pages.cells(table)
+    head, first, second = render.cells(table)
     assert head[2:5] == ["finished", "failed", "not ended"]
     assert first[2:5] == ["2 of 3", "", "1"]
     assert second[2:5] == ["1 of 3", "1", "1"]
-    assert pages.problems(table)[0].endswith("failed: made up at step 10")
+    assert render.problems(table)[0].endswith("failed: made up at step 10")
 
 
 def test_nothing_has_finished(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_only_keys_that_differ_are_columns(tmp_path: Path) -> None:
     """A policy brings its own scope and norm along; those are no columns, and neither is the seed."""
     jobs = [Fake([f"clip={c}", f"lr={lr}", f"seed={s}"], 1.0) for c in ("norm", "value") for lr in (1, 2)
             for s in (1, 2)]  # fmt: skip
-    table = rows.build([made_up(tmp_path, jobs, ("clip", "lr", "seed"))])
+    table = aggregate.build([made_up(tmp_path, jobs, ("clip", "lr", "seed"))])
     assert table.columns == ["clip.name", "clip.max", "lr"]
     assert len(table.rows) == 4
 
@@ -165,7 +165,7 @@ def test_only_keys_that_differ_are_columns(tmp_path: Path) -> None:
 def test_several_sweeps_are_read_together(tmp_path: Path) -> None:
     one = made_up(tmp_path / "one", grid({"norm@1": [1.5, 1.6], "norm@2": [None, 1.9]}))
     two = made_up(tmp_path / "two", grid({"norm@1": [1.5, 1.6, 1.7]}))
-    table = rows.build([one, two])
+    table = aggregate.build([one, two])
     assert [len(row.trials) for row in table.rows] == [3, 2]
     assert table.duplicates == 2
 
@@ -175,7 +175,7 @@ def test_thresholds_and_shares(tmp_path: Path) -> None:
             Fake(["clip=autoclip", "seed=1"], 1.1, limit=0.7, clipped=0.0),
             Fake(["clip=none", "seed=1"], 1.2),
             Fake(["clip=zclip", "clip.max=1", "seed=1"], 1.3, limit=0.4)]  # fmt: skip
-    table = rows.build([made_up(tmp_path, jobs)])
+    table = aggregate.build([made_up(tmp_path, jobs)])
     # zclip's max is a cap beside its own limit, which is what counts.
     assert [row.threshold for row in table.rows] == [2.0, pytest.approx(0.7), None, pytest.approx(0.4)]
     assert [row.clipped for row in table.rows[:2]] == [1.0, 0.0]
@@ -203,7 +203,7 @@ def test_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_policy_has_a_look_of_its_own() -> None:
-    assert len(set(pictures.COLOURS)) == len(set(pictures.MARKERS)) == 8
+    assert len(set(plots.COLOURS)) == len(set(plots.MARKERS)) == 8
 
 
 def test_mistakes_are_one_line(
@@ -223,12 +223,12 @@ def test_mistakes_are_one_line(
 
 def test_the_series_of_a_run(tmp_path: Path) -> None:
     """As arrays in the order of the steps; of a run that has only begun, and of one that was resumed."""
-    assert rows.read_series(tmp_path) == {}
+    assert aggregate.read_series(tmp_path) == {}
     lines = [{"step": 1, "loss/train": 3.0, "lr": 0.1}, {"step": 3, "loss/train": 1.0}, {"step": 2, "loss/train": 2.0},
              {"step": 3, "loss/val": 0.5}, {"step": 3, "loss/train": 1.5}]  # fmt: skip
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "loss/tr')
-    found = rows.read_series(tmp_path)
+    found = aggregate.read_series(tmp_path)
     assert found.keys() == {"loss/train", "loss/val"}
     assert found["loss/train"].steps.tolist() == [1, 2, 3]
     assert found["loss/train"].values.tolist() == [3.0, 2.0, 1.5]

@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from runner.errors import UserError
-from runner.report import rows
+from runner.report import aggregate
 from runner.sweeps import search
 from runner.sweeps.grid import Points
 from runner.sweeps.results import read_plan
@@ -115,7 +115,7 @@ def test_every_trial_is_a_job(searched: tuple[Path, str]) -> None:
 
 
 def test_the_report_reads_a_search(searched: tuple[Path, str]) -> None:
-    table = rows.build([searched[0]])
+    table = aggregate.build([searched[0]])
     assert {"clip.name", "clip.max", "lr"} <= set(table.columns)
     assert len(table.trials) + table.duplicates == 12
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from gradclip.errors import show
+from gradclip.errors import format_value
 from gradclip.fields import allowed
 from runner.compose import Composer, schema_of
 
@@ -48,5 +48,5 @@ def _rows(node: DictConfig, path: str = "") -> list[tuple[str, str]]:
         if isinstance(value, DictConfig) and schema_of(value):
             below += _rows(value, f"{key}.")
         else:
-            own.append((f"{key}={show(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
+            own.append((f"{key}={format_value(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
     return own + below

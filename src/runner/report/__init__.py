@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.errors import UserError, typed
+from runner.errors import UserError, quote_override
 
 
 def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
@@ -15,17 +15,17 @@ def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('the report needs matplotlib: pip install -c constraints.txt -e ".[report]"')
-    from runner.report import pages, pictures, rows
-    from runner.sweeps.results import PLAN, shown
+    from runner.report import aggregate, plots, render
+    from runner.sweeps.results import PLAN, relative_path
 
     sweeps = [sweep.resolve() for sweep in sweeps]
     folder = sweeps[0] if folder is None else folder
-    table = rows.build(sweeps)
-    drawn = pictures.draw(table, folder)
+    table = aggregate.build(sweeps)
+    drawn = plots.draw(table, folder)
     title = "Sweep " + ", ".join(sweep.name for sweep in sweeps)
     again = next((sweep for sweep in sweeps if (sweep / PLAN).is_file()), None)
-    command = ["python", "train.py", f"sweep.resume={typed(shown(again))}"] if again else []
+    command = ["python", "train.py", f"sweep.resume={quote_override(relative_path(again))}"] if again else []
     resume = shlex.join(command or ["python", "train.py", "resume=RUN"])
-    (folder / "report.md").write_text(pages.markdown(table, drawn, title, resume), encoding="utf-8")
-    (folder / "report.html").write_text(pages.page(table, drawn, title, resume), encoding="utf-8")
-    return f"{pages.text(table, resume)}\n\n{shown(folder / 'report.html')}"
+    (folder / "report.md").write_text(render.markdown(table, drawn, title, resume), encoding="utf-8")
+    (folder / "report.html").write_text(render.page(table, drawn, title, resume), encoding="utf-8")
+    return f"{render.text(table, resume)}\n\n{relative_path(folder / 'report.html')}"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.errors import UserError
-from runner.report.rows import shown
+from runner.report.aggregate import override_value
 from runner.runs.status import read_status
 from runner.sweeps.results import columns
 from runner.tracking import metrics
@@ -130,7 +130,7 @@ def advise(run: Path, tag: str = BEFORE) -> str:
     rows = [("threshold", "steps above", "why", "override")]
     rows += [(f"{each.threshold:.3g}", f"{100 * each.share:.1f} %", each.source, each.override)
              for each in suggestions(norms)]  # fmt: skip
-    middle = f"{len(norms)} norms of {tag}: median {shown(round(float(np.median(norms)), 4))}, "
+    middle = f"{len(norms)} norms of {tag}: median {override_value(round(float(np.median(norms)), 4))}, "
     head = middle + f"mean {norms.mean():.4g}, largest {norms.max():.4g}"
     told = [f"warning: {each}" for each in warnings(norms, status)]
     best = advice(norms, status)

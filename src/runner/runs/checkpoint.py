@@ -14,7 +14,7 @@ from typing import IO, Any
 import torch
 
 from runner.errors import UserError
-from runner.runs.files import naming, part_of, remove_parts, sync_folder, write_atomically
+from runner.runs.files import add_path_to_oserror, part_of, remove_parts, sync_folder, write_atomically
 
 FORMAT = 5  # of the content; format 4 and older had a checksum behind the archive, and no format in it
 
@@ -164,7 +164,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     written.
     """
     part = part_of(path)
-    with naming(path):
+    with add_path_to_oserror(path):
         if not path.parent.is_dir():
             path.parent.mkdir()
             sync_folder(path.parent.parent)

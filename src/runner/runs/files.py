@@ -12,7 +12,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, e
 def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
     """A reader sees the old file or the new one, never half of it; with `sync` a power cut changes nothing of that."""
     part = part_of(path)
-    with naming(path):
+    with add_path_to_oserror(path):
         with part.open("wb") as file:
             file.write(content)
             if sync:
@@ -44,7 +44,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def add_path_to_oserror(path: Path) -> Iterator[None]:
     """An error of writing in the block names the file: the system's own often has no name."""
     try:
         yield

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Protocol
 
 from runner.config import Sweep
-from runner.errors import MISTAKE, say, typed
+from runner.errors import MISTAKE, quote_override, say
 from runner.runs.log import output_of
 from runner.runs.run import SAVED, SIGNALS
 from runner.runs.status import actual_state, change_status
@@ -199,12 +199,12 @@ def _arguments(job: Job, folder: Path) -> list[str]:
     What an earlier attempt left in the folder of a job that starts is kept, under another name.
     """
     if (folder / SAVED).is_file() and actual_state(folder) in ("interrupted", "killed"):
-        return [f"resume={typed(str(folder))}"]
+        return [f"resume={quote_override(str(folder))}"]
     if folder.exists():
         state = actual_state(folder) or "incomplete"
         names = (folder.with_name(f"{folder.name}_{state}_{number}") for number in itertools.count(1))
         folder.rename(next(name for name in names if not name.exists()))
-    return [*job.overrides, f"hydra.run.dir={typed(str(folder))}"]
+    return [*job.overrides, f"hydra.run.dir={quote_override(str(folder))}"]
 
 
 def record_end(folder: Path, job: Job, code: int, pruned: str | None) -> Result:

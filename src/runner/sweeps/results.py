@@ -143,7 +143,7 @@ def table(results: Sequence[Result]) -> str:
         objective = "" if result.objective is None else f"{result.objective:.4f}"
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
         logs = (result.folder / LOG, output_of(result.folder))
-        log = next((shown(path) for path in logs if path.is_file() and path.stat().st_size), "")
+        log = next((relative_path(path) for path in logs if path.is_file() and path.stat().st_size), "")
         rows.append((str(result.job.number), state, step, objective, result.job.point, log))
     reasons = [
         f"job {result.job.number} {result.state}: {result.reason}"
@@ -161,6 +161,6 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def shown(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """A path as short as the working directory allows."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

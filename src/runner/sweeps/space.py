@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, QuotedStri
 
 from runner.compose import Composer
 from runner.config import Project
-from runner.errors import UserError, typed
+from runner.errors import UserError, quote_override
 
 # Settings of the sweep itself and of its folder, which no job is given.
 NOT_FOR_JOBS = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")
@@ -85,16 +85,16 @@ def _absolute(line: str, override: Override, project: Project[Any]) -> str:
     value = override.value()
     if override.key_or_group == "hydra.searchpath" and isinstance(value, list):
         paths = [str(each) if "pkg://" in str(each) else f"file://{_resolved(each)}" for each in value]
-        return f"hydra.searchpath=[{','.join(map(typed, paths))}]"
+        return f"hydra.searchpath=[{','.join(map(quote_override, paths))}]"
     if override.key_or_group not in project.path_keys or not isinstance(value, str) or "${" in value:
         return line
-    return f"{line.partition('=')[0]}={typed(str(Path(value).resolve()))}"
+    return f"{line.partition('=')[0]}={quote_override(str(Path(value).resolve()))}"
 
 
 def _path(value: Any) -> str:
     """A swept value made absolute, as Hydra's grammar writes it; null stays."""
     text = value.text if isinstance(value, QuotedString) else value
-    return "null" if text is None else typed(str(_resolved(text)))
+    return "null" if text is None else quote_override(str(_resolved(text)))
 
 
 def _resolved(path: Any) -> Path:

@@ -15,14 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import config as schemas
 from runner.compose import Composer
-from runner.errors import UserError, say, typed
+from runner.errors import UserError, quote_override, say
 from runner.runs.run import check_can_be_made, update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import grid, slurm
 from runner.sweeps.grid import Points
 from runner.sweeps.jobs import Jobs, Launcher, Source
 from runner.sweeps.local import LocalLauncher
-from runner.sweeps.results import ENDED, PLAN, Job, Plan, Result, columns, read, read_plan, shown, table
+from runner.sweeps.results import ENDED, PLAN, Job, Plan, Result, columns, read, read_plan, relative_path, table
 from runner.sweeps.space import Axis, axes
 
 LOCK = ".lock"
@@ -77,11 +77,13 @@ def main(composer: Composer[Any], arguments: list[str]) -> int:
 def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
     """A sweep that no process has started: its points are composed and checked."""
     sweep = _checked(composer, arguments, None)
-    check_can_be_made("hydra.sweep.dir", shown(sweep.folder))
+    check_can_be_made("hydra.sweep.dir", relative_path(sweep.folder))
     if (sweep.folder / PLAN).exists():
-        raise UserError(f"hydra.sweep.dir={shown(sweep.folder)}: holds a sweep already")
+        raise UserError(f"hydra.sweep.dir={relative_path(sweep.folder)}: holds a sweep already")
     if taken := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
-        raise UserError(f"hydra.sweep.dir={shown(sweep.folder)}: {taken.number}, the folder of a job, is there already")
+        raise UserError(
+            f"hydra.sweep.dir={relative_path(sweep.folder)}: {taken.number}, the folder of a job, is there already"
+        )
     return sweep
 
 
@@ -150,7 +152,7 @@ def dry_run(sweep: Sweep) -> str:
     for job in sweep.plan.jobs:
         state = f"no, {states[job.number]}" if job not in run else "yes"
         will = f"no, duplicate of {job.duplicate_of}" if job.duplicate_of is not None else state
-        rows.append((str(job.number), will, job.point, shown(sweep.folder / str(job.number))))
+        rows.append((str(job.number), will, job.point, relative_path(sweep.folder / str(job.number))))
     lines = [*columns(rows), f"{len(sweep.plan.jobs)} jobs, of which {len(run)} would run"]
     if sweep.plan.method == "optuna":
         lines.append(f"a search proposes its jobs while it runs: {sweep.settings.trials} in all")
@@ -195,14 +197,14 @@ def run(sweep: Sweep) -> int:
         update_latest_symlink(sweep.folder)
         jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
-        say(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {shown(sweep.folder)}")
+        say(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {relative_path(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
     say(f"\n{table(results)}{source.conclusion()}")
-    again = shlex.join(["python", "train.py", f"sweep.resume={typed(shown(sweep.folder))}"])
+    again = shlex.join(["python", "train.py", f"sweep.resume={quote_override(relative_path(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
-    say(f"report: {shlex.join(['python', 'scripts/report.py', shown(sweep.folder)])}")
-    say(f"sweep: {shown(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
+    say(f"report: {shlex.join(['python', 'scripts/report.py', relative_path(sweep.folder)])}")
+    say(f"sweep: {relative_path(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
     if stopped is not None:
         return 128 + stopped
     return int(any(result.state not in (*ENDED, "running", "queued") for result in results))
@@ -238,7 +240,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{shown(folder)}: another process is running this sweep") from None
+        raise UserError(f"{relative_path(folder)}: another process is running this sweep") from None
     except NotImplementedError:  # a file system without locks
         pass
     try:

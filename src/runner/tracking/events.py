@@ -9,7 +9,7 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from runner.runs.files import naming
+from runner.runs.files import add_path_to_oserror
 
 EVENTS = "events.out.tfevents.*"
 FLUSH_SECONDS = 2.0  # so long at most, while events come, one waits before TensorBoard can read it
@@ -38,18 +38,18 @@ class EventWriter:
     def add(self, event: Event, step: int = 0) -> None:
         """Appends an event, with the step and the present time written into it."""
         event.step, event.wall_time = step, time.time()
-        with naming(self._path):
+        with add_path_to_oserror(self._path):
             self._records.write(event.SerializeToString())
         if time.monotonic() > self._next_flush:
             self.flush()
 
     def flush(self) -> None:
         """Returns when everything so far is in the file."""
-        with naming(self._path):
+        with add_path_to_oserror(self._path):
             self._file.flush()
         self._next_flush = time.monotonic() + FLUSH_SECONDS
 
     def close(self) -> None:
         """Flushes and closes the file."""
-        with naming(self._path):
+        with add_path_to_oserror(self._path):
             self._file.close()

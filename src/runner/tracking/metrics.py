@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from runner.errors import UserError
-from runner.runs.files import naming
+from runner.runs.files import add_path_to_oserror
 
 METRICS = "metrics.jsonl"
 
@@ -26,13 +26,13 @@ class MetricsWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the values of tags at a step. Raises OSError, which names the file."""
-        with naming(self._path):
+        with add_path_to_oserror(self._path):
             self._file.write(json.dumps({"step": step, **scalars}).encode() + b"\n")
             self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        with naming(self._path):
+        with add_path_to_oserror(self._path):
             self._file.close()
 
 

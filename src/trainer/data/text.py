@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradclip.errors import show
+from gradclip.errors import format_value
 from runner.errors import UserError
 from trainer.config.data import text as schema
 from trainer.data.base import Batch, Dataset, accuracy
@@ -64,7 +64,7 @@ class Text(Dataset):
         least = config.batch_size * 2
         if min(held_out, len(data) - held_out) < least:
             raise UserError(
-                f"data.path={show(config.path)}: {len(text)} characters are too few: training and validation "
+                f"data.path={format_value(config.path)}: {len(text)} characters are too few: training and validation "
                 f"(data.validation={config.validation}) need {least} each for data.batch_size={config.batch_size}"
             )
         self.inputs = self.outputs = len(self.characters)

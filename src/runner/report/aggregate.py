@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from gradclip.policies import Policy
-from runner.errors import UserError, typed
+from runner.errors import UserError, quote_override
 from runner.runs.status import STATUS
 from runner.sweeps.results import Job, Plan, Result, read_one, read_plan
 from runner.sweeps.results import read as read_results
@@ -159,7 +159,7 @@ class Table:
     def overrides(self, row: Row) -> dict[str, str]:
         """The row's own overrides, by the keys that they set."""
         return {
-            key: f"{'clip' if key == POLICY else key.removesuffix('.name')}={shown(row.values[key])}"
+            key: f"{'clip' if key == POLICY else key.removesuffix('.name')}={override_value(row.values[key])}"
             for key in self.columns
             if row.values.get(key) is not None
         }
@@ -280,12 +280,12 @@ def ties(one: Row, other: Row) -> bool:
     return abs(one.mean - other.mean) <= one.error + other.error
 
 
-def shown(value: Any) -> str:
+def override_value(value: Any) -> str:
     """A value as one would type it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    return f"{value:g}" if isinstance(value, float) else typed(str(value))
+        return f"[{','.join(map(override_value, value))}]"
+    return f"{value:g}" if isinstance(value, float) else quote_override(str(value))

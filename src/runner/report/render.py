@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.report.rows import FAILED, OPEN, Row, Table, shown
-from runner.report.words import conclusion
-from runner.sweeps.results import columns
-from runner.sweeps.results import shown as shown_path
+from runner.report.aggregate import FAILED, OPEN, Row, Table, override_value
+from runner.report.conclusion import conclusion
+from runner.sweeps.results import columns, relative_path
 
 
 def heading(table: Table) -> str:
@@ -35,7 +34,7 @@ def cells(table: Table) -> list[list[str]]:
     lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", ""]]
     best = next(iter(table.clean), None)
     for number, row in enumerate(rows):
-        values = [shown(row.values[key]) if row.values.get(key) is not None else "-" for key in table.columns]
+        values = [override_value(row.values[key]) if row.values.get(key) is not None else "-" for key in table.columns]
         clipped = "" if row.clipped is None else f"{100 * row.clipped:.1f} %"
         norm = "" if row.norm is None else f"{row.norm:.3g}"
         note = ("best, a tie" if row.tied else "best") if row is best else "tied with the best" if row.tied else ""
@@ -70,7 +69,7 @@ def problems(table: Table) -> list[str]:
     for trial in table.trials:
         result = trial.result
         if result.state in FAILED:
-            found.append(f"{shown_path(result.folder)}: {result.state}: {result.reason}")
+            found.append(f"{relative_path(result.folder)}: {result.state}: {result.reason}")
     return found
 
 

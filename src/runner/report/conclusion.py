@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from runner.report.rows import FAILED, OPEN, POLICY, SEED, THRESHOLD, Row, Table, shown
+from runner.report.aggregate import FAILED, OPEN, POLICY, SEED, THRESHOLD, Row, Table, override_value
 
 
 def conclusion(table: Table, resume: str) -> list[str]:
@@ -41,7 +41,9 @@ def _nothing(table: Table) -> list[str]:
 def _calmer(table: Table) -> str:
     tried = sorted({row.threshold for row in table.rows if row.threshold is not None})
     lower = (
-        f"thresholds below {shown(tried[0])}, the smallest tried (such as {tried[0] / 10:.2g})" if tried else "clipping"
+        f"thresholds below {override_value(tried[0])}, the smallest tried (such as {tried[0] / 10:.2g})"
+        if tried
+        else "clipping"
     )
     return f"Next, try {lower}, and a lower `optimizer.lr`."
 
@@ -116,14 +118,14 @@ def _next(table: Table, best: Row) -> str:
         place = tried.index(now)
         lower = tried[place - 1] if place else now / 10
         upper = tried[place + 1] if place + 1 < len(tried) else now * 10
-        steps = f"{math.sqrt(lower * now):.2g},{shown(now)},{math.sqrt(upper * now):.2g}"
+        steps = f"{math.sqrt(lower * now):.2g},{override_value(now)},{math.sqrt(upper * now):.2g}"
         if place == 0:
-            words.append(f"{shown(now)} is the smallest threshold tried, so the best may lie below it")
+            words.append(f"{override_value(now)} is the smallest threshold tried, so the best may lie below it")
         elif place + 1 == len(tried):
-            words.append(f"{shown(now)} is the largest threshold tried, so the best may lie above it")
+            words.append(f"{override_value(now)} is the largest threshold tried, so the best may lie above it")
         beyond = [row.values[THRESHOLD] for row in alike if row.counts["diverged"] and row.values[THRESHOLD] > now]
         if beyond:
-            words.append(f"at {shown(min(beyond))} `clip={best.policy}` diverged")
+            words.append(f"at {override_value(min(beyond))} `clip={best.policy}` diverged")
         wanted[THRESHOLD] = f"{THRESHOLD}={steps}"
     seeds = len(best.objectives)
     more = ",".join(str(seed) for seed in range(1, max(2 * seeds, 3) + 1))

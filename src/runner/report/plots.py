@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradclip.policies import Policy
-from runner.report.rows import Row, Table
+from runner.report.aggregate import Row, Table
 from runner.tracking.tags import AFTER, BEFORE, LIMIT, LOSS, VALIDATION
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
