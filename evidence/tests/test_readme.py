@@ -1,4 +1,4 @@
-"""The README cannot drift: its commands run, shortened; its answers are the program's; its targets exist."""
+"""README and docs match the program: their commands run, shortened; answers are the program's; targets exist."""
 
 import re
 import shlex
@@ -18,16 +18,19 @@ from tests import programs
 from tests.support import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("runs.md", "sweeps.md"))]
 SHORT = ["steps=3", "evaluate_every=3", "schedule.warmup=0"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def commands(program: str) -> list[list[str]]:
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith(f"{program} ")]
+    """The commands of a program on all pages, each once, in their order."""
+    lines = [line for page in PAGES for block in blocks("bash", page) for line in block.splitlines()]
+    found = [tuple(shlex.split(line, comments=True)) for line in lines if line.startswith(f"{program} ")]
+    return [list(command) for command in dict.fromkeys(found)]
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -52,6 +55,7 @@ def test_the_commands_run(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(ROOT / name)
     found = [command[1:] for command in commands("python") if command[1] != "-m"]
     (resumed,) = (command for command in found if any(word.startswith("sweep.resume=") for word in command))
+    (reported,) = (command for command in found if command[0] == "scripts/report.py")
     later = [command for command in found if "outputs/latest" in str(command) or "resume" in str(command)]
     trainings = [command for command in found if command[0] == "train.py" and command not in later]
     assert len(trainings) >= 12
@@ -62,10 +66,12 @@ def test_the_commands_run(tmp_path: Path) -> None:
             continue  # and so the line for a machine without one is seen too
         assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert run(shortened(["train.py", "-m", "seed=1,2"]), tmp_path).returncode == 0
-    assert run(resumed, tmp_path).returncode == 0  # the newest is a sweep
-    assert len(later) >= 6
+    for command in (resumed, reported):  # the newest is a sweep
+        done = run(command, tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+    assert len(later) >= 8
     assert run([*trainings[0], *SHORT], tmp_path).returncode == 0  # the newest is a single run
-    for number, command in enumerate((command for command in later if command != resumed), start=4):
+    for number, command in enumerate((each for each in later if each not in (resumed, reported)), start=4):
         shorter = [*SHORT, f"steps={number}"] if command[0] == "train.py" else []
         done = run([*command, *shorter], tmp_path)
         assert done.returncode == 0, (command, done.stderr)
@@ -102,7 +108,7 @@ def test_the_targets_exist() -> None:
 
 def test_it_is_short_and_begins_with_what_matters() -> None:
     lines = README.splitlines()
-    assert len(lines) <= 200
+    assert len(lines) <= 150
     first_screen = "\n".join(lines[:24])
     for wanted in ("make train", "make tensorboard", "python train.py clip=norm clip.max=1.0", "](docs/norms.png)"):
         assert wanted in first_screen
