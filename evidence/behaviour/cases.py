@@ -168,7 +168,7 @@ def _resumed() -> dict[str, tuple[Command, ...]]:
 
 def _sweeps() -> dict[str, tuple[Command, ...]]:
     """Grids: with a diverging job and duplicates, with a wrong point, interrupted, several jobs at once; a search."""
-    grid = f"-m {TINY} steps=60 clip=none clip.max=1,2 optimizer.lr=1,1e6"
+    grid = f"-m {TINY} steps=60 clip=none clip.norm_type=2,2.0 optimizer.lr=1,1e6"
     stopped = train(f"-m {LONG} seed=1,2,3", hidden=ALL,
                     stop=(signal.SIGINT, "outputs/sweeps/*/1/checkpoints/step_*.pt"))  # fmt: skip
     resume = train("sweep.resume=outputs/latest", hidden=ALL)

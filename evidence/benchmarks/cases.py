@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evidence.benchmarks.measure import Work
-from gradclip import Clipper, Policy
+from gradclip import Clipper, LimitPolicy, Policy
 from trainer.project import PROJECT, compose
 
 Shape = tuple[int, ...]
@@ -147,7 +147,7 @@ def limiting() -> Iterator[tuple[Policy, str]]:
     for name in sorted(PROJECT.groups["clip"].options):
         made = from_conf(name)
         for scope in ("model", "parameter"):
-            if made.kind in ("limit", "rescale") and scope in made.scopes:
+            if isinstance(made, LimitPolicy) and made.kind in ("limit", "rescale") and scope in made.scopes:
                 yield replace(made, scope=scope, max=1e-3), "scales"
                 if made.kind == "limit":
                     limit = None if made.max_is_cap else 1e9

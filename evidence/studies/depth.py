@@ -64,7 +64,7 @@ def by_layer(gain: float) -> list[tuple[float, float]]:
 
 def end(gain: float, clip: str, seed: int) -> tuple[float, float | int]:
     """The first loss of a run and its last one, or the step at which it was no longer finite."""
-    config = compose("experiment=depth", f"clip={clip}", "clip.max=1", f"model.gain={gain}", f"seed={seed}")
+    config = compose("experiment=depth", f"clip={clip}", f"model.gain={gain}", f"seed={seed}")
     start = math.nan
     for step in walk(config):
         loss = step.loss.item()

@@ -39,7 +39,8 @@ def measure() -> list[Course]:
 
 def follow(clip: str, schedule: str) -> Course:
     """One run of the experiment, to its end."""
-    config = compose("experiment=line_120", f"clip={clip}", f"clip.max={MAX}", f"schedule={schedule}")
+    limit = [] if clip == "none" else [f"clip.max={MAX}"]
+    config = compose("experiment=line_120", f"clip={clip}", *limit, f"schedule={schedule}")
     weights, first, loss_ends, weight_ends = [], {}, None, None
     for number, state, loss, report in walk(config):
         net: Any = state.model

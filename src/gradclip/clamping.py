@@ -61,11 +61,16 @@ def clamp_each(tensor: Tensor, bounds: Tensor | float) -> tuple[Tensor, Tensor, 
         bounds = torch.full((), bounds, dtype=wide, device=tensor.device)
     sizes = tensor.abs()
     exceeded = (sizes > bounds).sum()
-    limits = bounds.to(tensor.dtype)
-    tensor.copy_(tensor.clamp(-limits, limits).where(~tensor.isnan(), tensor))
+    tensor.copy_(clamped(tensor, bounds))
     if not tensor.numel():  # an empty shard
         return exceeded.to(wide), exceeded.to(wide), exceeded.to(wide)
     return sizes.amax().to(wide), exceeded.to(wide), bounds.amax().to(wide)
+
+
+def clamped(tensor: Tensor, bounds: Tensor | float) -> Tensor:
+    """A copy with every element clamped to its own bound; a nan stays."""
+    limits = torch.as_tensor(bounds, dtype=tensor.dtype, device=tensor.device)
+    return tensor.clamp(-limits, limits).where(~tensor.isnan(), tensor)
 
 
 def _clamp_rows(matrix: Tensor, bound: float) -> tuple[Tensor, Tensor]:

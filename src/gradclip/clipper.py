@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
 from gradclip.gradients import Gradients, Parameters
-from gradclip.policies import Chain, Policy
+from gradclip.policies import BlockPolicy, Chain, Policy
 from gradclip.policy_runner import FTZ_TOLERANCE, TOLERANCE, Outcome, PolicyRunner, merge
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Clipper:
 
     def _new_runners(self) -> dict[str, PolicyRunner]:
         links = self.policy.links if isinstance(self.policy, Chain) else {"": self.policy}
-        return {label: PolicyRunner(link, self._optimizers) for label, link in links.items()}
+        return {label: PolicyRunner(_block_policy(link), self._optimizers) for label, link in links.items()}
 
     def _refresh(self) -> None:
         """Follows a policy that was changed or replaced; raises InvalidField or ValueError where that cannot be."""
@@ -276,6 +276,12 @@ class Clipper:
                             f"the Clipper does not know parameter {index} of group {number} of "
                             f"{type(optimizer).__name__}, of shape {list(parameter.shape)}, which has a gradient"
                         )
+
+
+def _block_policy(policy: Policy) -> BlockPolicy:
+    if not isinstance(policy, BlockPolicy):
+        raise TypeError(f"{type(policy).__name__}: a policy derives from LimitPolicy or BlockPolicy")
+    return policy
 
 
 def _chosen(names: Sequence[str], flags: Tensor) -> list[str]:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradclip.clamping import clamp, clamp_each
+from gradclip.clamping import clamp, clamp_each, clamped
 from gradclip.distributed import gather_norms, local_tensor
 from gradclip.errors import ClipCheckError
 from gradclip.gradients import Gradients, select
 from gradclip.norms import index_tensor, wide_dtype
-from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
+from gradclip.policies import BlockPolicy, ElementwisePolicy, LimitPolicy, Measured, Memory, Policy
 from gradclip.scopes import Blocks, make_blocks
 
 TOLERANCE = 5e-6  # relative: twice the error of a norm, and the rounding of a product
@@ -59,6 +59,11 @@ def plain_fields(policy: Policy) -> dict[str, Any]:
     return {name: copy.copy(value) for name, value in vars(policy).items() if isinstance(value, plain)}
 
 
+def cap_of(policy: BlockPolicy) -> float | None:
+    """A policy's additional cap on its limits; None for a policy whose `max` is the limit itself."""
+    return policy.max if isinstance(policy, LimitPolicy) and policy.max_is_cap else None
+
+
 class PolicyRunner:
     """A policy and its memory; the blocks are looked up at each call.
 
@@ -66,7 +71,7 @@ class PolicyRunner:
     step: how many steps there were, those that were left out among them.
     """
 
-    def __init__(self, policy: Policy, optimizers: Sequence[Any]):
+    def __init__(self, policy: BlockPolicy, optimizers: Sequence[Any]):
         self.policy, self.step = policy, 0
         self._optimizers = optimizers
         self._memory: Memory = {}  # of all blocks together
@@ -92,7 +97,9 @@ class PolicyRunner:
 
     def apply(self, gradients: Gradients, before: Tensor) -> Outcome:
         """Limits the gradients in place. before: the parameters' 2-norms, [parameters]."""
-        policy, blocks = self.policy.at(self.step), self.blocks(gradients)
+        policy, blocks = self.policy, self.blocks(gradients)
+        if isinstance(policy, LimitPolicy):
+            policy = policy.at(self.step)
         if isinstance(policy, ElementwisePolicy):
             outcome = self._clamp(policy, gradients, blocks, before)
         else:
@@ -170,7 +177,7 @@ class PolicyRunner:
         names = ("scope", "norm_type", "window", "warmup")
         return {name: getattr(self.policy, name) for name in names if hasattr(self.policy, name)}
 
-    def _scale(self, policy: Policy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
+    def _scale(self, policy: BlockPolicy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
         p = policy.norm_type
         each = before if p == 2.0 else gradients.norms(p)
         norms = blocks.norms(gradients, p, each)
@@ -185,8 +192,8 @@ class PolicyRunner:
             if answer.dim() == 0 or len(answer) != len(blocks):
                 raise ValueError(f"clip={policy.name}: its {name} have {list(answer.shape)}, not [{len(blocks)}, …]")
         self._memory, self._labels = memory, blocks.labels if memory else ()
-        if policy.max_is_cap and policy.max is not None:
-            limits = limits.clamp(max=policy.max)
+        if (cap := cap_of(policy)) is not None:
+            limits = limits.clamp(max=cap)
         # A nan norm exceeds, and makes its block nan, as in torch; a norm of 0 never, not even a limit that is nan.
         exceeds = ~(norms <= limits) & (limits != math.inf) & (norms != 0)
         outcome = Outcome(norms, limits, exceeds.sum(), len(blocks), before)
@@ -204,7 +211,7 @@ class PolicyRunner:
             outcome.after = blocks.after(gradients, before, scales)
         return outcome
 
-    def _memory_for(self, policy: Policy, blocks: Blocks, norms: Tensor) -> Memory:
+    def _memory_for(self, policy: BlockPolicy, blocks: Blocks, norms: Tensor) -> Memory:
         """The memory on the device of the norms, with a fresh entry for each block that has none yet."""
         if not self._memory:
             return {}
@@ -230,6 +237,10 @@ class PolicyRunner:
         own = {index: tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None}
         memories = {index: self._memory_of(policy, gradients, index, tensor) for index, tensor in own.items()}
         bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in own.items()}
+        uncapped = own  # memories take the gradients as they are before the cap
+        if (cap := cap_of(policy)) is not None:
+            uncapped = {index: clamped(tensor, bounds[index]) for index, tensor in own.items()}
+            bounds = {i: b.clamp(max=cap) if isinstance(b, Tensor) else min(b, cap) for i, b in bounds.items()}
         numbers = {bound for bound in bounds.values() if not isinstance(bound, Tensor)}
         chosen, after = index_tensor(tuple(own), before.device), before
         zeros, none = torch.zeros_like(before), torch.full_like(before, -1.0)  # less than any bound: no gradient
@@ -245,8 +256,8 @@ class PolicyRunner:
             found = list(torch.stack(each, 1))
             figures = [all_of.index_copy(0, chosen, some) for all_of, some in zip(figures, found, strict=True)]
             after = before if gradients.shards else gradients.norms()
-        for index, tensor in own.items():
-            if memory := policy.remember(tensor, memories[index]):
+        for index in own:
+            if memory := policy.remember(uncapped[index], memories[index]):
                 self._elements[gradients.names[index]] = memory
         if len(self._elements) > len(gradients.names):  # parameters have gone
             self._elements = {name: self._elements[name] for name in gradients.names if name in self._elements}

@@ -116,7 +116,9 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case MissingMandatoryValue():
             return missing(str(error.full_key), project)
-        case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and error.value is not None:
+        case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and (
+            error.value is not None or "not Optional" in str(error)
+        ):
             return wrong_value(str(error.full_key), error.value, owner)
         case OmegaConfBaseException() if error.full_key:
             return f"{error.full_key}: {error.msg or error}".split("\n")[0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradclip import Policy, clamping, gradients, norms, scopes
-from tests.support import policies, policy_id
+from tests.support import policies, policy_id, scope_of
 
 
 @cache
@@ -25,12 +25,14 @@ def pairs() -> list[Policy]:
     at_scope: Counter[tuple[str, str]] = Counter()
     by_name = [list(group) for _, group in groupby(policies(), lambda policy: policy.name)]
     for group in sorted(by_name, key=len):
-        found.append(min(group, key=lambda policy: (policy.scope == "model", at_scope[policy.kind, policy.scope])))
+        found.append(
+            min(group, key=lambda policy: (scope_of(policy) == "model", at_scope[policy.kind, scope_of(policy)]))
+        )
         at_scope[found[-1].kind, found[-1].scope] += 1
-    for policy in sorted(policies(), key=lambda policy: -len(policy.scopes)):
-        if not at_scope[policy.kind, policy.scope]:
+    for policy in sorted(policies(), key=lambda policy: -len(getattr(policy, "scopes", ()))):
+        if not at_scope[policy.kind, scope_of(policy)]:
             found.append(policy)
-            at_scope[policy.kind, policy.scope] += 1
+            at_scope[policy.kind, scope_of(policy)] += 1
     return sorted(found, key=policy_id)
 
 

@@ -20,6 +20,7 @@ from gradclip import (
     ElementwisePolicy,
     EMAClip,
     InvalidField,
+    LimitPolicy,
     Measured,
     NoClip,
     NonFiniteGradientError,
@@ -366,7 +367,7 @@ def test_check_finds_that_clip_was_never_called(model: nn.Module) -> None:
 
 
 @dataclass(kw_only=True)
-class Negative(Policy):
+class Negative(LimitPolicy):
     """torch's own bug: a negative threshold turns the gradients round."""
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
@@ -374,7 +375,7 @@ class Negative(Policy):
 
 
 @dataclass(kw_only=True)
-class NotANumber(Policy):
+class NotANumber(LimitPolicy):
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return measured.norms * math.nan, memory
 
@@ -382,8 +383,6 @@ class NotANumber(Policy):
 @dataclass(kw_only=True)
 class OnACopy(ElementwisePolicy):
     """A public bug: the bound is put into a copy, and nothing is clamped."""
-
-    max: float = 0.1
 
     def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
         gradient.copy_(2 * gradient)
@@ -520,7 +519,7 @@ def test_a_schedule_needs_finite_ends(where: str) -> None:
 
 
 @dataclass(kw_only=True)
-class Counting(Policy):
+class Counting(LimitPolicy):
     calls: int = 0
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
@@ -528,7 +527,7 @@ class Counting(Policy):
         return measured.norms.new_full(measured.norms.shape, float(self.calls)), memory
 
 
-class Plain(Policy):
+class Plain(LimitPolicy):
     """Not a dataclass itself, with an attribute that is no field."""
 
     threshold = 1.0
@@ -546,7 +545,7 @@ class ByHand(ElementwisePolicy):
 
 
 @dataclass(kw_only=True)
-class Scalar(Policy):
+class Scalar(LimitPolicy):
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return measured.norms, {"count": measured.norms.new_zeros(())}
 
@@ -631,3 +630,11 @@ def test_a_memory_that_is_refused_is_not_kept(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="its count have"):
         clipper.clip()
     assert clipper.state_dict()[""]["memory"] == before
+
+
+def test_a_policy_that_measures_no_blocks_is_refused() -> None:
+    class Other(Policy):
+        pass
+
+    with pytest.raises(TypeError, match="Other: a policy derives from LimitPolicy or BlockPolicy"):
+        Clipper(nn.Linear(2, 1), Other())

@@ -80,6 +80,18 @@ def clipped_by(
     return found, states, dropped
 
 
+def reports_of(policy: Policy) -> list[ClipReport]:
+    """The report of every step."""
+    parameters = [nn.Parameter(torch.tensor(weights, dtype=torch.float64)) for weights in WEIGHTS]
+    clipper = Clipper(zip("abcd", parameters, strict=True), policy)
+    reports = []
+    for step in SEQUENCE:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        reports.append(clipper.clip())
+    return reports
+
+
 def compare(found: list[list[list[float]]], expected: list[list[list[float]]]) -> None:
     """All elements at once: as one array, which is compared much faster than many lists."""
     assert [[len(gradient) for gradient in step] for step in found] == [[len(g) for g in step] for step in expected]
@@ -402,6 +414,45 @@ def test_spike(warmup: int) -> None:
     compare([[each["root"].square().tolist() for each in state.values()] for state in states], memory)
 
 
+@pytest.mark.parametrize(("cap", "warmup"), [(0.8, 0), (5.0, 30), (1e9, 0)])
+def test_spike_caps_every_element_and_remembers_it_without_the_cap(cap: float, warmup: int) -> None:
+    """The cap holds during the warm-up and for an element that was always 0, and exceeding it is counted."""
+    theta, beta = 20.0, 0.99
+    squares = [[0.0] * count for count in SIZES]
+    expected: list[list[list[float]]] = []
+    memory, shares = [], []
+    for number, step in enumerate(SEQUENCE):
+        expected.append([])
+        exceeded = 0
+        for gradient, old in zip(step, squares, strict=True):
+            bounds = [math.sqrt(theta * v) if number >= warmup and v > 0 else math.inf for v in old]
+            limits = [min(bound, cap) for bound in bounds]
+            exceeded += sum(abs(value) > limit for value, limit in zip(gradient, limits, strict=True))
+            expected[-1].append([max(-limit, min(limit, g)) for g, limit in zip(gradient, limits, strict=True)])
+            free = [max(-bound, min(bound, g)) for g, bound in zip(gradient, bounds, strict=True)]
+            old[:] = [beta * v + (1 - beta) * g * g for v, g in zip(old, free, strict=True)]
+        memory.append([list(each) for each in squares])
+        shares.append(exceeded / sum(SIZES))
+    policy = SpikeClip(theta=theta, beta=beta, warmup=warmup, max=cap)
+    found, states, _ = clipped_by(policy)
+    compare(found, expected)
+    compare([[each["root"].square().tolist() for each in state.values()] for state in states], memory)
+    assert [report.fraction.item() for report in reports_of(policy)] == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_spike_limits_what_it_reports_as_its_cap(dtype: torch.dtype) -> None:
+    parameter = nn.Parameter(torch.zeros(3, dtype=dtype))
+    clipper = Clipper([("p", parameter)], SpikeClip(max=0.1))
+    for _ in range(2):
+        parameter.grad = torch.tensor([-4.0, 0.05, math.inf], dtype=dtype).clamp(max=9.0)
+        report = clipper.clip()
+        clipper.check()
+        assert parameter.grad.tolist() == torch.tensor([-0.1, 0.05, 0.1], dtype=dtype).tolist()
+        assert report.limits.tolist() == pytest.approx([0.1])
+        assert report.fraction.item() == pytest.approx(2 / 3)
+
+
 # -- scopes, chains, schedules
 
 
@@ -475,9 +526,11 @@ def test_a_chain_leaves_a_step_out_if_one_of_its_links_does() -> None:
 def test_chains_refuse_what_they_cannot_do() -> None:
     with pytest.raises(InvalidField, match="at least one policy"):
         Chain(links={})
-    with pytest.raises(InvalidField, match="nonfinite is said for the whole chain"):
+    with pytest.raises(
+        InvalidField, match=r"^links\.a\.nonfinite=drop: must be error, since clip.nonfinite holds for all links$"
+    ):
         Chain(links={"a": ClipByNorm(max=1.0, nonfinite="drop")})
-    with pytest.raises(InvalidField, match="a plain policy"):
+    with pytest.raises(InvalidField, match=r"^links\.a=chain: must be a policy other than chain$"):
         Chain(links={"a": Chain(links={"b": ClipByNorm(max=1.0)})})
 
 
@@ -491,7 +544,8 @@ def test_a_threshold_may_follow_a_schedule(shape: str) -> None:
             "cosine": 0.5 + (3.0 - 0.5) * (1 + math.cos(math.pi * done)) / 2,
         }[shape]
 
-    policy = ClipByNorm(max=3.0, schedule=shape, final=0.5, over=100)
+    end = {} if shape == "constant" else {"final": 0.5, "over": 100}
+    policy = ClipByNorm(max=3.0, schedule=shape, **end)
     expected = [scaled(s, [factor(threshold(n), whole(s))] * 4) for n, s in enumerate(SEQUENCE)]
     compare(clipped_by(policy)[0], expected)
 

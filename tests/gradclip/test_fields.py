@@ -1,5 +1,6 @@
 """Ranges in a field's metadata: enforced for plain Python use, and said in words."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -9,12 +10,15 @@ from gradclip import (
     AGC,
     AdaGC,
     AutoClip,
+    BlockPolicy,
+    Chain,
     ClipByNorm,
     ClipByRMS,
     ClipByValue,
     DropStep,
     EMAClip,
     InvalidField,
+    LimitPolicy,
     NoClip,
     Normalize,
     Policy,
@@ -83,8 +87,36 @@ def test_an_infinite_threshold_only_measures() -> None:
     assert ClipByNorm(max=math.inf).max == math.inf
 
 
-def test_no_clipping_is_one_and_the_same_under_every_threshold() -> None:
-    assert NoClip(max=0.5) == NoClip(max=7.0) == NoClip()
+BLOCKS = {"include", "exclude", "scope", "norm_type"}
+LIMITS = {"max", "schedule", "final", "over"}
+
+
+def names_of(policy: type[Policy]) -> set[str]:
+    return {field.name for field in dataclasses.fields(policy)}
+
+
+def test_no_policy_has_a_field_that_does_nothing() -> None:
+    """`none` has no threshold, and in a chain the links alone say which gradients they limit, and to what."""
+    assert names_of(Policy) == {"name", "nonfinite"}
+    assert names_of(Chain) == {"name", "nonfinite", "links"}
+    assert names_of(NoClip) == names_of(BlockPolicy) == {"name", "nonfinite"} | BLOCKS
+    others = [policy for name, policy in Policy.options.items() if name not in ("none", "chain")]
+    assert all(issubclass(policy, LimitPolicy) and names_of(policy) >= BLOCKS | LIMITS for policy in others)
+
+
+@pytest.mark.parametrize("name", ["none", "chain"])
+def test_a_field_that_an_option_no_longer_has_is_answered_with_advice(name: str) -> None:
+    policy = Policy.options[name]
+    assert LIMITS <= policy.removed.keys() <= LIMITS | BLOCKS
+    assert not policy.removed.keys() & names_of(policy)
+
+
+@pytest.mark.parametrize("given", [{"final": 0.1}, {"over": 5}, {"final": 0.1, "over": 5}])
+def test_a_schedule_that_is_not_followed_is_refused(given: dict[str, float]) -> None:
+    """A constant `max` reaches no `final`, and takes no steps to get there."""
+    with pytest.raises(InvalidField, match=r"(final=0.1|over=5): must be null unless .*schedule is linear or cosine"):
+        ClipByNorm(max=1.0, **given)
+    ClipByNorm(max=1.0, schedule="linear", final=0.1, over=5)
 
 
 @pytest.mark.parametrize(
@@ -122,17 +154,17 @@ EDGES = [
     (ClipByRMS, "max", [1e-9, math.inf], [0]),
     (ClipByNorm, "max", [1e-9, math.inf], [0]),
     (ClipByNorm, "norm_type", [0.1, 1, math.inf], [0.09, 0]),
-    (ClipByNorm, "over", [1, None], [0]),
-    (ClipByNorm, "final", [1e-9, None], [0]),
+    (ClipByNorm, "over", [None], [0]),
+    (ClipByNorm, "final", [None], [0]),
     (ClipByValue, "max", [1e-9, math.inf], [0]),
     (ClipByValue, "norm_type", [math.inf], [2, 1e300]),
-    (NoClip, "max", [1e-9, math.inf, None], [0]),
     (DropStep, "max", [1e-9, math.inf], [0]),
     (Normalize, "max", [1e-9, 0.5], [0, math.inf]),
     (Normalize, "eps", [0, 0.5], [-1e-9]),
     (SoftClip, "max", [1e-9, 0.5], [0, math.inf]),
     (AutoClip, "percentile", [0, 0.5, 100], [-1e-9, 100.1]),
     (AutoClip, "window", [0, 1], [-1]),
+    (SpikeClip, "max", [1e-9, None, math.inf], [0]),
     (AutoClip, "max", [1e-9, None, math.inf], [0]),
     (ZClip, "max", [1e-9, None, math.inf], [0]),
     (ZClip, "alpha", *UNIT),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gradclip import Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
 from tests.gradclip.support import cases, pairs
-from tests.support import exact, exact_norm, policies, policy_id
+from tests.support import exact, exact_norm, policies, policy_id, scope_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:clip.. found no gradient")
 PAIRS = pytest.mark.parametrize("policy", pairs(), ids=policy_id)
@@ -75,7 +75,7 @@ def gradients(named: Named) -> list[Tensor | None]:
 def blocks(policy: Policy, named: Named) -> list[Block]:
     """The blocks of a scope, each a list of places, with a row where the unit is a row."""
     places = range(len(named))
-    if policy.scope == "unit":
+    if scope_of(policy) == "unit":
         return [
             [(i, row)] for i in places for row in (range(named[i][1].shape[0]) if named[i][1].dim() > 1 else [None])
         ]
@@ -85,7 +85,7 @@ def blocks(policy: Policy, named: Named) -> list[Block]:
         "layer": lambda place: named[place][0].split(".")[0],
         "parameter": lambda place: place,
         "element": lambda place: place,
-    }[policy.scope]
+    }[scope_of(policy)]
     found: dict[Any, list[tuple[int, int | None]]] = {}
     for place in places:
         found.setdefault(key(place), []).append((place, None))
@@ -157,7 +157,7 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def test_every_policy_is_tried_and_every_kind_at_every_scope() -> None:
     assert {policy.name for policy in pairs()} == set(Policy.options)
-    assert {(p.kind, p.scope) for p in pairs()} == {(p.kind, p.scope) for p in policies()}
+    assert {(p.kind, scope_of(p)) for p in pairs()} == {(p.kind, scope_of(p)) for p in policies()}
 
 
 # -- the laws of a step
@@ -255,7 +255,7 @@ def test_every_step_obeys_the_laws(policy: Policy, dtype: torch.dtype, model: Mo
 
 def ordered(policy: Policy) -> bool:
     """Whether the order of parameters has a meaning: which group a parameter is in."""
-    return policy.scope == "group"
+    return scope_of(policy) == "group"
 
 
 @pytest.mark.parametrize("policy", [policy for policy in pairs() if not ordered(policy)], ids=policy_id)
@@ -271,7 +271,7 @@ def test_the_order_of_parameters_does_not_matter(policy: Policy, model: Model) -
         assert other.by_parameter()[name] == pytest.approx(pair, rel=1e-12, abs=floor)
 
 
-@pytest.mark.parametrize("policy", {policy.scope: policy for policy in pairs()}.values(), ids=policy_id)
+@pytest.mark.parametrize("policy", {scope_of(policy): policy for policy in pairs()}.values(), ids=policy_id)
 def test_thousands_of_parameters(policy: Policy) -> None:
     """At every scope: their norms are put together in another way than those of a few."""
     named = made([((3, 2), "dense", 0.0)] * 3000, torch.float32)
@@ -296,7 +296,7 @@ def test_a_tied_parameter_counts_once_and_a_frozen_one_not_at_all(policy: Policy
     groups = [{"params": [tied[0][1]]}, {"params": [tied[1][1], tied[2][1]]}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     other = Clipper([*tied, ("again", tied[0][1])], policy, optimizer=optimizer).clip()
-    if policy.scope != "group":  # the groups of the two optimizers differ
+    if scope_of(policy) != "group":  # the groups of the two optimizers differ
         assert one.by_parameter() == other.by_parameter()
         assert all(same(a, b) for a, b in zip(gradients(plain), gradients(tied), strict=True))
     assert tied[2][1].grad is None
@@ -310,7 +310,7 @@ def test_sparse_gradients(policy: Policy) -> None:
     for table in (dense, sparse):
         (5 * table(torch.tensor([1, 4, 1]))).sum().backward()
     named = [[("table", table.weight)] for table in (dense, sparse)]
-    if policy.scope == "unit" or remembers_elements(policy):
+    if scope_of(policy) == "unit" or remembers_elements(policy):
         with pytest.raises(ValueError, match=r"cannot take the (sparse )?gradient of table"):
             clipper(named[1], policy).clip()
         return

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradclip import AGC, Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
+from gradclip import AGC, BlockPolicy, Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
 from gradclip.functional import clip_grad_norm_
 from tests.gradclip.support import pairs, tensors_in
-from tests.support import policy_id
+from tests.support import policy_id, scope_of
 
 STEPS = 4
 LIMIT = 60  # seconds that a process may wait for another one
@@ -318,7 +318,7 @@ def worker(rank: int, size: int, port: int, folder: str, those: list[Policy]) ->
 
 
 def chosen(those: list[Policy], way: str) -> list[Policy]:
-    return [policy for policy in those if policy.scope == "unit"] if way == "convolutions" else those
+    return [policy for policy in those if scope_of(policy) == "unit"] if way == "convolutions" else those
 
 
 def on_two_processes(rank: int, those: list[Policy]) -> Record:
@@ -542,10 +542,13 @@ def test_as_one_process_with_one_big_batch(found: dict[int, list[Record]], subte
 
 def blocks(policy: Policy, gradients: dict[str, Tensor]) -> list[str] | None:
     """The names of the blocks of so many parameters, if they are a process's own."""
-    gradients = {name: g for name, g in gradients.items() if not any(fnmatch(name, each) for each in policy.exclude)}
+    exclude = policy.exclude if isinstance(policy, BlockPolicy) else []
+    gradients = {name: g for name, g in gradients.items() if not any(fnmatch(name, each) for each in exclude)}
     units = [f"{name}[{row}]" for name, g in gradients.items() for row in range(len(g) if g.dim() > 1 else 1)]
     layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in gradients))
-    return {"parameter": list(gradients), "element": list(gradients), "layer": layers, "unit": units}.get(policy.scope)
+    return {"parameter": list(gradients), "element": list(gradients), "layer": layers, "unit": units}.get(
+        scope_of(policy)
+    )
 
 
 def compare(policy: Policy, held: Record, alone: Record) -> None:
@@ -590,7 +593,7 @@ def check_collectives(found: list[Record], subtests: pytest.Subtests) -> None:
             assert one == other
             assert one["all"] == one["some"] == one["one"]
             assert one["stages"] == one["one stage"]
-            assert len(one["clip"]) == (by_unit if policy.scope == "unit" else by_policy).get(policy.name, 1)
+            assert len(one["clip"]) == (by_unit if scope_of(policy) == "unit" else by_policy).get(policy.name, 1)
 
 
 def check_nonfinite(found: list[Record], subtests: pytest.Subtests) -> None:

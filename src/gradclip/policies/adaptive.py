@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.errors import InvalidField
 from gradclip.fields import field
-from gradclip.policies.base import BELOW_UNIT, INFINITY, Measured, Memory, Policy
+from gradclip.policies.base import BELOW_UNIT, INFINITY, LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(kw_only=True)
-class AutoClip(Policy):
+class AutoClip(LimitPolicy):
     """Limits a norm to a percentile of the norms so far, this one included.
 
     Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip: Adaptive Gradient Clipping for Source
@@ -62,7 +62,7 @@ class AutoClip(Policy):
 
 
 @dataclass(kw_only=True)
-class ZClip(Policy):
+class ZClip(LimitPolicy):
     """Brings a norm back whose z-score among the recent norms is too high.
 
     Kumar, Owen, Chowdhury, Güra 2025, "ZClip: Adaptive Spike Mitigation for LLM Pre-Training",
@@ -115,7 +115,7 @@ class ZClip(Policy):
 
 
 @dataclass(kw_only=True)
-class AdaGC(Policy):
+class AdaGC(LimitPolicy):
     """Limits each block to a little more than the running average of its own clipped norms.
 
     Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining",
@@ -150,7 +150,7 @@ class AdaGC(Policy):
 
 
 @dataclass(kw_only=True)
-class EMAClip(Policy):
+class EMAClip(LimitPolicy):
     """Limits each block to a multiple of the running average of its own clipped norms.
 
     The per-parameter clipping with which OLMo was trained (Groeneveld et al. 2024, its public code);
@@ -176,7 +176,7 @@ class EMAClip(Policy):
 
 
 @dataclass(kw_only=True)
-class QuantileClip(Policy):
+class QuantileClip(LimitPolicy):
     """Moves the limit until a wanted share of the norms lies within it.
 
     Andrew, Thakkar, McMahan, Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping",

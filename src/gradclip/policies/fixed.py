@@ -6,35 +6,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.fields import field
-from gradclip.policies.base import SCOPES, ElementwisePolicy, Measured, Memory, Policy
+from gradclip.policies.base import INFINITY, SCOPES, BlockPolicy, ElementwisePolicy, LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(kw_only=True)
-class NoClip(Policy):
-    """Measures and reports, and limits nothing.
-
-    `max` is accepted and reset to None, so that a sweep over policies and thresholds composes and
-    the jobs without clipping are seen to be one and the same.
-    """
+class NoClip(BlockPolicy):
+    """Measures and reports, and limits nothing."""
 
     name: str = "none"
-    max: float | None = field("has no effect here, and becomes null", default=None, gt=0, infinite=True)
 
     kind: ClassVar[str] = "measure"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.max = None
+    removed: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("max", "schedule", "final", "over"), "clip=none has no limit; clip=norm clip.max=inf does the same"
+    )
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
-        return measured.norms.new_full(measured.norms.shape, float("inf")), memory
+        return measured.norms.new_full(measured.norms.shape, INFINITY), memory
 
 
 @dataclass(kw_only=True)
-class ClipByNorm(Policy):
+class ClipByNorm(LimitPolicy):
     """Scales a block down to the norm `max` when its norm exceeds it.
 
     Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks",
@@ -64,7 +58,7 @@ class ClipByValue(ElementwisePolicy):
 
 
 @dataclass(kw_only=True)
-class ClipByRMS(Policy):
+class ClipByRMS(LimitPolicy):
     """Limits the root mean square of a block's elements: its 2-norm to max * sqrt(elements).
 
     optax `clip_by_block_rms`.
@@ -82,7 +76,7 @@ class ClipByRMS(Policy):
 
 
 @dataclass(kw_only=True)
-class Normalize(Policy):
+class Normalize(LimitPolicy):
     """Gives every block the norm `max`, shrinking or growing it: g * max / (norm + eps).
 
     Normalised gradient descent (Nesterov 1984; Hazan, Levy, Shalev-Shwartz 2015).
@@ -100,7 +94,7 @@ class Normalize(Policy):
 
 
 @dataclass(kw_only=True)
-class SoftClip(Policy):
+class SoftClip(LimitPolicy):
     """Shrinks every norm smoothly, to below `max`: g * max / (max + norm).
 
     Zhang, He, Sra, Jadbabaie 2020, "Why Gradient Clipping Accelerates Training", equation 8 and the
@@ -118,7 +112,7 @@ class SoftClip(Policy):
 
 
 @dataclass(kw_only=True)
-class DropStep(Policy):
+class DropStep(LimitPolicy):
     """Leaves a step out when the norm of its gradients exceeds `max`, and changes no gradient.
 
     As optax `skip_large_updates` and Megatron do. Whether to step has to be known on the host: on an

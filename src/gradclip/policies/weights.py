@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.fields import field
-from gradclip.policies.base import Measured, Memory, Policy
+from gradclip.policies.base import LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(kw_only=True)
-class AGC(Policy):
+class AGC(LimitPolicy):
     """Limits each unit's gradient to a share of its weights' norm: ratio * max(|w|, eps).
 
     Adaptive gradient clipping: Brock, De, Smith, Simonyan 2021, "High-Performance Large-Scale Image
