@@ -23,7 +23,7 @@ from omegaconf.errors import (
 )
 
 from gradclip.errors import InvalidField, format_value
-from gradclip.fields import Checked, allowed
+from gradclip.fields import Checked, Option, allowed
 from runner.config import Project
 
 
@@ -168,6 +168,10 @@ def unknown_key(
         return line
     group = parent.split(".")[0]
     name = getattr(owner, "name", None)
+    if issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
+        return f"{line}; conf/{group}/<option>.yaml has to begin with its schema: " + (
+            f"defaults: [/schema/{group}/<option>@_here_, _self_]"
+        )
     if advice := getattr(owner, "removed", {}).get(leaf):
         return f"{line} any more: {advice}"
     line += f" in {group}={name}" if name else ""

@@ -28,7 +28,7 @@ def pairs() -> list[Policy]:
         found.append(
             min(group, key=lambda policy: (scope_of(policy) == "model", at_scope[policy.kind, scope_of(policy)]))
         )
-        at_scope[found[-1].kind, found[-1].scope] += 1
+        at_scope[found[-1].kind, scope_of(found[-1])] += 1
     for policy in sorted(policies(), key=lambda policy: -len(getattr(policy, "scopes", ()))):
         if not at_scope[policy.kind, scope_of(policy)]:
             found.append(policy)
