@@ -168,7 +168,7 @@ def unknown_key(
         return line
     group = parent.split(".")[0]
     name = getattr(owner, "name", None)
-    if issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
+    if owner and issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
         return f"{line}; conf/{group}/<option>.yaml has to begin with its schema: " + (
             f"defaults: [/schema/{group}/<option>@_here_, _self_]"
         )

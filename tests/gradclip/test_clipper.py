@@ -570,7 +570,7 @@ def test_bounds_keep_the_precision_and_range_of_the_gradient() -> None:
 
 
 def test_what_a_policy_answers_has_an_entry_for_each_block(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"its count have \[\], not \[1, …\]"):
+    with pytest.raises(ValueError, match=r"its count have the shape \[\], not \[1, …\]"):
         Clipper(model, Scalar()).clip()
 
 

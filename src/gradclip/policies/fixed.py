@@ -36,7 +36,7 @@ class ClipByNorm(LimitPolicy):
     """
 
     name: str = "norm"
-    max: float = field("the largest norm that passes unchanged", gt=0, infinite=True)
+    max: float = field("the largest norm that is not limited", gt=0, infinite=True)
 
     max_is_cap: ClassVar[bool] = False
 
@@ -65,9 +65,9 @@ class ClipByRMS(LimitPolicy):
     """
 
     name: str = "rms"
-    max: float = field("the largest root mean square that passes unchanged", gt=0, infinite=True)
+    max: float = field("the largest root mean square that is not limited", gt=0, infinite=True)
     scope: str = field("what is measured together", default="parameter", choices=SCOPES)
-    norm_type: float = field("the 2-norm, which alone has a root mean square", default=2.0, ge=2, le=2)
+    norm_type: float = field("the 2-norm, from which alone a root mean square follows", default=2.0, ge=2, le=2)
 
     max_is_cap: ClassVar[bool] = False
 
@@ -77,14 +77,14 @@ class ClipByRMS(LimitPolicy):
 
 @dataclass(kw_only=True)
 class Normalize(LimitPolicy):
-    """Gives every block the norm `max`, shrinking or growing it: g * max / (norm + eps).
+    """Scales every block to the norm `max`, downward or upward: g * max / (norm + eps).
 
     Normalised gradient descent (Nesterov 1984; Hazan, Levy, Shalev-Shwartz 2015).
     """
 
     name: str = "normalize"
-    max: float = field("the norm that every block is given", default=1.0, gt=0)
-    eps: float = field("added to the norm, so that a vanishing gradient is not blown up", default=1e-6, ge=0)
+    max: float = field("the norm that every block is scaled to", default=1.0, gt=0)
+    eps: float = field("added to the norm, so that a vanishing gradient is not enlarged to max", default=1e-6, ge=0)
 
     kind: ClassVar[str] = "rescale"
     max_is_cap: ClassVar[bool] = False
@@ -95,14 +95,14 @@ class Normalize(LimitPolicy):
 
 @dataclass(kw_only=True)
 class SoftClip(LimitPolicy):
-    """Shrinks every norm smoothly, to below `max`: g * max / (max + norm).
+    """Reduces every norm smoothly to below `max`: g * max / (max + norm).
 
     Zhang, He, Sra, Jadbabaie 2020, "Why Gradient Clipping Accelerates Training", equation 8 and the
     discussion of normalised against clipped descent: within a factor of 2 of min(1, max / norm).
     """
 
     name: str = "soft"
-    max: float = field("the norm that is approached and never reached", default=1.0, gt=0)
+    max: float = field("the norm that large gradients approach and never reach", default=1.0, gt=0)
 
     kind: ClassVar[str] = "rescale"
     max_is_cap: ClassVar[bool] = False
@@ -113,10 +113,10 @@ class SoftClip(LimitPolicy):
 
 @dataclass(kw_only=True)
 class DropStep(LimitPolicy):
-    """Leaves a step out when the norm of its gradients exceeds `max`, and changes no gradient.
+    """Drops a step when the norm of its gradients exceeds `max`, and changes no gradient.
 
-    As optax `skip_large_updates` and Megatron do. Whether to step has to be known on the host: on an
-    accelerator every step waits for the norm.
+    As optax `skip_large_updates` and Megatron do. The decision is made on the host, so on an accelerator every step
+    waits for the norm.
     """
 
     name: str = "drop"
