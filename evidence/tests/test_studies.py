@@ -128,7 +128,7 @@ def test_clipping_decides_where_it_explodes() -> None:
 
 def test_where_it_vanishes_clipping_changes_nothing() -> None:
     short = ("data.length=20", "steps=30")
-    free, clipped = (through_time.solve(through_time.OWN, *short, f"clip={clip}") for clip in ("none", "norm"))
+    free, clipped = (through_time.solve(through_time.DEFAULT, *short, f"clip={clip}") for clip in ("none", "norm"))
     assert free == clipped
     assert free.norm < 1.0
 
