@@ -38,12 +38,12 @@ class Kind(NamedTuple):
 FAULTS = {
     "kill": Kind(kills.sigkill, (120, 6000), (8, 300)),
     "damage": Kind(damage.damaged, (50, 200, 10), (10, 20, 2)),
-    "signal": Kind(kills.asked, (12, 20000), (1, 2000)),
+    "signal": Kind(kills.interrupted, (12, 20000), (1, 2000)),
     "sigint": Kind(kills.sigint_twice, (10,), (1,)),
     "disk": Kind(disk.full, (15, 9, 3), (2, 1, 1)),
     "nonfinite": Kind(nonfinite.injected, (5,), (1,)),
     "folder": Kind(folders.shared, (12, 8), (2, 1)),
-    "rejected": Kind(rejected.rejected, (len(rejected.MISTAKES),), (2,)),
+    "rejected": Kind(rejected.rejected, (len(rejected.ERRORS),), (2,)),
     "foreign": Kind(foreign.foreign, (), ()),
     "fuzz": Kind(fuzz.fuzzed, (3000,), (60,)),
 }

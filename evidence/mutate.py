@@ -5,9 +5,9 @@
     python evidence/mutate.py --engine --sample 150 --seed 0   everything else but functional.py: a random sample
 
 Each mutant is a copy of the source in which one operator, number, comparison, condition, call or method was changed.
-The tests run on it until one fails, which kills it; after three times the duration on the unchanged source it times out.
-The formulas are tested by the tests of exactness, ranges and configuration, the engine by all tests of tests/gradclip
-that start no other process.
+The tests run on it until one fails, which kills it; after three times the duration on the unchanged source it times
+out. The formulas are tested by the tests of exactness, ranges and configuration, the engine by all tests of
+tests/gradclip that start no other process.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def sample(found: list[Mutant], size: int | None, seed: int) -> list[Mutant]:
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
-    """Yields every mutant of a file. Annotations, decorators and `strict=` are not changed: no result depends on them."""
+    """Yields every mutant of a file, without those of annotations, decorators and `strict=`, which change no result."""
     tree = ast.parse((ROOT / file).read_text("utf-8"))
     nodes = list(ast.walk(tree))
     skipped = {id(node) for parent in nodes for part in _without_effect(parent) for node in ast.walk(part)}

@@ -1,7 +1,7 @@
 """Plots how each policy clips the same run: `python evidence/policies_page.py` writes docs/policies/*.png.
 
-The gradients are those of the default job under clip=norm; every policy gets the same sequence, so that the plots differ
-by the policy alone. Needs matplotlib (extra `docs`).
+The gradients are those of the default job under clip=norm; every policy gets the same sequence, so that the plots
+differ by the policy alone. Needs matplotlib (extra `docs`).
 """
 
 import argparse

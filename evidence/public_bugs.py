@@ -4,8 +4,8 @@
     pip install --no-deps --target older pytorch_optimizer==3.11.0             (a version from before some fixes)
     python evidence/public_bugs.py --older older
 
-The code on the page is the code that ran. An error is "reproduced" if a package's answer is the described wrong one, and
-"not reproduced" if it is the right one. Next to it is the answer of gradclip for the same gradients.
+The code on the page is the code that ran. An error is "reproduced" if a package's answer is the described wrong one,
+and "not reproduced" if it is the right one. Next to it is the answer of gradclip for the same gradients.
 """
 
 import importlib.metadata

@@ -18,7 +18,7 @@ from tests.support import exact_norm
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A page with the marks of every section, for gradients of a few hundred elements."""
+    """A page with the markers of every section; measures gradients of a few hundred elements."""
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     for module in (clip, policies):
         monkeypatch.setattr(module, "lists", lambda large: {"small": [(8, 8), (8, 8), (5,)]})
@@ -98,7 +98,7 @@ def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
     case = cases.Case([(8, 8), (8, 8), (5,)])
     work, before = case.ours(policy), exact_norm(case.gradients)
     for _ in range(3):
-        case.put_back()
+        case.restore()
         work()
         changed = exact_norm(case.gradients) != pytest.approx(before, rel=1e-9)
         assert changed == (what == "scales")
@@ -107,7 +107,7 @@ def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
 def test_rows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "ELEMENTS", 1 << 16)
     found = {row[0]: [float(cell) for cell in row[3:6]] for row in pages.cells(section(page, "rows", "--turns", "3"))}
-    assert max(found["256"]) < max(found["32768"])  # what the shorter pieces are for
+    assert max(found["256"]) < max(found["32768"])  # the purpose of short chunks
 
 
 def test_growth(page: Path) -> None:
@@ -119,7 +119,7 @@ def test_growth(page: Path) -> None:
 def test_step_and_log(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(step, "installed", dict)
     text = section(page, "step", "--turns", "3", "--models", "MLP")
-    assert "not installed, left out: Lightning, Fabric, Accelerate, Hugging Face (pip" in capsys.readouterr().out
+    assert "not installed, skipped: Lightning, Fabric, Accelerate, Hugging Face (pip" in capsys.readouterr().out
     times = r"( [\d.]+ ms, [\d.]+ \([^|]*\) \|){5}"
     assert re.search(rf"^\| MLP \| 2 \|{times}( not installed \|){{4}}$", text, re.MULTILINE)
     assert re.search(r"^\| MLP \| 2 \|( -?[\d.]+ % \(-?[\d.]+ to -?[\d.]+\) \|){4}$", text, re.MULTILINE)
@@ -147,10 +147,10 @@ def test_every_loop_trains_as_the_one_by_hand_does_and_logs_both_norms(name: str
         pytest.skip(f"{name} is not installed")
     make, batch = step.MODELS["MLP"]
     torch.manual_seed(0)
-    one, data = make(), step.Made(batch())
+    one, data = make(), step.RandomDataset(batch())
     other = copy.deepcopy(one)
     step.LOOPS["by hand"](one, data, tmp_path / "hand", 4)
-    data.asked.clear()
+    data.requested.clear()
     loops[name](other, data, tmp_path / "run", 4)
     assert data.seconds(4) > 0
     for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):

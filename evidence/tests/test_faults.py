@@ -14,7 +14,7 @@ from evidence.pages import cells, content
     ("inject", "counts", "least"),
     [
         (kills.sigkill, (2, 100), 2),
-        (kills.asked, (1, 400), 3),
+        (kills.interrupted, (1, 400), 3),
         (kills.sigint_twice, (1,), 1),
         (damage.damaged, (20, 60, 3), 83),
         pytest.param(disk.full, (1, 0, 1), 2, marks=pytest.mark.slow),
