@@ -1,4 +1,4 @@
-"""Which policies, scopes and precisions the tests of the clipping library try together."""
+"""Combinations of policies, scopes and precisions for the tests of the clipping library."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from tests.support import policies, policy_id, scope_of
 def pairs() -> list[Policy]:
     """Every policy of conf/clip, and every kind of policy at every scope that it takes.
 
-    What a scope measures together and what a policy makes of the norms do not depend on each other, so not every
-    policy is tried at every scope. Each is tried where it has several blocks, if it takes such a scope.
+    Scope and policy are independent, so not every policy is tested at every scope. Each is tested at a scope with
+    several blocks, if it allows one.
     """
     found: list[Policy] = []
     at_scope: Counter[tuple[str, str]] = Counter()
@@ -47,7 +47,7 @@ def cases(chosen: Callable[[Policy], bool] = lambda policy: True) -> Sequence[ob
 
 
 def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a stand-in for an accelerator of the CPU: nothing may depend on a value that is there."""
+    """Treats the CPU as an accelerator, on which no decision may depend on a value."""
     for module in (norms, clamping, gradients, scopes):
         monkeypatch.setattr(module, "is_host", lambda device: False)
 

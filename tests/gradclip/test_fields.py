@@ -1,4 +1,4 @@
-"""Ranges in a field's metadata: enforced for plain Python use, and said in words."""
+"""Ranges in a field's metadata: enforced in Python, and described in messages."""
 
 import dataclasses
 import math
@@ -45,7 +45,7 @@ class Sample(Checked):
     [("rate", 0), ("rate", 0.999), ("count", 1), ("count", None), ("sizes", [1, 2]), ("kind", "c"), ("on", False),
      ("wide", -math.inf), ("rate", 0.0)],
 )  # fmt: skip
-def test_takes(field: str, value: object) -> None:
+def test_values_in_the_range_are_accepted(field: str, value: object) -> None:
     assert getattr(Sample(**{field: value}), field) == value
 
 
@@ -68,7 +68,7 @@ def test_takes(field: str, value: object) -> None:
         ("wide", math.nan, "a number"),
     ],
 )
-def test_refuses_in_words(field: str, value: object, words: str) -> None:
+def test_values_out_of_the_range_are_refused_with_a_description(field: str, value: object, words: str) -> None:
     with pytest.raises(InvalidField) as error:
         Sample(**{field: value})
     assert (error.value.key, error.value.allowed) == (field, words)
@@ -78,7 +78,7 @@ def test_refuses_in_words(field: str, value: object, words: str) -> None:
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, True, None, "1", -math.inf])
 @pytest.mark.parametrize("policy", [ClipByNorm, ClipByValue])
 def test_a_threshold_is_a_number_above_zero(policy: type[Policy], value: object) -> None:
-    """torch takes all of these: a negative norm turns the gradients round, nan makes them nan."""
+    """torch accepts all of these: a negative max_norm flips the gradients' sign, nan makes them nan."""
     with pytest.raises(InvalidField, match="max"):
         policy(max=value)
 
@@ -126,12 +126,12 @@ def test_a_schedule_that_is_not_followed_is_refused(given: dict[str, float]) -> 
      ({"norm_type": 0}, "norm_type=0: must be a number of at least 0.1"),
      ({"name": "value"}, "name=value: must be norm")],
 )  # fmt: skip
-def test_policies_refuse_what_they_cannot_do(arguments: dict[str, object], message: str) -> None:
+def test_policies_refuse_invalid_values(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidField, match=message):
         ClipByNorm(max=1.0, **arguments)
 
 
-def test_an_option_joins_its_group_by_its_name() -> None:
+def test_an_option_is_registered_in_its_group_by_its_name() -> None:
     @dataclass(kw_only=True)
     class Group(Option):
         pass
