@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> str:
     times = in_turns(works, args.turns, make_cold)
     rows = []
     for name in works:
-        found = [f"{error(data, ELEMENTS if name == 'in one' else int(name)):.1e}" for data in (random, equal, spiked)]
+        found = [f"{error(data, ELEMENTS if name == 'whole' else int(name)):.1e}" for data in (random, equal, spiked)]
         rows.append([name, milliseconds(times, name), str(ratio(times, name, "whole")), *found])
     head = ["length", "ms", "against whole", "random", "equal elements", "one element 4096 times the others"]
     return f"{machine()}\n\n{table(head, rows)}"
