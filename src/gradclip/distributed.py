@@ -49,7 +49,9 @@ def redistribute_gradients(parameters: Sequence[Any]) -> None:
     for parameter in parameters:
         if is_dtensor(parameter):
             mesh = parameter.device_mesh
-            if any(place.is_replicate() and mesh.size(dim) > 1 for dim, place in enumerate(parameter.placements)):
+            if any(
+                placement.is_replicate() and mesh.size(dim) > 1 for dim, placement in enumerate(parameter.placements)
+            ):
                 replicated.setdefault(mesh, []).append(parameter)
             elif parameter.grad is not None and parameter.grad.placements != parameter.placements:
                 parameter.grad = parameter.grad.redistribute(placements=parameter.placements)

@@ -1,8 +1,8 @@
 """No copies between an accelerator and the host, and no large allocations, tested without an accelerator.
 
-Tensors on torch's meta device have no values: whatever would read one raises, just as it would stop the
-queue of an accelerator. A dispatch mode sees every operation, and refuses copies in either direction
-once the first step is over. Where values matter, a stand-in is made of the CPU (`as_on_an_accelerator`).
+Tensors on torch's meta device have no values, so an operation that reads one raises, where it would wait for an
+accelerator. A dispatch mode intercepts every operation, and refuses copies in either direction after the first step.
+If values are needed, the CPU is treated as an accelerator (`as_on_an_accelerator`).
 """
 
 import math

@@ -1,8 +1,8 @@
 """One Clipper for a model that changes between steps, against an oracle in NumPy and float64.
 
 hypothesis adds, replaces, casts, freezes, grows, shrinks, ties, moves and removes parameters, gives and takes
-gradients, and chooses another policy; after each of these changes the model is clipped. With 2,000 examples in
-place of 100:
+gradients, and chooses another policy; after each of these changes the model is clipped. With 2,000 examples
+instead of 100:
 
     EXAMPLES=2000 python -m pytest tests/gradclip/test_changing_model.py -n 0
 """

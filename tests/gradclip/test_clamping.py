@@ -53,13 +53,13 @@ def test_clamped_elements_do_not_exceed_the_bound_rounded_to_their_type() -> Non
     assert [clipper.clip().fraction.item() for _ in range(3)] == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("place", [5, PART + 5, LONG - 1])
-def test_only_one_part_exceeds_the_bound(place: int) -> None:
+@pytest.mark.parametrize("index", [5, PART + 5, LONG - 1])
+def test_only_one_part_exceeds_the_bound(index: int) -> None:
     gradient = torch.full((LONG,), 0.25)
-    gradient[place] = -3.0
+    gradient[index] = -3.0
     model = with_gradients([gradient])
     report = Clipper(model.named_parameters(), ClipByValue(max=1.0)).clip()
-    gradient[place] = -1.0
+    gradient[index] = -1.0
     assert torch.equal(model["p0"].grad, gradient)
     assert report.fraction.item() == 1 / LONG
     assert report.norms.tolist() == [3.0]
@@ -68,12 +68,12 @@ def test_only_one_part_exceeds_the_bound(place: int) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("bound", [0.5, 1e6, 1e39])
-@pytest.mark.parametrize("place", [2, -1])
-def test_nonfinite_elements_pass_as_in_torch(bad: float, bound: float, place: int) -> None:
+@pytest.mark.parametrize("index", [2, -1])
+def test_nonfinite_elements_pass_as_in_torch(bad: float, bound: float, index: int) -> None:
     """Even if the bound is beyond the range of one of the types."""
     gradients = [torch.full((LONG,), 0.25), torch.ones(4, dtype=torch.float16), torch.ones(4, dtype=torch.float64)]
     for gradient in gradients:
-        gradient[place] = bad
+        gradient[index] = bad
     model = with_gradients(gradients)
     clipper = Clipper(model.named_parameters(), ClipByValue(max=bound, nonfinite="keep"))
     report = clipper.clip()

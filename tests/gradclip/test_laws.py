@@ -1,7 +1,6 @@
 """Properties that hold for every policy in conf/clip, at every kind of scope, in every precision.
 
-Inputs are drawn by hypothesis. Every figure is measured again in float64 by NumPy, and the blocks are
-cut again here: nothing of the product checks itself.
+Inputs are drawn by hypothesis. Norms and blocks are computed independently of the library, by NumPy in float64.
 """
 
 import io

@@ -274,14 +274,14 @@ def partitioned(size: int) -> dict[str, tuple[nn.Module, list[Gradients], Any]]:
 
     rank, world = distributed.get_rank(), distributed.group.WORLD
     if size == 2:
-        mesh, experts, beside = init_device_mesh("cpu", (2,)), mixture([""], [str(rank)]), mixture(["1"], [str(rank)])
-        gradients = [[distribute_tensor(one, mesh, [Shard(0)]), other] for one, other in own_gradients(beside)]
-        beside["dense1"] = nn.Parameter(distribute_tensor(beside["dense1"], mesh, [Shard(0)]))
+        mesh, experts, mixed = init_device_mesh("cpu", (2,)), mixture([""], [str(rank)]), mixture(["1"], [str(rank)])
+        gradients = [[distribute_tensor(one, mesh, [Shard(0)]), other] for one, other in own_gradients(mixed)]
+        mixed["dense1"] = nn.Parameter(distribute_tensor(mixed["dense1"], mesh, [Shard(0)]))
         return {
             "pipeline": (stage(rank), own_gradients(stage(rank)), world),
             "half a pipeline": (stage(rank), own_gradients(stage(rank)), world),
             "experts": (experts, own_gradients(experts), {"*experts*": world}),
-            "experts beside shards": (beside, gradients, {"*experts*": world}),
+            "experts and shards": (mixed, gradients, {"*experts*": world}),
         }
     stages, experts_of = (init_device_mesh("cpu", (2, 2)).get_group(dim) for dim in range(2))
     held = mixture([str(rank // 2)], [f"{rank // 2}{rank % 2}"])
@@ -293,7 +293,7 @@ WHOLE_MODELS = {
     "pipeline": network,
     "half a pipeline": network,
     "experts": lambda: mixture([""], ["0", "1"]),
-    "experts beside shards": lambda: mixture(["1"], ["0", "1"]),
+    "experts and shards": lambda: mixture(["1"], ["0", "1"]),
     "pipeline of experts": lambda: mixture(["0", "1"], ["00", "01", "10", "11"]),
 }
 

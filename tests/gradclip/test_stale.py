@@ -1,7 +1,6 @@
 """Changes after the construction of a Clipper take effect at the next `clip()`, or `check()` names them.
 
-Expected norms and gradients are those of torch's `clip_grad_norm_` over float64 copies of the parameters that
-there are at that moment.
+Expected norms and gradients are those of torch's `clip_grad_norm_` over float64 copies of the current parameters.
 """
 
 import copy
