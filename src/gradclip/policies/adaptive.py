@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.errors import InvalidField
 from gradclip.fields import field
-from gradclip.policies.base import BELOW_UNIT, INFINITY, LimitPolicy, Measured, Memory
+from gradclip.policies.base import INFINITY, SCOPES_WITHOUT_UNIT, LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class AutoClip(LimitPolicy):
     percentile: float = field("the percentile of the norms so far, in per cent", default=10.0, ge=0, le=100)
     window: int = field("the number of norms that are kept; 0 for all, as published", default=1000, ge=0)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
@@ -83,7 +83,7 @@ class ZClip(LimitPolicy):
     warmup: int = field("the number of first norms, whose mean and variance the averages start from", default=25, ge=1)
     eps: float = field("added to the standard deviation", default=1e-6, ge=0)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
@@ -123,13 +123,13 @@ class AdaGC(LimitPolicy):
     """
 
     name: str = "adagc"
-    scope: str = field("what is measured together", default="parameter", choices=BELOW_UNIT)
+    scope: str = field("what is measured together", default="parameter", choices=SCOPES_WITHOUT_UNIT)
     ratio: float = field("the largest norm, as a multiple of its average", default=1.05, gt=0)
     beta: float = field("weight of the past in the average", default=0.98, ge=0, lt=1)
     warmup: int = field("the number of first norms, during which the global norm is limited", default=100, ge=0)
     warmup_max: float = field("the largest global norm during the warm-up", default=1.0, gt=0, infinite=True)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
@@ -157,12 +157,12 @@ class EMAClip(LimitPolicy):
     """
 
     name: str = "ema"
-    scope: str = field("what is measured together", default="parameter", choices=BELOW_UNIT)
+    scope: str = field("what is measured together", default="parameter", choices=SCOPES_WITHOUT_UNIT)
     ratio: float = field("the largest norm, as a multiple of its average", default=2.0, gt=0)
     beta: float = field("weight of the past in the average", default=0.99, ge=0, lt=1)
     warmup: int = field("the number of first norms, which are averaged and not limited", default=100, ge=1)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
@@ -189,7 +189,7 @@ class QuantileClip(LimitPolicy):
     lower: float = field("the smallest limit", default=0.0, ge=0)
     upper: float = field("the largest limit", default=INFINITY, gt=0, infinite=True)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCOPES = ("model", "group", "layer", "parameter", "unit")
-BELOW_UNIT = SCOPES[:-1]
+SCOPES_WITHOUT_UNIT = SCOPES[:-1]
 KINDS = ("limit", "measure", "rescale", "decision", "elementwise", "composite")
 INFINITY = float("inf")
 Memory = dict[str, "Tensor"]
