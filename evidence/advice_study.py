@@ -1,7 +1,7 @@
-"""How good the advice of scripts/suggest_max.py is: `python evidence/advice_study.py` writes evidence/docs/advice.md.
+"""Measures the advice of scripts/suggest_max.py: `python evidence/advice_study.py` writes evidence/docs/advice.md.
 
-Trains the default job at eight thresholds with three seeds each, asks for advice after every one of these runs,
-and trains with what it said. Runs are kept in outputs/advice, and not trained again; half an hour on one core.
+Trains the default job at eight thresholds with three seeds each, computes the advice for each of these runs, and trains
+with the advised thresholds. Finished runs are kept in outputs/advice and reused; half an hour on one core.
 """
 
 import statistics
@@ -22,15 +22,15 @@ PAGE = pages.DOCS / "advice.md"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 DEFAULT = 1.0
 Point = tuple[float, int]  # a threshold and a seed
-Losses = dict[Point, float | None]  # the best validation loss; None where the run diverged
-Advised = dict[Point, list[float]]  # thresholds: the first advice after the run, then those for the other shares
+Losses = dict[Point, float | None]  # the best validation loss; None if the run diverged
+Advised = dict[Point, list[float]]  # advised thresholds: the first advice, then those for the other shares
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = pages.parser(__doc__, PAGE)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 1 on")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--runs", type=Path, default=Path("outputs") / "advice", help="where the runs are kept")
+    parser.add_argument("--seeds", type=int, default=3, help="the number of seeds, from 1")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel")
+    parser.add_argument("--runs", type=Path, default=Path("outputs") / "advice", help="the folder of the runs")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")
     args = parser.parse_args(arguments)
     seeds = range(1, args.seeds + 1)
@@ -54,7 +54,7 @@ def folder(runs: Path, point: Point) -> Path:
 
 
 def train(runs: Path, overrides: Sequence[str], point: Point) -> float | None:
-    """The best validation loss of a run, which is trained unless it is there already; None where it diverged."""
+    """The best validation loss of a run, which is trained if it does not exist yet; None if it diverged."""
     threshold, seed = point
     chosen = (f"clip.max={threshold!r}", f"seed={seed}")
     status = status_of(folder(runs, point), "experiment=default_job", *chosen, *overrides)
@@ -62,20 +62,20 @@ def train(runs: Path, overrides: Sequence[str], point: Point) -> float | None:
 
 
 def ask(run: Path) -> list[float]:
-    """The thresholds that the norms of a run suggest, the first advice first."""
+    """The thresholds that are advised for the norms of a run, the first advice first."""
     norms = norms_of(run)
     others = suggestions(norms)[1 : len(SHARES)]
-    return [advice(norms, read_status(run)).threshold, *(each.threshold for each in others)]
+    return [advice(norms, read_status(run)).threshold, *(suggestion.threshold for suggestion in others)]
 
 
 def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
-    """The grid, what the advice after the default run came to, and after a run at any other threshold."""
+    """Makes the tables: the grid, the losses with the advice of the default run, and of the runs at each threshold."""
     seeds = sorted({seed for _, seed in grid})
     best = {seed: min(loss for (_, s), loss in grid.items() if s == seed and loss is not None) for seed in seeds}
 
     def behind(losses: Sequence[float | None]) -> float:
-        """How far the worst seed is behind its best of the grid."""
-        return max((loss or float("inf")) / each - 1 for loss, each in zip(losses, best.values(), strict=True))
+        """The largest relative distance, over the seeds, from the best loss of the grid."""
+        return max((loss or float("inf")) / lowest - 1 for loss, lowest in zip(losses, best.values(), strict=True))
 
     rows = [[f"{limit:g}", *(number(grid[limit, seed]) for seed in seeds)] for limit in THRESHOLDS]
     after_default = [
@@ -88,8 +88,8 @@ def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
         limits = [advised[threshold, seed][0] for seed in seeds]
         losses = [found[limit, seed] for limit, seed in zip(limits, seeds, strict=True)]
         before = mean([grid[threshold, seed] for seed in seeds])
-        said = ", ".join(f"{limit:.3g}" for limit in limits)
-        others.append([f"{threshold:g}", said, before, mean(losses), percent(behind(losses))])
+        advice_given = ", ".join(f"{limit:.3g}" for limit in limits)
+        others.append([f"{threshold:g}", advice_given, before, mean(losses), percent(behind(losses))])
     head = ["seed", "share of steps clipped", "threshold", "loss with it", "best of the grid", "behind"]
     titles = [
         "run at",
@@ -106,10 +106,10 @@ def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
 
 
 def mean(losses: Sequence[float | None]) -> str:
-    """The mean of those that did not diverge, and how many did."""
-    there = [loss for loss in losses if loss is not None]
-    lost = f"{len(losses) - len(there)} diverged" if len(there) < len(losses) else ""
-    return ", ".join(filter(None, [f"{statistics.fmean(there):.3f}" if there else "", lost]))
+    """Formats the mean of the finite losses, and the number of runs that diverged."""
+    finished = [loss for loss in losses if loss is not None]
+    diverged = f"{len(losses) - len(finished)} diverged" if len(finished) < len(losses) else ""
+    return ", ".join(filter(None, [f"{statistics.fmean(finished):.3f}" if finished else "", diverged]))
 
 
 def number(loss: float | None) -> str:
@@ -121,13 +121,13 @@ def percent(share: float) -> str:
 
 
 def draw(path: Path, grid: Losses, advised: Advised, found: Losses) -> None:
-    """The loss against the threshold for every seed, and where the first advice led."""
+    """Plots the loss against the threshold for every seed, and the loss with the first advice."""
     pyplot = pages.pyplot()
     figure, axes = pyplot.subplots(figsize=(8, 3.6), dpi=100, layout="constrained")
     seeds = sorted({seed for _, seed in grid})
     for seed, colour in zip(seeds, pages.COLOURS, strict=False):
-        there = [(limit, loss) for limit in THRESHOLDS if (loss := grid[limit, seed]) is not None]
-        axes.plot(*zip(*there, strict=True), color=colour, marker="o", markersize=4, label=f"grid, seed {seed}")
+        finished = [(limit, loss) for limit in THRESHOLDS if (loss := grid[limit, seed]) is not None]
+        axes.plot(*zip(*finished, strict=True), color=colour, marker="o", markersize=4, label=f"grid, seed {seed}")
         limit = advised[DEFAULT, seed][0]
         if (loss := found[limit, seed]) is not None:
             axes.plot([limit], [loss], color=colour, marker="*", markersize=15, linestyle="", markeredgecolor="black",

@@ -1,11 +1,11 @@
-"""What clipping, logging and starting cost here; every subcommand writes its section of evidence/docs/benchmarks.md.
+"""Measures clipping, logging and start-up; every subcommand writes its section of evidence/docs/benchmarks.md.
 
-python evidence/benchmark.py clip       clipping with both norms, against others' clipping alone
+python evidence/benchmark.py clip       clipping with both norms, against torch's clipping alone
 python evidence/benchmark.py engine     `clip()` against torch's functions, and an earlier commit's
 python evidence/benchmark.py policies   every policy against the passes that its formula needs
-python evidence/benchmark.py rows       the pieces whose squares are added up in float32
-python evidence/benchmark.py growth     against the number of parameters and of tensors: a picture
-python evidence/benchmark.py step       whole training steps, against a loop written by hand
+python evidence/benchmark.py rows       the length of the chunks whose squares are summed in float32
+python evidence/benchmark.py growth     against the number of parameters and of tensors: a plot
+python evidence/benchmark.py step       whole training steps, against a hand-written loop
 python evidence/benchmark.py log        200 scalars a step
 python evidence/benchmark.py start      from the command to the first step
 """

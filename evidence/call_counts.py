@@ -1,7 +1,7 @@
 """Counts what a run does before its first optimizer step: `python evidence/call_counts.py COMMIT [COMMIT …]`.
 
 Each commit is checked out into a temporary folder, and its `train.py` runs two steps under evidence/tracer.py, on this
-machine and with this interpreter. Printed is one row per commit.
+machine and with this interpreter. Prints one row per commit.
 
 compositions: how often Hydra's loader composes a configuration. functions, calls: how many functions of `train.py` and
 `src` are called, and how often. passes: how often one of `train.py`, the command line (`cli`) and Hydra's main program

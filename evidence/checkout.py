@@ -1,4 +1,4 @@
-"""Copies of this checkout, to which something is done that the checkout itself must not suffer."""
+"""Copies of this checkout, which tests and scripts may modify."""
 
 import shutil
 import subprocess
@@ -9,14 +9,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def files() -> list[Path]:
-    """The files that git tracks or would track, relative to the root; those that were deleted are left out."""
+    """The files that git tracks or would track, relative to the root, without deleted files."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [path for line in listed.splitlines() if (ROOT / (path := Path(line))).is_file()]
 
 
 def copy(folder: Path, chosen: Iterable[Path]) -> Path:
-    """Copies these files of the checkout into a folder, and returns it."""
+    """Copies the chosen files of the checkout into a folder, and returns the folder."""
     for path in chosen:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / path)

@@ -1,4 +1,4 @@
-"""What the scripts of evidence/ share: configurations with evidence/conf, a run's steps, and runs in processes."""
+"""Helpers of the scripts in evidence/: configurations with evidence/conf, a run's steps, runs in processes."""
 
 import multiprocessing
 import sys
@@ -24,19 +24,19 @@ from trainer.state import TrainState, build
 
 CONF = Path(__file__).parent / "conf"
 SEARCHPATH = f"hydra.searchpath=[{quote_override(f'file://{CONF}')}]"  # the override that adds it to conf/
-SEEDS = (1, 2, 3)  # wherever chance plays a part
+SEEDS = (1, 2, 3)  # of every measurement that depends on random numbers
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
 def compose(*overrides: str) -> Train:
-    """The checked configuration for these overrides, among them the experiments of evidence/conf."""
+    """Composes a configuration, in which the experiments of evidence/conf can be chosen, too."""
     return project.compose(SEARCHPATH, *overrides)
 
 
 class Step(NamedTuple):
-    """One step of a run. number: 1 is the first. loss: 0-d."""
+    """One step of a run. number: counted from 1. loss: 0-d."""
 
     number: int
     state: TrainState
@@ -45,7 +45,7 @@ class Step(NamedTuple):
 
 
 def walk(config: Train) -> Iterator[Step]:
-    """The steps of a run without a folder, which no divergence and no gradient that is not finite ends."""
+    """Yields the steps of a run without a folder; neither divergence nor a non-finite gradient ends it."""
     config.clip.nonfinite = "keep"
     state = build(config)
     state.model.train()
@@ -56,9 +56,9 @@ def walk(config: Train) -> Iterator[Step]:
 
 
 def status_of(folder: Path, *overrides: str) -> dict[str, Any]:
-    """How the run of these overrides ended, from its status.json; it is trained first unless it has ended already.
+    """The status.json of a run with these overrides; the run is trained first unless it has ended already.
 
-    An interruption ends the script too.
+    Exits the script if the run is interrupted.
     """
     if read_status(folder).get("state") not in ENDED:
         outcome = execute_in_folder(compose(*overrides), folder)
@@ -68,7 +68,7 @@ def status_of(folder: Path, *overrides: str) -> dict[str, Any]:
 
 
 def train_in_folder(state: TrainState, folder: Path) -> RunOutcome:
-    """Takes all steps of a state that was built already, recorded in a folder as a run's are."""
+    """Trains a built state to its end, recorded in a folder like any run."""
     run = Run(folder, state.config.steps)
     with run.recorded():
         tracker = Tracker(folder, "", state.data.facts)
@@ -80,7 +80,7 @@ def train_in_folder(state: TrainState, folder: Path) -> RunOutcome:
 
 
 def in_processes(work: Callable[[Key], Result], keys: Sequence[Key], processes: int = 2) -> list[Result]:
-    """The results of independent runs, each in a process of its own, so many at a time."""
+    """Runs independent jobs in a pool of processes and returns their results. processes: how many run at a time."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         return list(pool.map(work, keys))

@@ -1,13 +1,13 @@
-"""Runs policies beside public implementations and writes the largest differences: evidence/docs/policies_compared.md.
+"""Compares policies with public implementations; writes evidence/docs/policies_compared.md.
 
-    pip install optax timm autoclip zclip pytorch_optimizer opacus    (in an environment of its own: optax brings jax)
+    pip install optax timm autoclip zclip pytorch_optimizer opacus    (in a separate environment: optax installs jax)
     python evidence/compare_policies.py
 
-Both are given the same gradients, in float64, over 200 steps with spikes. The figure is the largest difference of
-a gradient after clipping, relative to that gradient's norm. A package that is not installed has no figure.
+Both get the same gradients, in float64, over 200 steps with spikes. The figure is the largest difference of a gradient
+after clipping, relative to the norm of the gradient before. A package that is not installed has no figure.
 
-Clipping that sits inside an optimizer is read there: without momentum (beta1 = 0) the first moment is the clipped
-gradient. Adafactor clips its update, which is the gradient times a constant once eps outweighs the second moment.
+Clipping inside an optimizer is read from its state: without momentum (beta1 = 0) the first moment is the clipped
+gradient. Adafactor clips its update, which is the gradient times a constant if eps exceeds the second moment by far.
 """
 
 import importlib.metadata
@@ -43,7 +43,7 @@ PAGE = pages.DOCS / "policies_compared.md"
 STEPS = 200
 SHAPES = [(5, 7), (5,), (3, 2, 2, 2), (4, 3)]
 Step = list[Tensor]
-Theirs = Callable[[list[nn.Parameter]], Callable[[], None]]  # given the parameters, what clips their gradients
+Theirs = Callable[[list[nn.Parameter]], Callable[[], None]]  # takes parameters, returns a function that clips them
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -56,12 +56,12 @@ def main(arguments: list[str] | None = None) -> None:
         except ImportError:  # PackageNotFoundError is one
             version, figure = "not installed", ""
         rows.append([f"`{ours.name}`", what, f"{package} {version}", figure, why])
-    head = ["policy", "beside", "version", "largest difference", "why, where it is not rounding"]
+    head = ["policy", "compared with", "version", "largest difference", "reason, unless it is rounding"]
     pages.write(args.page, {"differences": pages.table(head, rows)})
 
 
 def difference(policy: Policy, theirs: Theirs) -> float:
-    """The largest difference over all steps and parameters."""
+    """The largest relative difference over all steps and parameters."""
     mine, other = parameters(), parameters()
     clipper = Clipper([(f"layer{number}.weight", p) for number, p in enumerate(mine)], policy)
     clip = theirs(other)
@@ -84,14 +84,14 @@ def parameters() -> list[nn.Parameter]:
 
 
 def sequence() -> Iterator[Step]:
-    """Noise that drifts, and a spike at about every twentieth step."""
+    """Yields each step's gradients: noise of growing size, with a spike at about every twentieth step."""
     random = torch.Generator().manual_seed(2)
     for step in range(STEPS):
         size = 1 + step / STEPS + 30 * float(torch.rand((), generator=random) < 0.05)
         yield [size * torch.randn(shape, generator=random, dtype=torch.float64) for shape in SHAPES]
 
 
-# -- theirs
+# -- public implementations
 
 
 def torch_norm(given: list[nn.Parameter]) -> Callable[[], None]:
@@ -130,7 +130,7 @@ def timm_agc(given: list[nn.Parameter]) -> Callable[[], None]:
     package = importlib.util.find_spec("timm")
     if package is None or not package.submodule_search_locations:
         raise ImportError("timm")
-    file = Path(package.submodule_search_locations[0]) / "utils" / "agc.py"  # timm itself would want torchvision
+    file = Path(package.submodule_search_locations[0]) / "utils" / "agc.py"  # importing timm needs torchvision
     spec = importlib.util.spec_from_file_location("timm_agc", file)
     assert spec is not None
     assert spec.loader is not None
@@ -171,7 +171,7 @@ def autoclip(given: list[nn.Parameter]) -> Callable[[], None]:
 
 
 def opacus(given: list[nn.Parameter]) -> Callable[[], None]:
-    """Every step's gradient is a batch of one sample, whose norm is then the one that is compared with the bound."""
+    """AdaClip with batches of one sample, so that the sample's norm is the norm of the gradient."""
     from opacus.optimizers import AdaClipDPOptimizer
 
     public = AdaClipDPOptimizer(
@@ -186,13 +186,13 @@ def opacus(given: list[nn.Parameter]) -> Callable[[], None]:
         for parameter, gradient in zip(given, gradients, strict=True):
             assert gradient is not None
             parameter.grad_sample = gradient.unsqueeze(0)  # type: ignore[attr-defined]
-        public.pre_step()  # its step() without the inner optimizer's
+        public.pre_step()  # step() without the wrapped optimizer's step
 
     return clip
 
 
 def first_moment(make: Callable[[Any, list[nn.Parameter]], Any]) -> Theirs:
-    """An optimizer of pytorch_optimizer that clips, made with beta1 = 0."""
+    """Reads the clipped gradient from the first moment of an optimizer that was made with beta1 = 0."""
 
     def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
         import pytorch_optimizer
@@ -210,7 +210,7 @@ def first_moment(make: Callable[[Any, list[nn.Parameter]], Any]) -> Theirs:
 
 
 def adagc(package: Any, given: list[nn.Parameter]) -> Any:
-    # It warms up while step < warmup_steps, one step less than the number says.
+    # Its warm-up lasts while step < warmup_steps, one step less than the number.
     return package.AdaGC(given, betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=AdaGC().warmup + 1)
 
 
@@ -249,12 +249,12 @@ COMPARISONS: list[tuple[Policy, str, str, Theirs, str]] = [
     (AGC(), "pytorch_optimizer", "`agc`", pytorch_optimizer_agc, ""),
     (ZClip(), "zclip", "`ZClip`, adaptive scaling", zclip("adaptive_scaling"), AFTER),
     (ZClip(mode="mean"), "zclip", "`ZClip`, mean", zclip("mean"), AFTER),
-    (AutoClip(), "autoclip", "`QuantileClip`", autoclip, "its percentile leaves out the norm of the step itself"),
+    (AutoClip(), "autoclip", "`QuantileClip`", autoclip, "its percentile excludes the norm of the current step"),
     (AdaGC(), "pytorch_optimizer", "`AdaGC`", first_moment(adagc), "its global norm in warm-up is in float32"),
     (QuantileClip(), "opacus", "`AdaClipDPOptimizer`, no noise, one sample a step", opacus,
-     "its limit is in float32; it counts samples, `quantile` steps, so that they agree at one sample a step"),
+     "its limit is in float32; it counts samples and `quantile` steps, which agree at one sample a step"),
     (SpikeClip(theta=100.0, warmup=20), "pytorch_optimizer", "`SPAM`", first_moment(spam),
-     "none here; an element that was always 0 is held at 0, and passes in `spike`"),
+     "none here; it holds an element that was always 0 at 0, while `spike` does not limit it"),
 ]  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Compares the observable behaviour of two commits: `python evidence/contract.py A B`.
 
 Both are checked out into temporary folders, and the commands of evidence/behaviour/cases.py run in each, on this
-machine and with this interpreter. Printed are what was observed, the differences, and those among them that
-evidence/contract_expected.json explains. The exit status is 1 if a difference is left unexplained.
+machine and with this interpreter. Prints the observations and the differences; evidence/contract_expected.json explains
+the intended ones. The exit status is 1 if a difference is unexplained.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from evidence.behaviour.cases import Case
 ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "evidence" / "contract_expected.json"
 ABSENT = "absent"
-WIDTH = 100  # characters of a value that are printed
-NAMED = 6  # cases with the same difference that are named
+WIDTH = 100  # characters of a printed value
+NAMED = 6  # cases that are named per difference
 Observations = dict[str, dict[str, str]]  # case -> field -> value
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field of a case that two commits do not agree on."""
+    """A field of a case in which two commits differ."""
 
     case: str
     field: str
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Expected:
-    """A difference that is meant: patterns (as of file names, so `[` is written `[[]`) of its four fields, and why."""
+    """An intended difference: glob patterns of its four fields (`[` is written `[[]`), and its reason."""
 
     case: str
     field: str
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="*", metavar="PATTERN", help="the cases to run, such as 'wrong/*'")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="writes the observations of both as a.json, b.json")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="reads observations from here, and adds new ones")
-    parser.add_argument("--jobs", type=int, default=2, help="cases that run at the same time (2)")
-    parser.add_argument("--expected", type=Path, default=EXPECTED, help="the differences that are meant, and why")
+    parser.add_argument("--jobs", type=int, default=2, help="cases that run in parallel (2)")
+    parser.add_argument("--expected", type=Path, default=EXPECTED, help="the intended differences, with reasons")
     args = parser.parse_args(arguments)
     expected = [Expected(**entry) for entry in json.loads(args.expected.read_text(encoding="utf-8"))]
     before, after = (observations(commit, args.only, args.jobs, args.cache) for commit in args.commits)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def observations(commit: str, only: str, jobs: int, cache: Path | None) -> Observations:
-    """What was observed of each case that matches `only`, from the cache where it is there."""
+    """Observes every case whose name matches `only`, or reads it from the cache."""
     resolved = git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
     stored = cache / f"{resolved}-{fingerprint()}.json" if cache else None
     known: Observations = json.loads(stored.read_text(encoding="utf-8")) if stored and stored.exists() else {}
@@ -94,18 +94,18 @@ def observations(commit: str, only: str, jobs: int, cache: Path | None) -> Obser
 
 
 def checkout(commit: str, folder: Path) -> Path:
-    """The files of a commit, written into a new folder."""
+    """Extracts the files of a commit into a new folder."""
     with tarfile.open(fileobj=io.BytesIO(git("archive", commit))) as archive:
         archive.extractall(folder, filter="data")
     return folder
 
 
 def run_all(wanted: Sequence[Case], checkout: Path, folder: Path, jobs: int) -> Observations:
-    """Runs the cases, each in a folder that is numbered so that its length says nothing about its name."""
-    places = [folder / f"{number:03}" for number in range(len(wanted))]
+    """Runs the cases, each in a numbered folder, so that all their paths have the same length."""
+    folders = [folder / f"{number:03}" for number in range(len(wanted))]
     with ThreadPoolExecutor(jobs) as pool:
-        found = pool.map(lambda case, place: observe.observe(case, checkout, place), wanted, places)
-        return {case.name: fields for case, fields in zip(wanted, found, strict=True)}
+        observed = pool.map(lambda case, path: observe.observe(case, checkout, path), wanted, folders)
+        return {case.name: fields for case, fields in zip(wanted, observed, strict=True)}
 
 
 def git(*arguments: str) -> bytes:
@@ -113,22 +113,22 @@ def git(*arguments: str) -> bytes:
 
 
 def fingerprint() -> str:
-    """Of all that observations depend on besides the commit: the cases, how they are observed, and the versions."""
-    found = hashlib.sha256(f"{platform.node()} {sys.version} {torch.__version__}".encode())
+    """A hash of what observations depend on besides the commit: the cases, how they are observed, and the versions."""
+    digest = hashlib.sha256(f"{platform.node()} {sys.version} {torch.__version__}".encode())
     for name in ("cases.py", "observe.py"):
-        found.update((ROOT / "evidence" / "behaviour" / name).read_bytes())
-    return found.hexdigest()[:12]
+        digest.update((ROOT / "evidence" / "behaviour" / name).read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def differences(before: Observations, after: Observations) -> list[Difference]:
-    """Every field that is not the same in both; a case that only one of them has is one difference."""
+    """Lists every field that differs; a case that only one of the commits has is one difference."""
     found: list[Difference] = []
     for case in before | after:
         if case not in before or case not in after:
-            found.append(Difference(case, "case", *("present" if case in each else ABSENT for each in (before, after))))
+            found.append(Difference(case, "case", *("present" if case in side else ABSENT for side in (before, after))))
             continue
         for field in before[case] | after[case]:
-            one, other = (each[case].get(field, ABSENT) for each in (before, after))
+            one, other = (side[case].get(field, ABSENT) for side in (before, after))
             if one != other:
                 found.append(Difference(case, field, one, other))
     return found
@@ -137,40 +137,40 @@ def differences(before: Observations, after: Observations) -> list[Difference]:
 def report(before: Observations, after: Observations, expected: Sequence[Expected]) -> int:
     """Prints the observations and the differences; returns the exit status."""
     for case in before | after:
-        lines = [line_of(case, each[case]) for each in (before, after) if case in each]
+        lines = [line_of(case, side[case]) for side in (before, after) if case in side]
         print("\n".join(dict.fromkeys(lines)))
     found = differences(before, after)
     explained: dict[str, list[Difference]] = {}
     unexplained: list[Difference] = []
-    for each in found:
-        entry = next((entry for entry in expected if entry.explains(each)), None)
-        (unexplained if entry is None else explained.setdefault(entry.reason, [])).append(each)
-    for reason, those in explained.items():
+    for difference in found:
+        entry = next((entry for entry in expected if entry.explains(difference)), None)
+        (unexplained if entry is None else explained.setdefault(entry.reason, [])).append(difference)
+    for reason, group in explained.items():
         print(f"\nexplained: {reason}")
-        print("\n".join(grouped(those)))
+        print("\n".join(grouped(group)))
     if unexplained:
         print("\nUNEXPLAINED")
         print("\n".join(grouped(unexplained)))
-    differ, open_ = (len({each.case for each in those}) for those in (found, unexplained))
+    differ, open_ = (len({difference.case for difference in group}) for group in (found, unexplained))
     print(f"\n{len(before | after)} cases, {differ} differ, {open_} of them without an explanation")
     return 1 if unexplained else 0
 
 
 def line_of(case: str, fields: dict[str, str]) -> str:
-    """A case in one line: its exit statuses, and the first words of its message, its run's status or its output."""
+    """Formats a case as one line: its exit statuses, and the first line of its message, run status or output."""
     codes, *texts = (
         [value for field, value in fields.items() if field.endswith(kind) and value not in ("", observe.HIDDEN)]
         for kind in ("exit", "message", "status", "output")
     )
-    said = next((found[-1].splitlines()[0] for found in texts if found), "")
-    return f"{case:56}  {' '.join(codes):9}  {short(said)}".rstrip()
+    first_line = next((values[-1].splitlines()[0] for values in texts if values), "")
+    return f"{case:56}  {' '.join(codes):9}  {short(first_line)}".rstrip()
 
 
-def grouped(those: Iterable[Difference]) -> list[str]:
-    """`case: field: before -> after`, in one line for all cases with the same difference."""
+def grouped(found: Iterable[Difference]) -> list[str]:
+    """Formats differences as `case: field: before -> after`, one line for all cases with the same difference."""
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for each in those:
-        groups.setdefault((each.field, each.before, each.after), []).append(each.case)
+    for item in found:
+        groups.setdefault((item.field, item.before, item.after), []).append(item.case)
     lines: list[str] = []
     for (field, one, other), names in groups.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -179,7 +179,7 @@ def grouped(those: Iterable[Difference]) -> list[str]:
 
 
 def change(before: str, after: str) -> str:
-    """`before -> after`, from a little before the first character in which long texts differ."""
+    """Formats `before -> after`; long texts start shortly before the first character that differs."""
     same = next((at for at, pair in enumerate(zip(before, after, strict=False)) if len(set(pair)) > 1), 0)
     start = max(same - 20, 0) if max(len(before), len(after)) > WIDTH else 0
     return " -> ".join(short(("…" if start else "") + text[start:]) for text in (before, after))

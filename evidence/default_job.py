@@ -1,6 +1,7 @@
-"""Shows that clipping matters in the default job: `python evidence/default_job.py` writes evidence/docs/default_job.md.
+"""Trains the default job with and without clipping; `python evidence/default_job.py` writes its page.
 
-Trains `experiment=default_job` with five seeds, with clip=none and with clip=norm; two minutes on one core.
+Five seeds of `experiment=default_job`, each with clip=none and with clip=norm; two minutes on one core. The page is
+evidence/docs/default_job.md.
 """
 
 import sys
@@ -19,7 +20,7 @@ CLIPS = ("clip=none", "clip=norm")
 
 def main(arguments: list[str] | None = None) -> None:
     parser = pages.parser(__doc__, PAGE)
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0 on")
+    parser.add_argument("--seeds", type=int, default=5, help="the number of seeds, from 0")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")
     args = parser.parse_args(arguments)
     rows = [
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def ended(*overrides: str) -> str:
-    """How a run ended, and what it had learnt."""
+    """Describes how a run ended: its state, and its best validation loss or the step at which it diverged."""
     with tempfile.TemporaryDirectory() as folder:
         status = status_of(Path(folder), "experiment=default_job", *overrides)
     if status["state"] == "diverged":

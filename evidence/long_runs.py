@@ -1,4 +1,4 @@
-"""Measures what long runs cost: `python evidence/long_runs.py` writes evidence/docs/long_runs.md, in some minutes.
+"""Measures long runs: `python evidence/long_runs.py` writes evidence/docs/long_runs.md, in a few minutes.
 
 The memory, the event file and metrics.jsonl of 200,000 steps of the smallest model, and the share of the default job's
 time that goes into its checkpoints.
@@ -30,15 +30,15 @@ from trainer.state import build
 
 PAGE = pages.DOCS / "long_runs.md"
 TRAIN = Path(__file__).parents[1] / "train.py"
-BYTES = 400  # the most that a step of the smallest model may add to its event file, at the default log.*
-GROWTH = 2.0  # MB: what counts as noise in the memory after the first 1,000 steps
-SHARE = 0.02  # the most of a run's time that its checkpoints may take
+BYTES = 400  # largest growth of the event file per step of the smallest model, at the default log.*
+GROWTH = 2.0  # MiB: growth of the memory after the first 1,000 steps that counts as noise
+SHARE = 0.02  # largest share of a run's time for its checkpoints
 REPEATS = 5
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = pages.parser(__doc__, PAGE)
-    parser.add_argument("--steps", type=int, default=200_000, help="of the smallest model, 2,000 at least")
+    parser.add_argument("--steps", type=int, default=200_000, help="steps of the smallest model, at least 2,000")
     parser.add_argument("overrides", nargs="*", help="further overrides of the default job")
     args = parser.parse_args(arguments)
     if args.steps < 2000:
@@ -47,26 +47,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def smallest(steps: int) -> str:
-    """A table of the resident memory at some steps of the smallest model, and the bytes of a step."""
+    """Trains the smallest model, and makes the table of its resident memory over the steps and the bytes per step."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         found = followed(run, steps)
         lengths = log_lengths(run)
     marks = sorted({1000, *(steps * share // 20 for share in (1, 5, 10, 15, 20))})
-    # The first measurement from a step on; the last one comes a moment before the last step.
+    # Takes the first measurement at or after each step; the last measurement is slightly before the last step.
     rows = [[f"{mark:,}", f"{next((mb for step, mb in found if step >= mark), found[-1][1]):.1f}"] for mark in marks]
     late = [mb for step, mb in found if step >= 1000]
     rows += [["growth from step 1,000 on", f"{late[-1] - late[0]:.1f}, where {GROWTH:g} count as noise"]]
     lines = lengths.pop(METRICS) / steps
     events = sum(lengths.values()) / steps
-    written = (
-        f"Its event file: {events:.0f} bytes a step, where at most {BYTES} are meant to be; metrics.jsonl: {lines:.0f}."
-    )
+    written = f"Its event file: {events:.0f} bytes a step, of at most {BYTES} allowed; metrics.jsonl: {lines:.0f}."
     return f"{pages.table(['step', 'resident memory, MB'], rows)}\n\n{written}"
 
 
 def followed(run: Path, steps: int) -> list[tuple[int, float]]:
-    """The step and the resident memory in MB, every half second of the program's run."""
+    """Runs the program and returns its step and resident memory in MiB, every half second."""
     chosen = [SEARCHPATH, "experiment=smallest", f"steps={steps}", f"hydra.run.dir={run}"]
     process = subprocess.Popen([sys.executable, str(TRAIN), *chosen], cwd=run.parent, stdout=subprocess.DEVNULL)
     found: list[tuple[int, float]] = []
@@ -76,11 +74,13 @@ def followed(run: Path, steps: int) -> list[tuple[int, float]]:
             found.append((read_status(run).get("step", 0), resident))
     if process.returncode:
         raise RuntimeError(f"the run ended with {process.returncode}")
-    return [(step, resident) for step, resident in found if 0 < step < steps]  # not what the summary takes once
+    return [
+        (step, resident) for step, resident in found if 0 < step < steps
+    ]  # without the memory of the summary at the end
 
 
 def checkpoints(*overrides: str) -> str:
-    """A table: how long the default job takes, how many checkpoints it writes, and how long one of them takes."""
+    """Makes a table of the default job: its duration, its number of checkpoints, and the duration of one."""
     config = compose("experiment=default_job", *overrides)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -90,17 +90,17 @@ def checkpoints(*overrides: str) -> str:
         losses = [loss for _, loss in metrics.read(run, [VALIDATION])[VALIDATION]]
         best = sum(loss < min(losses[:number], default=float("inf")) for number, loss in enumerate(losses))
         count = -(-config.steps // config.checkpoint.every) + best
-        each = seconds_of_a_checkpoint(config, run)
-    share = f"{100 * count * each / total:.2f} %, where at most {100 * SHARE:g} % are meant to be"
-    rows = [[f"{total:.1f} s", str(count), f"{1000 * each:.1f} ms", share]]
+        seconds = seconds_of_a_checkpoint(config, run)
+    share = f"{100 * count * seconds / total:.2f} %, of at most {100 * SHARE:g} % allowed"
+    rows = [[f"{total:.1f} s", str(count), f"{1000 * seconds:.1f} ms", share]]
     return pages.table(["the run", "checkpoints, the best ones included", "one of them", "share of the time"], rows)
 
 
 def seconds_of_a_checkpoint(config: Train, run: Path) -> float:
-    """The mean time in which the state of a finished run is collected, written and synced to the disk."""
-    state, found = build(config), checkpoint.newest(run)
-    assert found is not None
-    path, content = found
+    """The mean time to collect the state of a finished run, write it and sync it to the disk."""
+    state, newest = build(config), checkpoint.newest(run)
+    assert newest is not None
+    path, content = newest
     state.load_state_dict(content, path)
     folder = run / "again"
     tracker = Tracker(folder, "", {})

@@ -1,7 +1,7 @@
-"""What a run needs in memory beside a loop written by hand: `python evidence/memory.py` writes evidence/docs/memory.md.
+"""Compares a run's memory with a hand-written loop's: `python evidence/memory.py` writes evidence/docs/memory.md.
 
-Both train the same perceptron on the same data with the same optimizer and clip by the same norm, each in a process of
-its own. Between the steps at which the update's size is logged, a run is to need the memory of the loop plus 5 %.
+Both train the same perceptron on the same data with the same optimizer and the same clipping, each in a process of its
+own. At steps that do not log the norm of the update, a run may need at most 5 % more memory than the loop.
 """
 
 import gc
@@ -26,16 +26,18 @@ from trainer.data import Batch, Dataset
 from trainer.state import TrainState, build
 
 PAGE = pages.DOCS / "memory.md"
-WIDTH = 3000  # of the hidden layers: 18 million weights
-QUIET = 3  # the first step after which nothing of the first one is left
+LIMIT = 1.0  # as in experiment=memory
+WIDTH = 3000  # of the hidden layers; gives 18 million weights
+QUIET = 3  # from this step on, nothing that the first step allocated is left
 
 
 @dataclass
 class Use:
-    """Memory in MB. weights: those of the model. start: what the process had before there was a model.
+    """Memory use in MB.
 
-    live: all tensors, between the steps. resident, peak: of the process, beyond its start, between the steps and in
-    them. forward: all tensors at the beginning of each step's forward pass.
+    weights: the model's weights. start: the process before the model was built. live: all tensors, between steps.
+    resident, peak: the process beyond `start`, between steps and within a step. forward: all tensors at the beginning
+    of each step's forward pass.
     """
 
     weights: float
@@ -46,8 +48,8 @@ class Use:
     forward: list[float] = field(default_factory=list)
 
 
-class Watched(Dataset):
-    """A data set that measures between the steps, when a batch is asked for."""
+class MeasuringDataset(Dataset):
+    """A data set that measures memory whenever a batch is requested, which is between steps."""
 
     def __init__(self, data: Dataset, use: Use):
         self.inputs, self.outputs, self.facts = data.inputs, data.outputs, data.facts
@@ -71,27 +73,27 @@ class Watched(Dataset):
 
 
 def live_tensors() -> float:
-    """MB of all tensors that Python can reach, gradients included, each storage once."""
-    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
-    tensors += [each.grad for each in tensors if each.is_leaf and each.grad is not None]
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    """The size in MB of all tensors that Python can reach, gradients included, each storage once."""
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
+    tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     size: int = sum(storages.values())
     return size / 1e6
 
 
 def by_hand(state: TrainState, folder: Path) -> None:
-    """What is written without a thought of norms."""
+    """Trains with a hand-written loop that clips and logs nothing."""
     model, optimizer = state.model, state.optimizer
     for batch in islice(state.data.batches(0), state.config.steps):
         optimizer.zero_grad()
         loss = state.data.loss(model(batch.inputs, None)[0], batch.targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), state.config.clip.max or 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), LIMIT)
         optimizer.step()
 
 
 def ours(state: TrainState, folder: Path) -> None:
-    """This project's loop."""
+    """Trains with this project's loop."""
     train_in_folder(state, folder)
 
 
@@ -99,12 +101,12 @@ LOOPS: dict[str, Callable[[TrainState, Path], object]] = {"by hand": by_hand, "o
 
 
 def measured(width: int, name: str) -> Use:
-    """What one loop uses in this process. width: of the hidden layers."""
+    """Runs one loop in this process and measures it. width: of the hidden layers."""
     torch.set_num_threads(1)
     before = memory("VmRSS") or 0.0
     state = build(compose("experiment=memory", f"model.hidden=[{width},{width},{width}]"))
     use = Use(sum(p.numel() * p.element_size() for p in state.model.parameters()) / 1e6, before)
-    state.data = Watched(state.data, use)
+    state.data = MeasuringDataset(state.data, use)
     state.model.register_forward_pre_hook(lambda module, inputs: use.forward.append(live_tensors()))
     with TemporaryDirectory() as folder:
         LOOPS[name](state, Path(folder) / "run")
@@ -113,27 +115,27 @@ def measured(width: int, name: str) -> Use:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = pages.parser(__doc__, PAGE)
-    parser.add_argument("--width", type=int, default=WIDTH, help="of the model's three hidden layers")
+    parser.add_argument("--width", type=int, default=WIDTH, help="the width of the model's three hidden layers")
     args = parser.parse_args(arguments)
     pages.write(args.page, {"memory": section(compare(args.width))})
 
 
 def compare(width: int) -> dict[str, Use]:
-    """What the two loops use, each in a process that has done nothing else."""
+    """Measures both loops, each in a new process."""
     return {name: in_processes(partial(measured, width), [name])[0] for name in LOOPS}
 
 
 def section(found: dict[str, Use]) -> str:
-    """The uses of the two loops, and their ratios."""
-    hand, own = found["by hand"], found["ours"]
+    """Makes the tables of the two loops' memory, and their ratios."""
+    hand, project = found["by hand"], found["ours"]
     pairs = {
-        "live tensors, between steps": (hand.live, own.live),
-        "resident, between steps": (hand.resident, own.resident),
-        "resident, at most in a step": (hand.peak, own.peak),
+        "live tensors, between steps": (hand.live, project.live),
+        "resident, between steps": (hand.resident, project.resident),
+        "resident, at most in a step": (hand.peak, project.peak),
     }
     rows = [[title, f"{one:.1f}", f"{other:.1f}", f"{other / one:.3f}"] for title, (one, other) in pairs.items()]
     forward = [
-        [str(step + 1), *(f"{use.forward[step] / use.weights:.2f}" for use in (hand, own))] for step in range(QUIET)
+        [str(step + 1), *(f"{use.forward[step] / use.weights:.2f}" for use in (hand, project))] for step in range(QUIET)
     ]
     first = pages.table([f"MB, with {hand.weights:.0f} MB of weights", *found, "ratio"], rows)
     second = pages.table(["step", *(f"live in the forward pass, {name}" for name in found)], forward)

@@ -1,13 +1,13 @@
-"""Changes one thing at a time in the clipping library and lists the changes that no test notices.
+"""Mutation testing of the clipping library: lists the mutants that no test kills.
 
-    python evidence/mutate.py                                  every formula of src/gradclip/policies: some minutes
-    python evidence/mutate.py adaptive.py                      one file of them
-    python evidence/mutate.py --engine --sample 150 --seed 0   all else but functional.py: a random sample
+    python evidence/mutate.py                                  every formula of src/gradclip/policies: a few minutes
+    python evidence/mutate.py adaptive.py                      one of its files
+    python evidence/mutate.py --engine --sample 150 --seed 0   everything else but functional.py: a random sample
 
 Each mutant is a copy of the source in which one operator, number, comparison, condition, call or method was changed.
-The tests run on it until one fails; one that takes three times as long as the unchanged source counts as noticed. The
-formulas are tested by the tests of exactness, ranges and configuration, the engine by all tests of tests/gradclip that
-start no process of their own.
+The tests run on it until one fails, which kills it; after three times the duration on the unchanged source it times
+out. The formulas are tested by the tests of exactness, ranges and configuration, the engine by all tests of
+tests/gradclip that start no other process.
 """
 
 import argparse
@@ -46,11 +46,11 @@ METHODS = {
     "any": "all", "all": "any", "amax": "amin",
 }  # fmt: skip
 FORMULA_TESTS = ("tests/gradclip/test_exactness.py", "tests/gradclip/test_fields.py", "tests/runner/test_config.py")
-PATIENCE = 3  # how many times the time of the unchanged source a mutant is given
+PATIENCE = 3  # a mutant's time limit, as a multiple of the duration on the unchanged source
 
 
 class Mutant(NamedTuple):
-    """A file relative to the root, the line and the change, and the file's changed source."""
+    """A changed file. file: relative to the root. what: the line and the change. source: the changed text."""
 
     file: Path
     what: str
@@ -61,24 +61,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("files", nargs="*", help="files of src/gradclip/policies, with --engine of src/gradclip")
     parser.add_argument("--engine", action="store_true", help="change everything but the policies and functional.py")
-    parser.add_argument("--sample", type=int, help="how many mutants are tested; all by default")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of the sample")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many run at once; all cores by default")
+    parser.add_argument("--sample", type=int, help="the number of mutants to test; all by default")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the sample")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="mutants that are tested in parallel; all cores by default"
+    )
     args = parser.parse_args(arguments)
     folder = GRADCLIP if args.engine else GRADCLIP / "policies"
     files = [folder / name for name in args.files or (engine_files() if args.engine else FORMULAS)]
     chosen = sample([mutant for file in files for mutant in mutants(file)], args.sample, args.seed)
     tests = engine_tests() if args.engine else FORMULA_TESTS
     limit = PATIENCE * seconds_unchanged(tests)
-    print(f"{len(chosen)} mutants, {limit:.0f} s each at most", flush=True)
-    found: Counter[str] = Counter()
+    print(f"{len(chosen)} mutants, at most {limit:.0f} s each", flush=True)
+    fates: Counter[str] = Counter()
     with ThreadPoolExecutor(args.jobs) as pool:
         for mutant, fate in zip(chosen, pool.map(partial(fate_of, tests=tests, limit=limit), chosen), strict=True):
-            found[fate] += 1
-            if fate != "noticed":
+            fates[fate] += 1
+            if fate != "killed":
                 print(f"  {fate}: {mutant.file}:{mutant.what}", flush=True)
-    print(f"{len(chosen)} mutants, {found['survived']} survived, {found['timed out']} timed out")
-    return found["survived"]
+    print(f"{len(chosen)} mutants, {fates['survived']} survived, {fates['timed out']} timed out")
+    return fates["survived"]
 
 
 def engine_files() -> list[str]:
@@ -86,14 +88,14 @@ def engine_files() -> list[str]:
 
 
 def engine_tests() -> list[str]:
-    """The files of tests/gradclip that start no process of their own."""
+    """The test files of tests/gradclip that start no other process."""
     paths = sorted((ROOT / "tests" / "gradclip").glob("test_*.py"))
-    alone = [path for path in paths if not re.search(r"\b(subprocess|multiprocessing)\b", path.read_text("utf-8"))]
-    return [str(path.relative_to(ROOT)) for path in alone]
+    chosen = [path for path in paths if not re.search(r"\b(subprocess|multiprocessing)\b", path.read_text("utf-8"))]
+    return [str(path.relative_to(ROOT)) for path in chosen]
 
 
 def sample(found: list[Mutant], size: int | None, seed: int) -> list[Mutant]:
-    """So many of the mutants, chosen at random, in their order."""
+    """Draws `size` of the mutants at random, and keeps their order; all of them for None."""
     if size is None or size >= len(found):
         return found
     return [found[index] for index in sorted(random.Random(seed).sample(range(len(found)), size))]
@@ -103,19 +105,19 @@ def sample(found: list[Mutant], size: int | None, seed: int) -> list[Mutant]:
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
-    """Every mutant of a file. Annotations, decorators and `strict=` stay as they are: no result depends on them."""
+    """Yields every mutant of a file, without those of annotations, decorators and `strict=`, which change no result."""
     tree = ast.parse((ROOT / file).read_text("utf-8"))
     nodes = list(ast.walk(tree))
-    left = {id(node) for each in nodes for part in _without_effect(each) for node in ast.walk(part)}
+    skipped = {id(node) for parent in nodes for part in _without_effect(parent) for node in ast.walk(part)}
     for number, node in enumerate(nodes):
-        if id(node) not in left and mutate(copy.deepcopy(node)):
+        if id(node) not in skipped and mutate(copy.deepcopy(node)):
             changed = copy.deepcopy(tree)
             what = mutate(list(ast.walk(changed))[number])
             yield Mutant(file, f"{getattr(node, 'lineno', 0)} {what}", ast.unparse(changed))
 
 
 def mutate(node: ast.AST) -> str | None:
-    """Changes one node in place and says how; None where there is nothing to change."""
+    """Changes one node in place and returns a description of the change; None if nothing can be changed."""
     before = ast.unparse(node) if isinstance(node, ast.expr | ast.stmt) else ""
     if isinstance(node, ast.If | ast.IfExp):
         before = ast.unparse(node.test)
@@ -127,7 +129,7 @@ def mutate(node: ast.AST) -> str | None:
 
 
 def _negate(node: ast.If | ast.IfExp) -> bool:
-    """Negates a condition that no other change reaches, unless it is about imports for annotations alone."""
+    """Negates a condition that no other mutation changes, except `TYPE_CHECKING`."""
     if isinstance(node.test, ast.Compare | ast.BoolOp | ast.UnaryOp) or ast.unparse(node.test) == "TYPE_CHECKING":
         return False
     node.test = ast.UnaryOp(ast.Not(), node.test)
@@ -135,7 +137,7 @@ def _negate(node: ast.If | ast.IfExp) -> bool:
 
 
 def _swap(node: ast.expr | ast.stmt) -> bool:
-    """Exchanges an operator."""
+    """Swaps an operator."""
     if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in SWAPS and not _is_type(node):
         node.op = SWAPS[type(node.op)]()  # type: ignore[assignment]
         return True
@@ -146,7 +148,7 @@ def _swap(node: ast.expr | ast.stmt) -> bool:
 
 
 def _simplify(node: ast.expr | ast.stmt) -> bool:
-    """Takes away a sign or a negation, or a call whose result nobody uses."""
+    """Removes a sign or a negation, or a call whose result is not used."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         node.op = ast.UAdd()
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
@@ -159,7 +161,7 @@ def _simplify(node: ast.expr | ast.stmt) -> bool:
 
 
 def _next_value(node: ast.expr | ast.stmt) -> bool:
-    """Adds 1 to a number, and exchanges True and False."""
+    """Adds 1 to a number, and swaps True and False."""
     if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float):
         return False
     node.value = not node.value if isinstance(node.value, bool) else node.value + 1
@@ -174,7 +176,7 @@ def _other_method(node: ast.expr | ast.stmt) -> bool:
 
 
 def _is_type(node: ast.BinOp | ast.AugAssign | ast.BoolOp) -> bool:
-    """`Tensor | float` is a type and no formula."""
+    """Whether an operator forms a type, as in `Tensor | float`."""
     return (
         isinstance(node, ast.BinOp)
         and isinstance(node.op, ast.BitOr)
@@ -196,7 +198,7 @@ def _without_effect(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def seconds_unchanged(tests: Sequence[str]) -> float:
-    """How long the tests take on the unchanged source; raises RuntimeError with their output unless they pass."""
+    """The duration of the tests on the unchanged source; raises RuntimeError with their output if one fails."""
     with tempfile.TemporaryDirectory() as folder:
         copied = checkout.copy(Path(folder), checkout.files())
         started = time.perf_counter()
@@ -207,12 +209,12 @@ def seconds_unchanged(tests: Sequence[str]) -> float:
 
 
 def fate_of(mutant: Mutant, tests: Sequence[str], limit: float) -> str:
-    """Whether a copy of the project with one file changed is noticed, survived, or timed out after so many seconds."""
+    """Tests a copy of the project with the mutant: killed, survived, or timed out after `limit` seconds."""
     with tempfile.TemporaryDirectory() as folder:
         copied = checkout.copy(Path(folder), checkout.files())
         (copied / mutant.file).write_text(mutant.source, "utf-8")
         try:
-            return "survived" if run_tests(copied, tests, limit).returncode == 0 else "noticed"
+            return "survived" if run_tests(copied, tests, limit).returncode == 0 else "killed"
         except subprocess.TimeoutExpired:
             return "timed out"
 

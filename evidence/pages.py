@@ -1,6 +1,6 @@
-"""Measured pages: prose is written by hand, what a script measures stands between two marks. Needs nothing but Python.
+"""Pages in Markdown with measured sections, which scripts replace; the rest is written by hand. Needs only Python.
 
-A section begins with the line `<!-- name -->` and ends with the line `<!-- end of name -->`.
+A section starts with the line `<!-- name -->` and ends with the line `<!-- end of name -->`, its markers.
 """
 
 import argparse
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent / "docs"
-COLOURS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#D55E00")  # Okabe and Ito's, safe for colour-blind readers
+COLOURS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#D55E00")  # by Okabe and Ito, for colour-blind readers
 MARKERS = ("o", "s", "^", "D", "v")
 
 
 def parser(description: str | None, page: Path) -> argparse.ArgumentParser:
-    """The arguments of a script that writes sections of a page. description: the script's docstring."""
-    found = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
-    found.add_argument("--page", type=Path, default=page, help="the page whose measured sections are replaced")
-    return found
+    """Makes the argument parser of a script that writes sections of a page. description: the script's docstring."""
+    arguments = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
+    arguments.add_argument("--page", type=Path, default=page, help="the page whose measured sections are replaced")
+    return arguments
 
 
 def write(page: Path, sections: Mapping[str, str]) -> None:
-    """Puts sections into a page by their names, and prints them. Raises ValueError where the page has no such marks."""
+    """Replaces sections of a page by name, and prints them. Raises ValueError if the page lacks their markers."""
     text = page.read_text(encoding="utf-8")
     for name, content in sections.items():
         text = replace(text, name, content)
@@ -31,33 +31,33 @@ def write(page: Path, sections: Mapping[str, str]) -> None:
 
 
 def replace(text: str, name: str, content: str) -> str:
-    """A page's text with other content in one section; raises ValueError unless the section's marks are there once."""
+    """Replaces one section in a page's text; raises ValueError unless its markers are there exactly once."""
     pattern = _pattern(name)
     if len(pattern.findall(text)) != 1:
-        raise ValueError(f"the page needs the marks <!-- {name} --> and <!-- end of {name} -->, once")
-    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[3]}", text)
+        raise ValueError(f"the page needs the markers <!-- {name} --> and <!-- end of {name} -->, once")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[3]}", text)
 
 
 def content(text: str, name: str) -> str:
-    """What stands between a section's marks; raises ValueError where there are none."""
-    found = _pattern(name).search(text)
-    if found is None:
+    """The text between a section's markers; raises ValueError if there are none."""
+    match = _pattern(name).search(text)
+    if match is None:
         raise ValueError(f"the page has no section {name}")
-    return found[2].rstrip("\n")
+    return match[2].rstrip("\n")
 
 
 def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(rf"^(<!-- {name} -->\n)(.*?)(<!-- end of {name} -->)$", re.DOTALL | re.MULTILINE)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def cells(section: str) -> list[list[str]]:
-    """The rows of all tables in a section, without their heads."""
+    """The cells of all table rows in a section, without the header rows."""
     lines = [line for line in section.splitlines() if line.startswith("|")]
     rules = {number for number, line in enumerate(lines) if line.startswith(("| ---", "|---"))}
     rows = [line for number, line in enumerate(lines) if number not in rules and number + 1 not in rules]
@@ -65,7 +65,7 @@ def cells(section: str) -> list[list[str]]:
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing without a window."""
+    """Imports matplotlib's pyplot with a backend that needs no window."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,7 +1,7 @@
-"""Draws how each policy treats one and the same run: `python evidence/policies_page.py` writes docs/policies/*.png.
+"""Plots how each policy clips the same run: `python evidence/policies_page.py` writes docs/policies/*.png.
 
-The norms before clipping are those of the default job under clip=norm; every policy then sees the same
-sequence of gradients, so that the pictures differ by the policy alone. Needs matplotlib (extra `docs`).
+The gradients are those of the default job under clip=norm; every policy gets the same sequence, so that the plots
+differ by the policy alone. Needs matplotlib (extra `docs`).
 """
 
 import argparse
@@ -34,8 +34,8 @@ class Course(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--steps", type=int, default=300, help="steps of the run that all policies see")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures go")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the run")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="the folder for the plots")
     args = parser.parse_args(arguments)
     names = [name for name in sorted(Policy.options) if name != "none"]
     policies = {name: compose(f"clip={name}").clip for name in names}
@@ -46,13 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def record(policies: Mapping[str, Policy], steps: int) -> dict[str, Course]:
-    """What each policy would have done at every step of the one run, which clip=norm clips."""
+    """Applies each policy to the gradients of every step of one run, which clip=norm clips."""
     state = build(compose("experiment=default_job", f"steps={steps}"))
     named = list(state.model.named_parameters())
     clippers = {name: Clipper(named, policy, optimizer=state.optimizer) for name, policy in policies.items()}
     courses = {name: Course([], [], []) for name in policies}
 
-    def try_all() -> None:
+    def apply_all() -> None:
         raw = [parameter.grad.clone() for _, parameter in named if parameter.grad is not None]
         for name, clipper in clippers.items():
             report = clipper.clip()
@@ -63,12 +63,12 @@ def record(policies: Mapping[str, Policy], steps: int) -> dict[str, Course]:
                 parameter.grad = gradient.clone()
 
     for batch, _ in zip(state.data.batches(0), range(steps), strict=False):
-        take_step(state, batch, check=False, on_backward=try_all)
+        take_step(state, batch, check=False, on_backward=apply_all)
     return courses
 
 
 def draw(path: Path, name: str, course: Course) -> None:
-    """One picture on a logarithmic axis; a limit that is infinite is not drawn."""
+    """Plots one policy on a logarithmic axis, without infinite limits."""
     figure, axes = pyplot().subplots(figsize=(8, 3), dpi=100, layout="constrained")
     steps = range(1, len(course.before) + 1)
     limits = torch.tensor(course.limits)

@@ -1,11 +1,11 @@
-"""Runs short reproductions of where public clipping code goes wrong, and writes evidence/docs/public_bugs.md.
+"""Runs short reproductions of errors in public clipping code, and writes evidence/docs/public_bugs.md.
 
-    pip install zclip autoclip pytorch_optimizer                               (in an environment of its own)
-    pip install --no-deps --target older pytorch_optimizer==3.11.0             (a version from before some repairs)
+    pip install zclip autoclip pytorch_optimizer                               (in a separate environment)
+    pip install --no-deps --target older pytorch_optimizer==3.11.0             (a version from before some fixes)
     python evidence/public_bugs.py --older older
 
-The code on the page is the code that ran. "Reproduced" is a package's answer only if it is the wrong one that is
-expected here, and "not reproduced" if it is the right one; gradclip answers beside it, for the same gradients.
+The code on the page is the code that ran. An error is "reproduced" if a package's answer is the described wrong one,
+and "not reproduced" if it is the right one. Next to it is the answer of gradclip for the same gradients.
 """
 
 import importlib.metadata
@@ -47,15 +47,15 @@ def feed(w, clip, *gradients):
     return w.grad
 """
 ANYTHING_ELSE = "any answer but the right one"
-NEITHER = "neither the right answer nor the one that is described"
+NEITHER = "neither the right answer nor the described one"
 
 
 @dataclass(frozen=True)
 class Bug:
     """A reproduction; the last line of its code is the answer.
 
-    right, wrong: a number, a list of them, or the class of an exception.
-    ours: the same with gradclip; if empty, `code` with the two functions taken from gradclip.functional.
+    right, wrong: a number, a list of numbers, or the class of an exception.
+    ours: the same with gradclip; if empty, `code` with the two functions imported from gradclip.functional.
     """
 
     package: str
@@ -68,7 +68,7 @@ class Bug:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one version of a package gave: the answer as it is shown, and what to call it."""
+    """The answer of one version of a package. shown: the answer as text."""
 
     version: str
     shown: str
@@ -78,7 +78,7 @@ class Answer:
 def main(arguments: list[str] | None = None) -> None:
     parser = pages.parser(__doc__, PAGE)
     parser.add_argument("--older", type=Path, nargs="*", default=[], help="folders with other versions of packages")
-    parser.add_argument("--json", action="store_true", help="print the packages' answers alone, and write no page")
+    parser.add_argument("--json", action="store_true", help="print the packages' answers as JSON, and write no page")
     args = parser.parse_args(arguments)
     if args.json:
         print(json.dumps([vars(theirs(bug)) if bug.package != "torch" else None for bug in BUGS]))
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def elsewhere(folder: Path) -> list[dict[str, str] | None]:
-    """The answers of the versions in a folder, from a process that looks there first; none for torch."""
+    """The answers of the packages in a folder, from a process that imports from it first; None for torch."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, __file__, "--json"]
     ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, check=True)
@@ -104,7 +104,7 @@ def elsewhere(folder: Path) -> list[dict[str, str] | None]:
 
 
 def theirs(bug: Bug) -> Answer:
-    """The package's answer, judged by both that the reproduction names."""
+    """The package's answer, compared with the right and the wrong one."""
     try:
         version = importlib.metadata.version(bug.package).partition("+")[0]  # torch says 2.13.0+cpu
     except importlib.metadata.PackageNotFoundError:
@@ -125,7 +125,7 @@ def ours(bug: Bug) -> Answer:
 
 
 def run(code: str, functions: str) -> Any:
-    """The value of the code's last line, tensors as lists; or the exception that the code raised."""
+    """Runs the code and returns the value of its last line, a tensor as a list, or the exception that it raised."""
     import torch
 
     names: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def run(code: str, functions: str) -> Any:
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Equal to a thousandth; an exception is equal to its class."""
+    """Whether an answer equals the expected one to 0.1 %; an exception equals its class."""
     if isinstance(expected, type):
         return isinstance(found, expected)
     if isinstance(expected, list):
@@ -162,7 +162,7 @@ def show(found: Any) -> str:
 
 
 def bugs(found: list[list[Answer]]) -> str:
-    """A section for every reproduction: the code that ran, and every answer to it."""
+    """Makes a section for every reproduction: the code that ran, and all answers."""
     lines = []
     for bug, answers in zip(BUGS, found, strict=True):
         lines += [f"## {bug.package}: {bug.title}", "", "```python", bug.code.strip(), "```", ""]
@@ -173,10 +173,10 @@ def bugs(found: list[list[Answer]]) -> str:
 
 
 def summary(found: list[list[Answer]]) -> str:
-    """A row for every reproduction: in which versions it came out."""
+    """Makes the table of the reproductions and the versions in which they were reproduced."""
     rows = []
     for bug, answers in zip(BUGS, found, strict=True):
-        versions = ", ".join(f"{each.verdict} in {each.version}" if each.version else each.verdict for each in answers)
+        versions = ", ".join(f"{a.verdict} in {a.version}" if a.version else a.verdict for a in answers)
         rows.append([bug.package, bug.title, versions])
     return pages.table(["package", "what", "versions"], rows)
 

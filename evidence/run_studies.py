@@ -1,6 +1,7 @@
-"""Measures the studies: `python evidence/run_studies.py` writes the tables and pictures of evidence/docs/gradients.md.
+"""Runs the studies: `python evidence/run_studies.py` writes the tables and plots of evidence/docs/gradients.md.
 
-Five studies, three seeds where chance plays a part; three minutes on two cores. Needs matplotlib (extra `docs`).
+Five studies, with three seeds each where random numbers matter; three minutes on two cores. Needs matplotlib (extra
+`docs`).
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Compares the start-up times of two commits: `python evidence/startup.py A B`.
 
-Both are checked out into temporary folders, and each command runs in both in turns, on this machine and with this
-interpreter. Printed are medians of the CPU-seconds of each command and its children.
+Both are checked out into temporary folders, and each command runs in both alternately, on this machine and with this
+interpreter. Prints the median CPU-seconds of each command and its child processes.
 """
 
 import argparse
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for words, command in COMMANDS.items():
             times: tuple[list[float], list[float]] = ([], [])
             for _ in range(args.repeats):
-                for found, folder in zip(times, folders, strict=True):
-                    found.append(cpu_seconds(folder, command))
-            before, after = (statistics.median(found) for found in times)
+                for seconds, folder in zip(times, folders, strict=True):
+                    seconds.append(cpu_seconds(folder, command))
+            before, after = (statistics.median(seconds) for seconds in times)
             print(f"| {words} | {before:.2f} | {after:.2f} |", flush=True)
 
 

@@ -1,7 +1,7 @@
 """Runs `python train.py …` of a checkout under a profile function: `python evidence/tracer.py RESULT TRAIN_PY …`.
 
-It counts up to the first step of a torch optimizer and writes the counts to RESULT as JSON; the program then runs to
-its end without being observed. A generator counts each time it is resumed.
+It counts calls up to the first step of a torch optimizer and writes the counts to RESULT as JSON; then it stops
+counting, and the program runs to its end. A generator counts each time it is resumed.
 """
 
 import inspect
@@ -15,14 +15,14 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-COMPREHENSIONS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}  # of their own only before Python 3.12
+COMPREHENSIONS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}  # separate functions only before Python 3.12
 HYDRA_MAIN = ("hydra/main.py", "hydra/_internal/hydra.py", "hydra/_internal/utils.py", "hydra/core/utils.py")
 
 
 class Tracer:
-    """A profile function and what it counts.
+    """A profile function that counts calls.
 
-    script: the checkout's train.py, beside which its `src` lies. result: the file that is written at the first step.
+    script: the checkout's train.py, in the same folder as `src`. result: the file that is written at the first step.
     """
 
     def __init__(self, script: Path, result: Path):
@@ -50,7 +50,7 @@ class Tracer:
         return path == str(self._script) or path.startswith(f"{self._script.parent / 'src'}/")
 
     def _part_of(self, path: str) -> str | None:
-        """Which of the three parts of the command line a file belongs to."""
+        """The part of the command line that a file belongs to: train.py, cli or Hydra; None for any other file."""
         if path == str(self._script):
             return "train.py"
         if self._is_own(path) and ("/cli/" in path or path.endswith("/cli.py")):
@@ -60,7 +60,7 @@ class Tracer:
     def _stop(self) -> None:
         sys.setprofile(None)
         threading.setprofile(None)
-        if not self._result.exists():  # another thread may have been first
+        if not self._result.exists():  # another thread may have written it first
             counts = {
                 "compositions": self._compositions,
                 "functions": len(self._calls),
@@ -76,7 +76,7 @@ def is_function(code: CodeType) -> bool:
 
 
 def caller_part(frame: FrameType, tracer: Tracer) -> str | None:
-    """The part of the nearest caller that belongs to one."""
+    """The part, as in `Tracer.part_of`, of the nearest caller that has one."""
     caller = frame.f_back
     while caller is not None:
         if part := tracer.part_of(caller.f_code.co_filename):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gradclip.policies import Policy
+from gradclip.policies import BlockPolicy, Policy
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # for `python -c …`, which no train.py gives a path
@@ -36,11 +36,20 @@ def configured_policies() -> dict[str, Policy]:
 @cache
 def policies() -> list[Policy]:
     """Every option of conf/clip at every scope that it takes."""
-    return [replace(policy, scope=scope) for policy in configured_policies().values() for scope in policy.scopes]
+    found: list[Policy] = []
+    for policy in configured_policies().values():
+        at_scopes = [replace(policy, scope=scope) for scope in policy.scopes] if isinstance(policy, BlockPolicy) else []
+        found += at_scopes or [policy]
+    return found
+
+
+def scope_of(policy: Policy) -> str:
+    """The scope of a policy; `model` for a chain, whose links have scopes of their own."""
+    return policy.scope if isinstance(policy, BlockPolicy) else "model"
 
 
 def policy_id(policy: Policy) -> str:
-    return f"{policy.name}-{policy.scope}"
+    return f"{policy.name}-{scope_of(policy)}"
 
 
 def with_gradients(gradients: Sequence[Tensor | None]) -> nn.ParameterDict:

@@ -1,1 +1,1 @@
-"""What a checkout of this project does, seen from outside: which commands are run, and what is observed of each."""
+"""The observable behaviour of a checkout of this project: the commands that are run, and what is observed of each."""

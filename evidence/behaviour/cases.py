@@ -1,11 +1,11 @@
-"""The commands whose observable behaviour evidence/contract.py compares. Every case runs in a new folder of its own."""
+"""The commands whose observable behaviour evidence/contract.py compares. Every case runs in a new folder."""
 
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# The files that every case's folder holds before its first command.
+# Files in every case's folder before its first command.
 INPUTS: Mapping[str, bytes] = {
     "small.txt": b"a gradient is a product of factors; clip it, then step.\n" * 80,
     "short.txt": b"too short",
@@ -23,10 +23,10 @@ TINY = f"{TEXT} {STEPS}"
 LINE = f"model=linear_net data=line optimizer.lr=0.01 {STEPS}"
 DEEP = f"model=deep_linear data=direction optimizer.lr=0.003 {STEPS}"
 DIGITS = f"model=mlp data=digits model.hidden=[8] optimizer.lr=0.1 {STEPS}"
-LONG = f"{TEXT} steps=600 evaluate_every=100 checkpoint.every=20"  # long enough to be killed in the middle
+LONG = f"{TEXT} steps=600 evaluate_every=100 checkpoint.every=20"  # long enough to be interrupted
 
 GROUPS = ("model", "data", "optimizer", "schedule", "device", "clip", "debug", "experiment")
-# The overrides that follow the option itself; where none are given, TINY.
+# The overrides beside each option; TINY for all others.
 PARTNERS: Mapping[str, str] = {
     "model=linear_net": LINE,
     "model=deep_linear": DEEP,
@@ -45,7 +45,7 @@ PARTNERS: Mapping[str, str] = {
     "experiment=digits": f"{STEPS} model.hidden=8 data.batch_size=8",
     "experiment=line_120": STEPS,
     "experiment=through_time": f"{STEPS} model.hidden=8 data.length=10 data.validation=20",
-    # Values at which each policy clips within six steps.
+    # With these values each policy clips within six steps.
     "clip=adagc": f"{TINY} clip.warmup=1 clip.ratio=0.9",
     "clip=chain": f"{TINY} clip.links.elements.max=0.05 clip.links.whole.max=0.3",
     "clip=drop": f"{TINY} clip.max=0.6",
@@ -57,7 +57,7 @@ PARTNERS: Mapping[str, str] = {
     "clip=spike": f"{TINY} clip.warmup=1 clip.theta=1.5",
     "clip=zclip": f"{TINY} clip.warmup=2 clip.threshold=0.5",
 }
-# Further values of single keys, each for one run beside TINY.
+# Values of single keys, each in a run of its own with TINY.
 KEYS = """
 accumulate=2 | device.precision=bfloat16 | device.precision=float16 clip.nonfinite=drop | data.sample=20
 log.histograms=true | log.flow=false | log.first_steps=2 | log.every=2 log.parameters_every=4 | repeat_batches=2
@@ -81,23 +81,22 @@ hydra/sweeper=optuna | -m hydra/sweeper=optuna seed=1,2 | hydra.searchpath=[file
 -m optimizer.lr=interval(-1,1) sweep.method=optuna | -m clip=norm,nrom sweep.method=optuna
 -m seed=1,2 sweep.method=optuna sweep.trials=0 | -m seed=1,2 sweep.launcher=slurm
 """
-# Settings of Hydra's own, each beside TINY: some versions of the project take them, others refuse them.
+# Hydra's own settings, each with TINY: some versions of the project accept them, others refuse them.
 HYDRA = """
 hydra/launcher=joblib | -m hydra/launcher=joblib seed=1,2 | hydra.launcher.n_jobs=2 | hydra.mode=MULTIRUN
 hydra.searchpath=[file://more] experiment=launcher | -m hydra.searchpath=[file://more] experiment=launcher seed=1,2
 hydra.searchpath=[file://more] experiment=grid | -m hydra.searchpath=[file://more] experiment=grid
 """
-SCRIPTS = ("evaluate", "export", "status", "suggest_max", "report")  # those that read a folder
-ALL = r"(?s).+"  # for Command.hidden: all of the text depends on the moment of a signal
+SCRIPTS = ("evaluate", "export", "status", "suggest_max", "report")  # scripts that read a folder
+ALL = r"(?s).+"  # for Command.hidden: the whole text depends on the timing of a signal
 
 
 @dataclass(frozen=True)
 class Command:
     """A program of the checkout, and its arguments.
 
-    stop: a signal and a pattern of files; the program gets the signal as soon as a file matches. hidden: a regular
-    expression of the part of what the program writes that differs from one execution to the next. environment:
-    variables that are set for it.
+    stop: a signal and a glob pattern; the program gets the signal as soon as a file matches. hidden: a regular
+    expression for output that differs between executions. environment: variables that are set for the program.
     """
 
     program: str
@@ -109,14 +108,14 @@ class Command:
 
 @dataclass(frozen=True)
 class Case:
-    """Commands that run one after the other in one folder."""
+    """A sequence of commands in one folder."""
 
     name: str
     commands: tuple[Command, ...]
 
 
 def cases(checkout: Path) -> list[Case]:
-    """All cases: one for each option of each group that this checkout has, and those that every checkout shares."""
+    """All cases: one for each option of each group in this checkout, and those that all checkouts share."""
     options = [
         f"{group}={file.stem}" for group in GROUPS for file in sorted((checkout / "conf" / group).glob("*.yaml"))
     ]
@@ -138,7 +137,7 @@ def train(
     hidden: str = Command.hidden,
     environment: tuple[tuple[str, str], ...] = (),
 ) -> Command:
-    """`python train.py` with these overrides."""
+    """Makes the command `python train.py` with overrides."""
     return Command("train.py", tuple(overrides.split()), stop, hidden, environment)
 
 
@@ -147,7 +146,7 @@ def _script(name: str, arguments: str = "", hidden: str = Command.hidden) -> Com
 
 
 def _resumed() -> dict[str, tuple[Command, ...]]:
-    """Runs that are stopped, and continued beside an uninterrupted run of the same configuration."""
+    """Runs that are stopped and resumed, and an uninterrupted run of the same configuration."""
     found: dict[str, tuple[Command, ...]] = {}
     for name, number in (("killed", signal.SIGKILL), ("sigint", signal.SIGINT), ("sigterm", signal.SIGTERM)):
         stopped = train(f"{LONG} hydra.run.dir=outputs/runs/stopped", hidden=ALL,
@@ -167,8 +166,8 @@ def _resumed() -> dict[str, tuple[Command, ...]]:
 
 
 def _sweeps() -> dict[str, tuple[Command, ...]]:
-    """Grids: with a diverging job and duplicates, with a wrong point, interrupted, several jobs at once; a search."""
-    grid = f"-m {TINY} steps=60 clip=none clip.max=1,2 optimizer.lr=1,1e6"
+    """Grids with a diverging job and duplicates, with a wrong point, interrupted, with parallel jobs; a search."""
+    grid = f"-m {TINY} steps=60 clip=none clip.norm_type=2,2.0 optimizer.lr=1,1e6"
     stopped = train(f"-m {LONG} seed=1,2,3", hidden=ALL,
                     stop=(signal.SIGINT, "outputs/sweeps/*/1/checkpoints/step_*.pt"))  # fmt: skip
     resume = train("sweep.resume=outputs/latest", hidden=ALL)
@@ -196,7 +195,7 @@ def _sweeps() -> dict[str, tuple[Command, ...]]:
 
 
 def _scripts() -> dict[str, tuple[Command, ...]]:
-    """The other programs, and the answers of train.py that train nothing."""
+    """The other programs, and the modes of train.py that train nothing."""
     run = train(f"{TINY} clip.max=0.3 steps=12 hydra.run.dir=outputs/runs/one")
     sweep = train(f"-m {TINY} clip=none,norm clip.max=0.3 seed=1,2", hidden=ALL)
     one = "outputs/runs/one"

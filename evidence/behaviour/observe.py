@@ -1,6 +1,6 @@
-"""Runs a case and says what can be seen of it from outside: statuses, messages, files, tags, points, weights.
+"""Runs a case and records its observable behaviour: statuses, messages, files, tags, points, weights.
 
-Nothing of the project is imported, since two checkouts of it differ.
+Imports nothing of the project but the cases, since two checkouts of it are compared.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from torch import Tensor
 from evidence.behaviour.cases import INPUTS, Case, Command
 
 TIMEOUT = 120.0  # seconds for one command
-VALUES = "loss/train"  # the tag whose values are observed, and not their number alone
-HIDDEN = "(hidden)"  # stands for what a command says that depends on the moment
+VALUES = "loss/train"  # the tag whose values are recorded; of the others only the number of points
+HIDDEN = "(hidden)"  # replaces output that depends on timing
 STATUS = ("state", "step", "steps", "objective", "reason", "duplicate_of")
 RUN_NAME = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}"
-# What differs from one execution of the same command to the next.
+# Replaces what differs between executions of the same command.
 NORMAL = (
     (RUN_NAME, "<run>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?(\+00:00|Z)?", "<time>"),
@@ -35,12 +35,12 @@ NORMAL = (
     (r"\b(process|pid) \d+", r"\1 <pid>"),
     (r"\b\d+(\.\d+)? ?(ms|s|seconds?|minutes?)\b", "<duration>"),
     (r" +$", ""),
-    (r"(?<=\S) {2,}", "  "),  # the width of a column follows its longest path
+    (r"(?<=\S) {2,}", "  "),  # column widths depend on the longest path
 )
 
 
 def observe(case: Case, checkout: Path, folder: Path) -> dict[str, str]:
-    """Field -> value after the case's commands ran in `folder`, which is made."""
+    """Runs the case's commands in a new folder, and returns the observed values by field."""
     folder.mkdir(parents=True)
     for name, content in INPUTS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -80,13 +80,13 @@ def run(command: Command, checkout: Path, folder: Path) -> tuple[str, str, str]:
 
 
 def message(err: str) -> str:
-    """What stderr says; of a traceback its last line alone, since the others name lines of code."""
+    """The text of stderr; of a traceback only the last line, since the others contain line numbers."""
     lines = err.strip().splitlines()
     return f"traceback: {lines[-1]}" if any(line.startswith("Traceback ") for line in lines) else "\n".join(lines)
 
 
 def normal(text: str, checkout: Path, folder: Path) -> str:
-    """The text without the places, times and process numbers of this execution."""
+    """Replaces the paths, times and process numbers of this execution in a text."""
     for path, name in ((folder, "<here>"), (checkout, "<project>"), (Path(sys.prefix), "<python>")):
         text = text.replace(str(path), name)
     for pattern, name in NORMAL:
@@ -95,7 +95,7 @@ def normal(text: str, checkout: Path, folder: Path) -> str:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Every file, link and empty folder that the commands left, with how many there are of its normalized name."""
+    """Lists every file, link and empty folder that the commands left, with the count of its normalized name."""
     names: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -112,7 +112,7 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """What the status files, event files, checkpoints and exported weights say, by the run's folder."""
+    """Reads the status files, event files, checkpoints and exported weights, by run folder."""
     found: dict[str, str] = {}
     for run_folder in sorted({path.parent for path in folder.glob("**/status.json")}):
         name = normal(str(run_folder.relative_to(folder)), folder, folder)
@@ -134,7 +134,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def points(run_folder: Path) -> dict[str, str]:
-    """The number of points of every tag in a run's event files, in whatever form they are, and the values of VALUES."""
+    """Counts the points of every tag in a run's event files, and lists the values of the tag VALUES."""
     counts: Counter[str] = Counter()
     values: list[str] = []
     for path in sorted(run_folder.glob("events.out.tfevents.*")):
@@ -148,7 +148,7 @@ def points(run_folder: Path) -> dict[str, str]:
 
 
 def in_checkpoint(path: Path) -> str:
-    """The digest of a checkpoint's model."""
+    """The digest of the model's weights in a checkpoint."""
     with warnings.catch_warnings(action="ignore"):
         content = torch.load(path, map_location="cpu", weights_only=True)
     return digest(content["model"]) if "model" in content else f"no model among {', '.join(sorted(content))}"
@@ -156,8 +156,8 @@ def in_checkpoint(path: Path) -> str:
 
 def digest(weights: dict[str, Tensor]) -> str:
     """SHA-256 of the names, types, shapes and bytes of all tensors."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hashed.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()

@@ -1,1 +1,1 @@
-"""What clipping, logging and starting cost; `evidence/benchmark.py` runs these."""
+"""Benchmarks of clipping, logging and start-up; `evidence/benchmark.py` runs them."""

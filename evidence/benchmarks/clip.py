@@ -1,4 +1,4 @@
-"""Clipping with both norms, against others' clipping alone and against the passes that it cannot do without."""
+"""Clipping with both norms, against torch's clipping alone and against the necessary passes over the gradients."""
 
 import argparse
 
@@ -9,12 +9,12 @@ from evidence.benchmarks.measure import Times, Work, in_turns, machine, millisec
 from evidence.pages import table
 from gradclip import ClipByNorm, ClipByValue
 
-OTHERS = ("torch", "today", "floor")
+OTHERS = ("torch", "by hand", "floor")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--large", action="store_true", help="also a GPT of 85 million parameters")
-    parser.add_argument("--turns", type=int, default=60, help="how often everything is measured")
+    parser.add_argument("--turns", type=int, default=60, help="the number of measurements")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -30,24 +30,24 @@ def run(args: argparse.Namespace) -> str:
                              f"{case.error(ClipByNorm(max=limit)):.0e}"])  # fmt: skip
             for what, limit in (("value, clamps", 0.02), ("value, nothing exceeds", 1.0)):
                 value = in_turns(
-                    {"ours": case.ours(ClipByValue(max=limit)), "today": case.todays_value(limit)},
+                    {"ours": case.ours(ClipByValue(max=limit)), "by hand": case.by_hand_value(limit)},
                     args.turns,
-                    case.put_back,
+                    case.restore,
                 )
-                rows.append([name, str(threads), what, "", str(ratio(value, "ours", "today")), "",
-                             milliseconds(value, "ours"), "", milliseconds(value, "today"), "",
+                rows.append([name, str(threads), what, "", str(ratio(value, "ours", "by hand")), "",
+                             milliseconds(value, "ours"), "", milliseconds(value, "by hand"), "",
                              f"{case.error(ClipByValue(max=limit)):.0e}"])  # fmt: skip
             print(name, threads, flush=True)
-    head = ["gradients", "threads", "", "ours / torch alone", "ours / today's", "ours / floor"]
-    head += ["ours, ms", "torch alone, ms", "today's, ms", "floor, ms", "norms off by"]
+    head = ["gradients", "threads", "", "ours / torch alone", "ours / by hand", "ours / floor"]
+    head += ["ours, ms", "torch alone, ms", "by hand, ms", "floor, ms", "error of norms"]
     return f"{machine()}\n\n{table(head, rows)}"
 
 
 def norm_times(case: Case, limit: float, turns: int) -> Times:
     works: dict[str, Work] = {
         "ours": case.ours(ClipByNorm(max=limit)),
-        "torch": case.torchs(limit),
-        "today": case.todays(limit),
+        "torch": case.torch_alone(limit),
+        "by hand": case.by_hand(limit),
         "floor": case.read_and_scale if limit < case.norm() else case.read,
     }
-    return in_turns(works, turns, case.put_back)
+    return in_turns(works, turns, case.restore)

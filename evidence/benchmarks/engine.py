@@ -1,4 +1,4 @@
-"""`clip()` by itself against torch's functions and timm's, and beside the engine of an earlier commit."""
+"""`clip()` by itself against torch's functions and timm's, and against the engine of an earlier commit."""
 
 import argparse
 import importlib
@@ -28,14 +28,11 @@ OF_VALUE = ("GPT 10 M", "LSTM 5 M", "200 of 32x32")
 OF_AGC = ("GPT 10 M", "LSTM 5 M", "ResNet-18")
 ORDERS = (1.0, 3.0, math.inf)
 NEVER = 1e30  # a limit that nothing exceeds
-Engine = Any  # the package gradclip, as it is here or as it was at a commit
+Engine = Any  # the package gradclip of this checkout or of a commit
 
 
 class Row(NamedTuple):
-    """A comparison: which policy on which gradients, whose function is the reference, and both as works.
-
-    ours: by the names of the engines.
-    """
+    """A comparison of a policy with a reference function, on some gradients. ours: the works, by engine."""
 
     policy: str
     gradients: str
@@ -46,9 +43,9 @@ class Row(NamedTuple):
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=60, help="how often everything is measured")
-    parser.add_argument("--against", metavar="COMMIT", help="measure the engine of this commit too, in the same turns")
-    parser.add_argument("--elements", type=int, default=10**8, help="of the gradients whose other p-norms are taken")
+    parser.add_argument("--turns", type=int, default=60, help="the number of measurements")
+    parser.add_argument("--against", metavar="COMMIT", help="also measure the engine of this commit, in the same turns")
+    parser.add_argument("--elements", type=int, default=10**8, help="the number of elements for the other p-norms")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -65,12 +62,12 @@ def run(args: argparse.Namespace) -> str:
 
 
 def names(against: str | None) -> list[str]:
-    """The engines that are measured, the earlier one first."""
+    """The names of the engines to measure, the earlier one first."""
     return [against, HERE] if against else [HERE]
 
 
 def load(name: str, folder: Path) -> Engine:
-    """The package gradclip of a commit, imported under a name of its own from a copy in a folder; or the one here."""
+    """Imports the package gradclip of a commit under another name, from a copy in a folder; or returns this one."""
     if name == HERE:
         return gradclip
     package = f"gradclip_{re.sub(r'[^0-9A-Za-z]', '_', name)}"
@@ -88,7 +85,7 @@ def load(name: str, folder: Path) -> Engine:
 
 
 def shapes() -> dict[str, list[Shape]]:
-    """The gradients' shapes, with a list of many small ones."""
+    """The shapes of the gradients, by model, and a list of many small ones."""
     return lists(large=False) | {"2,000 of 16x16": [(16, 16)] * 2000}
 
 
@@ -96,7 +93,7 @@ def shapes() -> dict[str, list[Shape]]:
 
 
 def compared(engines: dict[str, Engine], turns: int) -> str:
-    """The table of all policies at p = 2 and of `value`."""
+    """Makes the table of the policies at p = 2 and of `value`."""
     rows = []
     known = shapes()
     for name, found in known.items():
@@ -118,7 +115,7 @@ def norm_rows(case: Case, engines: dict[str, Engine], name: str) -> list[Row]:
     found = []
     for what, limit in (("scales", 0.999 * case.norm()), ("nothing exceeds", 1e3 * case.norm())):
         ours = {label: clip(engine, case, engine.ClipByNorm(max=limit)) for label, engine in engines.items()}
-        found.append(Row("norm", name, what, "`clip_grad_norm_`", case.torchs(limit), ours))
+        found.append(Row("norm", name, what, "`clip_grad_norm_`", case.torch_alone(limit), ours))
     return found
 
 
@@ -132,29 +129,29 @@ def value_rows(case: Case, engines: dict[str, Engine], name: str) -> list[Row]:
 
 
 def agc_rows(case: Case, engines: dict[str, Engine], name: str) -> list[Row]:
-    """AGC by unit beside timm's; none where timm is not installed."""
+    """AGC by unit against timm's; empty if timm is not installed."""
     try:
         theirs = timm_agc(case.parameters)
     except ImportError:
-        print("timm is not installed: agc is left out (pip install --no-deps timm)")
+        print("timm is not installed: agc is skipped (pip install --no-deps timm)")
         return []
     ours = {label: clip(engine, case, agc(engine)) for label, engine in engines.items()}
     return [Row("agc", name, "scales", "timm's `adaptive_clip_grad`", theirs, ours)]
 
 
 def agc(engine: Engine) -> Any:
-    """The policy with timm's values. It once left the last layer alone unless it was told not to; timm does not."""
+    """AGC that clips the last layer, as timm does; earlier versions exclude that layer by default."""
     return engine.AGC(**({"exclude_last": False} if hasattr(engine.AGC, "exclude_last") else {}))
 
 
 def clip(engine: Engine, case: Case, policy: Any) -> Work:
-    """`clip()` of a list of parameters, with nothing of its report read."""
+    """Makes a work that calls `clip()` on a list of parameters and reads nothing of its report."""
     work: Work = engine.Clipper(case.named, policy).clip
     return work
 
 
 def timed(row: Row, case: Case, turns: int) -> list[str]:
-    times = in_turns({**row.ours, TORCH: row.theirs}, turns, case.put_back)
+    times = in_turns({**row.ours, TORCH: row.theirs}, turns, case.restore)
     ratios = [str(ratio(times, name, TORCH)) for name in row.ours]
     return [*row[:4], *ratios, *(milliseconds(times, name) for name in times)]
 
@@ -163,7 +160,7 @@ def timed(row: Row, case: Case, turns: int) -> list[str]:
 
 
 def walked(name: str, case: Case, turns: int) -> list[str]:
-    """What it costs to look up the parameters of a module, in which every parameter is in a module of its own."""
+    """Measures the lookup of a module's parameters, each of which is in a submodule of its own."""
     module = nn.ModuleList(holder(parameter) for parameter in case.parameters)
     policy = gradclip.ClipByNorm(max=NEVER)
     works: dict[str, Work] = {
@@ -171,7 +168,7 @@ def walked(name: str, case: Case, turns: int) -> list[str]:
         "module": gradclip.Clipper(module, policy).clip,
         "walk": lambda: list(module.named_parameters()),
     }
-    times = in_turns(works, turns, case.put_back)
+    times = in_turns(works, turns, case.restore)
     return [name, milliseconds(times, "list"), milliseconds(times, "walk"), str(ratio(times, "module", "list"))]
 
 
@@ -185,7 +182,7 @@ def holder(parameter: nn.Parameter) -> nn.Module:
 
 
 def orders(engines: dict[str, Engine], elements: int, turns: int) -> str:
-    """The table of p-norms of one gradient. Each peak of memory is of a process of its own."""
+    """Makes the table of p-norms of one gradient. Each peak of memory is measured in a new process."""
     rows = []
     given = one_parameter(elements)
     for p in ORDERS:
@@ -204,7 +201,7 @@ def orders(engines: dict[str, Engine], elements: int, turns: int) -> str:
 
 
 def one_parameter(elements: int) -> nn.Parameter:
-    """A parameter and its gradient, made without a temporary copy that a later allocation could reuse."""
+    """Makes a parameter and its gradient without a temporary copy, whose memory a later allocation could reuse."""
     parameter = nn.Parameter(torch.empty(elements))
     parameter.grad = torch.empty(elements).normal_(generator=torch.Generator().manual_seed(1))
     return parameter
@@ -228,12 +225,12 @@ MAKERS = {"the norm alone": norm_alone, "`clip()`, which takes the 2-norm too": 
 
 
 def added_memory(job: tuple[str, str, float, int]) -> float:
-    """MB by which a norm raises the peak of this process. job: whose norm, which of MAKERS, p, elements."""
+    """The MiB by which a norm raises this process's peak memory. job: engine, key of MAKERS, p, elements."""
     name, what, p, elements = job
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         make = norm_by_torch if name == TORCH else partial(MAKERS[what], load(name, Path(folder)))
-        make(one_parameter(20), p)()  # what only a first call needs
+        make(one_parameter(20), p)()  # warm-up
         work = make(one_parameter(elements), p)
         forget_peak()
         start = memory("VmHWM") or 0.0

@@ -1,7 +1,7 @@
-"""Loops of others, each as its users write it: clipped, the loss and both norms logged at every step.
+"""Training loops of other frameworks, as their users write them, with clipping, and loss and norms logged every step.
 
-Both norms are those of all gradients together, no parameter's own; every loop writes them with its own TensorBoard
-logger, and without a progress bar, checkpoints or validation. None of the packages is needed: extra `bench`.
+Both norms are those of all gradients together; every loop writes them with its own TensorBoard logger, without a
+progress bar, checkpoints or validation. The packages are optional: extra `bench`.
 """
 
 import importlib.util
@@ -22,18 +22,18 @@ from trainer.data import Batch, Dataset
 
 Loop = Callable[[nn.Module, Dataset, Path, int], None]  # the model, its data, where to log, how many steps
 
-RATE = 1e-5  # so small that the made-up batch is not learnt by heart
-LIMIT = 0.1  # every step is clipped, which is the dearer case
+RATE = 1e-5  # so small that the model does not memorize the random batch
+LIMIT = 0.1  # clips every step, which is the more expensive case
 
 
 class Stream(IterableDataset[Any]):
-    """Batches as a data set whose rows they are."""
+    """An iterable data set whose items are whole batches. convert: applied to each batch."""
 
-    def __init__(self, data: Dataset, turned: Callable[[Batch], Any] = lambda batch: batch):
-        self._data, self._turned = data, turned
+    def __init__(self, data: Dataset, convert: Callable[[Batch], Any] = lambda batch: batch):
+        self._data, self._convert = data, convert
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self._turned, self._data.batches(0))
+        return map(self._convert, self._data.batches(0))
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -41,12 +41,12 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The norm of the gradients as torch has it."""
+    """The norm of all gradients, by torch."""
     return get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def lightning(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-    """Lightning's Trainer, with the norms in its hooks before and around clipping."""
+    """Trains with Lightning's Trainer, which logs the norms in its hooks."""
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -86,12 +86,12 @@ def lightning(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None
         enable_model_summary=False,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is offered no workers, and knows no length
+        warnings.simplefilter("ignore")  # about the missing workers and length
         trainer.fit(Module(), Stream(data))
 
 
 def fabric(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-    """Fabric, whose `clip_gradients` returns the norm before."""
+    """Trains with Fabric, whose `clip_gradients` returns the norm before clipping."""
     from lightning.fabric import Fabric
     from lightning.fabric.loggers import TensorBoardLogger
 
@@ -109,7 +109,7 @@ def fabric(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
 
 
 def accelerate(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-    """Accelerate, whose `clip_grad_norm_` returns the norm before."""
+    """Trains with Accelerate, whose `clip_grad_norm_` returns the norm before clipping."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder)
@@ -128,7 +128,7 @@ def accelerate(model: nn.Module, data: Dataset, folder: Path, steps: int) -> Non
 
 
 def hugging_face(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-    """The Hugging Face Trainer, which logs the norm before by itself; a callback takes the one after."""
+    """Trains with the Hugging Face Trainer, which logs the norm before clipping; a callback measures the one after."""
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
     from transformers.integrations import TensorBoardCallback
 
@@ -187,5 +187,5 @@ LOOPS: dict[str, tuple[str, Loop]] = {
 
 
 def installed() -> dict[str, Loop]:
-    """Those whose packages are there."""
+    """The loops whose packages are installed."""
     return {name: loop for name, (package, loop) in LOOPS.items() if importlib.util.find_spec(package)}

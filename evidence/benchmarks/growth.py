@@ -16,7 +16,7 @@ FIXED = 4_000_000  # elements, for the growth by tensors
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=9, help="how often everything is measured")
+    parser.add_argument("--turns", type=int, default=9, help="the number of measurements")
     parser.add_argument("--quick", action="store_true", help="without the largest sizes")
 
 
@@ -39,24 +39,24 @@ READ = "one pass that reads"
 
 
 def policies() -> list[str]:
-    """Those that limit, in their own scope, and `value`."""
+    """The names of the policies that limit, and `value`."""
     return sorted({policy.name for policy, _ in limiting()} | {"value"})
 
 
 def measured(lists: dict[int, list[Shape]], turns: int) -> dict[int, dict[str, float]]:
-    """Milliseconds of every policy with its own values, by size."""
+    """The milliseconds of every policy with its default values, by size."""
     found = {}
     for size, shapes in lists.items():
         case = Case(shapes)
         works = {name: case.ours(from_conf(name)) for name in policies()} | {READ: case.read}
-        times = in_turns(works, turns, case.put_back)
-        found[size] = {name: 1e3 * statistics.median(each) for name, each in times.items()}
+        times = in_turns(works, turns, case.restore)
+        found[size] = {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
         print(size, flush=True)
     return found
 
 
 def draw(found: list[dict[int, dict[str, float]]]) -> None:
-    """Milliseconds over the number of elements, and over the number of tensors."""
+    """Plots the milliseconds over the number of elements, and over the number of tensors."""
     figure, axes = pyplot().subplots(1, 2, figsize=(10, 4.5), sharey=False)
     titles = ("elements, in 20 tensors", f"tensors, {FIXED / 1e6:g} million elements together")
     for axis, growth, title in zip(axes, found, titles, strict=True):

@@ -1,4 +1,4 @@
-"""Logging 200 scalars a step: time and bytes, against `add_scalar`."""
+"""Logging 200 scalars per step: time and bytes, against `add_scalar`."""
 
 import argparse
 import tempfile
@@ -18,7 +18,7 @@ TAGS = {  # of the metrics of an evaluation, which has its loss as the 200th sca
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=200, help="how many steps are logged in either way")
+    parser.add_argument("--turns", type=int, default=200, help="the number of steps that are logged each way")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def compared(what: str, scalars: dict[str, float], turns: int) -> list[list[str]]:
-    """The rows for these scalars."""
+    """Measures both ways to log the scalars, and makes the table's rows."""
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder) / "ours", Path(folder) / "theirs"
         tracker, writer = Tracker(one, "", {}), SummaryWriter(str(other))

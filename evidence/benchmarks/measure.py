@@ -1,4 +1,4 @@
-"""Times in turns, since machines are noisy: A B C, B C A, …; medians of the ratios within one turn."""
+"""Timing in alternating order, since machines are noisy: A B C, B C A, …; medians of the ratios within one turn."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ Times = dict[str, list[float]]
 
 
 class Ratio(NamedTuple):
-    """A median of ratios within one turn each, and their quartiles."""
+    """The median and the quartiles of ratios, each of two times within one turn."""
 
     median: float
     low: float
@@ -27,9 +27,9 @@ class Ratio(NamedTuple):
 
 
 def in_turns(works: Mapping[str, Work], turns: int, before: Callable[[], None] = lambda: None) -> Times:
-    """Seconds of each work, turn by turn, each turn beginning with another one. before: runs untimed before each."""
+    """Times each work once per turn, in rotating order, in seconds. before: runs before each work, and is not timed."""
     names, times = list(works), {name: [0.0] * turns for name in works}
-    for work in works.values():  # caches, plans and memories
+    for work in works.values():  # warm-up: caches and memories
         before()
         work()
     for turn in range(turns):
@@ -53,7 +53,7 @@ def milliseconds(times: Times, name: str) -> str:
 
 
 def machine() -> str:
-    """One line on what measured."""
+    """Describes the machine in one line."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (found := re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text("utf-8"))):

@@ -10,7 +10,7 @@ from evidence.pages import table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=60, help="how often everything is measured")
+    parser.add_argument("--turns", type=int, default=60, help="the number of measurements")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> str:
         for policy, what in limiting():
             floor = case.read_and_scale if what == "scales" else case.read
             works = {"ours": case.ours(policy), "floor": with_weights(case, floor) if policy.name == "agc" else floor}
-            times = in_turns(works, args.turns, case.put_back)
+            times = in_turns(works, args.turns, case.restore)
             rows.append([name, policy.name, policy.scope, what, str(ratio(times, "ours", "floor")),
                          milliseconds(times, "ours"), milliseconds(times, "floor")])  # fmt: skip
         print(name, flush=True)

@@ -1,4 +1,4 @@
-"""How long the pieces are whose squares are added up in float32: what it costs, and what it does to the norm."""
+"""The length of the chunks whose squares are summed in float32: its cost, and its effect on the norm."""
 
 import argparse
 import math
@@ -15,14 +15,14 @@ LENGTHS = (128, 256, 512, 1024, 4096, 32768)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=60, help="how often everything is measured")
+    parser.add_argument("--turns", type=int, default=60, help="the number of measurements")
 
 
 def run(args: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     tensor = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(0))
-    works: dict[str, Work] = {"in one": lambda: torch.linalg.vector_norm(tensor)}
-    works |= {str(length): pieces(tensor, length) for length in LENGTHS}
+    works: dict[str, Work] = {"whole": lambda: torch.linalg.vector_norm(tensor)}
+    works |= {str(length): chunks(tensor, length) for length in LENGTHS}
     other = torch.empty(4 * ELEMENTS)
 
     def make_cold() -> None:
@@ -31,13 +31,13 @@ def run(args: argparse.Namespace) -> str:
     times = in_turns(works, args.turns, make_cold)
     rows = []
     for name in works:
-        found = [f"{error(data, ELEMENTS if name == 'in one' else int(name)):.1e}" for data in (random, equal, spiked)]
-        rows.append([name, milliseconds(times, name), str(ratio(times, name, "in one")), *found])
-    head = ["length", "ms", "against in one", "random", "equal elements", "one 4096 times the others in each"]
+        found = [f"{error(data, ELEMENTS if name == 'whole' else int(name)):.1e}" for data in (random, equal, spiked)]
+        rows.append([name, milliseconds(times, name), str(ratio(times, name, "whole")), *found])
+    head = ["length", "ms", "against whole", "random", "equal elements", "one element 4096 times the others"]
     return f"{machine()}\n\n{table(head, rows)}"
 
 
-def pieces(tensor: Tensor, length: int) -> Work:
+def chunks(tensor: Tensor, length: int) -> Work:
     rows, out = tensor.view(-1, length), torch.empty(tensor.numel() // length)
     return lambda: torch.linalg.vector_norm(rows, 2, 1, out=out)
 

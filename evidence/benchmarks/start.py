@@ -1,4 +1,4 @@
-"""From the command to the first step, against the time that importing torch, Hydra and TensorBoard takes."""
+"""The time from the command to the first step, against that of importing torch, Hydra and TensorBoard."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from evidence.pages import table
 
 TRAIN = str(Path(__file__).parents[2] / "train.py")
 RUN = ("steps=1", "data.sample=0", "log.progress=false")
-# Python keeps the bytecode of what it imports, as on a user's machine from the second start on.
+# Bytecode is cached, as on a user's machine from the second start on.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 STEP, IMPORTING = "`python train.py` to its first step", "importing torch, Hydra and TensorBoard"
 IMPORTS = "import torch, hydra, omegaconf, torch.utils.tensorboard"
@@ -35,7 +35,7 @@ PROGRAMS = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=9, help="how often everything is started")
+    parser.add_argument("--turns", type=int, default=9, help="the number of starts of each program")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def whole(arguments: Sequence[str]) -> tuple[float, float]:
-    """Seconds, on the clock and of the processor, of a whole process of Python."""
+    """Runs a Python process; returns its wall time and its CPU time in seconds."""
     begun, before = time.time(), os.times()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=ENVIRONMENT)
     now, after = time.time(), os.times()
@@ -67,7 +67,7 @@ def whole(arguments: Sequence[str]) -> tuple[float, float]:
 
 
 def first_step() -> tuple[float, float]:
-    """Seconds until the event file says that the first step was done; those of the processor for the whole run."""
+    """The wall time until the first step is in the event file, and the CPU time of the whole run, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.time()
         _, used = whole([TRAIN, *RUN, f"hydra.run.dir={folder}/run"])

@@ -1,4 +1,4 @@
-"""Whole training steps: this project's loop with everything logged, against loops written by hand."""
+"""Whole training steps: this project's loop with everything logged, against hand-written loops."""
 
 import argparse
 import itertools
@@ -23,18 +23,18 @@ from trainer.monitor.diagnosis import GradientMonitor
 from trainer.monitor.divergence import DivergenceDetector
 from trainer.state import TrainState
 
-STEPS = {"MLP": 200, "LSTM": 7, "GPT": 7}  # a turn
-WARM = 2  # the first of them are left out
+STEPS = {"MLP": 200, "LSTM": 7, "GPT": 7}  # per turn
+WARM = 2  # the first steps, which are not measured
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--turns", type=int, default=7, help="how often every loop takes its turn")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which models")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="with how many threads")
+    parser.add_argument("--turns", type=int, default=7, help="the number of turns of every loop")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="the models")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="the numbers of threads")
 
 
 class Sequences(nn.Module):
-    """Characters [batch, time] to scores [batch, time, words] through some layers of vectors."""
+    """A sequence model: characters [batch, time] to scores [batch, time, words]. core: an LSTM or a transformer."""
 
     def __init__(self, core: nn.Module, width: int, words: int = 100):
         super().__init__()
@@ -51,7 +51,7 @@ class Sequences(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Vectors [batch, 784] to scores [batch, 10]: two layers."""
+    """A perceptron of two layers: vectors [batch, 784] to scores [batch, 10]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,18 +77,18 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Batch]]] = {
 }
 
 
-class Made(Dataset):
-    """The same made-up batches for everybody; notes when each is asked for."""
+class RandomDataset(Dataset):
+    """Yields the same random batch again and again, and records the time of each request."""
 
-    inputs, outputs, facts = 100, 100, {"data": "made up"}
+    inputs, outputs, facts = 100, 100, {"data": "random"}
 
     def __init__(self, batch: Batch):
         self._batch = batch
-        self.asked: list[float] = []
+        self.requested: list[float] = []
 
     def batches(self, start: int) -> Iterator[Batch]:
         while True:
-            self.asked.append(time.perf_counter())
+            self.requested.append(time.perf_counter())
             yield self._batch
 
     def validation(self) -> Iterator[Batch]:
@@ -98,12 +98,12 @@ class Made(Dataset):
         return cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
     def seconds(self, steps: int) -> float:
-        """The mean time from one batch to the next: what a loop puts off for some steps is in it."""
-        return (self.asked[steps - 1] - self.asked[WARM]) / (steps - 1 - WARM)
+        """The mean time from one batch to the next, which includes work that a loop defers to later steps."""
+        return (self.requested[steps - 1] - self.requested[WARM]) / (steps - 1 - WARM)
 
 
 def bare(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-    """The bare step, to which the shares of clipping and logging relate."""
+    """Trains without clipping and logging, the reference for their cost."""
     optimizer = adamw(model)
     for batch in itertools.islice(data.batches(0), steps):
         optimizer.zero_grad()
@@ -112,7 +112,7 @@ def bare(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
 
 
 def by_hand(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-    """What is written without a thought of norms."""
+    """Trains with clipping, without logging."""
     optimizer = adamw(model)
     for batch in itertools.islice(data.batches(0), steps):
         optimizer.zero_grad()
@@ -122,7 +122,7 @@ def by_hand(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
 
 
 def by_hand_logged(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
-    """And what is written to see them."""
+    """Trains with clipping, and logs all norms and the loss."""
     optimizer = adamw(model)
     writer = SummaryWriter(str(folder))
     for step, batch in enumerate(itertools.islice(data.batches(0), steps)):
@@ -140,7 +140,7 @@ def by_hand_logged(model: nn.Module, data: Dataset, folder: Path, steps: int) ->
 
 
 def ours(every: int = 1) -> Loop:
-    """This project's loop. every: how often all scalars are logged, beside the first and the last step."""
+    """Makes this project's loop. every: steps between logged steps; the first and the last are always logged."""
 
     def run(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
         logged = [f"log.{key}={every}" for key in ("every", "parameters_every")]
@@ -178,40 +178,40 @@ def run(args: argparse.Namespace) -> str:
     loops = LOOPS | installed()
     missing = [name for name in FRAMEWORKS if name not in loops]
     if missing:
-        print(f'not installed, left out: {", ".join(missing)} (pip install -c constraints.txt -e ".[bench]")')
+        print(f'not installed, skipped: {", ".join(missing)} (pip install -c constraints.txt -e ".[bench]")')
     rows, shares = [], []
     for threads in args.threads:
         torch.set_num_threads(threads)
         for name in args.models:
             times = taken(name, loops, args.turns)
-            shown = [f"{milliseconds(times, each)} ms, {ratio(times, each, 'by hand')}" for each in loops]
+            shown = [f"{milliseconds(times, loop)} ms, {ratio(times, loop, 'by hand')}" for loop in loops]
             rows.append([name, str(threads), *shown, *["not installed"] * len(missing)])
-            shares.append([name, str(threads), *(share(times, each) for each in loops if each != BARE)])
+            shares.append([name, str(threads), *(share(times, loop) for loop in loops if loop != BARE)])
             print(name, threads, flush=True)
     head = ["model", "threads"]
     first = table([*head, *loops, *missing], rows)
-    second = table([*head, *(each for each in loops if each != BARE)], shares)
+    second = table([*head, *(loop for loop in loops if loop != BARE)], shares)
     return f"{machine()}\n\n{first}\n\nWhat a loop adds to a step without clipping and logging:\n\n{second}"
 
 
 def taken(name: str, loops: dict[str, Loop], turns: int) -> Times:
-    """Seconds a step of every loop, a mean for each turn."""
+    """The seconds per step of every loop, the mean of each turn."""
     make, batch = MODELS[name]
     torch.manual_seed(1)
     data, steps = batch(), STEPS[name]
-    times: Times = {each: [] for each in loops}
+    times: Times = {loop: [] for loop in loops}
     names = list(loops)
     for turn in range(turns):
         for number in range(len(names)):
-            each = names[(turn + number) % len(names)]
-            made = Made(data)
+            loop = names[(turn + number) % len(names)]
+            dataset = RandomDataset(data)
             with tempfile.TemporaryDirectory() as folder:
-                loops[each](make(), made, Path(folder), steps)
-            times[each].append(made.seconds(steps))
+                loops[loop](make(), dataset, Path(folder), steps)
+            times[loop].append(dataset.seconds(steps))
     return times
 
 
 def share(times: Times, name: str) -> str:
-    """In per cent, the median of those within a turn, and their quartiles."""
+    """Formats the time beyond the bare loop's in per cent: the median over turns, and the quartiles."""
     found = ratio(times, name, BARE)
     return f"{100 * (found.median - 1):.1f} % ({100 * (found.low - 1):.1f} to {100 * (found.high - 1):.1f})"

@@ -1,4 +1,4 @@
-"""Faults, injected and counted: `python evidence/fault_injection.py` runs them all, the suite a few of each."""
+"""Injected faults, one module per kind; evidence/fault_injection.py runs all of them, the tests a few of each."""
 
 import os
 import subprocess
@@ -18,7 +18,11 @@ TRAIN = ROOT / "train.py"
 
 @dataclass
 class Tally:
-    """How often a fault was tried, and what was lost by it. notes: what else was counted."""
+    """The results of one kind of fault.
+
+    must_hold: what is required after it. tried: the number of faults. lost: a description of each failure.
+    notes: further counts.
+    """
 
     fault: str
     must_hold: str
@@ -27,20 +31,20 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
 
     def count(self, held: bool, what: str) -> None:
-        """One more, and what it was, should it not have held."""
+        """Counts one fault. held: whether the requirement held. what: the description if it did not."""
         self.tried += 1
         if not held:
             self.lost.append(what)
 
     def cells(self) -> list[str]:
-        """Those of its row: the fault, how often it was tried, survived and lost, and what must hold."""
+        """The cells of its row in the table: the fault, tried, survived, lost, and what must hold."""
         fault = self.fault + "".join(f"; {number} {what}" for what, number in self.notes.items())
         counts = (self.tried, self.tried - len(self.lost), len(self.lost))
         return [fault, *(f"{count:,}" for count in counts), self.must_hold]
 
 
 def start(*arguments: str, cwd: Path, **more: Any) -> subprocess.Popen[str]:
-    """`python train.py …` in the background, with one thread for torch."""
+    """Starts `python train.py …` in the background, with one thread for torch."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(TRAIN), *arguments]
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -48,22 +52,22 @@ def start(*arguments: str, cwd: Path, **more: Any) -> subprocess.Popen[str]:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """SIGKILL. Its pipe is not read to the end: a data worker may hold it for some seconds more."""
+    """Kills a process by SIGKILL. Its stderr is closed unread: a data worker may keep it open for seconds."""
     process.kill()
     process.wait()
     if process.stderr is not None:
         process.stderr.close()
 
 
-def continued(folder: Path, arguments: Sequence[str], **more: Any) -> subprocess.Popen[str]:
-    """The run in a folder, begun if it is not there yet."""
+def start_or_resume(folder: Path, arguments: Sequence[str], **more: Any) -> subprocess.Popen[str]:
+    """Resumes the run in a folder, or starts it if the folder has none."""
     if (folder / "config.yaml").exists():
         return start(f"resume={folder}", cwd=folder.parent, **more)
     return start(*arguments, f"hydra.run.dir={folder}", cwd=folder.parent, **more)
 
 
-def trains(folder: Path, process: subprocess.Popen[str], timeout: float = 120.0) -> bool:
-    """Waits until the process has done a step of its own; False if it ended before."""
+def wait_for_a_step(folder: Path, process: subprocess.Popen[str], timeout: float = 120.0) -> bool:
+    """Waits until the process has trained a step; returns False if it ended before."""
     log, end = folder / "train.log", time.monotonic() + timeout
     while time.monotonic() < end and process.poll() is None:
         if (

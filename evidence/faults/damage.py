@@ -1,4 +1,4 @@
-"""Checkpoints that were cut off or altered, and files that are none."""
+"""Truncated and altered checkpoints."""
 
 import logging
 import random
@@ -16,8 +16,8 @@ from trainer.project import compose
 from trainer.run import execute_in_folder
 
 
-class Heard(logging.Handler):
-    """The warnings of a logger."""
+class WarningCollector(logging.Handler):
+    """Collects the warnings of a logger."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -28,7 +28,7 @@ class Heard(logging.Handler):
 
 
 def small_run(folder: Path, *overrides: str) -> Path:
-    """A finished run of 12 steps, with the checkpoints of steps 9 and 12, and a best one."""
+    """Trains a run of 12 steps, which leaves the checkpoints of steps 9 and 12, and the best one."""
     config = compose(f"data.path={text_file(folder)}", *SMALL, "steps=12", "checkpoint.every=3", "evaluate_every=100",
                      "clip=zclip", *overrides)  # fmt: skip
     run = folder / "run"
@@ -39,12 +39,12 @@ def small_run(folder: Path, *overrides: str) -> Path:
 
 
 def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) -> Tally:
-    """The newest checkpoint is cut off at every so-manieth of its length, or one of its bits is changed."""
+    """Truncates the newest checkpoint at `cuts` lengths, flips a bit `flips` times, and damages all checkpoints."""
     tally = Tally(
-        f"newest checkpoint cut off at every 1/{cuts} of its length ({cuts}), or a bit flipped at a random place "
-        f"({flips}), or all of them damaged ({none_good})",
-        "the one before is taken and the bad one named, or the changed bit is read by nothing and the content is the "
-        "saved one, bit for bit, or it is said that none is good; never a wrong one",
+        f"newest checkpoint truncated at every 1/{cuts} of its length ({cuts}), or a bit flipped at a random offset "
+        f"({flips}), or all checkpoints damaged ({none_good})",
+        "the one before is used and the damaged one named, or the changed bit is not read and the content is "
+        "bit-identical to the saved one, or the error says that none is good; never a wrong content",
     )
     chance, run = random.Random(seed), small_run(folder)
     path = checkpoint.steps(run)[-1]
@@ -52,28 +52,28 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
     (run / "checkpoints" / "best.pt").unlink()
     versions = [(f"cut at {number}/{cuts}", whole[: len(whole) * number // cuts]) for number in range(cuts)]
     for _ in range(flips):
-        place = chance.randrange(len(whole))
-        flipped = bytes([whole[place] ^ (1 << chance.randrange(8))])
-        versions.append((f"byte {place} of {len(whole)}", whole[:place] + flipped + whole[place + 1 :]))
+        offset = chance.randrange(len(whole))
+        flipped = bytes([whole[offset] ^ (1 << chance.randrange(8))])
+        versions.append((f"byte {offset} of {len(whole)}", whole[:offset] + flipped + whole[offset + 1 :]))
     for what, content in versions:
         path.write_bytes(content)
         if len(content) == len(whole) and _is_loaded(path, saved):
             tally.count(True, what)
-            tally.notes["flips in bytes that nothing reads"] += 1
+            tally.notes["flips in bytes that are not read"] += 1
         else:
             tally.count(_falls_back(run, path, before), what)
     path.write_bytes(whole)
     for number in range(none_good):
         all_bad = folder / f"all_bad{number}"
         shutil.copytree(run, all_bad)
-        for each in checkpoint.steps(all_bad):
-            each.write_bytes(each.read_bytes()[: chance.randrange(len(whole))])
+        for damaged_path in checkpoint.steps(all_bad):
+            damaged_path.write_bytes(damaged_path.read_bytes()[: chance.randrange(len(whole))])
         tally.count(_says_none_is_good(all_bad), f"all bad, {number}")
     return tally
 
 
 def _is_loaded(path: Path, saved: dict[str, Any]) -> bool:
-    """Whether the file is accepted and its content is the saved one, bit for bit."""
+    """Whether the file is accepted and its content is bit-identical to the saved one."""
     try:
         same(checkpoint.load(path), saved)
     except (UserError, AssertionError):
@@ -82,22 +82,22 @@ def _is_loaded(path: Path, saved: dict[str, Any]) -> bool:
 
 
 def _falls_back(run: Path, path: Path, before: dict[str, Any]) -> bool:
-    heard, logger = Heard(), logging.getLogger("runner.runs.checkpoint")
-    logger.addHandler(heard)
+    warnings, logger = WarningCollector(), logging.getLogger("runner.runs.checkpoint")
+    logger.addHandler(warnings)
     try:
-        found = checkpoint.newest(run)
-        assert found is not None
-        same(found[1], before)
+        newest = checkpoint.newest(run)
+        assert newest is not None
+        same(newest[1], before)
     except (UserError, AssertionError):
         return False
     finally:
-        logger.removeHandler(heard)
-    return found[0] != path and len(heard.lines) == 1 and str(path) in heard.lines[0]
+        logger.removeHandler(warnings)
+    return newest[0] != path and len(warnings.lines) == 1 and str(path) in warnings.lines[0]
 
 
 def _says_none_is_good(run: Path) -> bool:
     try:
         checkpoint.newest(run)
-    except UserError as mistake:
-        return "none of 2 checkpoints is good" in str(mistake)
+    except UserError as error:
+        return "none of 2 checkpoints is good" in str(error)
     return False

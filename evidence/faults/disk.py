@@ -1,4 +1,4 @@
-"""A disk that is full, and files that cannot be written any further."""
+"""Full disks and files that reach a size limit."""
 
 import random
 import resource
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evidence.faults import Tally, continued, start
+from evidence.faults import Tally, start, start_or_resume
 from evidence.faults.kills import RUNS
 from runner.runs import checkpoint
 from runner.runs.status import read_status
@@ -19,11 +19,11 @@ STEPS = 120
 
 
 def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: int = 2) -> Tally:
-    """A limit on the size of files (RLIMIT_FSIZE), a small tmpfs where it can be mounted, and a log on /dev/full."""
+    """Limits the size of files (RLIMIT_FSIZE), mounts a small tmpfs if it can, and links the log to /dev/full."""
     tally = Tally(
-        "write error: a file reaches its largest size, a tmpfs is full, the log is on /dev/full",
-        "one line that names the file, status 1, the last checkpoint good; with room again it goes on, bit-identical "
-        "in the end (a log that cannot be written ends no run: one warning)",
+        "write error: a file reaches its size limit, a tmpfs is full, the log is on /dev/full",
+        "one line that names the file, status 1, the last checkpoint good; once there is room, the resumed run ends "
+        "bit-identical (a log that cannot be written gives one warning and does not end the run)",
     )
     chance, whole = random.Random(seed), folder / "whole"
     arguments = [
@@ -34,17 +34,17 @@ def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: 
         "checkpoint.keep=99",
         "log.parameters_every=1",
     ]
-    continued(whole, arguments).communicate()
+    start_or_resume(whole, arguments).communicate()
     largest = max(path.stat().st_size for path in whole.glob("checkpoints/*.pt"))
     longest = max(log_lengths(whole).values())
-    # Below the size of a checkpoint: the first one fails; between: the larger log does, after some checkpoints.
+    # A limit below the size of a checkpoint fails the first checkpoint; one above it fails the larger log, later.
     assert longest > 2 * largest
     ranges = [(largest // 4, largest), (largest + 1, longest), (largest + 1, longest)]
     sizes = [chance.randrange(*ranges[number % 3]) for number in range(limits)]
     with ThreadPoolExecutor(jobs) as pool:
         for what, problem in pool.map(lambda job: _limited(folder, whole, arguments, *job), enumerate(sizes)):
             tally.count(not problem, f"{what}: {problem}")
-            tally.notes[f"{what} at its largest size"] += 1
+            tally.notes[f"{what} at the size limit"] += 1
         for what, problem in pool.map(
             lambda number: _small_disk(folder, whole, arguments, number, largest * chance.randrange(2, 9)), range(disks)
         ):
@@ -65,7 +65,7 @@ def _limited(folder: Path, whole: Path, arguments: Sequence[str], number: int, s
 
 
 def _small_disk(folder: Path, whole: Path, arguments: Sequence[str], number: int, size: int) -> tuple[str, str]:
-    """The run's whole folder on a disk that holds a few checkpoints."""
+    """Trains in a run folder on a tmpfs that has room for a few checkpoints."""
     disk = folder / f"disk{number}"
     disk.mkdir()
     made = subprocess.run(
@@ -83,8 +83,8 @@ def _small_disk(folder: Path, whole: Path, arguments: Sequence[str], number: int
 def _until_done(
     folder: Path, whole: Path, arguments: Sequence[str], limit: Callable[[], None] | None, relieve: Callable[[], object]
 ) -> tuple[str, str]:
-    """What failed, and what was not as it must be."""
-    run = continued(folder, arguments, preexec_fn=limit)
+    """Trains until a write fails, makes room, resumes; returns what failed to be written, and what was wrong."""
+    run = start_or_resume(folder, arguments, preexec_fn=limit)
     _, errors = run.communicate()
     lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
     what = next(
@@ -96,12 +96,12 @@ def _until_done(
     for path in checkpoint.steps(folder):
         checkpoint.load(path)  # all of them are good
     if list((folder / "checkpoints").glob(".*.part")):
-        return what, "half a checkpoint was left"
+        return what, "a partial checkpoint was left"
     relieve()
-    rest = continued(folder, arguments)
+    rest = start_or_resume(folder, arguments)
     _, errors = rest.communicate()
     if rest.returncode:
-        return what, f"did not go on: {rest.returncode}: {errors}"
+        return what, f"was not resumed: {rest.returncode}: {errors}"
     try:
         same_run(whole, folder, STEPS)
     except AssertionError as error:
@@ -110,7 +110,7 @@ def _until_done(
 
 
 def _no_log(folder: Path, arguments: Sequence[str], number: int) -> tuple[bool, str]:
-    """A run that is resumed after its log has become a link to /dev/full: a new one takes no folder with a log."""
+    """Resumes a run whose log was replaced by a link to /dev/full, since a new run refuses a folder with a log."""
     run = folder / f"unlogged{number}"
     start(*arguments, "steps=5", f"hydra.run.dir={run}", cwd=folder).communicate()
     (run / "train.log").unlink()

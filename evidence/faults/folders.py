@@ -1,18 +1,19 @@
-"""Two processes that want the same run folder."""
+"""Two processes on the same run folder."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evidence.faults import Tally, continued, kill, start, trains
+from evidence.faults import Tally, kill, start, start_or_resume, wait_for_a_step
 from evidence.faults.kills import RUNS
 from runner.runs.status import actual_state
 from tests.trainer.support import text_file
 
 
 def shared(folder: Path, seconds: int, races: int) -> Tally:
-    """A second process beside one that trains; and two that want to go on with the same run at the same moment."""
+    """Starts a second process while one trains; and two that resume the same run at the same time."""
     tally = Tally(
-        "two processes on the same run folder", "the second is refused in one line, with status 2; the first goes on"
+        "two processes on the same run folder",
+        "the second is refused in one line, with status 2; the first is not disturbed",
     )
     arguments = [
         f"data.path={text_file(folder)}",
@@ -22,8 +23,8 @@ def shared(folder: Path, seconds: int, races: int) -> Tally:
         "checkpoint.keep=1",
     ]
     run = folder / "run"
-    first = continued(run, arguments)
-    trains(run, first)
+    first = start_or_resume(run, arguments)
+    wait_for_a_step(run, first)
 
     def second(number: int) -> tuple[int, str]:
         again = [f"resume={run}"] if number % 2 else [*arguments, f"hydra.run.dir={run}"]
@@ -36,7 +37,7 @@ def shared(folder: Path, seconds: int, races: int) -> Tally:
             one_line = errors.startswith("error: ") and errors.count("\n") == 1
             tally.count(code == 2 and one_line and first.poll() is None, f"{code}: {errors}")
     if actual_state(run) != "running":
-        tally.lost.append(f"its state is told as {actual_state(run)}")
+        tally.lost.append(f"its state is reported as {actual_state(run)}")
     kill(first)
     for _ in range(races):
         both = [start(f"resume={run}", cwd=folder) for _ in range(2)]
@@ -45,8 +46,8 @@ def shared(folder: Path, seconds: int, races: int) -> Tally:
             loser = next((process for process in both if process.poll() is not None), None)
         (winner,) = (process for process in both if process is not loser)
         errors = loser.communicate()[1]
-        held = loser.returncode == 2 and "in it" in errors and errors.count("\n") == 1 and trains(run, winner)
+        held = loser.returncode == 2 and "in it" in errors and errors.count("\n") == 1 and wait_for_a_step(run, winner)
         tally.count(held and actual_state(run) == "running", f"race: {loser.returncode}: {errors}")
         kill(winner)
-    tally.notes["both at the same moment"] = races
+    tally.notes["started at the same time"] = races
     return tally

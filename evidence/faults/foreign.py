@@ -1,4 +1,4 @@
-"""Checkpoints, configurations and texts that are none, or that want to run code."""
+"""Malicious and foreign files in the place of checkpoints, configurations and texts."""
 
 import io
 import itertools
@@ -27,7 +27,7 @@ from trainer.run import execute_in_folder
 
 
 class Code:
-    """Unpickling it makes a file."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -37,14 +37,14 @@ class Code:
 
 
 def saved(content: Any) -> bytes:
-    """As torch writes it."""
+    """Serializes an object as torch does."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def checkpoints(good: bytes, mark: Path) -> dict[str, bytes]:
-    """What may stand where a checkpoint is expected. Every archive has the right CRC32 of each record."""
+    """Contents of files that are read as checkpoints. Every archive has a correct CRC32 for each record."""
     noise = np.random.default_rng(0).bytes(50_000)
     code, whole = Code(mark), torch.load(io.BytesIO(good), weights_only=True)
     archive = io.BytesIO()
@@ -66,12 +66,12 @@ def checkpoints(good: bytes, mark: Path) -> dict[str, bytes]:
 
 
 def without_format(content: dict[str, Any]) -> dict[str, Any]:
-    """The content as format 4 had it."""
+    """The content without its format number, as in format 4."""
     return {name: value for name, value in content.items() if name != "format"}
 
 
 def configs(good: str, mark: Path) -> dict[str, bytes]:
-    """What may stand in config.yaml, or in a study's file."""
+    """Contents of files that are read as config.yaml or as an experiment."""
     call = f"!!python/object/apply:os.mkdir ['{mark}']"
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
     return {
@@ -87,14 +87,14 @@ def configs(good: str, mark: Path) -> dict[str, bytes]:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Writes it; a gigabyte takes no room on the disk."""
+    """Writes a file; "sparse" becomes a gigabyte of zeros that takes no room on the disk."""
     path.write_bytes(b"" if content == b"sparse" else content)
     if content == b"sparse":
         os.truncate(path, 10**9)
 
 
 def refused(act: Callable[[], object]) -> str:
-    """What was wrong with the refusal: it must be one line, and status 2."""
+    """Describes what was wrong with a refusal, which must be one line and status 2; empty if nothing was."""
     error = io.StringIO()
     try:
         with redirect_stderr(error), redirect_stdout(io.StringIO()), one_line():
@@ -105,19 +105,19 @@ def refused(act: Callable[[], object]) -> str:
         return "" if ok else f"{end.code}: {line}"
     except BaseException as other:
         return f"{type(other).__name__}: {other}"
-    return "it was taken"
+    return "it was accepted"
 
 
-def begun(folder: Path, *overrides: str) -> None:
-    """A small run with these overrides, in a folder of its own."""
+def train_small(folder: Path, *overrides: str) -> None:
+    """Trains a small run in a new folder."""
     config = compose(f"data.path={folder}/small.txt", *SMALL, *overrides)
     execute_in_folder(config, Path(tempfile.mkdtemp(dir=folder)) / "run")
 
 
 def foreign(folder: Path, every: int = 1) -> Tally:
-    """Every such file wherever one of its kind is read: to go on, to start from, to evaluate, as text, as study.
+    """Tries every such file wherever its kind is read: resume, initial weights, evaluation, text, experiment.
 
-    every: one of so many is tried.
+    every: n tries only each n-th file.
     """
     tally = Tally(
         "malicious or foreign checkpoint, configuration or text: code, YAML tags, empty, binary, a gigabyte, bad UTF-8",
@@ -128,7 +128,7 @@ def foreign(folder: Path, every: int = 1) -> Tally:
     settings = (run / "config.yaml").read_text()
 
     for package in ("runner", "trainer"):
-        logging.getLogger(package).addHandler(logging.NullHandler())  # a warning is no part of the refusal
+        logging.getLogger(package).addHandler(logging.NullHandler())  # warnings are not part of the refusal
 
     turns = itertools.cycle(range(every))
 
@@ -145,12 +145,12 @@ def foreign(folder: Path, every: int = 1) -> Tally:
     for what, content in checkpoints(best, mark).items():
         put(file, content)
         put(run / "checkpoints" / "step_9.pt", content)
-        count(f"to go on, {what}", lambda: execute_in_folder(config, run, resumed=True))
+        count(f"resume, {what}", lambda: execute_in_folder(config, run, resumed=True))
         for damaged in run.glob("checkpoints/*.damaged"):
             damaged.unlink()
         if "model" not in what and what not in ("a path in it",):
-            count(f"to start from, {what}", lambda: begun(folder, f"init_from={file}"))
-        count(f"to evaluate, {what}", lambda: evaluate.measure(run, str(file)))
+            count(f"init_from, {what}", lambda: train_small(folder, f"init_from={file}"))
+        count(f"evaluation, {what}", lambda: evaluate.measure(run, str(file)))
     for what, content in configs(settings, mark).items():
         put(run / "config.yaml", content)
         count(f"configuration, {what}", lambda: preflight(PROJECT, ["train.py", f"resume={run}"]))
@@ -158,14 +158,14 @@ def foreign(folder: Path, every: int = 1) -> Tally:
                           "a line of a gigabyte": b"sparse", "safetensors": b"\xff" * 999}.items():  # fmt: skip
         put(folder / "text", content)
         put(folder / "weights.safetensors", content)
-        count(f"text, {what}", lambda: begun(folder, f"data.path={folder}/text"))
-        count(f"safetensors, {what}", lambda: begun(folder, f"init_from={folder}/weights.safetensors"))
+        count(f"text, {what}", lambda: train_small(folder, f"data.path={folder}/text"))
+        count(f"safetensors, {what}", lambda: train_small(folder, f"init_from={folder}/weights.safetensors"))
     studies = folder / "more" / "experiment"
     studies.mkdir(parents=True)
     searchpath = f"hydra.searchpath=[{quote_override(f'file://{folder}/more')}]"
     for what, content in configs("steps: 3\n", mark).items():
         if what in ("empty", "no model", "a line of a gigabyte", "aliases that grow"):
-            continue  # a study may be empty, and Hydra reads it whole and expands its aliases
+            continue  # an experiment may be empty, and Hydra reads the whole file and expands aliases
         put(studies / "study.yaml", b"# @package _global_\n" + content)
-        count(f"study, {what}", lambda: preflight(PROJECT, ["train.py", searchpath, "experiment=study"]))
+        count(f"experiment, {what}", lambda: preflight(PROJECT, ["train.py", searchpath, "experiment=study"]))
     return tally

@@ -1,4 +1,4 @@
-"""Random overrides over the whole schema, through the checks of the command line, in one process."""
+"""Random overrides of the whole schema, checked and built in one process."""
 
 import contextlib
 import dataclasses
@@ -20,14 +20,14 @@ from trainer.config import Train
 from trainer.project import PROJECT, compose
 from trainer.state import build
 
-NASTY = [
+UNUSUAL = [
     "nan", "inf", "-inf", "1e400", "-1", "0", "1", "2", "3.7", "1e-320", "99999999999999999999", "1e18", "true", "null",
     "", "abc", "[]", "[1,2]", "[nan]", "[null]", "{a:1}", "{}", "'quoted'", "é", "'é\U0001f600'", "a b", "${steps}",
     "${nope}", "${oc.env:HOME}", "${clip.max}", "${", "1,2", "choice(1,2)", "range(1,9)", "*", "[*bias*]", "(", "~",
     "0x10", "1_000", "-0.0", "???", "\\", "\t", "5" * 400, "[" * 50, "a=b", "@", "%s", "!!python/object:os.system",
 ]  # fmt: skip
 PREFIXES = ["", *[""] * 25, "+", "++", "~"]
-STRANGE = [
+MALFORMED = [
     "", "=", "==", "x", "model=", "=norm", "clip@", "clip@clip", "hydra=1", "hydra.run.dir=.", "hydra.nope=1",
     "hydra/launcher=x", "hydra.sweep.dir=x", "+hydra.x=1", "~hydra", "defaults=1", "+defaults=[a]", "~model",
     "resume=nope", "resume=", "resume=[1]", "resume={a:1}", "init_from=nope", "init_from=[]", "_target_=os.system",
@@ -41,11 +41,11 @@ BASES: list[dict[str, str]] = [
     {"data": "line", "model": "linear_net"},
 ]  # fmt: skip
 DEFAULT = {"model": "rnn", "data": "text", "optimizer": "sgd", "schedule": "constant", "device": "auto", "clip": "norm"}
-LARGEST = 20_000_000  # elements of a model that is really built; a larger one is built without memory
+LARGEST = 20_000_000  # elements of the largest model that is built
 
 
 def keys(options: dict[str, str]) -> list[tuple[str, type[Checked], str]]:
-    """Every dotted key that these options have, with the schema that it stands in."""
+    """Every dotted key of these options, with its schema and field name."""
     found: list[tuple[str, type[Checked], str]] = [(each.name, Train, each.name) for each in dataclasses.fields(Train)]
     for field in dataclasses.fields(Train):
         kind = (
@@ -59,7 +59,7 @@ def keys(options: dict[str, str]) -> list[tuple[str, type[Checked], str]]:
 
 
 def plausible(owner: type[Checked], name: str, chance: random.Random) -> str:
-    """A value of about the right type, in its range or at one of its ends."""
+    """A random value of about the right type, often at a bound of its range."""
     (field,) = (each for each in dataclasses.fields(owner) if each.name == name)
     bounds, kind = field.metadata.get("bounds", {}), field_type(owner, name)
     if choices := field.metadata.get("choices"):
@@ -73,11 +73,11 @@ def plausible(owner: type[Checked], name: str, chance: random.Random) -> str:
         values += [f"{chance.uniform(0, 2):.3g}", f"{10 ** chance.uniform(-40, 40):.3g}"] if float in kinds else []
         value = chance.choice(values)
         return f"[{value}]" if typing.get_origin(kind) is list else value
-    return chance.choice(NASTY)
+    return chance.choice(UNUSUAL)
 
 
 def command_line(chance: random.Random) -> list[str]:
-    """Options that go together, mostly, and one to four random overrides of their keys."""
+    """Options, mostly compatible ones, and one to four random overrides of their keys."""
     options = dict(chance.choice(BASES))
     for group in ("clip", "optimizer", "schedule"):
         if chance.random() < 0.5:
@@ -88,32 +88,30 @@ def command_line(chance: random.Random) -> list[str]:
 
 
 def override(found: list[tuple[str, type[Checked], str]], chance: random.Random) -> str:
-    """One random override: a key with a plausible or a nasty value, an option, or something strange."""
+    """One random override: a key with a plausible or an unusual value, an option, or a malformed argument."""
     sort = chance.random()
     if sort < 0.05:
         group = chance.choice(list(PROJECT.groups))
-        return f"{group}={chance.choice([*PROJECT.groups[group].options] * 3 + NASTY)}"
+        return f"{group}={chance.choice([*PROJECT.groups[group].options] * 3 + UNUSUAL)}"
     if sort < 0.1:
-        return chance.choice(STRANGE)
+        return chance.choice(MALFORMED)
     key, owner, name = chance.choice([each for each in found if each[2] != "name"])
     if chance.random() < 0.03:
-        place = chance.randrange(len(key) + 1)
-        key = key[:place] + chance.choice([*"abcxyz._-@é/", ""]) + key[place + 1 :]
-    value = plausible(owner, name, chance) if chance.random() < 0.85 else chance.choice(NASTY)
+        index = chance.randrange(len(key) + 1)
+        key = key[:index] + chance.choice([*"abcxyz._-@é/", ""]) + key[index + 1 :]
+    value = plausible(owner, name, chance) if chance.random() < 0.85 else chance.choice(UNUSUAL)
     prefix = chance.choice(PREFIXES)
     return f"~{key}" if prefix == "~" and chance.random() < 0.5 else f"{prefix}{key}={value}"
 
 
 def fuzzed(folder: Path, count: int, seed: int = 0) -> Tally:
-    """So many command lines of random overrides; what is taken is built."""
-    tally = Tally(
-        "random overrides over the whole schema", "composes and builds, or one line and status 2; no traceback"
-    )
+    """Tries `count` random command lines, and builds what is accepted."""
+    tally = Tally("random overrides of the whole schema", "composes and builds, or one line and status 2; no traceback")
     text = text_file(folder)
     with contextlib.chdir(folder):
         for number in range(count):
             arguments = command_line(random.Random(f"{seed} {number}"))
-            if "data=" not in str(arguments):  # a small text, or the default one would be read a thousand times
+            if "data=" not in str(arguments):  # the default text would be read a thousand times
                 arguments = [f"data.path={text}", "data.batch_size=4", *arguments]
             outcome, what = one(arguments)
             tally.count(outcome != "traceback", f"{number} {arguments}: {what}")
@@ -122,7 +120,7 @@ def fuzzed(folder: Path, count: int, seed: int = 0) -> Tally:
 
 
 def one(arguments: list[str]) -> tuple[str, str]:
-    """How a command line ended: built, refused or traceback; and what was wrong."""
+    """The outcome of a command line, built, refused or traceback, and what was wrong."""
     out, error = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(error), contextlib.redirect_stdout(out), warnings.catch_warnings():
@@ -140,18 +138,18 @@ def one(arguments: list[str]) -> tuple[str, str]:
 
 
 def built(config: Train) -> str:
-    """What came of building a configuration, unless its model has more elements than a test has room for."""
+    """Builds a configuration, unless its model is too large for a test; returns the outcome."""
     if size(config) > LARGEST:
         return "composed; too large to be built here"
     try:
         build(config)
     finally:
-        torch.set_num_threads(1)  # whatever device.threads said
+        torch.set_num_threads(1)  # device.threads may have changed it
     return "built"
 
 
 def size(config: Train) -> int:
-    """How many elements a configuration's model has; it takes no memory."""
+    """The number of elements of a configuration's model, which is built on the meta device."""
     dataset = data.build(config.data, config.seed)
     with torch.device("meta"):
         model = models.build(config.model, dataset.inputs, dataset.outputs, config.data.kind)

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, and the signals that ask a run to end."""
+"""SIGKILL at random times, and the signals that interrupt a run."""
 
 import random
 import signal
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from evidence.faults import Tally, continued, kill, start, trains
+from evidence.faults import Tally, kill, start, start_or_resume, wait_for_a_step
 from runner.runs.status import actual_state, read_status
 from tests.same import same_run
 from tests.trainer.support import text_file
@@ -27,10 +27,10 @@ RUNS: list[tuple[str, ...]] = [
 
 
 def sigkill(folder: Path, kills: int, steps: int, seed: int = 0, jobs: int = 2) -> Tally:
-    """Every run is killed and goes on until it has had its share of the kills, and then to its end."""
+    """Kills and resumes every run until it has had its share of the kills, and then lets it end."""
     tally = Tally(
-        "SIGKILL at a random moment, then `resume=`, until the run is done",
-        "the last and the best checkpoint and all points are bit-identical to the undisturbed run's, no point twice",
+        "SIGKILL at a random time, then `resume=`, until the run is finished",
+        "the last and the best checkpoint and all points are bit-identical to an undisturbed run's, no point twice",
     )
     runs = RUNS[: max(1, min(len(RUNS), kills // 4))]
     text = text_file(folder)
@@ -40,11 +40,11 @@ def sigkill(folder: Path, kills: int, steps: int, seed: int = 0, jobs: int = 2) 
             (number, (*run, f"steps={steps}", *([f"data.path={text}"] if "data=" not in str(run) else [])), share, seed)
             for number, (run, share) in enumerate(zip(runs, shares, strict=True))])  # fmt: skip
         for share, writes, started, problem in found:
-            # A run that is not the same in the end has lost all of its kills.
+            # If a run differs in the end, all of its kills count as lost.
             for _ in range(share):
                 tally.count(not problem, problem)
-            tally.notes["of them inside a checkpoint's write"] += writes
-            tally.notes["before the first step of the process"] += started
+            tally.notes["while a checkpoint was written"] += writes
+            tally.notes["before the process's first step"] += started
     tally.notes[f"runs of {steps:,} steps"] = len(runs)
     return tally
 
@@ -52,34 +52,34 @@ def sigkill(folder: Path, kills: int, steps: int, seed: int = 0, jobs: int = 2) 
 def _killed_run(
     folder: Path, number: int, arguments: Sequence[str], kills: int, seed: int
 ) -> tuple[int, int, int, str]:
-    """How many kills there were, how many of them inside a checkpoint's write and before a step, and what was lost."""
+    """Returns the number of kills, those while a checkpoint was written, those before a step, and what was wrong."""
     chance, whole, parts = random.Random(f"{seed} {number}"), folder / f"whole{number}", folder / f"parts{number}"
-    continued(whole, arguments).communicate()
-    writes = early = had = 0
-    while had < kills:
-        run = continued(parts, arguments)
+    start_or_resume(whole, arguments).communicate()
+    writes = early = killed = 0
+    while killed < kills:
+        run = start_or_resume(parts, arguments)
         if chance.random() < 0.25:
             time.sleep(chance.uniform(0, 2.5))
             early += not list(parts.glob(f"events*.{run.pid}.*"))
         else:
-            trains(parts, run)
+            wait_for_a_step(parts, run)
             time.sleep(chance.uniform(0, 0.4))
         if run.poll() is not None:
             _, errors = run.communicate()
-            if run.returncode == 0 and had:
-                break  # it was over before it had all of its kills
-            return max(had, 1), writes, early, f"ended with {run.returncode}: {errors}"
+            if run.returncode == 0 and killed:
+                break  # finished before it had all of its kills
+            return max(killed, 1), writes, early, f"ended with {run.returncode}: {errors}"
         kill(run)
-        had += 1
+        killed += 1
         writes += bool(list(parts.glob("checkpoints/.*.part")))
         if (parts / "status.json").exists() and actual_state(parts) != "killed":
-            return had, writes, early, f"its state is told as {actual_state(parts)}"
+            return killed, writes, early, f"its state is reported as {actual_state(parts)}"
     if read_status(parts).get("state") != "finished":
-        last = continued(parts, arguments)
+        last = start_or_resume(parts, arguments)
         _, errors = last.communicate()
         if last.returncode or errors:
-            return had, writes, early, f"ended with {last.returncode}: {errors}"
-    return had, writes, early, _difference(whole, parts)
+            return killed, writes, early, f"ended with {last.returncode}: {errors}"
+    return killed, writes, early, _difference(whole, parts)
 
 
 def _difference(whole: Path, parts: Path) -> str:
@@ -93,19 +93,19 @@ def _difference(whole: Path, parts: Path) -> str:
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138}
 
 
-def asked(folder: Path, each: int, steps: int, seed: int = 0) -> Tally:
-    """SIGTERM, SIGINT and SIGUSR1 in turn, and the run goes on after each of them; then to its end."""
+def interrupted(folder: Path, times: int, steps: int, seed: int = 0) -> Tally:
+    """Interrupts a run by SIGTERM, SIGINT and SIGUSR1 in turn, resumes it each time, and then lets it end."""
     tally = Tally(
         "SIGTERM, SIGINT, SIGUSR1 in turn",
-        "finishes the step, saves it, ends with 143, 130, 138; goes on, bit-identical in the end",
+        "finishes the step, saves a checkpoint, ends with 143, 130, 138; the resumed run ends bit-identical",
     )
     chance, whole, parts = random.Random(seed), folder / "whole", folder / "parts"
     arguments = [f"data.path={text_file(folder)}", *RUNS[0], f"steps={steps}", "checkpoint.every=1000", "log.every=10",
                  "evaluate_every=100"]  # fmt: skip
-    continued(whole, arguments).communicate()
-    for number in list(CODES) * each:
-        run = continued(parts, arguments)
-        trains(parts, run)
+    start_or_resume(whole, arguments).communicate()
+    for number in list(CODES) * times:
+        run = start_or_resume(parts, arguments)
+        wait_for_a_step(parts, run)
         time.sleep(chance.uniform(0, 0.3))
         run.send_signal(number)
         _, errors = run.communicate()
@@ -118,23 +118,23 @@ def asked(folder: Path, each: int, steps: int, seed: int = 0) -> Tally:
         )
         held &= (parts / "checkpoints" / f"step_{found['step']}.pt").is_file()
         tally.count(held, f"{number.name}: {run.returncode}, {found}, {errors}")
-    continued(parts, arguments).communicate()
+    start_or_resume(parts, arguments).communicate()
     if difference := _difference(whole, parts):
         tally.lost.append(difference)
     return tally
 
 
 def sigint_twice(folder: Path, count: int, seed: int = 0) -> Tally:
-    """In the middle of an evaluation that takes seconds, which a single SIGINT waits for."""
+    """Sends a second SIGINT during an evaluation of several seconds, for which the first SIGINT waits."""
     tally = Tally(
-        "a second SIGINT during an evaluation of seconds", "ends at once, with 130, and not after the evaluation"
+        "a second SIGINT during an evaluation of several seconds", "ends at once, with 130, not after the evaluation"
     )
     chance = random.Random(seed)
     arguments = ["evaluate_every=1", "data.window=1", "data.validation=0.9", "data.sample=0", "model.hidden=256"]
     for number in range(count):
         parts = folder / f"twice{number}"
         run = start(*arguments, f"hydra.run.dir={parts}", cwd=folder)
-        trains(parts, run)
+        wait_for_a_step(parts, run)
         time.sleep(0.5 + chance.uniform(0, 0.2))
         run.send_signal(signal.SIGINT)
         time.sleep(0.2)
@@ -147,5 +147,5 @@ def sigint_twice(folder: Path, count: int, seed: int = 0) -> Tally:
         found = read_status(parts)
         evaluated = bool(list(parts.glob("checkpoints/best.pt")))
         held = waited and not evaluated and (run.returncode, found["reason"]) == (130, "SIGINT, twice")
-        tally.count(held, f"{run.returncode}; the first was waited for: {waited}; evaluated: {evaluated}; {found}")
+        tally.count(held, f"{run.returncode}; running after the first: {waited}; evaluated: {evaluated}; {found}")
     return tally

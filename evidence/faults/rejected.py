@@ -1,4 +1,4 @@
-"""Runs that cannot be built: what no schema can know, and the run itself finds out."""
+"""Runs that cannot be built: errors that only building can find, not the schema."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.trainer.support import SMALL, text_file
 from trainer.project import compose
 from trainer.run import execute_in_folder
 
-MISTAKES = (
+ERRORS = (
     ("data.path=nothing.txt",),
     ("data.path=empty.txt",),
     ("data.batch_size=4000",),
@@ -23,14 +23,14 @@ MISTAKES = (
 
 
 def rejected(folder: Path, count: int) -> Tally:
-    """The first so many mistakes, each as a program, beside somebody else's file, and from Python."""
+    """Tries the first errors of the list: as a program, in a folder with another file, and from Python."""
     tally = Tally(
         "a run that cannot be built: data, weights, pattern, memory, device",
-        "one line and status 2, and no folder is left but one with other files in it; from Python, the state rejected",
+        "one line and status 2, and the folder removed unless it has other files; from Python, the state rejected",
     )
     (folder / "empty.txt").touch()
-    for number, mistake in enumerate(MISTAKES[:count]):
-        arguments = [f"data.path={text_file(folder)}", *SMALL, *mistake]
+    for number, overrides in enumerate(ERRORS[:count]):
+        arguments = [f"data.path={text_file(folder)}", *SMALL, *overrides]
         for owned in (False, True):
             tally.count(*_as_program(folder, folder / f"run{number}{owned}", arguments, owned))
         tally.count(*_from_python(folder, folder / f"python{number}", arguments))
@@ -51,10 +51,10 @@ def _as_program(folder: Path, run: Path, arguments: Sequence[str], owned: bool) 
 
 
 def _from_python(folder: Path, run: Path, arguments: Sequence[str]) -> tuple[bool, str]:
-    config = compose(*(each.replace("=empty.txt", f"={folder}/empty.txt") for each in arguments))
+    config = compose(*(override.replace("=empty.txt", f"={folder}/empty.txt") for override in arguments))
     try:
         execute_in_folder(config, run)
     except UserError as error:
         status = read_status(run)
         return (status["state"], status["reason"]) == ("rejected", str(error)), f"{arguments[-1]}: {status}"
-    return False, f"{arguments[-1]}: it was taken"
+    return False, f"{arguments[-1]}: it was accepted"

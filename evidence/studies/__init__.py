@@ -1,4 +1,4 @@
-"""The studies behind evidence/docs/gradients.md: each measures, makes its tables and draws its picture."""
+"""The studies of evidence/docs/gradients.md: each measures, makes its tables and draws its plot."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from evidence.studies import depth, line_120, log_cost, threshold, through_time
 
 
 class Study(NamedTuple):
-    """measure: what was found. page: that as Markdown. draw: that as a figure of pyplot's, None where there is none."""
+    """A study. measure: makes the results. page: formats them in Markdown. draw: plots them with pyplot, or None."""
 
     measure: Callable[[], Any]
     page: Callable[[Any], str]

@@ -1,4 +1,4 @@
-"""The gradient through n layers that each multiply lengths by a gain."""
+"""The gradient through n layers, each of which multiplies lengths by a gain."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ DEPTHS = tuple(range(2, 31, 4))
 
 @dataclass
 class Depth:
-    """norms: by gain and depth, the first layer's gradient, a value for each seed. slopes: by gain and seed.
+    """The results.
 
-    layers: by gain, the bias gradients' norms (before, after clipping) from the first layer to the last.
-    ends: by gain and clip, for each seed the first loss and the last, or the step with a loss that is not finite.
+    norms: by gain and depth, the norm of the first layer's gradient for each seed. slopes: by gain, for each seed.
+    layers: by gain, the norms of the bias gradients (before, after clipping) from the first layer to the last.
+    ends: by gain and clip, for each seed the first loss, and the last or the step at which it was not finite.
     """
 
     norms: dict[float, dict[int, list[float]]]
@@ -30,9 +31,9 @@ class Depth:
 
 
 def measure() -> Depth:
-    """All of it; the matrices are random, so everything is done with three seeds."""
+    """Measures everything; with three seeds, since the matrices are random."""
     norms = first_layer(DEPTHS)
-    slopes = {gain: [log_slope(DEPTHS, [norms[gain][depth][place] for depth in DEPTHS]) for place in range(len(SEEDS))]
+    slopes = {gain: [log_slope(DEPTHS, [norms[gain][depth][index] for depth in DEPTHS]) for index in range(len(SEEDS))]
               for gain in GAINS}  # fmt: skip
     layers = {gain: by_layer(gain) for gain in TRAINED}
     ends = {(gain, clip): [end(gain, clip, seed) for seed in SEEDS] for gain in TRAINED
@@ -41,7 +42,7 @@ def measure() -> Depth:
 
 
 def first_layer(depths: Sequence[int]) -> dict[float, dict[int, list[float]]]:
-    """By gain and depth, the norm of the first layer's gradient at the first step, for each seed."""
+    """Measures the norm of the first layer's gradient at the first step, by gain and depth, for each seed."""
     config = compose("experiment=depth", "clip=none", "steps=1")
     model = config.model
     assert isinstance(model, DeepLinear)
@@ -54,7 +55,7 @@ def first_layer(depths: Sequence[int]) -> dict[float, dict[int, list[float]]]:
 
 
 def by_layer(gain: float) -> list[tuple[float, float]]:
-    """What comes down to each layer, before and after clipping; a bias's gradient is just that."""
+    """Measures the gradient of each layer's output, which is its bias's gradient, before and after clipping."""
     config = compose("experiment=depth", f"model.gain={gain}", "model.bias=true", "steps=1")
     (step,) = walk(config)
     norms = step.report.by_parameter()
@@ -63,8 +64,8 @@ def by_layer(gain: float) -> list[tuple[float, float]]:
 
 
 def end(gain: float, clip: str, seed: int) -> tuple[float, float | int]:
-    """The first loss of a run and its last one, or the step at which it was no longer finite."""
-    config = compose("experiment=depth", f"clip={clip}", "clip.max=1", f"model.gain={gain}", f"seed={seed}")
+    """Trains a run; returns its first loss, and its last or the step at which the loss was not finite."""
+    config = compose("experiment=depth", f"clip={clip}", f"model.gain={gain}", f"seed={seed}")
     start = math.nan
     for step in walk(config):
         loss = step.loss.item()
@@ -75,7 +76,7 @@ def end(gain: float, clip: str, seed: int) -> tuple[float, float | int]:
 
 
 def page(found: Depth) -> str:
-    """The two tables of the page."""
+    """Makes the two tables of the page."""
     rows = []
     for gain in GAINS:
         slopes = found.slopes[gain]
@@ -94,24 +95,24 @@ def _end(start: float, last: float | int) -> str:
 
 
 def draw(found: Depth, pyplot: Any) -> Any:
-    """The first layer's gradient over the depth, and what comes down to each of thirty layers."""
+    """Plots the first layer's gradient over the depth, and the gradient at each of thirty layers."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), dpi=100, layout="constrained")
     for gain, colour, marker in zip(GAINS, COLOURS, MARKERS, strict=True):
         left.plot(DEPTHS, [gain ** (depth - 1) for depth in DEPTHS], color=colour, linewidth=1)
         measured = [found.norms[gain][depth] for depth in DEPTHS]
-        for place in range(len(SEEDS)):
-            label = f"gain {gain:g}" if place == 0 else None
-            left.plot(DEPTHS, [norms[place] for norms in measured], marker, color=colour, markersize=5, label=label)
+        for index in range(len(SEEDS)):
+            label = f"gain {gain:g}" if index == 0 else None
+            left.plot(DEPTHS, [norms[index] for norms in measured], marker, color=colour, markersize=5, label=label)
     left.set(yscale="log", xlabel="layers n", ylabel="2-norm", title="first layer's gradient; lines: g to the n - 1")
     left.legend(fontsize=8)
     for gain in TRAINED:
         number = GAINS.index(gain)
-        places = range(1, len(found.layers[gain]) + 1)
+        layers = range(1, len(found.layers[gain]) + 1)
         before, after = zip(*found.layers[gain], strict=True)
-        right.plot(places, before, color=COLOURS[number], linewidth=1, label=f"gain {gain:g}")
-        right.plot(places, after, MARKERS[number], color=COLOURS[number], markersize=4)
+        right.plot(layers, before, color=COLOURS[number], linewidth=1, label=f"gain {gain:g}")
+        right.plot(layers, after, MARKERS[number], color=COLOURS[number], markersize=4)
     right.set(
-        yscale="log", xlabel="layer (30 is next to the loss)", title="what reaches each layer; marks: after clipping"
+        yscale="log", xlabel="layer (30 is next to the loss)", title="gradient at each layer; markers: after clipping"
     )
     right.legend(fontsize=8, loc="upper right")
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""One weight whose first gradient is -120, without clipping, with it, and with a decaying rate."""
+"""One weight whose first gradient is -120: without clipping, with it, and with a decaying learning rate."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ SCHEDULES = ("constant", "linear")
 
 @dataclass
 class Course:
-    """One run. weights: before each step and at the end; gradients: (before, after clipping) of the first step.
+    """One run.
 
-    loss_ends, weight_ends: the steps that first had a loss, or left a weight, that is not finite.
+    weights: before each step, and at the end. gradients, bias_gradients: before and after clipping, at the first step.
+    away: the weight's distance from the solution at the end. bound: lr * max. loss_ends, weight_ends: the first step
+    with a loss that is not finite, and the first after which the weight is not.
     """
 
     clip: str
@@ -24,22 +26,23 @@ class Course:
     weights: list[float]
     gradients: tuple[float, float]
     bias_gradients: tuple[float, float]
-    away: float  # from the solution, at the end
-    bound: float  # lr * max
+    away: float
+    bound: float
     loss_ends: int | None
     weight_ends: int | None
 
 
 def measure() -> list[Course]:
-    """Every clipping at a constant rate, and those that end at a solution with a decaying one."""
+    """Trains with every kind of clipping at a constant rate, and with a decaying rate if the run converges."""
     return [
         follow(clip, schedule) for schedule in SCHEDULES for clip in CLIPS if clip != "none" or schedule == "constant"
     ]
 
 
 def follow(clip: str, schedule: str) -> Course:
-    """One run of the experiment, to its end."""
-    config = compose("experiment=line_120", f"clip={clip}", f"clip.max={MAX}", f"schedule={schedule}")
+    """Trains one run of the experiment."""
+    limit = [] if clip == "none" else [f"clip.max={MAX}"]
+    config = compose("experiment=line_120", f"clip={clip}", *limit, f"schedule={schedule}")
     weights, first, loss_ends, weight_ends = [], {}, None, None
     for number, state, loss, report in walk(config):
         net: Any = state.model
@@ -57,17 +60,17 @@ def follow(clip: str, schedule: str) -> Course:
 
 
 def page(courses: list[Course]) -> str:
-    """The table of the page."""
+    """Makes the table of the page."""
     rows = []
-    for each in courses:
-        if each.weight_ends is None:
-            end = f"{each.weights[-1]:.6g}, {each.away:.2g} away"
+    for course in courses:
+        if course.weight_ends is None:
+            end = f"{course.weights[-1]:.6g}, {course.away:.2g} away"
         else:
-            end = f"not finite after step {each.weight_ends} (the loss at step {each.loss_ends})"
-        before, after = zip(each.gradients, each.bias_gradients, strict=True)
+            end = f"not finite after step {course.weight_ends} (the loss at step {course.loss_ends})"
+        before, after = zip(course.gradients, course.bias_gradients, strict=True)
         rows.append([
-            f"`clip={each.clip}`", each.schedule, f"({before[0]:.6g}, {before[1]:.6g})",
-            f"({after[0]:.6g}, {after[1]:.4g})", ", ".join(f"{weight:.5g}" for weight in each.weights[:4]), end,
+            f"`clip={course.clip}`", course.schedule, f"({before[0]:.6g}, {before[1]:.6g})",
+            f"({after[0]:.6g}, {after[1]:.4g})", ", ".join(f"{weight:.5g}" for weight in course.weights[:4]), end,
         ])  # fmt: skip
     header = [
         "",
@@ -81,13 +84,13 @@ def page(courses: list[Course]) -> str:
 
 
 def draw(courses: list[Course], pyplot: Any) -> Any:
-    """How far the weight is from the solution, over the steps."""
+    """Plots the weight's distance from the solution over the steps."""
     figure, axes = pyplot.subplots(figsize=(8, 3.6), dpi=100, layout="constrained")
-    for each, colour, marker in zip(courses, COLOURS, MARKERS, strict=False):
-        away = [abs(weight - SOLUTION) for weight in each.weights]
-        style = "-" if each.schedule == "constant" else "--"
+    for course, colour, marker in zip(courses, COLOURS, MARKERS, strict=False):
+        away = [abs(weight - SOLUTION) for weight in course.weights]
+        style = "-" if course.schedule == "constant" else "--"
         axes.plot(away, style, color=colour, marker=marker, markevery=8, markersize=4, linewidth=1.2,
-                  label=f"clip={each.clip}, {each.schedule} rate")  # fmt: skip
+                  label=f"clip={course.clip}, {course.schedule} rate")  # fmt: skip
     axes.axhline(courses[0].bound, color="#999999", linewidth=1)
     axes.annotate("lr · max", (102, courses[0].bound), fontsize=8, va="center", annotation_clip=False)
     axes.set(yscale="log", xlabel="step", ylabel="|weight - 4|", ylim=(1e-6, 1e6), xlim=(-1, 101))

@@ -1,4 +1,4 @@
-"""What the pictures and histograms of an evaluation cost, beside a training step of the same model."""
+"""The cost of an evaluation's image and histograms, compared with a training step of the same model."""
 
 import tempfile
 import time
@@ -18,7 +18,7 @@ REPEATS = 9
 
 
 class Cost(NamedTuple):
-    """Of one model. Each in seconds, the fastest of some repeats, and in bytes of the event file."""
+    """The costs of one model: seconds, the minimum of several repeats, and bytes of the event file."""
 
     weights: int
     step: float
@@ -27,7 +27,7 @@ class Cost(NamedTuple):
 
 
 def measure() -> list[Cost]:
-    """For the default model and a larger one."""
+    """Measures the default model and a larger one."""
     return [_cost(size) for size in SIZES]
 
 
@@ -47,7 +47,7 @@ def _cost(size: int) -> Cost:
 
 
 def _written(tracker: Tracker, folder: Path, write: Callable[[], object]) -> tuple[float, float]:
-    """Seconds and bytes of one call."""
+    """Measures one call: seconds and bytes."""
     tracker.flush()
     (file,) = folder.glob(EVENTS)
     before = file.stat().st_size
@@ -63,13 +63,13 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def page(found: list[Cost]) -> str:
-    """The table of the page."""
+    """Makes the table of the page."""
     rows = [
         [
-            f"{each.weights:,}",
-            f"{1e3 * each.step:.1f} ms",
-            *(f"{1e3 * s:.1f} ms, {b / 1e3:.0f} kB" for s, b in each[2:]),
+            f"{cost.weights:,}",
+            f"{1e3 * cost.step:.1f} ms",
+            *(f"{1e3 * s:.1f} ms, {b / 1e3:.0f} kB" for s, b in cost[2:]),
         ]
-        for each in found
+        for cost in found
     ]
-    return table(["weights", "a step of 8 rows", "a picture", "all histograms"], rows)
+    return table(["weights", "a step of 8 rows", "an image", "all histograms"], rows)

@@ -1,4 +1,4 @@
-"""The slope of norms on a logarithmic axis, which a study compares with a law."""
+"""The slope of norms on a logarithmic axis, which studies compare with the theory."""
 
 import math
 import statistics
@@ -6,5 +6,5 @@ from collections.abc import Sequence
 
 
 def log_slope(xs: Sequence[float], norms: Sequence[float]) -> float:
-    """The slope of the straight line through the logarithms of norms, by least squares."""
+    """Fits a line to the logarithms of norms by least squares, and returns its slope."""
     return statistics.linear_regression(xs, [math.log(norm) for norm in norms]).slope

@@ -1,4 +1,4 @@
-"""The default job under thresholds from too small to too large: how many steps each clips, and what it learns."""
+"""The default job with thresholds from too small to too large: the share of clipped steps, and the loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ RATES = (3.0, 1.0)
 
 
 class End(NamedTuple):
-    """One run: the share of clipped steps, the validation loss (None: not finite), the norms before clipping."""
+    """The end of a run. clipped: the share of clipped steps. loss: on validation data, None if not finite.
+
+    norms: before clipping, of every step.
+    """
 
     clipped: float
     loss: float | None
@@ -24,13 +27,13 @@ class End(NamedTuple):
 
 @dataclass
 class Threshold:
-    """ends: by learning rate and threshold, for each seed."""
+    """The results. ends: by learning rate and threshold, one per seed."""
 
     ends: dict[tuple[float, float], list[End]]
 
 
 def measure() -> Threshold:
-    """Every rate with every threshold, three seeds each, in two processes."""
+    """Trains every learning rate with every threshold, three seeds each, in two processes."""
     keys = [(rate, limit, seed) for rate in RATES for limit in LIMITS for seed in SEEDS]
     found = dict(zip(keys, in_processes(_train, keys), strict=True))
     return Threshold({(r, limit): [found[r, limit, seed] for seed in SEEDS] for r in RATES for limit in LIMITS})
@@ -42,7 +45,7 @@ def _train(key: tuple[float, float, int]) -> End:
 
 
 def train(*overrides: str) -> End:
-    """One run of `experiment=threshold`."""
+    """Trains one run of `experiment=threshold`."""
     norms, clipped = [], 0
     for step in walk(compose("experiment=threshold", *overrides)):
         norms.append(step.report.before.item())
@@ -53,7 +56,7 @@ def train(*overrides: str) -> End:
 
 
 def page(found: Threshold) -> str:
-    """The table of the page."""
+    """Makes the table of the page."""
     rows = []
     for (rate, limit), ends in found.ends.items():
         norms = torch.tensor([norm for end in ends for norm in end.norms], dtype=torch.float64)
@@ -79,14 +82,14 @@ def _range(shares: Sequence[float]) -> str:
 
 
 def draw(found: Threshold, pyplot: Any) -> Any:
-    """The validation loss over the threshold, by learning rate."""
+    """Plots the validation loss over the threshold, by learning rate."""
     figure, axes = pyplot.subplots(figsize=(8, 3.4), dpi=100, layout="constrained")
     for rate, colour, marker in zip(RATES, (COLOURS[0], COLOURS[4]), MARKERS, strict=False):
-        for place in range(len(SEEDS)):
+        for index in range(len(SEEDS)):
             losses = [end.loss if end.loss is not None else float("nan")
-                      for end in (found.ends[rate, limit][place] for limit in LIMITS)]  # fmt: skip
+                      for end in (found.ends[rate, limit][index] for limit in LIMITS)]  # fmt: skip
             axes.plot(LIMITS, losses, color=colour, marker=marker, linewidth=1, markersize=5,
-                      label=f"lr {rate:g}, three seeds" if place == 0 else None)  # fmt: skip
+                      label=f"lr {rate:g}, three seeds" if index == 0 else None)  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="clip.max", ylabel="validation loss at the end")
     axes.set_yticks([1.5, 2, 3, 5, 10], ["1.5", "2", "3", "5", "10"])
     axes.minorticks_off()

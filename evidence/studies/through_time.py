@@ -1,4 +1,4 @@
-"""The gradient through the time steps of recurrent networks, and a task that needs it to reach far back."""
+"""The gradient through the time steps of recurrent networks, and a task with long-term dependencies."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from trainer.evaluate import evaluate
 from trainer.state import build
 
 GAINS = (0.5, 0.9, 1.0, 1.1, 1.5)
-LENGTH = 60  # of the sequences through which the gradient is followed
+LENGTH = 60  # of the sequences on which the gradient is measured by time step
 LENGTHS = (10, 20, 40, 80)
-SOLVED = 0.99  # of the held-out sequences
-LOOK = 100  # steps between two looks whether a run has solved its task
+SOLVED = 0.99  # accuracy on held-out sequences from which on the task counts as solved
+EVALUATE_EVERY = 100
 
 
 class Net(NamedTuple):
-    """A network that is studied. lengths: those of the sequences on which it is trained."""
+    """A network. lengths: the lengths of the sequences on which it is trained."""
 
     name: str
     experiment: str
@@ -31,13 +31,13 @@ class Net(NamedTuple):
 
 RELU = Net("ReLU, identity", "through_time", LENGTHS)
 ORTHOGONAL = Net("tanh, orthogonal", "through_time_orthogonal", LENGTHS)
-OWN = Net("tanh, torch's own", "through_time_default", LENGTHS[:2])
-NETS = (RELU, ORTHOGONAL, OWN)
+DEFAULT = Net("tanh, torch's own", "through_time_default", LENGTHS[:2])
+NETS = (RELU, ORTHOGONAL, DEFAULT)
 CLIPS = ("none", "norm")
 
 
 class End(NamedTuple):
-    """How a run ended: solved, not solved, or with a loss that is not finite. norm: the largest before clipping."""
+    """The end of a run. finite: whether its loss was finite. step: the last one. norm: the largest before clipping."""
 
     solved: bool
     finite: bool
@@ -47,17 +47,17 @@ class End(NamedTuple):
 
 @dataclass
 class ThroughTime:
-    """series: by net and gain, the gradient's norm by time step. ends: by net, length and clip, for each seed."""
+    """The results. series: by net and gain, the gradient's norm at each time step. ends: by net, length and clip."""
 
     series: dict[tuple[str, float], list[float]]
     ends: dict[tuple[str, int, str], list[End]]
 
 
 def measure() -> ThroughTime:
-    """All of it, the runs in two processes."""
+    """Measures everything; the runs train in two processes."""
     series = {(net.name, gain): reached(net, gain) for net in NETS for gain in GAINS}
     keys = [(net, length, clip, seed) for net in NETS for length in net.lengths for clip in CLIPS for seed in SEEDS]
-    keys.sort(key=lambda key: -key[1])  # the long ones first, or one process waits for the other at the end
+    keys.sort(key=lambda key: -key[1])  # the longest runs first, so that both processes end at about the same time
     found = dict(zip(keys, in_processes(_solve, keys), strict=True))
     ends = {(net.name, length, clip): [found[net, length, clip, seed] for seed in SEEDS]
             for net in NETS for length in net.lengths for clip in CLIPS}  # fmt: skip
@@ -65,7 +65,7 @@ def measure() -> ThroughTime:
 
 
 def reached(net: Net, gain: float) -> list[float]:
-    """By time step, the norm of the gradient of the loss after the last one, at the start of training."""
+    """The norm of the last loss's gradient at each time step, at the start of training."""
     state = build(compose(f"experiment={net.experiment}", f"model.gain={gain}", f"data.length={LENGTH}"))
     norms = inspection.through_time(state, next(state.data.batches(0)))
     assert norms is not None
@@ -78,25 +78,25 @@ def _solve(key: tuple[Net, int, str, int]) -> End:
 
 
 def solve(net: Net, *overrides: str) -> End:
-    """Trains until the task is solved, the loss is not finite, or the run is over."""
+    """Trains until the task is solved, the loss is not finite, or all steps are done."""
     config = compose(f"experiment={net.experiment}", *overrides)
     largest = 0.0
     for step in walk(config):
         largest = max(largest, step.report.before.item())
         if not bool(torch.isfinite(step.loss)):
             return End(False, False, step.number, largest)
-        if step.number % LOOK == 0 and evaluate(step.state)[1]["accuracy"] > SOLVED:
+        if step.number % EVALUATE_EVERY == 0 and evaluate(step.state)[1]["accuracy"] > SOLVED:
             return End(True, True, step.number, largest)
     return End(False, True, config.steps, largest)
 
 
 def slope_of(norms: Sequence[float]) -> float:
-    """Of the logarithm, by steps back in time."""
+    """The slope of the norms' logarithm, per step back in time."""
     return log_slope([-float(step) for step in range(len(norms))], norms)
 
 
 def page(found: ThroughTime) -> str:
-    """The two tables of the page."""
+    """Makes the two tables of the page."""
     header = ["slope per step back", *(f"gain {gain:g}" for gain in GAINS)]
     slopes = [[net.name, *(f"{slope_of(found.series[net.name, gain]):+.3f}" for gain in GAINS)] for net in NETS]
     law = ["log of the gain", *(f"{math.log(gain):+.3f}" for gain in GAINS)]
@@ -111,7 +111,7 @@ def page(found: ThroughTime) -> str:
 
 
 def _share(ends: Sequence[End]) -> str:
-    """Solved runs of all, how many were no longer finite, and the largest norm that any of them met."""
+    """Formats the number of solved runs, of runs with a loss that was not finite, and the largest norm."""
     lost = sum(not end.finite for end in ends)
     norm = max(end.norm for end in ends)
     return (
@@ -122,7 +122,7 @@ def _share(ends: Sequence[End]) -> str:
 
 
 def draw(found: ThroughTime, pyplot: Any) -> Any:
-    """The gradient over the time steps, and the share of solved runs over the length."""
+    """Plots the gradient over the time steps, and the share of solved runs over the length."""
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), dpi=100, layout="constrained")
     for panel, net in zip(axes, (RELU, ORTHOGONAL), strict=False):
         for gain, colour in zip(GAINS, COLOURS, strict=True):
@@ -134,7 +134,7 @@ def draw(found: ThroughTime, pyplot: Any) -> Any:
     for number, net in enumerate(NETS):
         for clip, style in zip(CLIPS, (":", "-"), strict=True):
             shares = [sum(e.solved for e in found.ends[net.name, n, clip]) / len(SEEDS) for n in net.lengths]
-            shift = 1.03 ** (number - 1)  # so that equal shares lie beside each other
+            shift = 1.03 ** (number - 1)  # so that equal shares do not overlap
             last.plot([n * shift for n in net.lengths], [share + 0.012 * (number - 1) for share in shares], style,
                       color=COLOURS[(0, 4, 2)[number]], marker=MARKERS[number], markersize=6,
                       markerfacecolor="none" if clip == "none" else None,

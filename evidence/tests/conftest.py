@@ -1,4 +1,4 @@
-"""The fixtures of tests/, and the mark of slow tests."""
+"""The fixtures of tests/, and the marker of slow tests."""
 
 import pytest
 
@@ -8,4 +8,4 @@ __all__ = ["one_thread", "quiet_log"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: left out by make evidence-quick")
+    config.addinivalue_line("markers", "slow: not run by make evidence-quick")

@@ -1,4 +1,4 @@
-"""The study of the advice, on a tiny job: the page's numbers are those of the runs' own statuses."""
+"""The study of the advice, on a tiny job: the page's numbers are those in the runs' status files."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from runner.runs.status import read_status
 from tests.trainer.support import text_file
 
 
-def test_the_study_trains_with_what_the_advice_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_trains_with_the_advised_thresholds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advice_study, "THRESHOLDS", (0.1, 1.0))
     page, runs = Path(shutil.copy(advice_study.PAGE, tmp_path)), tmp_path / "runs"
     advice_study.main([
@@ -28,7 +28,7 @@ def test_the_study_trains_with_what_the_advice_said(tmp_path: Path, monkeypatch:
     assert page.with_suffix(".png").stat().st_size > 1000
 
 
-def test_the_page_says_how_far_behind() -> None:
+def test_the_advice_on_the_page_is_within_5_per_cent_of_the_best() -> None:
     found = cells(content(advice_study.PAGE.read_text(encoding="utf-8"), "others"))
     assert len(found) == len(advice_study.THRESHOLDS)
     assert max(float(row[-1].removesuffix(" %")) for row in found) < 5

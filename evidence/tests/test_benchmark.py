@@ -1,4 +1,4 @@
-"""The benchmark runs: a smoke run of every subcommand, on little, that times nothing."""
+"""A smoke test of every benchmark, on small inputs; no time is asserted."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ from tests.support import exact_norm
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A page with the marks of every section, for gradients of a few hundred elements."""
+    """A page with the markers of every section; measures gradients of a few hundred elements."""
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     for module in (clip, policies):
         monkeypatch.setattr(module, "lists", lambda large: {"small": [(8, 8), (8, 8), (5,)]})
@@ -55,8 +55,8 @@ def test_clip(page: Path) -> None:
     assert {len(row) for row in pages.cells(text)} == {11}
 
 
-def test_the_engine_beside_that_of_a_commit(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes that measure memory are left out."""
+def test_the_engine_against_that_of_a_commit(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that measure memory are replaced."""
     monkeypatch.setattr(engine, "in_processes", lambda work, jobs: [0.0] * len(jobs))
     monkeypatch.setattr(engine, "timm_agc", lambda parameters: lambda: None)
     found = pages.cells(section(page, "engine", "--turns", "3", "--against", "HEAD", "--elements", "1000"))
@@ -67,7 +67,7 @@ def test_the_engine_beside_that_of_a_commit(page: Path, monkeypatch: pytest.Monk
     assert len(ratios) == 2 * sum(len(row) > 4 for row in found) + len(engine.shapes())
 
 
-def test_an_engine_of_a_commit_is_a_package_of_its_own(tmp_path: Path) -> None:
+def test_the_engine_of_a_commit_is_imported_as_another_package(tmp_path: Path) -> None:
     loaded = engine.load("HEAD^0", tmp_path)
     assert loaded.Clipper is not engine.gradclip.Clipper
     assert Path(loaded.__file__).is_relative_to(tmp_path)
@@ -79,7 +79,7 @@ def test_an_engine_of_a_commit_is_a_package_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.skipif(memory("VmHWM") is None, reason="needs /proc")
 @pytest.mark.parametrize("what", engine.MAKERS)
 def test_the_added_memory_of_an_engine(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of the gradient is seen, and what torch's function allocates is not."""
+    """A copy of the gradient is measured; torch's function allocates less than a quarter of it."""
     elements = 20_000_000
     copying = lambda engine, given, p: lambda: given.grad.clone()  # noqa: E731
     monkeypatch.setitem(engine.MAKERS, what, copying)
@@ -94,11 +94,11 @@ def test_every_policy_that_limits_has_a_row_where_it_scales(page: Path) -> None:
 
 
 @pytest.mark.parametrize(("policy", "what"), list(cases.limiting()), ids=lambda each: getattr(each, "name", each))
-def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
+def test_a_case_that_should_scale_does(policy: Policy, what: str) -> None:
     case = cases.Case([(8, 8), (8, 8), (5,)])
     work, before = case.ours(policy), exact_norm(case.gradients)
     for _ in range(3):
-        case.put_back()
+        case.restore()
         work()
         changed = exact_norm(case.gradients) != pytest.approx(before, rel=1e-9)
         assert changed == (what == "scales")
@@ -107,7 +107,7 @@ def test_what_is_said_to_scale_does(policy: Policy, what: str) -> None:
 def test_rows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "ELEMENTS", 1 << 16)
     found = {row[0]: [float(cell) for cell in row[3:6]] for row in pages.cells(section(page, "rows", "--turns", "3"))}
-    assert max(found["256"]) < max(found["32768"])  # what the shorter pieces are for
+    assert max(found["256"]) < max(found["32768"])  # the purpose of short chunks
 
 
 def test_growth(page: Path) -> None:
@@ -119,7 +119,7 @@ def test_growth(page: Path) -> None:
 def test_step_and_log(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(step, "installed", dict)
     text = section(page, "step", "--turns", "3", "--models", "MLP")
-    assert "not installed, left out: Lightning, Fabric, Accelerate, Hugging Face (pip" in capsys.readouterr().out
+    assert "not installed, skipped: Lightning, Fabric, Accelerate, Hugging Face (pip" in capsys.readouterr().out
     times = r"( [\d.]+ ms, [\d.]+ \([^|]*\) \|){5}"
     assert re.search(rf"^\| MLP \| 2 \|{times}( not installed \|){{4}}$", text, re.MULTILINE)
     assert re.search(r"^\| MLP \| 2 \|( -?[\d.]+ % \(-?[\d.]+ to -?[\d.]+\) \|){4}$", text, re.MULTILINE)
@@ -127,7 +127,7 @@ def test_step_and_log(page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_start(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs are started and timed; that of the first step is the real one."""
+    """Programs are started and timed; only the first step is measured with the real program."""
     monkeypatch.setattr(start, "PROGRAMS", {start.IMPORTING: ["-c", "import json"]})
     monkeypatch.setattr(start, "first_step", cache(start.first_step))
     text = section(page, "start", "--turns", "2")
@@ -141,16 +141,16 @@ def test_start(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in [*step.LOOPS, *frameworks.LOOPS] if name not in (step.BARE, "by hand")]
 )
-def test_every_loop_trains_as_the_one_by_hand_does_and_logs_both_norms(name: str, tmp_path: Path) -> None:
+def test_every_loop_trains_like_the_hand_written_one_and_logs_both_norms(name: str, tmp_path: Path) -> None:
     loops = step.LOOPS | frameworks.installed()
     if name not in loops:
         pytest.skip(f"{name} is not installed")
     make, batch = step.MODELS["MLP"]
     torch.manual_seed(0)
-    one, data = make(), step.Made(batch())
+    one, data = make(), step.RandomDataset(batch())
     other = copy.deepcopy(one)
     step.LOOPS["by hand"](one, data, tmp_path / "hand", 4)
-    data.asked.clear()
+    data.requested.clear()
     loops[name](other, data, tmp_path / "run", 4)
     assert data.seconds(4) > 0
     for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):

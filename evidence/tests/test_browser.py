@@ -1,6 +1,6 @@
-"""TensorBoard as a person sees it: a real browser opens a small sweep and finds its lines, axes and keys.
+"""TensorBoard in a real browser: a small sweep, with its lines, axes and keys.
 
-Screenshots go to the folder that SCREENSHOTS names; docs/ has the best of them.
+Screenshots are written to the folder in the environment variable SCREENSHOTS; docs/ has some of them.
 """
 
 import importlib.util
@@ -57,14 +57,14 @@ def test_a_sweep_in_a_browser(page: Any, tmp_path: Path) -> None:
     check_time_series(page, server, shots)
 
 
-def visit(page: Any, server: str, place: str) -> None:
-    """A page of TensorBoard, its lines drawn as SVG, which can be looked into."""
+def visit(page: Any, server: str, location: str) -> None:
+    """Opens a page of TensorBoard with lines drawn as SVG, whose elements can be read."""
     page.goto("about:blank")
-    page.goto(f"{server}?forceSVG=true&darkMode=false{place}")
+    page.goto(f"{server}?forceSVG=true&darkMode=false{location}")
 
 
 def check_overlay(page: Any, server: str, shots: Path) -> None:
-    """Before and after of all eight runs on one chart, over the steps."""
+    """Checks the norms before and after clipping of all eight runs on one chart, over the steps."""
     visit(page, server, "#custom_scalars")
     card = page.locator("tf-custom-scalar-multi-line-chart-card").first
     card.locator("path.line").nth(31).wait_for(state="attached")  # smoothed and not, before and after, of 8 runs
@@ -81,7 +81,7 @@ def check_overlay(page: Any, server: str, shots: Path) -> None:
 
 
 def check_hparams(page: Any, server: str, shots: Path) -> None:
-    """Every swept key and the objective: as columns of a table, and as named axes with a line a run."""
+    """Checks that every swept key and the objective are columns of a table, and axes with a line per run."""
     visit(page, server, "#hparams")
     table = page.locator("tf-hparams-table-view")
     table.get_by_text("best/objective").first.wait_for()
@@ -103,7 +103,7 @@ def check_hparams(page: Any, server: str, shots: Path) -> None:
 
 
 def check_time_series(page: Any, server: str, shots: Path) -> None:
-    """A card for each norm, with a line for each run."""
+    """Checks that each norm has a card, with a line for each run."""
     visit(page, server, "&tagFilter=grad_norm%2F&smoothing=0#timeseries")
     cards = page.locator("scalar-card")
     cards.nth(1).locator("svg path[style*=stroke]").nth(7).wait_for(state="attached")

@@ -1,4 +1,4 @@
-"""What evidence/call_counts.py counts: up to the first optimizer step, and of the project's own functions alone."""
+"""The counts of evidence/call_counts.py: calls of the project's functions before the first optimizer step."""
 
 from pathlib import Path
 

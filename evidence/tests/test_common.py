@@ -1,4 +1,4 @@
-"""What the scripts share: pages, configurations, copies of the checkout."""
+"""Helpers of the scripts: pages, configurations, copies of the checkout."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from tests.support import ROOT, program
 from trainer.project import PROJECT
 
 
-def test_a_section_is_replaced_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_section_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- one -->\nold\n<!-- end of one -->\n<!-- two -->\n<!-- end of two -->\nafter\n")
     table = pages.table(["a", "b"], [["1", r"2 \1"], ["3", "4"]])
@@ -30,7 +30,7 @@ def test_a_section_is_replaced_and_nothing_else(tmp_path: Path, capsys: pytest.C
         pages.content(text, "three")
 
 
-def test_every_experiment_composes_and_says_how_it_is_run() -> None:
+def test_every_experiment_composes_and_begins_with_its_command() -> None:
     files = sorted((CONF / "experiment").glob("*.yaml"))
     assert len(files) > 5
     for path in files:
@@ -53,7 +53,7 @@ def test_the_documented_command_runs(tmp_path: Path) -> None:
     assert "max: 0.3" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_a_copy_has_what_is_tracked(tmp_path: Path) -> None:
+def test_a_copy_has_the_tracked_files(tmp_path: Path) -> None:
     chosen = [path for path in checkout.files() if path.parts[0] == "conf"]
     copy = checkout.copy(tmp_path, chosen)
     assert {path.relative_to(copy) for path in copy.rglob("*.yaml")} == set(chosen)

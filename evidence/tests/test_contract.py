@@ -1,4 +1,4 @@
-"""How two commits' behaviour is observed and compared; the whole list of cases is not run here."""
+"""Observing and comparing the behaviour of two commits; only a few cases run here."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ BEFORE = {"option/clip=norm": {"exit": "0", "weights": "a1"}, "option/clip=value
 AFTER = {"option/clip=norm": {"exit": "0", "weights": "a1"}, "option/clip=value": {"exit": "0", "weights": "b2"}}
 
 
-def test_what_differs_between_two_executions_is_normalized() -> None:
+def test_differences_between_executions_are_normalized() -> None:
     one = "/any/one: 2026-01-02_03-04-05_0a1b2c, process 17, 2026-01-02T03:04:05+00:00, 1.5 s, loss 2.4826\na   b  "
     other = "/any/two: 2026-02-03_04-05-06_d4e5f6, process 8, 2026-02-03T04:05:06+00:00, 12 s, loss 2.4826\na     b"
     texts = [
@@ -81,7 +81,7 @@ def test_every_option_has_a_case_and_names_are_unique() -> None:
     assert sum(name.startswith("wrong/") for name in names) >= 30
 
 
-def test_a_mistake_and_a_run_as_they_are_observed(tmp_path: Path) -> None:
+def test_a_user_error_and_a_run_are_observed(tmp_path: Path) -> None:
     case = cases.Case("one", (cases.train("clip.maks=1"), cases.train(f"{cases.LINE} hydra.run.dir=run")))
     found = observe.observe(case, ROOT, tmp_path / "case")
     assert (found["command 1 (train.py) exit"], found["command 2 (train.py) exit"]) == ("2", "0")

@@ -1,4 +1,4 @@
-"""Conventions of this repository: tags have one home, public things a docstring, and no file a machine's path."""
+"""Conventions of this repository: tags in one module, public functions with docstrings, no path of a machine."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from tests.support import ROOT
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 
-def test_tags_stand_in_one_module() -> None:
+def test_tags_are_defined_in_one_module() -> None:
     for path in SOURCES:
         if path.name != "tags.py":
             text = path.read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def test_train_py_is_short() -> None:
     assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 30
 
 
-def test_every_public_thing_says_what_it_is() -> None:
+def test_every_module_and_public_function_has_a_docstring() -> None:
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree) or not tree.body, path
@@ -30,7 +30,7 @@ def test_every_public_thing_says_what_it_is() -> None:
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"
 
 
-def test_no_path_of_a_machine_and_no_host() -> None:
+def test_no_file_contains_a_path_of_a_machine() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     for name in listed:
         path = ROOT / name

@@ -1,4 +1,4 @@
-"""A few of each of the faults that evidence/fault_injection.py counts by the hundred."""
+"""A few faults of each kind in evidence/fault_injection.py."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from evidence.pages import cells, content
     ("inject", "counts", "least"),
     [
         (kills.sigkill, (2, 100), 2),
-        (kills.asked, (1, 400), 3),
+        (kills.interrupted, (1, 400), 3),
         (kills.sigint_twice, (1,), 1),
         (damage.damaged, (20, 60, 3), 83),
         pytest.param(disk.full, (1, 0, 1), 2, marks=pytest.mark.slow),
@@ -32,8 +32,8 @@ def test_nothing_is_lost(tmp_path: Path, inject: Callable[..., Tally], counts: t
     assert tally.tried >= least
 
 
-def test_the_fuzzer_reaches_both_sides() -> None:
-    """Or it would only count how much is refused."""
+def test_the_fuzzer_finds_accepted_and_refused_overrides() -> None:
+    """If everything were refused, the fuzzer would test nothing else."""
     assert fuzz.one(["model=mlp", "data=digits", "clip=agc", "optimizer=adam"]) == ("built", "")
     assert fuzz.one(["clip=agc", "clip.ratio=-1"]) == ("refused", "")
     assert fuzz.one(["clip=agc", "model=mlp", "data=digits", "model.hidden=[9999999]"])[0].startswith("composed")
@@ -48,7 +48,7 @@ def test_a_loss_is_counted_and_named() -> None:
     first = fault_injection.section({"kill": tally, "fuzz": Tally("b", "c")}, "")
     assert "| kill | a fault; 2 of some kind | 2 | 1 | 1 | this |\n| fuzz | b | 0 | 0 | 0 | c |\n" in first
     assert "- kill: another" in first
-    assert fault_injection.section({"fuzz": Tally("b", "c")}, first) == first  # what was not run stays
+    assert fault_injection.section({"fuzz": Tally("b", "c")}, first) == first  # kinds that were not run keep their rows
     assert "Lost: nothing." in fault_injection.section({"kill": Tally("a fault", "this")}, first)
 
 

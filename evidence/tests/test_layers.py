@@ -1,4 +1,4 @@
-"""The import contracts of pyproject.toml notice what they are there for."""
+"""The import contracts of pyproject.toml detect forbidden imports."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def test_the_contracts_hold(project: Path) -> None:
         ("trainer/loop.py", "import evidence.common", "trainer.loop -> evidence"),
     ],
 )
-def test_an_import_upward_is_noticed(project: Path, module: str, line: str, broken: str) -> None:
+def test_an_import_of_a_higher_layer_is_detected(project: Path, module: str, line: str, broken: str) -> None:
     path = project / "src" / module
     path.write_text(f"{path.read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
     code, output = lint(project)
@@ -49,7 +49,7 @@ def test_an_import_upward_is_noticed(project: Path, module: str, line: str, brok
     assert broken in output
 
 
-def test_a_module_in_no_layer_is_told_where_to_add_itself(project: Path) -> None:
+def test_the_error_for_a_module_in_no_layer_says_where_to_add_it(project: Path) -> None:
     (project / "src" / "trainer" / "metrics.py").touch()
     code, output = lint(project)
     assert code == 1

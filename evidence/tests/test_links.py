@@ -1,4 +1,4 @@
-"""Every relative link of the README, of docs/ and of evidence/ leads to a file, and no picture is without one."""
+"""Relative links in the README, docs/ and evidence/ lead to files, and every page and picture is linked."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ PAGES = [path for path in TRACKED if path.suffix == ".md" and path.parts[0] in (
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_to_files(page: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("https://", "http://", "#")):

@@ -1,4 +1,4 @@
-"""What long runs cost, measured over few steps."""
+"""The measurements of long runs, over a few steps."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Mutants change one thing each, and are noticed by the tests, survive them or take too long."""
+"""Mutation testing: each mutant is one change, and is killed, survives or times out."""
 
 import ast
 from pathlib import Path
@@ -39,7 +39,7 @@ CHANGES = {
 TESTS = ("tests/gradclip/test_fields.py",)
 
 
-def test_each_mutant_changes_one_thing_that_runs(tmp_path: Path) -> None:
+def test_each_mutant_is_one_change_that_parses(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text(SOURCE, encoding="utf-8")
     found = list(mutate.mutants(file))
@@ -58,7 +58,7 @@ def test_a_sample_depends_on_its_seed_alone() -> None:
     assert mutate.sample(found, None, 0) == mutate.sample(found, 99, 0) == found
 
 
-def test_the_engine_is_all_but_policies_and_functional() -> None:
+def test_the_engine_is_everything_but_the_policies_and_functional() -> None:
     assert {"clipper.py", "norms.py", "scopes.py"} <= set(mutate.engine_files())
     assert "functional.py" not in mutate.engine_files()
     tests = mutate.engine_tests()
@@ -70,7 +70,7 @@ def test_the_engine_is_all_but_policies_and_functional() -> None:
     ("change", "limit", "fate"),
     [
         (("", ""), 120.0, "survived"),
-        (("def format_value(", "def format_values("), 120.0, "noticed"),
+        (("def format_value(", "def format_values("), 120.0, "killed"),
         (("", ""), 0.01, "timed out"),
     ],
 )

@@ -1,4 +1,4 @@
-"""docs/policies.md: every policy has its section and picture, its commands run; and the comparison with public code."""
+"""docs/policies.md: a section and a plot per policy, valid commands; and the comparison with public code."""
 
 import re
 import shlex
@@ -29,12 +29,12 @@ def test_its_commands_compose() -> None:
         compose(*shlex.split(line)[2:])
 
 
-def test_the_pictures_figures(tmp_path: Path) -> None:
+def test_the_numbers_in_the_plots(tmp_path: Path) -> None:
     policies = {name: compose(f"clip={name}").clip for name in composer().options()["clip"]}
     courses = policies_page.record(policies, 3)
     assert courses.keys() == policies.keys()
     norm = courses["norm"]
-    assert all(course.before == norm.before for course in courses.values()), "one and the same run"
+    assert all(course.before == norm.before for course in courses.values()), "the same run"
     assert norm.after == pytest.approx([min(before, 1.0) for before in norm.before], rel=1e-6)
     assert norm.limits == [1.0] * 3
     assert courses["none"].after == pytest.approx(norm.before, rel=1e-6)
@@ -43,8 +43,8 @@ def test_the_pictures_figures(tmp_path: Path) -> None:
     assert (tmp_path / "norm.png").stat().st_size > 1000
 
 
-def test_torch_beside_the_policies() -> None:
-    """The comparison itself, with the one package that is always there."""
+def test_the_comparison_with_torch() -> None:
+    """The comparison, run with torch, the only package that is always installed."""
     found = cells(content(compare_policies.PAGE.read_text(encoding="utf-8"), "differences"))
     assert len(found) == len(compare_policies.COMPARISONS)
     for row, (ours, package, _, theirs, why) in zip(found, compare_policies.COMPARISONS, strict=True):

@@ -1,4 +1,4 @@
-"""evidence/docs/public_bugs.md: gradclip is right wherever a package is wrong, and the page shows the code that ran."""
+"""evidence/docs/public_bugs.md: gradclip is right where packages are wrong, and the page shows the code that ran."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ def test_gradclip_is_right(bug: Bug) -> None:
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.package == "torch"][:-1], ids=lambda bug: bug.title)
 def test_torch_gives_one_of_the_two_answers(bug: Bug) -> None:
-    """All but the largest, which takes a second; a torch that mends one says "not reproduced"."""
+    """All but the largest, which takes a second. A version of torch that fixes an error gives "not reproduced"."""
     answer = public_bugs.theirs(bug)
     assert answer.verdict in ("reproduced", "not reproduced"), answer.shown
     section = PAGE[PAGE.index(f"## torch: {bug.title}\n") :]
@@ -33,12 +33,12 @@ def test_torch_gives_one_of_the_two_answers(bug: Bug) -> None:
 
 
 def numbers(text: str) -> list[float]:
-    """The numbers in an answer; of an exception the answer is its class."""
+    """The numbers in an answer; empty for an exception, whose class is the answer."""
     found = re.findall(r"-?\d+\.?\d*(?:e[+-]?\d+)?|nan", text)
-    return [] if "Error" in text else [float(each) for each in found]
+    return [] if "Error" in text else [float(number) for number in found]
 
 
-def test_the_page_is_the_script() -> None:
+def test_the_page_shows_the_code_of_the_script() -> None:
     blocks = re.findall(r"^```python\n(.*?)\n```", PAGE, re.MULTILINE | re.DOTALL)
     before, *codes = blocks
     assert before == public_bugs.BEFORE.format(functions="torch.nn.utils").rstrip()
@@ -64,11 +64,11 @@ def test_the_page_is_the_script() -> None:
         ("1 / 0", 1.0, ZeroDivisionError, "reproduced"),
     ],
 )
-def test_what_is_called_reproduced(code: str, right: object, wrong: object, verdict: str) -> None:
+def test_the_verdicts(code: str, right: object, wrong: object, verdict: str) -> None:
     assert public_bugs.theirs(Bug("torch", "a case", code, right=right, wrong=wrong)).verdict == verdict
 
 
-def test_a_package_that_is_not_there() -> None:
+def test_a_package_that_is_not_installed() -> None:
     answer = public_bugs.theirs(Bug("no-such-package", "a case", "1.0", right=1.0, wrong=2.0))
     assert answer == public_bugs.Answer("", "", "not installed")
     assert public_bugs.in_words("no-such-package", answer) == "- no-such-package: not installed"
@@ -85,7 +85,7 @@ def test_a_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_another_version_in_a_folder(tmp_path: Path) -> None:
-    """A made-up package: its answers come from a process that looks into the folder first."""
+    """A fake package; its answers come from a process that imports from the folder first."""
     (tmp_path / "zclip-99.0.dist-info").mkdir()
     (tmp_path / "zclip-99.0.dist-info" / "METADATA").write_text("Name: zclip\nVersion: 99.0\n")
     (tmp_path / "zclip.py").write_text("class ZClip:\n    state_dict = lambda self: [1.05]\n")

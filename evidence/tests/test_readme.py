@@ -38,7 +38,7 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def shortened(command: list[str]) -> list[str]:
-    """A training or a sweep of a few steps; a search has two trials, and a cluster's stand-in runs what it would."""
+    """Shortens a run or a sweep to a few steps, a search to two trials, and replaces a Slurm cluster by local jobs."""
     if "--help" in command:
         return command
     words = [*command, *SHORT]
@@ -63,7 +63,7 @@ def test_the_commands_run(tmp_path: Path) -> None:
         results = list(pool.map(lambda command: run(shortened(command), tmp_path), trainings))
     for command, done in zip(trainings, results, strict=True):
         if "device=cuda" in command and "this machine" in done.stderr:
-            continue  # and so the line for a machine without one is seen too
+            continue  # on a machine without CUDA the refusal is tested
         assert done.returncode == 0, (command, done.stdout, done.stderr)
     assert run(shortened(["train.py", "-m", "seed=1,2"]), tmp_path).returncode == 0
     for command in (resumed, reported):  # the newest is a sweep
@@ -81,7 +81,7 @@ def test_the_commands_run(tmp_path: Path) -> None:
             assert done.returncode == 0, (command, done.stderr)
 
 
-def test_the_answers_are_the_programs(tmp_path: Path) -> None:
+def test_the_printed_output_is_the_programs(tmp_path: Path) -> None:
     (block,) = blocks("console")
     command, answer = block.removeprefix("$ python ").split("\n", 1)
     program, *arguments = shlex.split(command)
@@ -102,11 +102,11 @@ def test_the_targets_exist() -> None:
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = {line.split()[0]: line.split()[1:] for line in listed.splitlines()}
     assert targets.keys() >= {"help", "install", "train", "test", "check", "evidence", "evidence-quick", "studies"}
-    assert all(len(words) > 1 for words in targets.values()), "each with one line"
+    assert all(len(words) > 1 for words in targets.values()), "each has one line of help"
     assert {command[1] for command in commands("make")} <= targets.keys()
 
 
-def test_it_is_short_and_begins_with_what_matters() -> None:
+def test_it_is_short_and_begins_with_the_commands() -> None:
     lines = README.splitlines()
     assert len(lines) <= 150
     first_screen = "\n".join(lines[:24])
@@ -114,7 +114,7 @@ def test_it_is_short_and_begins_with_what_matters() -> None:
         assert wanted in first_screen
 
 
-# -- what its first screen claims
+# -- the claims of its first screen
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -124,7 +124,7 @@ def test_the_default_job_diverges_without_clipping(tmp_path: Path, seed: int) ->
 
 
 def test_the_default_job_learns_with_clipping(tmp_path: Path) -> None:
-    """A tenth of it, three seeds: the middle one knows more than how frequent each character is, a loss of 3.25."""
+    """A tenth of the job, three seeds: the median loss is below 3.25, that of the characters' frequencies alone."""
     found = [status_of(tmp_path / str(seed), "experiment=threshold", f"seed={seed}") for seed in range(3)]
     assert [status["state"] for status in found] == ["finished"] * 3
     assert statistics.median(status["objective"] for status in found) < 3.0

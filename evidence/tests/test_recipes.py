@@ -1,4 +1,4 @@
-"""docs/recipes.md: every recipe runs where its package is installed, and clips before every step of the optimizer."""
+"""docs/recipes.md: every recipe runs if its package is installed, and clips before every optimizer step."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The studies and their page: the numbers, against laws and plain arithmetic."""
+"""The studies and their page: the numbers, against theory and plain arithmetic."""
 
 import math
 import re
@@ -36,11 +36,11 @@ def test_the_first_gradient_is_120(courses: dict[tuple[str, str], line_120.Cours
         assert course.bias_gradients[0] == pytest.approx(-2.0)
     norm, value = courses["norm", "constant"], courses["value", "constant"]
     assert math.hypot(norm.gradients[1], norm.bias_gradients[1]) == pytest.approx(1.0, rel=1e-6)
-    assert norm.gradients[1] / norm.bias_gradients[1] == pytest.approx(60.0, rel=1e-6)  # the direction stays
+    assert norm.gradients[1] / norm.bias_gradients[1] == pytest.approx(60.0, rel=1e-6)  # the direction is kept
     assert (value.gradients[1], value.bias_gradients[1]) == pytest.approx((-1.0, -1.0))
 
 
-def test_without_clipping_the_weight_is_lost(courses: dict[tuple[str, str], line_120.Course]) -> None:
+def test_without_clipping_the_weight_diverges(courses: dict[tuple[str, str], line_120.Course]) -> None:
     course = courses["none", "constant"]
     for step in range(30):
         assert course.weights[step] == pytest.approx(4 - 3 * (-3.0) ** step, rel=1e-5, abs=1e-3)
@@ -51,11 +51,13 @@ def test_without_clipping_the_weight_is_lost(courses: dict[tuple[str, str], line
 
 
 @pytest.mark.parametrize("clip", ["norm", "value"])
-def test_clipped_it_stays_near_the_solution(courses: dict[tuple[str, str], line_120.Course], clip: str) -> None:
+def test_with_clipping_the_weight_stays_near_the_solution(
+    courses: dict[tuple[str, str], line_120.Course], clip: str
+) -> None:
     constant, decaying = courses[clip, "constant"], courses[clip, "linear"]
     assert constant.bound == pytest.approx(0.1)
     assert 0.01 < constant.away <= constant.bound
-    assert all(abs(weight - 4) <= constant.bound for weight in constant.weights[31:])  # there by 30 steps of 0.1
+    assert all(abs(weight - 4) <= constant.bound for weight in constant.weights[31:])  # reached by 30 steps of 0.1
     steps = np.diff(constant.weights)
     assert np.abs(steps).max() <= constant.bound * (1 + 1e-5)
     assert decaying.away < 1e-4 * constant.away
@@ -91,7 +93,7 @@ def test_clipping_fixes_the_explosion_and_not_the_vanishing() -> None:
     assert math.hypot(*after) < 1.0
 
 
-def test_the_pages_slopes() -> None:
+def test_the_slopes_on_the_page() -> None:
     rows = cells(content(PAGE, "depth"))
     assert [float(row[0]) for row in rows[:5]] == list(depth.GAINS)
     for gain, law, slopes, _ in rows[:5]:
@@ -106,15 +108,15 @@ def test_the_pages_slopes() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
-def test_a_relu_network_keeps_to_the_gain_and_tanh_falls_short(gain: float) -> None:
-    relu, tanh, own = (through_time.slope_of(through_time.reached(net, gain)) for net in through_time.NETS)
+def test_a_relu_network_follows_the_gain_and_tanh_does_not(gain: float) -> None:
+    relu, tanh, default = (through_time.slope_of(through_time.reached(net, gain)) for net in through_time.NETS)
     assert relu == pytest.approx(math.log(gain), abs=0.05)
     assert tanh < math.log(gain) - 0.04
-    assert own < -0.15
+    assert default < -0.15
 
 
-def test_clipping_decides_where_it_explodes() -> None:
-    """As the page says of three seeds, so it is measured with one."""
+def test_clipping_is_decisive_where_the_gradient_explodes() -> None:
+    """One seed gives what the page reports for three."""
     shares = {(row[0], row[1]): row[2:] for row in cells(content(PAGE, "through_time")) if "clip=" in row[1]}
     assert len(shares) == 2 * len(through_time.NETS)
     free = through_time.solve(through_time.RELU, "data.length=40", "clip=none")
@@ -126,9 +128,9 @@ def test_clipping_decides_where_it_explodes() -> None:
     assert shares[through_time.RELU.name, "`clip=norm`"][1].startswith("3 of 3")
 
 
-def test_where_it_vanishes_clipping_changes_nothing() -> None:
+def test_clipping_changes_nothing_where_the_gradient_vanishes() -> None:
     short = ("data.length=20", "steps=30")
-    free, clipped = (through_time.solve(through_time.OWN, *short, f"clip={clip}") for clip in ("none", "norm"))
+    free, clipped = (through_time.solve(through_time.DEFAULT, *short, f"clip={clip}") for clip in ("none", "norm"))
     assert free == clipped
     assert free.norm < 1.0
 
@@ -136,7 +138,7 @@ def test_where_it_vanishes_clipping_changes_nothing() -> None:
 # -- the threshold
 
 
-def test_where_every_step_is_clipped_only_the_product_counts(tmp_path: Path) -> None:
+def test_if_every_step_is_clipped_only_lr_times_max_matters(tmp_path: Path) -> None:
     scene = [f"data.path={text_file(tmp_path)}", *SMALL]
     one, other = (threshold.train(*scene, f"optimizer.lr={rate}", f"clip.max={limit}")
                   for rate, limit in ((3.0, 0.01), (0.3, 0.1)))  # fmt: skip
@@ -150,10 +152,10 @@ def test_where_every_step_is_clipped_only_the_product_counts(tmp_path: Path) -> 
     assert len(rows) == len(threshold.RATES) * len(threshold.LIMITS)
 
 
-# -- the cost of looking
+# -- the cost of logging
 
 
-def test_the_cost_is_of_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_cost_is_of_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_cost, "SIZES", (8,))
     (found,) = log_cost.measure()
     model = build(compose("model.hidden=8")).model
@@ -168,7 +170,7 @@ def test_the_cost_is_of_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_has_its_table_and_picture(name: str) -> None:
+def test_every_study_has_its_table_and_plot(name: str) -> None:
     assert cells(content(PAGE, name))
     if STUDIES[name].draw is None:
         return
@@ -184,16 +186,16 @@ def test_its_experiments_compose() -> None:
         compose(f"experiment={name}")
 
 
-def test_what_a_user_reads_comes_in_its_order() -> None:
+def test_the_order_of_docs_gradients() -> None:
     text = (ROOT / "docs" / "gradients.md").read_text(encoding="utf-8")
-    places = [text.index(word) for word in ("clip_grad_norm_", "clip_grad_value_", "zero_grad", "named_parameters",
+    positions = [text.index(word) for word in ("clip_grad_norm_", "clip_grad_value_", "zero_grad", "named_parameters",
                                             "## Exploding and", "## See it", "## How to choose")]  # fmt: skip
-    assert places == sorted(places)
+    assert positions == sorted(positions)
     for line in re.findall(r"python (?:train|scripts/inspect_gradients)\.py ([^`\n]*)", text):
         compose(*(word for word in shlex.split(line) if "=" in word and "," not in word))
 
 
-def test_the_script_writes_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_script_writes_table_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- line_120 -->\nold\n<!-- end of line_120 -->\nafter\n", encoding="utf-8")
@@ -206,14 +208,14 @@ def test_the_script_writes_table_and_picture(tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "page" / "line_120.png").stat().st_size > 10_000
 
 
-def test_a_study_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_study(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         run_studies.main(["nope"])
     assert end.value.code == 2
     assert "no such study; there are line_120" in capsys.readouterr().err
 
 
-def test_the_pictures_of_the_other_studies_are_drawn() -> None:
+def test_the_plots_of_the_other_studies_are_drawn() -> None:
     pytest.importorskip("matplotlib")
     pyplot = pages.pyplot()
     norms = {gain: {n: [gain ** (n - 1)] * 3 for n in depth.DEPTHS} for gain in depth.GAINS}

@@ -1,4 +1,4 @@
-"""Gradient clipping that works in anybody's training loop.
+"""Gradient clipping for any PyTorch training loop, with the norms before and after.
 
     from gradclip import Clipper, ClipByNorm
 
@@ -9,7 +9,7 @@
     print(report.before, report.after)
 
 Importing this package does not import torch: policies are plain dataclasses, and a configuration
-can be checked without waiting for torch. `Clipper` brings it in.
+can be checked without waiting for torch. Accessing `Clipper` or `ClipReport` imports it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from gradclip.policies import (
     AGC,
     AdaGC,
     AutoClip,
+    BlockPolicy,
     Chain,
     ClipByNorm,
     ClipByRMS,
@@ -26,6 +27,7 @@ from gradclip.policies import (
     DropStep,
     ElementwisePolicy,
     EMAClip,
+    LimitPolicy,
     Measured,
     NoClip,
     Normalize,
@@ -40,10 +42,10 @@ if TYPE_CHECKING:
     from gradclip.clipper import Clipper, ClipReport
 
 __all__ = [
-    "AGC", "AdaGC", "AutoClip", "Chain", "ClipByNorm", "ClipByRMS", "ClipByValue", "ClipCheckError", "ClipReport",
-    "Clipper", "DropStep", "EMAClip", "ElementwisePolicy", "InvalidField", "Measured", "NoClip",
-    "NonFiniteGradientError", "Normalize", "Policy", "QuantileClip", "SoftClip", "SpikeClip", "UnmatchedPatternError",
-    "ZClip",
+    "AGC", "AdaGC", "AutoClip", "BlockPolicy", "Chain", "ClipByNorm", "ClipByRMS", "ClipByValue", "ClipCheckError",
+    "ClipReport", "Clipper", "DropStep", "EMAClip", "ElementwisePolicy", "InvalidField", "LimitPolicy", "Measured",
+    "NoClip", "NonFiniteGradientError", "Normalize", "Policy", "QuantileClip", "SoftClip", "SpikeClip",
+    "UnmatchedPatternError", "ZClip",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
 from gradclip.gradients import Gradients, Parameters
-from gradclip.policies import Chain, Policy
+from gradclip.policies import BlockPolicy, Chain, Policy
 from gradclip.policy_runner import FTZ_TOLERANCE, TOLERANCE, Outcome, PolicyRunner, merge
 
 if TYPE_CHECKING:
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipReport:
-    """What one call of `clip()` found and did; tensors stay on the gradients' device until they are read.
+    """What one call of `clip()` measured and did; tensors stay on the gradients' device until they are read.
 
-    before, after: 0-d, the 2-norm of all gradients that the Clipper was given, whatever the policy measures.
-    norms, limits: [blocks], what the policy measured and allowed, in its own norm_type
-        (elementwise policies: a parameter's largest element, and the bound of its elements).
+    before, after: 0-d, the 2-norm of all gradients of the Clipper's parameters, whatever the policy measures.
+    norms, limits: [blocks], in the policy's norm_type (elementwise policies: each parameter's largest element, and the
+        largest bound of its elements).
     fraction: 0-d, the share of blocks (elementwise policies: of elements) that exceeded their limit.
-    dropped: the step is to be left out.
+    dropped: whether the optimizer's step must be skipped.
+    names: the parameters' names. parameter_before, parameter_after: [parameters], their gradients' 2-norms.
     """
 
     before: Tensor
@@ -44,7 +45,7 @@ class ClipReport:
     parameter_after: Tensor
 
     def by_parameter(self) -> dict[str, tuple[float, float]]:
-        """Each parameter's 2-norm before and after; 0 where there was no gradient. Waits for the device."""
+        """Each gradient's 2-norm before and after, by parameter name; 0 without a gradient. Waits for the device."""
         before, after = torch.stack([self.parameter_before, self.parameter_after]).tolist()
         return dict(zip(self.names, zip(before, after, strict=True), strict=True))
 
@@ -52,25 +53,25 @@ class ClipReport:
 class Clipper:
     """Clips the gradients of a model in place, and reports their norms before and after.
 
-    source: a module, whose parameters are looked up at each call, or `named_parameters()`, whose parameters are
-        taken as they are, without knowing which of them belong to transposed convolutions. Parameters without a
-        gradient, unused or frozen, are left alone, and a tied one counts once. For several models:
-        `nn.ModuleDict({"generator": …, "discriminator": …})`.
-    policy: one of `Policy.options`. Its fields may be changed between calls, but for those that say what its memory
-        means (scope, norm_type, window, warmup) once there is one. With a GradScaler, whose scale is found by
-        overflowing, it needs `nonfinite=drop`.
+    source: a module, whose parameters are looked up at each call, or `named_parameters()`, which fixes the parameters
+        and does not show which of them belong to transposed convolutions. Parameters without a gradient are skipped,
+        and a tied one counts once. For several models: `nn.ModuleDict({"generator": …, "discriminator": …})`.
+    policy: an instance of a class in `Policy.options`, or of your own. Its fields may be changed between calls; those
+        that determine what its memory means (scope, norm_type, window, warmup) only while it has no memory. A
+        GradScaler, which finds its scale by overflowing, needs `nonfinite=drop`.
     optimizer: one or several; needed for the scope `group`, and for `check()` to find gradients that the
-        optimizer will use and the Clipper has not seen.
-    process_group: one or several, whose processes hold different parameters (a pipeline), so that norms are those
-        of all of them; or glob patterns of parameter names with their groups (experts), where all other parameters
-        are the same on every process. DTensors need none.
+        optimizer will use and that are not the Clipper's.
+    process_group: one or several, whose processes hold different parameters (a pipeline), so that norms are over
+        all of them; or a mapping of glob patterns of parameter names to their groups (experts), where all other
+        parameters are the same on every process. DTensors need none.
 
-    A block is what is measured together: a scope's model, group, layer, parameter or unit. With `process_group` the
-    blocks of the scopes model and group extend over the processes; those of the other scopes are a process's
-    own, and so are `norms`, `limits` and `fraction` of its report.
+    A block is a set of gradients that are measured together: the whole model, a parameter group, a layer, a parameter,
+    or a unit, as the policy's scope says. With `process_group` the blocks of the scopes model and group extend over the
+    processes; the blocks of the other scopes belong to one process, and so do `norms`, `limits` and `fraction` of its
+    report.
 
-    Nothing that the model, the optimizer or the policy may change is kept from one call to the next. An adaptive
-    policy's memory is kept by the names of its blocks: a block that joins later begins with an empty one.
+    The model, the optimizer and the policy are read at each call, so that each may be changed between calls. An
+    adaptive policy's memory is kept by the names of its blocks: a block that is added later starts with an empty one.
     """
 
     def __init__(
@@ -96,26 +97,26 @@ class Clipper:
             runner.blocks(parameters)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has gradients of its own, of which there is no report yet."""
+        """Leaves out the report: a copy has gradients of its own, which have not been clipped."""
         return {**vars(self), "_report": None}
 
     @torch.no_grad()
     def clip(self) -> ClipReport:
-        """Limits the gradients as the policy says; to be called after backward and before the optimizer's step.
+        """Clips the gradients by the policy, in place. Call it after backward and before the optimizer's step.
 
-        Raises NonFiniteGradientError where the policy says `nonfinite=error`: at once on the CPU. On an
-        accelerator all gradients of such a step become 0, and `raise_if_nonfinite()` raises, so that no step
-        waits for the device. Raises InvalidField or ValueError if the policy or the model was changed into
-        something that does not fit.
+        Raises NonFiniteGradientError for a non-finite gradient under `nonfinite=error`: at once on the CPU. On an
+        accelerator all gradients of such a step become 0 and `raise_if_nonfinite()` raises later, so that no step
+        waits for the device. Raises InvalidField or ValueError for a policy or a model whose change does not fit
+        the other or the policy's memory.
         """
         self._report = None
         self._refresh()
         gradients = self._parameters.read()
         if not gradients.indices and not self._warned:
             self._warned = True
-            warnings.warn("clip() found no gradient: no parameter that the Clipper knows has one", stacklevel=3)
+            warnings.warn("clip() found no gradient: none of the Clipper's parameters has one", stacklevel=3)
         mode = self.policy.nonfinite
-        reads = gradients.on_host or mode == "drop"  # values on the host, which waits for an accelerator
+        reads = gradients.on_host or mode == "drop"  # whether values are read, which waits for an accelerator
         if mode == "zero" and not reads:
             gradients.zero_nonfinite()
         before = gradients.norms()
@@ -125,8 +126,8 @@ class Clipper:
             bad = self._remember_nonfinite(gradients, before)
             gradients.zero_if(bad)
             norms = before.masked_fill(bad, 0)  # a norm of 0 enters no memory
-        elif mode != "keep" and reads and not math.isfinite(total.item()):  # the total is the same on all processes
-            dropped = self._drops_nonfinite(gradients)
+        elif mode != "keep" and reads and not math.isfinite(total.item()):  # equal on all processes
+            dropped = self._handle_nonfinite(gradients)
             before = norms = gradients.norms()
             total = gradients.total(before)
         outcome = _skipped(before) if dropped else self._apply(gradients, norms)
@@ -147,21 +148,21 @@ class Clipper:
 
     @torch.no_grad()
     def check(self) -> None:
-        """Looks at the gradients again; to be called right before the optimizer's step. Reads from the device.
+        """Measures the gradients again. Call it right before the optimizer's step. Reads from the device.
 
         Raises NonFiniteGradientError as `raise_if_nonfinite()` does, and ClipCheckError unless every gradient is
-        the tensor that the last report speaks of, with the norm that it says, and within the limits: it finds
-        gradients that were clipped while still scaled for AMP, clipped before backward, added to afterwards, not
-        limited by a faulty policy, or nan, unless `nonfinite=keep`. With `optimizer=` it finds gradients that the
-        optimizer will use and `clip()` has not seen. It does not find a change in place that keeps the parameter's
-        norm to 5e-6, such as one of sign.
+        the tensor that `clip()` left, with the norm in the last report, and within the limits: it finds gradients
+        that were clipped while still scaled for AMP, clipped before backward, added to after `clip()`, not limited by
+        a faulty policy, or nan, unless `nonfinite=keep`. With `optimizer=` it finds gradients that the optimizer will
+        use and that `clip()` did not clip. It does not find a change in place that keeps the gradient's norm to 5e-6,
+        such as a change of sign.
         """
         self.raise_if_nonfinite()
         report = self._report
         if report is None:
-            raise ClipCheckError("check() came before clip()")
+            raise ClipCheckError("check() was called before clip()")
         gradients = self._parameters.read()
-        # Measured before anything is raised: other processes would wait for this one in the collective.
+        # Measure before raising anything: other processes would wait for this one in the collective.
         measured, reported = gradients.norms(), report.parameter_after
         self._check_ids(gradients)
         largest = max((gradients.parameters[index].numel() for index in gradients.indices), default=1)
@@ -171,20 +172,20 @@ class Clipper:
             index = int(torch.argmin(same.int()))
             raise ClipCheckError(
                 f"{report.names[index]}: its gradient has norm {measured[index].item():.6g} before the optimizer's "
-                f"step, but {reported[index].item():.6g} after clip(); between clip() and step() it was changed"
+                f"step, but had {reported[index].item():.6g} after clip(): it was changed in between"
             )
         if report.dropped:
             return
-        # A policy that enlarges may exceed the limits of those before it, as it was asked to.
+        # In a chain a link that rescales upward may exceed the limits of the links before it.
         runners = list(self._runners.values())
         last = max((index for index, runner in enumerate(runners) if runner.policy.kind == "rescale"), default=0)
         for runner in runners[last:]:
             runner.check(gradients)
 
     def raise_if_nonfinite(self) -> None:
-        """Raises NonFiniteGradientError if `nonfinite=error` and a gradient was non-finite since the last call.
+        """Raises NonFiniteGradientError if a gradient was not finite since the last call, under `nonfinite=error`.
 
-        Reads from the device. To be called every now and then on an accelerator, where `clip()` reads no values.
+        Reads from the device. On an accelerator, where `clip()` reads no values, call it every few steps.
         """
         pending, self._nonfinite = self._nonfinite, []
         for names, flags, step in pending:
@@ -192,11 +193,11 @@ class Clipper:
                 raise NonFiniteGradientError(_chosen(names, flags), step=int(step))
 
     def state_dict(self) -> dict[str, Any]:
-        """By the labels of a chain ("" without one): the policy's name and options, its blocks and its memory."""
+        """Each policy's name, options, blocks, step and memory, by its label in the chain ("" without a chain)."""
         return {label: runner.state_dict() for label, runner in self._runners.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a saved memory; raises ValueError if another policy, other options or other blocks wrote it."""
+        """Restores a saved memory; raises ValueError if its policy, options or blocks differ from this Clipper's."""
         if state.keys() != self._runners.keys():
             raise ValueError(f"the saved memory has the links {list(state)}, and the chain {list(self._runners)}")
         parameters, runners = self._parameters.read(with_gradients=False), self._new_runners()
@@ -206,15 +207,15 @@ class Clipper:
 
     def _new_runners(self) -> dict[str, PolicyRunner]:
         links = self.policy.links if isinstance(self.policy, Chain) else {"": self.policy}
-        return {label: PolicyRunner(link, self._optimizers) for label, link in links.items()}
+        return {label: PolicyRunner(_block_policy(link), self._optimizers) for label, link in links.items()}
 
     def _refresh(self) -> None:
-        """Follows a policy that was changed or replaced; raises InvalidField or ValueError where that cannot be."""
+        """Adopts a changed or replaced policy; raises InvalidField, or ValueError if the memory does not fit."""
         if isinstance(self.policy, Chain):
-            self.policy.__post_init__()  # its links check themselves below
+            self.policy.__post_init__()  # the links are validated below
         runners = self._new_runners()
-        used, wanted = ([(label, id(r.policy)) for label, r in each.items()] for each in (self._runners, runners))
-        if used != wanted:
+        before, now = ([(label, id(r.policy)) for label, r in old.items()] for old in (self._runners, runners))
+        if before != now:
             first = next(iter(self._runners.values()))
             for label, runner in runners.items():
                 runner.policy.__post_init__()
@@ -224,17 +225,17 @@ class Clipper:
             runner.refresh()
 
     def _apply(self, gradients: Gradients, norms: Tensor) -> Outcome:
-        """What all policies did, one after the other. norms: the 2-norms of the parameters, [parameters]."""
+        """Applies all policies, one after the other. norms: the gradients' 2-norms, [parameters]."""
         outcomes: list[Outcome] = []
         for runner in self._runners.values():
             outcomes.append(runner.apply(gradients, norms))
             norms = outcomes[-1].after
         return merge(outcomes)
 
-    def _drops_nonfinite(self, gradients: Gradients) -> bool:
-        """Does what the policy says where an element is not finite; returns whether the step is to be left out.
+    def _handle_nonfinite(self, gradients: Gradients) -> bool:
+        """Handles a non-finite total norm as the policy's `nonfinite` says; returns whether the step is dropped.
 
-        Finite elements may have a 2-norm beyond float64: the largest element of each gradient decides.
+        Finite elements may have a 2-norm beyond float64, so the largest element of each gradient decides.
         """
         largest = gradients.norms(math.inf)
         bad = ~largest.isfinite()
@@ -250,7 +251,7 @@ class Clipper:
         return True
 
     def _remember_nonfinite(self, gradients: Gradients, norms: Tensor) -> Tensor:
-        """0-d: whether a gradient is not finite. Keeps which were so first, and in which step, on the device."""
+        """Whether any gradient is not finite, 0-d. Records the first such step and its parameters on the device."""
         bad = ~norms.isfinite()
         anywhere = gradients.total(bad.to(norms.dtype), math.inf) > 0
         step = anywhere * (next(iter(self._runners.values())).step + 1)
@@ -273,9 +274,15 @@ class Clipper:
                 for index, parameter in enumerate(group["params"]):
                     if parameter.grad is not None and id(parameter) not in seen:
                         raise ClipCheckError(
-                            f"the Clipper does not know parameter {index} of group {number} of "
-                            f"{type(optimizer).__name__}, of shape {list(parameter.shape)}, which has a gradient"
+                            f"parameter {index} of group {number} of {type(optimizer).__name__}, of shape "
+                            f"{list(parameter.shape)}, has a gradient, and is not a parameter of the Clipper"
                         )
+
+
+def _block_policy(policy: Policy) -> BlockPolicy:
+    if not isinstance(policy, BlockPolicy):
+        raise TypeError(f"{type(policy).__name__}: a policy derives from LimitPolicy or BlockPolicy")
+    return policy
 
 
 def _chosen(names: Sequence[str], flags: Tensor) -> list[str]:
@@ -283,6 +290,6 @@ def _chosen(names: Sequence[str], flags: Tensor) -> list[str]:
 
 
 def _skipped(before: Tensor) -> Outcome:
-    """The outcome of a step whose gradients are not finite: nothing is measured or limited."""
+    """The outcome of a step that is dropped for a non-finite gradient: nothing is measured or limited."""
     empty = before.new_zeros(0)
     return Outcome(empty, empty, before.new_zeros(()), 0, before, dropped=True)

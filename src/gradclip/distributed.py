@@ -1,8 +1,8 @@
-"""Gradients of which each process holds a part: sharded parameters (DTensors) and process groups.
+"""Gradients that are distributed over processes: sharded parameters (DTensors) and process groups.
 
-Every process measures and scales what it holds. The norms are gathered and combined by the same arithmetic on
-every process, so that all of them scale by the same factor. Which collectives are called, and in which order,
-depends on the parameters alone and not on which of them have a gradient on a process.
+Every process measures and scales its local tensors. The norms are gathered and combined by the same arithmetic on
+every process, so that all of them scale by the same factor. The sequence of collectives depends on the parameters
+alone, not on which of them have a gradient on a process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Groups = tuple[Any, ...]  # process groups, in the order in which norms are gath
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Whether a tensor is a DTensor; asked without importing torch.distributed."""
+    """Whether a tensor is a DTensor; does not import torch.distributed."""
     return hasattr(tensor, "device_mesh")
 
 
@@ -34,27 +34,29 @@ def shard_groups(tensor: Any) -> Groups:
 
 
 def local_tensor(tensor: Any) -> Tensor:
-    """What this process holds of a tensor, sharing its memory."""
-    found: Tensor = tensor.detach().to_local() if is_dtensor(tensor) else tensor.detach()
-    return found
+    """The local shard of a DTensor, or the tensor itself, detached and sharing its memory."""
+    local: Tensor = tensor.detach().to_local() if is_dtensor(tensor) else tensor.detach()
+    return local
 
 
 def redistribute_gradients(parameters: Sequence[Any]) -> None:
-    """Brings every DTensor gradient into the placements of its parameter; a sum that is still in parts is summed.
+    """Redistributes every DTensor gradient to the placements of its parameter; partial sums are reduced.
 
-    A parameter that is replicated may have such a partial sum on one process and no gradient on another: the
-    processes tell each other first, and one without a gradient contributes zeros.
+    A replicated parameter may have a partial sum on one process and no gradient on another: the processes exchange
+    flags first, and a process without a gradient contributes zeros.
     """
     replicated: dict[Any, list[Any]] = {}
     for parameter in parameters:
         if is_dtensor(parameter):
             mesh = parameter.device_mesh
-            if any(each.is_replicate() and mesh.size(dim) > 1 for dim, each in enumerate(parameter.placements)):
+            if any(
+                placement.is_replicate() and mesh.size(dim) > 1 for dim, placement in enumerate(parameter.placements)
+            ):
                 replicated.setdefault(mesh, []).append(parameter)
             elif parameter.grad is not None and parameter.grad.placements != parameter.placements:
                 parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
-    for mesh, those in replicated.items():
-        _sum_partial_gradients(mesh, those)
+    for mesh, group in replicated.items():
+        _sum_partial_gradients(mesh, group)
 
 
 def _sum_partial_gradients(mesh: Any, parameters: Sequence[Any]) -> None:
@@ -69,7 +71,7 @@ def _sum_partial_gradients(mesh: Any, parameters: Sequence[Any]) -> None:
         if anywhere:
             gradient = parameter.grad
             if gradient is None:
-                placements = [Partial() if each.is_replicate() else each for each in parameter.placements]
+                placements = [Partial() if old.is_replicate() else old for old in parameter.placements]
                 zeros = torch.zeros_like(local_tensor(parameter))
                 gradient = DTensor.from_local(
                     zeros, mesh, placements, shape=parameter.shape, stride=parameter.stride(), run_check=False
@@ -78,7 +80,7 @@ def _sum_partial_gradients(mesh: Any, parameters: Sequence[Any]) -> None:
 
 
 def rows_of(tensor: Any) -> tuple[int, ...] | None:
-    """The indices of the rows that this process holds of a DTensor; None where it holds all rows, or a part of each."""
+    """The indices of the rows of a DTensor that are on this process; None if dimension 0 is not sharded."""
     along_rows = tuple(getattr(placement, "dim", None) == 0 for placement in tensor.placements)
     if not any(along_rows):
         return None
@@ -90,25 +92,28 @@ def _rows(count: int, mesh: Any, placements: tuple[Any, ...], along_rows: tuple[
     from torch.distributed.tensor import Replicate, distribute_tensor
 
     kept = [placement if along else Replicate() for along, placement in zip(along_rows, placements, strict=True)]
-    # Without a source rank every process takes its shard of its own copy, and nothing is sent.
-    spread: Any = distribute_tensor(torch.arange(count, device=mesh.device_type), mesh, kept, src_data_rank=None)
-    return tuple(local_tensor(spread).tolist())
+    # Without a source rank every process takes the shard from its own tensor, and nothing is sent.
+    rows: Any = distribute_tensor(torch.arange(count, device=mesh.device_type), mesh, kept, src_data_rank=None)
+    return tuple(local_tensor(rows).tolist())
 
 
 def gather_norms(norms: Tensor, entries: Sequence[Groups], p: float) -> Tensor:
-    """The p-norms of whole tensors, [entries], from those of the shards; with p = 1, sums; with inf, maxima."""
+    """Combines the p-norms of shards into those of whole tensors, [entries]; p = 1 gives sums, inf gives maxima.
+
+    norms: [entries], of the local shards. entries: the process groups over which each one is sharded.
+    """
     members: dict[Groups, list[int]] = {}
     for entry, groups in enumerate(entries):
         if groups:
             members.setdefault(groups, []).append(entry)
-    for groups, those in members.items():
-        chosen = index_tensor(tuple(those), norms.device)
+    for groups, indices in members.items():
+        chosen = index_tensor(tuple(indices), norms.device)
         norms = norms.index_copy(0, chosen, gather(norms[chosen], groups, p))
     return norms
 
 
 def gather(norms: Tensor, groups: Groups, p: float) -> Tensor:
-    """The p-norm of each entry over the processes of all groups, of the shape of norms."""
+    """Combines each entry's p-norm over the processes of all groups; the result has the shape of `norms`."""
     from torch import distributed
 
     for group in groups:
@@ -119,34 +124,36 @@ def gather(norms: Tensor, groups: Groups, p: float) -> Tensor:
 
 
 class ParameterGroups:
-    """Which parameters differ between the processes of which groups, beside DTensors, which know it themselves.
+    """The process groups over which plain parameters differ; a DTensor knows its own.
 
-    given: a process group, or several, whose processes all hold different parameters (a pipeline); or glob
-    patterns of parameter names with such groups (experts), where all other parameters are the same everywhere.
+    process_group: one or several process groups, whose processes all hold different parameters (a pipeline); or a
+    mapping of glob patterns of parameter names to such groups (experts), where all other parameters are the same on
+    every process.
     """
 
-    def __init__(self, given: Any):
-        if given is None:
-            given = {}
-        elif not isinstance(given, Mapping):
-            given = {"*": given}
+    def __init__(self, process_group: Any):
+        if process_group is None:
+            process_group = {}
+        elif not isinstance(process_group, Mapping):
+            process_group = {"*": process_group}
         self._groups: dict[str, Groups] = {
-            pattern: tuple(groups) if isinstance(groups, Iterable) else (groups,) for pattern, groups in given.items()
+            pattern: tuple(groups) if isinstance(groups, Iterable) else (groups,)
+            for pattern, groups in process_group.items()
         }
 
     def __bool__(self) -> bool:
         return bool(self._groups)
 
     def partition(self, names: Sequence[str]) -> list[tuple[tuple[int, ...], Groups]]:
-        """The indices of the names that each pattern is the first to match, with its groups; the rest with none.
+        """Assigns the index of each name to the first pattern that matches it, with its groups; the rest to no group.
 
-        Raises UnmatchedPatternError for a pattern that matches no name at all, "*" apart.
+        Raises UnmatchedPatternError for a pattern other than "*" that matches no name.
         """
-        left, found = list(range(len(names))), []
+        rest, parts = list(range(len(names))), []
         for pattern, groups in self._groups.items():
-            matching = [index for index in left if fnmatchcase(names[index], pattern)]
+            matching = [index for index in rest if fnmatchcase(names[index], pattern)]
             if not matching and pattern != "*":
                 raise UnmatchedPatternError("process_group", pattern, names)
-            found.append((tuple(matching), groups))
-            left = [index for index in left if not fnmatchcase(names[index], pattern)]
-        return [*found, (tuple(left), ())]
+            parts.append((tuple(matching), groups))
+            rest = [index for index in rest if not fnmatchcase(names[index], pattern)]
+        return [*parts, (tuple(rest), ())]

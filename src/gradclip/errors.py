@@ -1,4 +1,4 @@
-"""What can go wrong, each with its own name. None of these needs torch."""
+"""Exceptions of the library, and how a value is written in their messages. Nothing here imports torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from typing import Any
 class InvalidField(ValueError):
     """A dataclass field holds a value that it does not allow.
 
-    `key` is the field's name (dotted once a caller has put the path before it), `value` what it
-    held, `allowed` what it may hold, in words. An empty `key` marks two fields that do not agree.
+    key: the field's name, dotted once a caller has put the path before it; empty for fields that contradict each other.
+    value: what the field held. allowed: what it may hold, in words.
     """
 
     def __init__(self, key: str, value: Any, allowed: str):
@@ -17,7 +17,7 @@ class InvalidField(ValueError):
 
 
 class UnmatchedPatternError(ValueError):
-    """An include or exclude pattern matches no parameter; the message lists the names there are."""
+    """A pattern matches no parameter; the message lists the parameters' names."""
 
     def __init__(self, field: str, pattern: str, names: Sequence[str]):
         self.field, self.pattern, self.names = field, pattern, list(names)
@@ -26,10 +26,10 @@ class UnmatchedPatternError(ValueError):
 
 
 class NonFiniteGradientError(ArithmeticError):
-    """A gradient is nan or infinite and the policy says `nonfinite=error`.
+    """A gradient is nan or infinite and the policy has `nonfinite=error`.
 
-    `names` holds the bad parameters of this process; `step` the number of the `clip()` that found them, from 1,
-    where they are reported later than that.
+    names: the parameters of this process whose gradients are not finite. step: the number of the call of `clip()` that
+    found them, counted from 1; None where that call itself raises.
     """
 
     def __init__(self, names: Sequence[str], step: int | None = None):
@@ -44,9 +44,9 @@ class ClipCheckError(RuntimeError):
 
 
 def format_value(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Formats a value as it is written on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{','.join(format_value(each) for each in value)}]"
+        return f"[{','.join(format_value(item) for item in value)}]"
     return str(value)

@@ -1,7 +1,7 @@
 """Dataclass fields that carry their own range and one line of help.
 
-The range stands in the field's metadata and nowhere else: `Checked.__post_init__` enforces it, and
-error messages and a command line's help read it.
+The range is stored in the field's metadata: `Checked.__post_init__` enforces it, and error messages and the
+command line's help read it.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ NUMBERS = {int: "a whole number", float: "a number"}
 
 
 class Bound(NamedTuple):
-    """One side of a range: how a message says it, and the comparison that it stands for."""
+    """One side of a range: its words in a message, and its comparison of a value with the bound."""
 
     words: str
     holds: Callable[[float, float], bool]
@@ -47,10 +47,10 @@ def field(
     choices: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A dataclass field with its help and its range; without a default the field is required.
+    """Makes a dataclass field with help and a range; without a default the field is required.
 
-    `gt` and `lt` are exclusive bounds, `ge` and `le` inclusive ones. Infinity is refused
-    unless `infinite`; nan always. metadata: further entries for the field's own, which nothing here reads.
+    gt, lt: exclusive bounds; ge, le: inclusive bounds. infinite: whether infinity is allowed; nan never is.
+    metadata: further entries of the field's metadata, for the caller's own use.
     """
     bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
     entries = {
@@ -67,25 +67,25 @@ def field(
 class Checked:
     """Base of every dataclass whose fields are made by `field`: a value out of range raises `InvalidField`.
 
-    removed: fields that it once had, each with the advice that a message gives to those who still set it.
+    removed: names of fields that the class no longer has, each with advice for the message to whoever sets it.
     """
 
     removed: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), field_type(type(self), field.name)
-            if not allows(kind, field.metadata, value):
+            value, annotation = getattr(self, field.name), field_type(type(self), field.name)
+            if not allows(annotation, field.metadata, value):
                 raise InvalidField(field.name, value, allowed(type(self), field.name))
-            if _without_none(kind) is float and isinstance(value, int):
+            if _without_none(annotation) is float and isinstance(value, int):
                 setattr(self, field.name, float(value))
 
 
 @dataclass(kw_only=True)
 class Option(Checked):
-    """Base of a group of alternatives: each subclass with a `name` is one of them, and joins `options` by itself."""
+    """Base of a group of alternatives: each subclass with a `name` is registered in the group's `options`."""
 
-    name: str = field("the option's own name, which says what a saved configuration ran", default="")
+    name: str = field("the option's own name, by which a saved configuration is read", default="")
 
     options: ClassVar[dict[str, type[Any]]] = {}
 
@@ -112,11 +112,11 @@ def field_type(owner: type, name: str) -> Any:
     return field_types(owner)[name]
 
 
-def allows(kind: Any, metadata: typing.Mapping[str, Any], value: Any) -> bool:
-    """Whether a field of this type and metadata may hold the value."""
+def allows(annotation: Any, metadata: typing.Mapping[str, Any], value: Any) -> bool:
+    """Whether a field of the type and metadata may hold the value."""
     if value is None:
-        return type(None) in typing.get_args(kind)
-    base = _without_none(kind)
+        return type(None) in typing.get_args(annotation)
+    base = _without_none(annotation)
     if base in NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int if base is int else (int, float)):
             return False
@@ -126,14 +126,14 @@ def allows(kind: Any, metadata: typing.Mapping[str, Any], value: Any) -> bool:
         return isinstance(value, base) and (not choices or value in choices)
     if typing.get_origin(base) is list:
         (item,) = typing.get_args(base)
-        return isinstance(value, list) and all(allows(item, metadata, each) for each in value)
+        return isinstance(value, list) and all(allows(item, metadata, element) for element in value)
     return not isinstance(base, type) or isinstance(value, base)
 
 
 def _within(metadata: typing.Mapping[str, Any], value: float) -> bool:
     try:
         finite = math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an int of hundreds of digits
         return False
     if not finite and (math.isnan(value) or not metadata.get("infinite")):
         return False
@@ -141,10 +141,10 @@ def _within(metadata: typing.Mapping[str, Any], value: float) -> bool:
 
 
 def allowed(owner: type, name: str) -> str:
-    """What a field may hold, in words: 'a number above 0, or null'."""
+    """Describes the values that a field may hold, such as 'a number above 0, or null'."""
     (field,) = (f for f in dataclasses.fields(owner) if f.name == name)
-    kind = field_type(owner, name)
-    base = _without_none(kind)
+    annotation = field_type(owner, name)
+    base = _without_none(annotation)
     if choices := field.metadata.get("choices"):
         words = " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
     elif typing.get_origin(base) is list:
@@ -155,7 +155,7 @@ def allowed(owner: type, name: str) -> str:
         words = NUMBERS[base] + _range(field.metadata)
     else:
         words = {bool: "true or false", str: "text"}.get(base, f"given by its keys, {name}.…")
-    return words + (", or null" if kind is not base else "")
+    return words + (", or null" if annotation is not base else "")
 
 
 def _range(metadata: typing.Mapping[str, Any]) -> str:
@@ -163,7 +163,7 @@ def _range(metadata: typing.Mapping[str, Any]) -> str:
     return f" {' and '.join(parts)}" if parts else ""
 
 
-def _without_none(kind: Any) -> Any:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        (kind,) = (arg for arg in typing.get_args(kind) if arg is not type(None))
-    return kind
+def _without_none(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        (annotation,) = (arg for arg in typing.get_args(annotation) if arg is not type(None))
+    return annotation

@@ -1,7 +1,7 @@
 """Operations on lists of tensors in one call: `torch._foreach_*`, which has no public equivalent.
 
 Only this module uses these functions. torch's documentation does not list them, but torch's own optimizers and
-`clip_grad_norm_` consist of them.
+`clip_grad_norm_` call them.
 """
 
 import torch
@@ -18,11 +18,11 @@ def norms(tensors: Tensors, p: float, dtype: torch.dtype) -> Tensors:
 def multiply(tensors: Tensors, factors: Tensor | Tensors) -> None:
     """Multiplies tensors of one device and type, in place: all by a 0-d factor, or each by its own, broadcast to it.
 
-    On an accelerator a 0-d factor would be rounded to half precision with its tensor, and be off by up to 0.4 %:
-    with a dimension it takes part in type promotion.
+    On an accelerator a 0-d factor would be rounded to the tensor's half precision, with an error of up to 0.4 %; a
+    factor of at least one dimension takes part in type promotion.
     """
     if tensors[0].dtype.itemsize < 4 and tensors[0].device.type != "cpu":
-        each = [factors] * len(tensors) if isinstance(factors, Tensor) else factors
-        factors = [factor if factor.dim() else factor.view(1) for factor in each]
+        listed = [factors] * len(tensors) if isinstance(factors, Tensor) else factors
+        factors = [factor if factor.dim() else factor.view(1) for factor in listed]
         tensors = [tensor if tensor.dim() else tensor.view(1) for tensor in tensors]
     torch._foreach_mul_(tensors, factors)

@@ -1,4 +1,4 @@
-"""torch's two clipping functions with torch's signatures: replace one import and get accurate norms and clear errors.
+"""torch's two clipping functions, with torch's signatures, accurate norms and clear errors. Replace one import:
 
 from gradclip.functional import clip_grad_norm_, clip_grad_value_
 """
@@ -29,19 +29,19 @@ def clip_grad_norm_(
     *,
     process_group: Any = None,
 ) -> Tensor:
-    """Scales all gradients together so that their norm is at most `max_norm`, in place; returns the norm before.
+    """Scales all gradients by one factor so that their norm is at most `max_norm`, in place; returns the norm before.
 
-    parameters: one tensor or many; those without a gradient are left alone, one given twice counts once.
-    max_norm: at least 0. norm_type: at least 0.1, or inf. foreach: accepted and not needed.
-    process_group: one or several, whose processes hold different parameters: the norm is that of all.
-    Returns 0-d, in float64 where the device has it, since the norm of finite float32 gradients may exceed float32.
-    Raises InvalidField for a max_norm that is negative or nan (torch flips the gradients' sign, or makes them
+    parameters: one tensor or several; one without a gradient is skipped, one given twice counts once.
+    max_norm: at least 0. norm_type: at least 0.1, or inf. foreach: ignored.
+    process_group: one or several, whose processes hold different parameters: the norm is that of all of them.
+    Returns a 0-d tensor, in float64 where the device has it, since the norm of finite float32 gradients may exceed
+    float32. Raises InvalidField for a max_norm that is negative or nan (torch flips the gradients' sign, or makes them
     nan), RuntimeError if `error_if_nonfinite` and the norm is not finite.
     """
     named = _named(parameters)
     if not named:
         return torch.zeros(())
-    limit = _threshold("max_norm", max_norm) or math.inf  # a policy takes no limit of 0
+    limit = _threshold("max_norm", max_norm) or math.inf  # a policy refuses a limit of 0
     mode = "drop" if error_if_nonfinite else "keep"
     report = Clipper(
         named, ClipByNorm(max=limit, norm_type=float(norm_type), nonfinite=mode), process_group=process_group
@@ -49,7 +49,7 @@ def clip_grad_norm_(
     if report.dropped:
         raise RuntimeError(f"the gradients' norm of order {norm_type} is not finite, so nothing was clipped")
     if max_norm == 0:
-        _erase(named)
+        _zero_gradients(named)
     return report.norms[0]
 
 
@@ -59,18 +59,18 @@ def clip_grad_value_(
 ) -> None:
     """Clamps every element of every gradient to [-clip_value, clip_value], in place.
 
-    clip_value: at least 0. foreach, process_group: accepted and not needed. Takes sparse gradients, and none at all.
+    clip_value: at least 0. foreach, process_group: ignored. Gradients may be sparse, or missing from all parameters.
     Raises InvalidField for a clip_value that is negative or nan.
     """
     clip_value = _threshold("clip_value", clip_value)
     named = _named(parameters)
     if clip_value == 0:
-        _erase(named)
+        _zero_gradients(named)
     elif named:
         Clipper(named, ClipByValue(max=clip_value, nonfinite="keep")).clip()
 
 
-def _erase(named: list[tuple[str, Parameter]]) -> None:
+def _zero_gradients(named: list[tuple[str, Parameter]]) -> None:
     for _, parameter in named:
         if parameter.grad is not None:
             parameter.grad.mul_(0)

@@ -1,4 +1,4 @@
-"""The parameters of a Clipper and their gradients, read anew at each call."""
+"""The parameters of a Clipper and their gradients, read at each call."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 @dataclass
 class Gradients:
-    """What `Parameters.read` found: one entry a parameter, a tied one once.
+    """Parameters and their gradients at one call, one entry per parameter, a tied one once.
 
-    tensors: the gradients as dense tensors that share the gradients' memory, None where there is none: of a
-        DTensor what this process holds, of a sparse gradient its coalesced values.
-    module: the model, where it is known.
-    shards: by which process groups each parameter is sharded; partition: which parameters differ between the
-        processes of which groups. Both are empty in a single process.
+    tensors: the gradients as dense tensors that share the gradients' memory, None for a missing one; for a DTensor the
+        local shard, for a sparse gradient its coalesced values.
+    module: the model, None if only a list of parameters was given.
+    shards: the process groups over which each parameter is sharded. partition: indices of parameters with the process
+        groups over which these parameters differ. Both are empty in a single process.
     """
 
     names: tuple[str, ...]
@@ -51,46 +51,49 @@ class Gradients:
     def __post_init__(self) -> None:
         self.indices = [index for index, tensor in enumerate(self.tensors) if tensor is not None]
         devices = list(dict.fromkeys([parameter.device for parameter in self.parameters]))
-        # What is on the meta device has no values, and a gradient elsewhere can be read all the same.
+        # A parameter on the meta device has no values, but gradients on other devices can still be read.
         devices = [device for device in devices if device.type != "meta"] or devices
         self.device = self.parameters[self.indices[0]].device if self.indices else devices[0]
         self.on_host = all(map(is_host, devices))
 
     def norms(self, p: float = 2.0) -> Tensor:
-        """[parameters]: the p-norms of the gradients, 0 where there is none."""
+        """The p-norm of each gradient, [parameters]; 0 for a missing one."""
         return self.norms_of(self.tensors, p)
 
     def norms_of(self, tensors: Sequence[Tensor | None], p: float) -> Tensor:
-        """[parameters]: the p-norm of each tensor, which are shards where the parameters are, 0 where there is none."""
+        """The p-norm of each tensor, [parameters], over all its shards; 0 for None.
+
+        tensors: [parameters], local shards of those parameters that are sharded.
+        """
         present = [tensor for tensor in tensors if tensor is not None]
         if len(present) == len(tensors):
             norms = tensor_norms(present, p)
         else:
             zero = torch.zeros((), dtype=wide_dtype(self.device), device=self.device)
-            found = iter(tensor_norms(present, p).to(self.device).unbind() if present else ())
-            norms = torch.stack([zero if tensor is None else next(found) for tensor in tensors])
+            measured = iter(tensor_norms(present, p).to(self.device).unbind() if present else ())
+            norms = torch.stack([zero if tensor is None else next(measured) for tensor in tensors])
         return gather_norms(norms, self.shards, p) if self.shards else norms
 
     def element_counts(self) -> Tensor:
-        """[parameters]: how many elements the gradients have, on all processes, 0 where no process has one.
+        """The number of elements of each gradient, [parameters]; 0 if no process has it.
 
-        A sparse gradient counts as its parameter does.
+        A sharded or sparse gradient counts as many elements as its whole parameter.
         """
         wide = wide_dtype(self.device)
         zero = torch.zeros((), dtype=wide, device=self.device)
-        there = torch.stack([zero if tensor is None else zero + 1 for tensor in self.tensors])
-        there = gather_norms(there, self.shards, math.inf) if self.shards else there
-        return there * index_tensor(tuple(p.numel() for p in self.parameters), self.device)
+        present = torch.stack([zero if tensor is None else zero + 1 for tensor in self.tensors])
+        present = gather_norms(present, self.shards, math.inf) if self.shards else present
+        return present * index_tensor(tuple(p.numel() for p in self.parameters), self.device)
 
     def weights(self) -> list[Tensor | None]:
-        """What this process holds of each parameter that learns or has a gradient."""
+        """The local tensor of each parameter that requires or has a gradient, [parameters]; None for the others."""
         pairs = zip(self.parameters, self.tensors, strict=True)
         return [local_tensor(p) if p.requires_grad or tensor is not None else None for p, tensor in pairs]
 
     def total(self, norms: Tensor, p: float = 2.0, chosen: Sequence[int] | None = None) -> Tensor:
-        """0-d: the p-norm of all parameters together, or the chosen ones, over all processes, from their own norms.
+        """Combines norms over parameters and processes into the p-norm of all of them together, 0-d.
 
-        norms: [parameters]. chosen: indices.
+        norms: [parameters]. chosen: the indices of the parameters to combine; None for all.
         """
         if self.partition:
             members = range(len(norms)) if chosen is None else set(chosen)
@@ -101,13 +104,16 @@ class Gradients:
         return combine(norms, p)
 
     def over_processes(self, norms: Tensor, block_of: Sequence[int | None], count: int, p: float) -> Tensor:
-        """[count]: the p-norms of blocks of parameters over all processes, where no parameter is in block None."""
+        """The p-norms of blocks of parameters, over all processes, [count].
+
+        norms: [parameters]. block_of: [parameters], the index of each parameter's block; None for no block.
+        """
         parts = []
         for indices, groups in self.partition:
             chosen = tuple(index for index in indices if block_of[index] is not None)
             blocks = tuple(block for index in chosen if (block := block_of[index]) is not None)
-            own = norms[index_tensor(chosen, norms.device)]
-            parts.append(gather(combine_groups(own, index_tensor(blocks, norms.device), count, p), groups, p))
+            local = norms[index_tensor(chosen, norms.device)]
+            parts.append(gather(combine_groups(local, index_tensor(blocks, norms.device), count, p), groups, p))
         return combine(torch.stack(parts), p)
 
     def zero_nonfinite(self) -> None:
@@ -117,30 +123,31 @@ class Gradients:
                 tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
     def zero_if(self, flag: Tensor) -> None:
-        """Sets all gradients to 0, in place, if a 0-d flag on the device is set, without reading it."""
+        """Sets all gradients to 0, in place, if the 0-d flag is set; the flag is not read from the device."""
         for tensor in self.tensors:
             if tensor is not None:
-                tensor.masked_fill_(flag.to(tensor.device), 0)  # multiplied by 0, a nan would stay
+                tensor.masked_fill_(flag.to(tensor.device), 0)  # nan times 0 would stay nan
 
     def ids(self) -> list[int]:
-        """[parameters]: the `id` of each gradient, which tells one tensor from another."""
+        """The `id` of each gradient, [parameters], by which a replaced tensor is detected."""
         return [id(parameter.grad) for parameter in self.parameters]
 
 
 class Parameters:
-    """Where the gradients are: a module, whose parameters are looked up at each call, or a list of named parameters."""
+    """The source of the gradients: a module, whose parameters are looked up at each call, or named parameters."""
 
     def __init__(self, source: nn.Module | Iterable[tuple[str, Parameter]], process_group: Any = None):
         self._module = source if isinstance(source, nn.Module) else None
         self._listed = [] if isinstance(source, nn.Module) else _listed(source)
         self._groups = ParameterGroups(process_group)
-        self._names: tuple[str, ...] = ()  # with wrappers, as they were read last
-        self._parallel: tuple[str, ...] = ()  # the names of modules that wrap one as their child `module`
+        self._names: tuple[str, ...] = ()  # with wrappers, from the last call
+        self._parallel: tuple[str, ...] = ()  # names of (Distributed)DataParallel modules
 
     def read(self, *, with_gradients: bool = True) -> Gradients:
-        """All parameters with the gradients that they have now, or, with no collective, without any.
+        """Reads all parameters and their gradients.
 
-        Raises ValueError if there are no parameters.
+        with_gradients: False reads the parameters alone, and calls no collective. Raises ValueError if there are no
+        parameters.
         """
         named = self._named()
         if not named:
@@ -157,12 +164,12 @@ class Parameters:
         if sharded and with_gradients:
             redistribute_gradients(parameters)
         tensors = [_dense(parameter) if with_gradients else None for parameter in parameters]
-        found = Gradients(names, parameters, tensors, self._module)
+        gradients = Gradients(names, parameters, tensors, self._module)
         if sharded:
-            found.shards = [shard_groups(p) if is_dtensor(p) else () for p in parameters]
+            gradients.shards = [shard_groups(p) if is_dtensor(p) else () for p in parameters]
         if self._groups:
-            found.partition = self._groups.partition(names)
-        return found
+            gradients.partition = self._groups.partition(names)
+        return gradients
 
     def _named(self) -> list[tuple[str, Parameter]]:
         if self._module is None:
@@ -180,7 +187,7 @@ def _listed(source: Iterable[tuple[str, Parameter]]) -> list[tuple[str, Paramete
 
 
 def _dense(parameter: Parameter) -> Tensor | None:
-    """The gradient as a dense local tensor that shares its memory; a sparse one is coalesced first."""
+    """The gradient as a dense local tensor that shares its memory; a sparse gradient is coalesced in place first."""
     gradient = parameter.grad
     if gradient is None:
         return None
@@ -193,27 +200,27 @@ def _dense(parameter: Parameter) -> Tensor | None:
 
 @lru_cache(maxsize=16)
 def plain_names(names: tuple[str, ...], parallel: tuple[str, ...]) -> tuple[str, ...]:
-    """The names without what torch.compile, FSDP, activation checkpointing and DDP put into them.
+    """Removes the components that torch.compile, FSDP, activation checkpointing and DDP add to parameter names.
 
-    DDP's `module.` is removed below the modules that `parallel` names, and where all names begin with it.
-    Raises ValueError if two parameters have one name.
+    parallel: the names of DDP modules, below which `module.` is removed; it is also removed if all names begin with it.
+    Raises ValueError if two parameters then have the same name.
     """
     for prefix in (f"{name}." if name else "" for name in parallel):
-        inside = prefix + "module."
-        names = tuple(prefix + name.removeprefix(inside) if name.startswith(inside) else name for name in names)
+        wrapped = prefix + "module."
+        names = tuple(prefix + name.removeprefix(wrapped) if name.startswith(wrapped) else name for name in names)
     plain = tuple(".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names)
     if all(name.startswith("module.") for name in plain):
         plain = tuple(name.removeprefix("module.") for name in plain)
     if len(set(plain)) < len(plain):
-        twice = next(name for index, name in enumerate(plain) if name in plain[:index])
-        raise ValueError(f"two parameters have the name {twice}; give them prefixes, as named_parameters(prefix=…)")
+        duplicate = next(name for index, name in enumerate(plain) if name in plain[:index])
+        raise ValueError(f"two parameters have the name {duplicate}; give them prefixes, as named_parameters(prefix=…)")
     return plain
 
 
 def refuse_fsdp1(names: Sequence[str]) -> None:
     """Raises TypeError for names under FullyShardedDataParallel, whose parameters are flat shards without a shape.
 
-    It works in a process group alone: elsewhere such names are those of a saved model.
+    Without a process group such names come from a saved model, and pass.
     """
     grouped = distributed.is_available() and distributed.is_initialized()
     if grouped and any("_fsdp_wrapped_module" in name for name in names):
@@ -224,10 +231,10 @@ def refuse_fsdp1(names: Sequence[str]) -> None:
 def select(
     names: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], partial: bool
 ) -> tuple[int, ...]:
-    """The indices of the names that match any of `include` (none given: all) and none of `exclude`.
+    """Selects the indices of the names that match any of `include` (empty: all) and none of `exclude`.
 
-    partial: other processes hold other names, for which patterns may be meant. Raises UnmatchedPatternError for a
-    pattern that matches nothing, InvalidField if nothing is left, unless partial.
+    partial: whether other processes hold other names, which a pattern may match instead. Unless partial, raises
+    UnmatchedPatternError for a pattern that matches no name, and InvalidField if no name is selected.
     """
     for side, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:

@@ -1,10 +1,10 @@
-"""Norms of many tensors: accurate to 1e-6 at any size, finite for finite gradients, never 0 for tiny ones.
+"""Norms of many tensors: accurate to 1e-6 at any size, finite for finite gradients, not 0 for tiny ones.
 
-A float32 norm taken in one go is wrong in three cases: squares above 3e38 overflow, squares below 1e-38
-vanish, and one accumulator over 10^7 elements loses four digits. On the CPU the 2-norms of short chunks are
-taken in the gradient's own precision and combined in float64; a result that may have left the range of
-squares is measured again with care, since reading a value costs nothing there. On an accelerator reading
-would wait for the device, so everything is accumulated in float64 from the start.
+A float32 norm with a single accumulator is wrong in three cases: squares above 3e38 overflow, squares below 1e-38
+underflow, and over 10^7 elements it loses four digits. On the CPU the 2-norms of short chunks are computed in the
+gradient's own precision and combined in float64; a result whose squares may have overflowed or underflowed is computed
+again with scaling, since reading a value costs nothing there. On an accelerator reading would wait for the device, so
+everything is accumulated in float64 from the start.
 """
 
 import math
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from gradclip import foreach
 
-CHUNK = 256  # elements whose squares one float32 accumulator adds up: accurate to 4e-7 for the worst values
-SMALL = 16384  # tensors of at most so many elements are measured together with others of their shape
-PART = 1 << 17  # elements of a temporary tensor: 512 KB of float32 stay in a core's cache
-LARGE_PART = 1 << 22  # on an accelerator, where each operation has to be launched
+CHUNK = 256  # elements per float32 accumulator: accurate to 4e-7 for the worst values
+SMALL = 16384  # tensors of at most this many elements are stacked with others of their shape
+PART = 1 << 17  # elements of a temporary tensor: 512 KiB of float32, which stay in a core's cache
+LARGE_PART = 1 << 22  # the same on an accelerator, where each operation costs a launch
 
 
 def is_host(device: torch.device) -> bool:
-    """Whether reading a value costs nothing, so that a decision may depend on it; elsewhere it waits for the device."""
+    """Whether a value can be read without waiting for a device, so that a decision may depend on it."""
     return device.type == "cpu"
 
 
@@ -34,10 +34,10 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 
 
 def tensor_norms(tensors: Sequence[Tensor], p: float = 2.0) -> Tensor:
-    """The p-norm of each tensor, [tensors], on the first one's device in the widest type it has.
+    """The p-norm of each tensor, [tensors], on the first tensor's device, in that device's widest type.
 
-    tensors: at least one, of any shape, layout and precision. An empty one has norm 0. A nan or infinite
-    element gives a nan or infinite norm; finite ones do not, unless the norm exceeds float64.
+    tensors: at least one, of any shape, layout and precision. An empty tensor has norm 0. A nan or infinite
+    element gives a nan or infinite norm; finite elements do not, unless the norm exceeds float64.
     """
     tensors = [_real(tensor, p) for tensor in tensors] if any(map(torch.is_complex, tensors)) else tensors
     device, wide = tensors[0].device, wide_dtype(tensors[0].device)
@@ -66,14 +66,14 @@ def row_norms(matrix: Tensor, p: float = 2.0) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(chunk_norms(matrix), 2, 1, dtype=wide)
         doubtful = ~((norms > _floor(matrix.shape[1], matrix.dtype)) & (norms < math.inf))
         if bool(doubtful.any()):
-            doubtful[doubtful.clone()] = row_norms(matrix[doubtful], math.inf) != 0  # the norm of zeros is right
-            norms[doubtful] = _careful_norms(matrix[doubtful], p)
+            doubtful[doubtful.clone()] = row_norms(matrix[doubtful], math.inf) != 0  # a norm of 0 is exact for zeros
+            norms[doubtful] = _rescaled_norms(matrix[doubtful], p)
         return norms
-    return _careful_norms(matrix, p)
+    return _rescaled_norms(matrix, p)
 
 
 def chunk_norms(matrix: Tensor) -> Tensor:
-    """The 2-norms of short chunks of every row, [rows, chunks]; wrong where squares leave the range of the type."""
+    """The 2-norms of short chunks of every row, [rows, chunks]; wrong where squares overflow or underflow."""
     rows, width = matrix.shape
     if matrix.dtype.itemsize < 4:
         if matrix.numel() > PART:
@@ -89,10 +89,10 @@ def chunk_norms(matrix: Tensor) -> Tensor:
 
 
 def stacked(tensors: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
-    """The tensors as matrices, each with the indices of its rows; an empty tensor is in none.
+    """Yields the tensors as rows of matrices, with the tensors' indices; empty tensors are skipped.
 
-    A large tensor is a matrix of one row, which shares its memory where that is dense. Small ones of one
-    shape and type are copied into one matrix, since one operation on all costs less than one for each.
+    A large tensor is a matrix of one row, which shares its memory where that is dense. Small tensors of the same shape
+    and type are copied into one matrix, since one operation on all costs less than one for each.
     """
     groups: dict[object, list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
@@ -106,7 +106,7 @@ def stacked(tensors: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor]]:
 
 
 def flat_view(tensor: Tensor) -> Tensor:
-    """All elements in one dimension, in the order of memory: a view unless there are gaps between them."""
+    """All elements in one dimension, in memory order: a view, or a copy if the memory has gaps."""
     if tensor.is_contiguous():
         return tensor.view(-1)
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
@@ -114,25 +114,25 @@ def flat_view(tensor: Tensor) -> Tensor:
 
 
 def in_order(parts: Sequence[Tensor], indices: Sequence[int], like: Tensor) -> Tensor:
-    """The entries of all parts at their indices in a vector as long as `like`, with 0 where no entry is."""
+    """Concatenates the parts and places the entries at their indices in a vector shaped as `like`, 0 elsewhere."""
     return torch.zeros_like(like).index_copy(0, index_tensor(tuple(indices), like.device), torch.cat(list(parts)))
 
 
 @lru_cache(maxsize=1024)
 def index_tensor(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """The numbers as an index on a device. Cached, since making one on an accelerator waits for it."""
+    """An index tensor on a device. Cached, since copying one to an accelerator waits for it."""
     return torch.tensor(numbers, dtype=torch.long, device=device)
 
 
 def combine(norms: Tensor, p: float) -> Tensor:
-    """The p-norm of a vector of norms, 0-d: the norm of all their tensors together. Of a matrix, that of each column.
+    """Combines a vector of p-norms into the p-norm of all their tensors together, 0-d; a matrix column by column.
 
-    Divided by the largest first, so that the powers neither overflow nor vanish.
+    The norms are divided by the largest first, so that the powers neither overflow nor underflow.
     """
     if norms.numel() == 0:
         return norms.new_zeros(norms.shape[1:])
     if p == 2.0 and norms.dim() == 1 and is_host(norms.device):
-        total = math.hypot(*norms.tolist())  # divides by the largest, too, but takes inf beside nan for inf
+        total = math.hypot(*norms.tolist())  # scales as well, but returns inf for inf beside nan
         if math.isfinite(total):
             return norms.new_tensor(total)
     largest = norms.amax(0)
@@ -144,7 +144,7 @@ def combine(norms: Tensor, p: float) -> Tensor:
 
 
 def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor:
-    """[count]: `combine` over the norms of each group, where group, [norms], numbers them from 0."""
+    """Combines the norms of each group, [count], as `combine` does. group: [norms], the index of each one's group."""
     largest = norms.new_zeros(count).scatter_reduce(0, group, norms, "amax")
     bad = norms.new_zeros(count).index_add(0, group, torch.where(norms.isfinite(), 0.0, norms))
     if p != math.inf:
@@ -156,7 +156,7 @@ def combine_groups(norms: Tensor, group: Tensor, count: int, p: float) -> Tensor
 
 def _host_norms(tensors: Sequence[Tensor]) -> list[float]:
     """The 2-norm of each tensor on the CPU, [tensors]."""
-    found, large, chunks = [0.0] * len(tensors), [], []
+    result, large, chunks = [0.0] * len(tensors), [], []
     for indices, matrix in stacked(tensors):
         if len(indices) == 1:
             large.append(indices[0])
@@ -164,58 +164,58 @@ def _host_norms(tensors: Sequence[Tensor]) -> list[float]:
         else:
             norms = torch.linalg.vector_norm(chunk_norms(matrix), 2, 1, dtype=torch.float64)
             for index, norm in zip(indices, norms.tolist(), strict=True):
-                found[index] = norm
+                result[index] = norm
     if chunks:
         norms = torch.stack(list(foreach.norms(chunks, 2.0, torch.float64)))
         for index, norm in zip(large, norms.tolist(), strict=True):
-            found[index] = norm
+            result[index] = norm
     floor = _floor(max(map(Tensor.numel, tensors)), torch.float32)
-    if not floor < min(found) or not max(found) < math.inf:
+    if not floor < min(result) or not max(result) < math.inf:
         for index, tensor in enumerate(tensors):
-            if not _floor(tensor.numel(), tensor.dtype) < found[index] < math.inf and tensor.numel():
+            if not _floor(tensor.numel(), tensor.dtype) < result[index] < math.inf and tensor.numel():
                 matrix = flat_view(tensor).unsqueeze(0)
                 if row_norms(matrix, math.inf).item() != 0:
-                    found[index] = _careful_norms(matrix, 2.0).item()
-    return found
+                    result[index] = _rescaled_norms(matrix, 2.0).item()
+    return result
 
 
-def _careful_norms(matrix: Tensor, p: float) -> Tensor:
-    """The p-norm of each row, [rows], whatever the range of the elements; in parts, so that temporaries are small."""
+def _rescaled_norms(matrix: Tensor, p: float) -> Tensor:
+    """The p-norm of each row, [rows], for elements of any magnitude; in parts, so that temporaries are small."""
     if matrix.numel() == 0:
         return torch.zeros(len(matrix), dtype=wide_dtype(matrix.device), device=matrix.device)
-    most = PART if is_host(matrix.device) else LARGE_PART
-    room, found = buffer(matrix, most), []
-    for rows in torch.split(matrix, max(most // matrix.shape[1], 1)):
-        parts = [_scaled_norms(part, p, room) for part in torch.split(rows, most, 1)]
-        found.append(parts[0] if len(parts) == 1 else combine(torch.stack(parts), p))
-    return torch.cat(found)
+    limit = PART if is_host(matrix.device) else LARGE_PART
+    scratch, norms = buffer(matrix, limit), []
+    for rows in torch.split(matrix, max(limit // matrix.shape[1], 1)):
+        parts = [_scaled_norms(part, p, scratch) for part in torch.split(rows, limit, 1)]
+        norms.append(parts[0] if len(parts) == 1 else combine(torch.stack(parts), p))
+    return torch.cat(norms)
 
 
-def buffer(matrix: Tensor, most: int) -> Tensor:
-    """Room for the magnitudes of at most so many elements: a new temporary tensor for each part would cost more."""
+def buffer(matrix: Tensor, limit: int) -> Tensor:
+    """Allocates a scratch buffer for the magnitudes of at most `limit` elements, to be reused for every part."""
     wide = torch.promote_types(matrix.dtype, torch.float32)
-    return torch.empty(min(matrix.numel(), most), dtype=wide, device=matrix.device)
+    return torch.empty(min(matrix.numel(), limit), dtype=wide, device=matrix.device)
 
 
-def magnitudes(matrix: Tensor, room: Tensor) -> Tensor:
-    """The elements' magnitudes, in at least float32, in a buffer that is used again."""
-    sizes = room[: matrix.numel()].view(matrix.shape)
-    return torch.abs(matrix, out=sizes) if matrix.dtype == sizes.dtype else sizes.copy_(matrix).abs_()
+def magnitudes(matrix: Tensor, scratch: Tensor) -> Tensor:
+    """The elements' magnitudes, in at least float32, written into a scratch buffer."""
+    absolute = scratch[: matrix.numel()].view(matrix.shape)
+    return torch.abs(matrix, out=absolute) if matrix.dtype == absolute.dtype else absolute.copy_(matrix).abs_()
 
 
-def _scaled_norms(matrix: Tensor, p: float, room: Tensor) -> Tensor:
+def _scaled_norms(matrix: Tensor, p: float, scratch: Tensor) -> Tensor:
     """The p-norm of each row, [rows], with the elements divided by the row's largest before their powers are taken."""
     wide = wide_dtype(matrix.device)
-    sizes = magnitudes(matrix, room)
-    largest = sizes.amax(1)
+    absolute = magnitudes(matrix, scratch)
+    largest = absolute.amax(1)
     unit = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    sizes.div_(unit.unsqueeze(1))
-    powers = (sizes if p == 1.0 else sizes.pow_(p)).sum(1)
+    absolute.div_(unit.unsqueeze(1))
+    powers = (absolute if p == 1.0 else absolute.pow_(p)).sum(1)
     return powers.to(wide).pow(1 / p) * unit.to(wide)
 
 
 def _real(tensor: Tensor, p: float) -> Tensor:
-    """Real numbers with the same norm: a complex number counts by its modulus, as in torch."""
+    """A real tensor with the same norm: a complex element counts by its modulus, as in torch."""
     if not tensor.is_complex():
         return tensor
     if p == 2.0:
@@ -225,12 +225,12 @@ def _real(tensor: Tensor, p: float) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _chunk_size(width: int) -> int:
-    """The size of chunks, at most CHUNK: one that leaves no remainder, of whole vector registers if there is one."""
+    """The chunk size, at most CHUNK: one that divides the width, if possible a multiple of 16 for vector registers."""
     sizes = [*range(CHUNK, CHUNK // 4, -16), *range(CHUNK, CHUNK // 4, -1)]
     return next((size for size in sizes if width % size == 0), min(CHUNK, width))
 
 
 def _floor(count: int, dtype: torch.dtype) -> float:
-    """The 2-norm of so many elements below which their squares may have lost more than 1e-7 to underflow."""
+    """The 2-norm of `count` elements below which underflow of their squares may have cost more than 1e-7 of it."""
     accumulated = torch.float64 if dtype == torch.float64 else torch.float32
     return math.sqrt(count) * math.sqrt(torch.finfo(accumulated).tiny / 1e-7)

@@ -1,4 +1,4 @@
-"""One policy applied to its own gradients: measure, ask for the limits, scale."""
+"""Applies one policy: measures the gradients that it selects, computes their limits, and scales or clamps them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradclip.clamping import clamp, clamp_each
+from gradclip.clamping import clamp, clamp_each, clamped
 from gradclip.distributed import gather_norms, local_tensor
 from gradclip.errors import ClipCheckError
 from gradclip.gradients import Gradients, select
 from gradclip.norms import index_tensor, wide_dtype
-from gradclip.policies import ElementwisePolicy, Measured, Memory, Policy
+from gradclip.policies import BlockPolicy, ElementwisePolicy, LimitPolicy, Measured, Memory, Policy
 from gradclip.scopes import Blocks, make_blocks
 
 TOLERANCE = 5e-6  # relative: twice the error of a norm, and the rounding of a product
@@ -25,10 +25,10 @@ FTZ_TOLERANCE = 1.2e-38  # what a float32 unit that flushes subnormal numbers to
 
 @dataclass
 class Outcome:
-    """What a policy found and did.
+    """What a policy measured, and what it left.
 
-    norms, limits: [blocks]. exceeded, total: how many blocks (elements, for elementwise policies) exceeded their
-    limit, of how many, 0-d. after: the parameters' 2-norms, [parameters].
+    norms, limits: [blocks]. exceeded, total: the number of blocks (of elements, for elementwise policies) above their
+    limit, and of all, 0-d. after: the parameters' 2-norms after clipping, [parameters].
     """
 
     norms: Tensor
@@ -40,7 +40,7 @@ class Outcome:
 
 
 def merge(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcomes of all policies of a chain as one."""
+    """Combines the outcomes of all policies of a chain into one."""
     if len(outcomes) == 1:
         return outcomes[0]
     return Outcome(
@@ -54,34 +54,39 @@ def merge(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def plain_fields(policy: Policy) -> dict[str, Any]:
-    """A copy of the policy's fields that are plain values, by which a change of them is noticed."""
+    """Copies the policy's fields that hold plain values, so that a later change can be detected."""
     plain = (str, int, float, bool, list, type(None))
     return {name: copy.copy(value) for name, value in vars(policy).items() if isinstance(value, plain)}
 
 
-class PolicyRunner:
-    """A policy and its memory; the blocks are looked up at each call.
+def cap_of(policy: BlockPolicy) -> float | None:
+    """A policy's additional cap on its limits; None for a policy whose `max` is the limit itself."""
+    return policy.max if isinstance(policy, LimitPolicy) and policy.max_is_cap else None
 
-    optimizers: those whose parameter groups are the blocks of the scope `group`.
-    step: how many steps there were, those that were left out among them.
+
+class PolicyRunner:
+    """A policy, its memory and its step count; the blocks are computed at each call.
+
+    optimizers: their parameter groups are the blocks of the scope `group`.
+    step: the number of steps so far, dropped ones included.
     """
 
-    def __init__(self, policy: Policy, optimizers: Sequence[Any]):
+    def __init__(self, policy: BlockPolicy, optimizers: Sequence[Any]):
         self.policy, self.step = policy, 0
         self._optimizers = optimizers
-        self._memory: Memory = {}  # of all blocks together
-        self._elements: dict[str, Memory] = {}  # of elementwise policies: by the parameter's name
-        self._labels: tuple[str, ...] = ()  # of the blocks that the memory belongs to
+        self._memory: Memory = {}  # one row per block, in the order of _labels
+        self._elements: dict[str, Memory] = {}  # elementwise policies: by parameter name
+        self._labels: tuple[str, ...] = ()  # of the blocks in _memory
         self._last: tuple[Tensor, Tensor] | None = None  # norms and limits, for check()
         self._known = plain_fields(policy)
 
     def refresh(self) -> None:
-        """Checks a policy whose fields were changed. Raises InvalidField, or ValueError where they fit no memory."""
+        """Validates a changed policy; raises InvalidField, or ValueError if the memory does not fit."""
         if plain_fields(self.policy) == self._known:
             return
         self.policy.__post_init__()
         if self._memory or self._elements:
-            self._compare(self._known, f"clip={self.policy.name} was changed after it began with")
+            self._compare(self._known, f"clip={self.policy.name} was changed after its memory was made with")
         self._known = plain_fields(self.policy)
 
     def blocks(self, gradients: Gradients) -> Blocks:
@@ -91,8 +96,10 @@ class PolicyRunner:
         return make_blocks(self.policy.scope, gradients, selected, self._optimizers)
 
     def apply(self, gradients: Gradients, before: Tensor) -> Outcome:
-        """Limits the gradients in place. before: the parameters' 2-norms, [parameters]."""
-        policy, blocks = self.policy.at(self.step), self.blocks(gradients)
+        """Clips the gradients in place. before: the parameters' 2-norms, [parameters]."""
+        policy, blocks = self.policy, self.blocks(gradients)
+        if isinstance(policy, LimitPolicy):
+            policy = policy.at(self.step)
         if isinstance(policy, ElementwisePolicy):
             outcome = self._clamp(policy, gradients, blocks, before)
         else:
@@ -102,19 +109,19 @@ class PolicyRunner:
         return outcome
 
     def check(self, gradients: Gradients) -> None:
-        """Raises ClipCheckError if a block is not within the limit of the last `apply`. Reads from the device."""
+        """Raises ClipCheckError if a block exceeds the limit of the last `apply`. Reads from the device."""
         assert self._last is not None
         norms, limits = self._last
         blocks, p = self.blocks(gradients), self.policy.norm_type
         now = blocks.norms(gradients, p)
-        own = [tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None]
-        infos = [torch.finfo(tensor.dtype) for tensor in own]
+        tensors = [tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None]
+        infos = [torch.finfo(tensor.dtype) for tensor in tensors]
         eps = max((info.eps for info in infos), default=0.0)
         smallest = max((info.tiny * info.eps for info in infos), default=0.0)
-        floor = max(smallest, FTZ_TOLERANCE) * (sum(tensor.numel() for tensor in own) or 1) ** (1 / p)
+        floor = max(smallest, FTZ_TOLERANCE) * (sum(tensor.numel() for tensor in tensors) or 1) ** (1 / p)
         within = now <= limits * (1 + TOLERANCE + eps) + floor
-        within |= now == 0  # whatever the limit, which may be nan
-        within |= ~now.isfinite() & ~norms.isfinite()  # passed on knowingly, by nonfinite=keep
+        within |= now == 0  # even where the limit is nan
+        within |= ~now.isfinite() & ~norms.isfinite()  # nonfinite=keep lets them pass
         if not bool(within.all()):
             block = int(torch.argmin(within.int()))
             raise ClipCheckError(
@@ -123,7 +130,7 @@ class PolicyRunner:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on: tensors, plain numbers and names."""
+        """Everything that the next step depends on, as tensors, plain numbers and names."""
         return {
             "policy": self.policy.name,
             "options": self._options(),
@@ -134,60 +141,64 @@ class PolicyRunner:
         }
 
     def load_state_dict(self, state: dict[str, Any], gradients: Gradients) -> None:
-        """Raises ValueError if another policy wrote the state, or the same with other options or for other blocks."""
+        """Restores a state; raises ValueError if its policy, its options or its blocks are not this runner's."""
         if state["policy"] != self.policy.name:
             raise ValueError(f"the saved memory belongs to {state['policy']!r}, not to {self.policy.name!r}")
         self._compare(state.get("options", {}), "the saved memory was written with")
-        saved, labels = set(state["blocks"]), set(self.blocks(gradients).labels) if state["blocks"] else set()
-        for label in sorted((saved ^ labels) | (state["elements"].keys() - set(gradients.names))):
-            where = "the model" if label in labels else "the saved memory"
-            raise ValueError(f"the saved memory belongs to other blocks: only {where} has {label}")
+        saved_labels, labels = set(state["blocks"]), set(self.blocks(gradients).labels) if state["blocks"] else set()
+        for label in sorted((saved_labels ^ labels) | (state["elements"].keys() - set(gradients.names))):
+            owner = "the model" if label in labels else "the saved memory"
+            raise ValueError(f"the saved memory belongs to other blocks: only {owner} has {label}")
         for name, parameter in zip(gradients.names, gradients.parameters, strict=True):
             shape = local_tensor(parameter).shape
-            if any(kept.dim() and kept.shape != shape for kept in state["elements"].get(name, {}).values()):
-                raise ValueError(f"the saved memory of {name} is not of the parameter's shape, {list(shape)}")
+            if any(saved.dim() and saved.shape != shape for saved in state["elements"].get(name, {}).values()):
+                raise ValueError(f"the saved memory of {name} does not have the parameter's shape, {list(shape)}")
 
-        def copied(memory: Memory) -> Memory:
+        def clone(memory: Memory) -> Memory:
             return {name: tensor.detach().clone() for name, tensor in memory.items()}
 
-        self.step, self._labels, self._memory = state["step"], tuple(state["blocks"]), copied(state["memory"])
-        self._elements = {name: copied(memory) for name, memory in state["elements"].items()}
+        self.step, self._labels, self._memory = state["step"], tuple(state["blocks"]), clone(state["memory"])
+        self._elements = {name: clone(memory) for name, memory in state["elements"].items()}
 
     def adopt(self, other: PolicyRunner) -> None:
-        """Takes over the step, and the memory of the same kind of policy; raises ValueError where it does not fit."""
+        """Takes over another runner's step, and its memory if the policy has the same name; raises ValueError if
+        the options that the memory depends on differ."""
         self.step = other.step
         if self.policy.name == other.policy.name and (other._memory or other._elements):
-            self._compare(other._known, f"clip={self.policy.name} was changed after it began with")
+            self._compare(other._known, f"clip={self.policy.name} was changed after its memory was made with")
             self._labels, self._memory, self._elements = other._labels, other._memory, other._elements
 
-    def _compare(self, options: dict[str, Any], what: str) -> None:
+    def _compare(self, options: dict[str, Any], message: str) -> None:
         for name, value in self._options().items():
             if options.get(name) != value:
-                raise ValueError(f"{what} {name}={options.get(name)}, and has {name}={value} now")
+                raise ValueError(f"{message} {name}={options.get(name)}, and has {name}={value} now")
 
     def _options(self) -> dict[str, Any]:
-        """The options that say what the numbers in a memory mean."""
+        """The policy's fields that determine what the numbers in its memory mean."""
         names = ("scope", "norm_type", "window", "warmup")
         return {name: getattr(self.policy, name) for name in names if hasattr(self.policy, name)}
 
-    def _scale(self, policy: Policy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
+    def _scale(self, policy: BlockPolicy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
         p = policy.norm_type
-        each = before if p == 2.0 else gradients.norms(p)
-        norms = blocks.norms(gradients, p, each)
+        parameter_norms = before if p == 2.0 else gradients.norms(p)
+        norms = blocks.norms(gradients, p, parameter_norms)
         measured = Measured(
             norms,
-            measure_total=lambda: gradients.total(each, p, blocks.selected),
+            measure_total=lambda: gradients.total(parameter_norms, p, blocks.selected),
             measure_sizes=lambda: blocks.sizes(gradients),
             measure_weights=lambda: blocks.weight_norms(gradients),
         )
         limits, memory = policy.limits(measured, self._memory_for(policy, blocks, norms))
-        for name, answer in {"limits": limits, **memory}.items():
-            if answer.dim() == 0 or len(answer) != len(blocks):
-                raise ValueError(f"clip={policy.name}: its {name} have {list(answer.shape)}, not [{len(blocks)}, …]")
+        for name, tensor in {"limits": limits, **memory}.items():
+            if tensor.dim() == 0 or len(tensor) != len(blocks):
+                raise ValueError(
+                    f"clip={policy.name}: its {name} have the shape {list(tensor.shape)}, not [{len(blocks)}, …]"
+                )
         self._memory, self._labels = memory, blocks.labels if memory else ()
-        if policy.max_is_cap and policy.max is not None:
-            limits = limits.clamp(max=policy.max)
-        # A nan norm exceeds, and makes its block nan, as in torch; a norm of 0 never, not even a limit that is nan.
+        if (cap := cap_of(policy)) is not None:
+            limits = limits.clamp(max=cap)
+        # A nan norm counts as exceeding and makes its block nan, as in torch; a norm of 0 never exceeds, even if its
+        # limit is nan.
         exceeds = ~(norms <= limits) & (limits != math.inf) & (norms != 0)
         outcome = Outcome(norms, limits, exceeds.sum(), len(blocks), before)
         if policy.kind == "decision":
@@ -195,75 +206,79 @@ class PolicyRunner:
         if policy.kind not in ("limit", "rescale"):
             return outcome
         changes = (norms != 0) & (norms != limits) if policy.kind == "rescale" else exceeds
-        # A process may not decide alone whether a block of its own changes: `after` may gather over others.
+        # With a partition a process must not skip this on its own values: `after` may call a collective.
         if gradients.partition or not gradients.on_host or bool(changes.any()):
             scales = torch.where(changes, limits / norms, 1.0)
-            if not gradients.on_host:  # without reading the scales, none may leave float32's range
+            if not gradients.on_host:  # the scales are not read, so keep them within float32's range
                 scales = scales.clamp(max=torch.finfo(torch.float32).max)
             blocks.multiply(gradients, scales)
             outcome.after = blocks.after(gradients, before, scales)
         return outcome
 
-    def _memory_for(self, policy: Policy, blocks: Blocks, norms: Tensor) -> Memory:
-        """The memory on the device of the norms, with a fresh entry for each block that has none yet."""
+    def _memory_for(self, policy: BlockPolicy, blocks: Blocks, norms: Tensor) -> Memory:
+        """The memory on the device of the norms, with an initial row for each block that has none yet."""
         if not self._memory:
             return {}
         wide = wide_dtype(norms.device)
         memory = {n: t.to(norms.device, wide if t.is_floating_point() else t.dtype) for n, t in self._memory.items()}
         if blocks.labels == self._labels:
             return memory
-        # Norms of 0 enter no memory: what they leave is how a memory begins.
+        # Norms of 0 enter no memory, so this returns the initial memory.
         zeros = norms.new_zeros(len(blocks))
-        _, fresh = policy.limits(Measured(zeros, lambda: zeros.sum(), lambda: zeros, lambda: zeros), {})
+        _, initial = policy.limits(Measured(zeros, lambda: zeros.sum(), lambda: zeros, lambda: zeros), {})
         number = {label: block for block, label in enumerate(self._labels)}
         kept = [block for block, label in enumerate(blocks.labels) if label in number]
         old = [number[blocks.labels[block]] for block in kept]
         for name, tensor in memory.items():
-            start = fresh[name]
-            if start.shape[1:] != tensor.shape[1:]:  # a list of all norms so far, of which a new block has none
-                start = start[:, :1].expand(-1, *tensor.shape[1:])
-            memory[name] = start.clone()
+            rows = initial[name]
+            if rows.shape[1:] != tensor.shape[1:]:  # a history that grows with the steps; a new block's is empty
+                rows = rows[:, :1].expand(-1, *tensor.shape[1:])
+            memory[name] = rows.clone()
             memory[name][kept] = tensor[old]
         return memory
 
     def _clamp(self, policy: ElementwisePolicy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
-        own = {index: tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None}
-        memories = {index: self._memory_of(policy, gradients, index, tensor) for index, tensor in own.items()}
-        bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in own.items()}
+        tensors = {index: tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None}
+        memories = {index: self._memory_of(policy, gradients, index, tensor) for index, tensor in tensors.items()}
+        bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in tensors.items()}
+        uncapped = tensors  # a memory takes the gradients before the cap
+        if (cap := cap_of(policy)) is not None:
+            uncapped = {index: clamped(tensor, bounds[index]) for index, tensor in tensors.items()}
+            bounds = {i: b.clamp(max=cap) if isinstance(b, Tensor) else min(b, cap) for i, b in bounds.items()}
         numbers = {bound for bound in bounds.values() if not isinstance(bound, Tensor)}
-        chosen, after = index_tensor(tuple(own), before.device), before
-        zeros, none = torch.zeros_like(before), torch.full_like(before, -1.0)  # less than any bound: no gradient
-        figures = [zeros, zeros, none]
+        chosen, after = index_tensor(tuple(tensors), before.device), before
+        zeros, no_bound = torch.zeros_like(before), torch.full_like(before, -1.0)  # where there is no gradient
+        figures = [zeros, zeros, no_bound]
         if len(numbers) == 1 and not any(isinstance(bound, Tensor) for bound in bounds.values()):
             bound = float(*numbers)
-            largest, exceeded, measured = clamp(list(own.values()), bound, before[chosen])
+            largest, exceeded, measured = clamp(list(tensors.values()), bound, before[chosen])
             after = before.index_copy(0, chosen, measured)
-            found = [largest, exceeded, torch.full_like(largest, bound)]
-            figures = [all_of.index_copy(0, chosen, some) for all_of, some in zip(figures, found, strict=True)]
-        elif own:
-            each = [torch.stack(clamp_each(tensor, bounds[index])).to(before) for index, tensor in own.items()]
-            found = list(torch.stack(each, 1))
-            figures = [all_of.index_copy(0, chosen, some) for all_of, some in zip(figures, found, strict=True)]
+            parts = [largest, exceeded, torch.full_like(largest, bound)]
+            figures = [figure.index_copy(0, chosen, part) for figure, part in zip(figures, parts, strict=True)]
+        elif tensors:
+            rows = [torch.stack(clamp_each(tensor, bounds[index])).to(before) for index, tensor in tensors.items()]
+            parts = list(torch.stack(rows, 1))
+            figures = [figure.index_copy(0, chosen, part) for figure, part in zip(figures, parts, strict=True)]
             after = before if gradients.shards else gradients.norms()
-        for index, tensor in own.items():
-            if memory := policy.remember(tensor, memories[index]):
+        for index in tensors:
+            if memory := policy.remember(uncapped[index], memories[index]):
                 self._elements[gradients.names[index]] = memory
-        if len(self._elements) > len(gradients.names):  # parameters have gone
+        if len(self._elements) > len(gradients.names):  # parameters were removed
             self._elements = {name: self._elements[name] for name in gradients.names if name in self._elements}
         largest, exceeded, limits = figures
         if gradients.shards:
             largest, limits = gather_norms(torch.cat([largest, limits]), gradients.shards * 2, math.inf).chunk(2)
             exceeded, after = gather_norms(exceeded, gradients.shards, 1.0), gradients.norms()
         chosen = index_tensor(blocks.selected, before.device)
-        total: Tensor | int = sum(tensor.numel() for tensor in own.values())
-        if gradients.shards:  # all elements of a parameter of which any process has a gradient
+        total: Tensor | int = sum(tensor.numel() for tensor in tensors.values())
+        if gradients.shards:  # counts a parameter whole if any process has a gradient of it
             sizes = index_tensor(tuple(parameter.numel() for parameter in gradients.parameters), before.device)
             total = sizes.where(limits >= 0, 0)[chosen].sum()
         limits = limits.where(limits >= 0, math.inf)
         return Outcome(largest[chosen], limits[chosen], exceeded[chosen].sum(), total, after)
 
     def _memory_of(self, policy: ElementwisePolicy, gradients: Gradients, index: int, tensor: Tensor) -> Memory:
-        """The memory of a parameter's elements on its device; none where the parameter has another shape by now."""
+        """The memory of a parameter's elements on its device; empty if the parameter's shape has changed."""
         name = gradients.names[index]
         if tensor.is_complex():
             raise TypeError(f"clip={policy.name} cannot limit the elements of {name}, which are complex; exclude it")
@@ -272,6 +287,6 @@ class PolicyRunner:
                 f"clip={policy.name} cannot take the sparse gradient of {name}: its elements change; exclude it"
             )
         memory = self._elements.get(name, {})
-        if any(kept.dim() and kept.shape != tensor.shape for kept in memory.values()):
+        if any(values.dim() and values.shape != tensor.shape for values in memory.values()):
             return {}
-        return {key: kept.to(tensor.device) for key, kept in memory.items()}
+        return {key: values.to(tensor.device) for key, values in memory.items()}

@@ -1,4 +1,4 @@
-"""Which gradients are measured together: blocks of parameters, or the units of each parameter."""
+"""Blocks of gradients that are measured together: sets of parameters, or the units of each parameter."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class Blocks:
-    """The selected parameters, each a part of one block.
+    """A partition of the selected parameters into blocks.
 
-    labels: the blocks' names. block_of: [parameters], the block of each, None where it is not selected.
-    shared: whether the blocks are the same on all processes, which hold different parameters of them.
+    labels: the blocks' names. block_of: [parameters], the index of each parameter's block, None if not selected.
+    shared: whether the blocks extend over all processes, each of which holds different parameters of them.
     """
 
     def __init__(self, labels: tuple[str, ...], block_of: tuple[int | None, ...], shared: bool):
@@ -37,52 +37,55 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def norms(self, gradients: Gradients, p: float, each: Tensor | None = None) -> Tensor:
-        """[blocks]: the p-norm of each block. each: those of the parameters, [parameters], where they are known."""
-        each = gradients.norms(p) if each is None else each
+    def norms(self, gradients: Gradients, p: float, parameter_norms: Tensor | None = None) -> Tensor:
+        """The p-norm of each block, [blocks]. parameter_norms: [parameters], if they were measured already."""
+        norms = gradients.norms(p) if parameter_norms is None else parameter_norms
         if self.shared and gradients.partition:
-            return gradients.over_processes(each, self.block_of, len(self), p)
-        if len(self.selected) < len(each):
-            each = each[index_tensor(self.selected, each.device)]
+            return gradients.over_processes(norms, self.block_of, len(self), p)
+        if len(self.selected) < len(norms):
+            norms = norms[index_tensor(self.selected, norms.device)]
         if len(self) == 1:
-            return combine(each, p).view(1)
-        if len(self) == len(each):
-            return each
-        return combine_groups(each, index_tensor(self.members, each.device), len(self), p)
+            return combine(norms, p).view(1)
+        if len(self) == len(norms):
+            return norms
+        return combine_groups(norms, index_tensor(self.members, norms.device), len(self), p)
 
     def weight_norms(self, gradients: Gradients) -> Tensor:
-        """[blocks]: the 2-norm of the parameters that learn or have a gradient."""
+        """The 2-norm of each block's parameters that require or have a gradient, [blocks]."""
         return self.norms(gradients, 2.0, gradients.norms_of(gradients.weights(), 2.0))
 
     def sizes(self, gradients: Gradients) -> Tensor:
-        """[blocks]: how many elements of gradients each block has."""
-        each = gradients.element_counts()
+        """The number of elements of each block's gradients, [blocks]."""
+        counts = gradients.element_counts()
         if self.shared and gradients.partition:
-            return gradients.over_processes(each, self.block_of, len(self), 1.0)
-        chosen, members = (index_tensor(numbers, each.device) for numbers in (self.selected, self.members))
-        return each.new_zeros(len(self)).index_add(0, members, each[chosen])
+            return gradients.over_processes(counts, self.block_of, len(self), 1.0)
+        selected, members = (index_tensor(indices, counts.device) for indices in (self.selected, self.members))
+        return counts.new_zeros(len(self)).index_add(0, members, counts[selected])
 
     def multiply(self, gradients: Gradients, scales: Tensor) -> None:
         """Multiplies every gradient by the scale of its block, in place. scales: [blocks]."""
-        kinds: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = defaultdict(dict)
+        by_type: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = defaultdict(dict)
         for index in self._to_scale(scales) if is_host(scales.device) else self.selected:
             if (tensor := gradients.tensors[index]) is not None:
-                kinds[tensor.device, tensor.dtype][index] = tensor
-        for (device, dtype), tensors in kinds.items():
+                by_type[tensor.device, tensor.dtype][index] = tensor
+        for (device, dtype), tensors in by_type.items():
             for factors in _factors(scales, device, dtype):
                 foreach.multiply(*self._pairs(tensors, factors))
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
-        """[parameters]: the 2-norms that scaling leaves of those before it; measured where half precision rounds."""
-        # Parameters count too, so that all processes measure if one does: a gradient may be missing on some.
+        """The gradients' 2-norms after scaling, [parameters]: computed, or measured where half precision rounds.
+
+        before: [parameters], their 2-norms before. scales: [blocks].
+        """
+        # Parameters count too: a gradient may be missing on some processes, and all must measure if one does.
         dtypes = {tensor.dtype for tensor in [*gradients.parameters, *gradients.tensors] if tensor is not None}
         if any(dtype.itemsize < 4 for dtype in dtypes):
             return gradients.norms()
         if len(self) > 1 or len(self.selected) < len(self.block_of):
-            chosen = tuple(len(self) if block is None else block for block in self.block_of)
-            scales = torch.cat([scales, scales.new_ones(1)])[index_tensor(chosen, scales.device)]
+            blocks = tuple(len(self) if block is None else block for block in self.block_of)
+            scales = torch.cat([scales, scales.new_ones(1)])[index_tensor(blocks, scales.device)]
         after = before * scales
-        # A norm of 0, as of a missing gradient, stays 0 beside one that is nan and makes the scale nan.
+        # A norm of 0, as of a missing gradient, stays 0 where another norm makes the block's scale nan.
         return after.where(before != 0, before)
 
     def _to_scale(self, scales: Tensor) -> list[int]:
@@ -91,16 +94,16 @@ class Blocks:
         return [index for index, block in zip(self.selected, self.members, strict=True) if listed[block] != 1.0]
 
     def _pairs(self, tensors: dict[int, Tensor], factors: Tensor) -> tuple[list[Tensor], Tensor | list[Tensor]]:
-        """Gradients by their indices, and the factor of each, or the one of all. factors: [blocks]."""
-        each = factors.unbind()
-        chosen = each[0] if len(self) == 1 else [each[self.block_of[index] or 0] for index in tensors]
+        """Pairs gradients with their factors, one for each or one for all. tensors: by parameter; factors: [blocks]."""
+        by_block = factors.unbind()
+        chosen = by_block[0] if len(self) == 1 else [by_block[self.block_of[index] or 0] for index in tensors]
         return list(tensors.values()), chosen
 
 
 class Units(Blocks):
-    """The units of the selected parameters: the fan-in of each output of a matrix or kernel; a vector is one unit.
+    """Blocks that are units: the fan-in of each output of a matrix or kernel; a vector is one unit.
 
-    Outputs are in dimension 0, those of a transposed convolution in dimension 1, for each of its groups.
+    Outputs are in dimension 0, except in a transposed convolution, where dimension 1 has the outputs of each group.
     """
 
     def __init__(self, gradients: Gradients, selected: tuple[int, ...]):
@@ -108,70 +111,70 @@ class Units(Blocks):
         self.selected, self._names = selected, gradients.names
         self._groups = {index: transposed.get(id(gradients.parameters[index]), 0) for index in selected}
         self._rows: dict[int, int] = {}
-        self._here: dict[int, tuple[int, ...] | None] = {}  # of DTensors: the units on this process; None for all
+        self._local_rows: dict[int, tuple[int, ...] | None] = {}  # of DTensors: the units on this process, None for all
         for index in selected:
             parameter, groups = gradients.parameters[index], self._groups[index]
             self._rows[index] = 1 if parameter.dim() < 2 else parameter.shape[1] * groups or parameter.shape[0]
             if is_dtensor(parameter) and parameter.dim() > 1:
-                self._here[index] = _units_here(gradients.names[index], parameter, groups)
+                self._local_rows[index] = _local_units(gradients.names[index], parameter, groups)
 
     def __len__(self) -> int:
         return sum(self._rows.values())
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]
-        """[units]: the parameter's name and the index of the output."""
+        """The parameter's name and the index of the output, [units]."""
         return tuple(f"{self._names[index]}[{row}]" for index, rows in self._rows.items() for row in range(rows))
 
-    def norms(self, gradients: Gradients, p: float, each: Tensor | None = None) -> Tensor:
-        """[units]: the p-norms of the gradients' units, 0 where there is no gradient. each: not needed."""
+    def norms(self, gradients: Gradients, p: float, parameter_norms: Tensor | None = None) -> Tensor:
+        """The p-norm of each unit's gradient, [units], 0 for a missing one. parameter_norms: ignored."""
         return self._norms(gradients, gradients.tensors, p)
 
     def weight_norms(self, gradients: Gradients) -> Tensor:
-        """[units]: the 2-norm of the units of the parameters that learn or have a gradient."""
+        """The 2-norm of each unit of the parameters that require or have a gradient, [units]."""
         return self._norms(gradients, gradients.weights(), 2.0)
 
     def sizes(self, gradients: Gradients) -> Tensor:
-        """[units]: how many elements of gradients each unit has."""
-        each = gradients.element_counts()
-        found = [(each[index] / max(rows, 1)).expand(rows) for index, rows in self._rows.items()]
-        return torch.cat([each[:0], *found])
+        """The number of elements of each unit's gradient, [units]."""
+        counts = gradients.element_counts()
+        parts = [(counts[index] / max(rows, 1)).expand(rows) for index, rows in self._rows.items()]
+        return torch.cat([counts[:0], *parts])
 
     def after(self, gradients: Gradients, before: Tensor, scales: Tensor) -> Tensor:
-        """[parameters]: the 2-norms after scaling, measured, since the units of a parameter are scaled differently."""
+        """Measures the gradients' 2-norms after scaling, [parameters]; a parameter's units have different scales."""
         return gradients.norms()
 
     def _norms(self, gradients: Gradients, tensors: Sequence[Tensor | None], p: float) -> Tensor:
-        alike: dict[object, list[tuple[int, Tensor]]] = defaultdict(list)  # small ones of one shape go together
+        alike: dict[object, list[tuple[int, Tensor]]] = defaultdict(list)  # small tensors of one shape are stacked
         for index in self.selected:
             if (tensor := tensors[index]) is not None:
                 small = tensor.numel() <= SMALL
                 view, units = self._by_unit(index, tensor), 2 if self._groups[index] else 1
-                rest = sorted(range(units, view.dim()), key=view.stride, reverse=True)  # channels_last stays a view
+                rest = sorted(range(units, view.dim()), key=view.stride, reverse=True)  # keeps channels_last a view
                 view = view.permute(*range(units), *rest)
                 matrix = view.reshape(self._count(index), -1 if tensor.numel() else 0)
                 alike[(matrix.shape, matrix.dtype, matrix.device) if small else index].append((index, matrix))
         device, wide = gradients.device, wide_dtype(gradients.device)
-        found = {index: torch.zeros(rows, dtype=wide, device=device) for index, rows in self._rows.items()}
+        by_parameter = {index: torch.zeros(rows, dtype=wide, device=device) for index, rows in self._rows.items()}
         for pairs in alike.values():
             indices, matrices = zip(*pairs, strict=True)
             norms = row_norms(torch.cat(matrices) if len(matrices) > 1 else matrices[0], p).to(device, wide)
-            for index, some in zip(indices, torch.split(norms, list(map(len, matrices))), strict=True):
-                found[index] = self._placed(index, some)
-        return self._gathered(gradients, found, p)
+            for index, part in zip(indices, torch.split(norms, list(map(len, matrices))), strict=True):
+                by_parameter[index] = self._all_rows(index, part)
+        return self._gathered(gradients, by_parameter, p)
 
-    def _placed(self, index: int, here: Tensor) -> Tensor:
-        """[units of the parameter]: figures of the units that this process holds, and 0 for the others."""
-        numbers = self._here.get(index)
-        return here if numbers is None else in_order([here], numbers, here.new_zeros(self._rows[index]))
+    def _all_rows(self, index: int, local: Tensor) -> Tensor:
+        """Extends values of a parameter's units on this process to all its units, with 0 for the others."""
+        rows = self._local_rows.get(index)
+        return local if rows is None else in_order([local], rows, local.new_zeros(self._rows[index]))
 
-    def _gathered(self, gradients: Gradients, found: dict[int, Tensor], p: float) -> Tensor:
-        """[units]: the p-norms over all processes from those of each, by the parameters' indices; sums with p = 1."""
-        nothing = torch.zeros(0, dtype=wide_dtype(gradients.device), device=gradients.device)
-        whole = torch.cat([nothing, *found.values()])
+    def _gathered(self, gradients: Gradients, by_parameter: dict[int, Tensor], p: float) -> Tensor:
+        """Combines the p-norms of this process's units, by parameter, into those over all processes, [units]."""
+        empty = torch.zeros(0, dtype=wide_dtype(gradients.device), device=gradients.device)
+        norms = torch.cat([empty, *by_parameter.values()])
         if not gradients.shards:
-            return whole
-        return gather_norms(whole, [gradients.shards[index] for index, n in self._rows.items() for _ in range(n)], p)
+            return norms
+        return gather_norms(norms, [gradients.shards[index] for index, n in self._rows.items() for _ in range(n)], p)
 
     def _to_scale(self, scales: Tensor) -> list[int]:
         parts = zip(self.selected, torch.split(scales != 1, list(self._rows.values())), strict=True)
@@ -182,19 +185,19 @@ class Units(Blocks):
         views, shaped = [], []
         for index, tensor in tensors.items():
             view = self._by_unit(index, tensor)
-            here, units = self._here.get(index), 2 if self._groups[index] else 1
-            factor = parts[index] if here is None else parts[index][index_tensor(here, factors.device)]
+            rows, units = self._local_rows.get(index), 2 if self._groups[index] else 1
+            factor = parts[index] if rows is None else parts[index][index_tensor(rows, factors.device)]
             views.append(view)
             shaped.append(factor.view(*view.shape[:units], *[1] * (view.dim() - units)))
         return views, shaped
 
     def _count(self, index: int) -> int:
-        """How many units of a parameter are on this process."""
-        here = self._here.get(index)
-        return self._rows[index] if here is None else len(here)
+        """The number of a parameter's units on this process."""
+        rows = self._local_rows.get(index)
+        return self._rows[index] if rows is None else len(rows)
 
     def _by_unit(self, index: int, tensor: Tensor) -> Tensor:
-        """A view of the tensor whose first dimension, or the first two of a transposed convolution, are the units."""
+        """A view of the tensor whose first dimension is the units; the first two, in a transposed convolution."""
         if tensor.dim() < 2:
             return tensor.view(1, -1)
         if groups := self._groups[index]:
@@ -203,20 +206,20 @@ class Units(Blocks):
             name = self._names[index]
             raise ValueError(
                 f"scope=unit cannot take the gradient of {name}, whose rows are not those of the parameter: "
-                "it is sparse, or was left from another shape; exclude it"
+                "it is sparse, or the parameter's shape has changed; exclude it"
             )
         return tensor
 
 
 def make_blocks(scope: str, gradients: Gradients, selected: tuple[int, ...], optimizers: Sequence[Optimizer]) -> Blocks:
-    """The blocks of a scope, among the selected indices of the parameters.
+    """Makes the blocks of a scope. selected: indices of the parameters.
 
-    Raises ValueError if the scope is `group` and a parameter that learns is in no group of the optimizers.
+    Raises ValueError if the scope is `group` and a parameter that requires a gradient is in no optimizer's group.
     """
     if scope == "unit":
         return Units(gradients, selected)
     numbers = _group_numbers(gradients, selected, optimizers) if scope == "group" else ()
-    # All groups are blocks, and in their order: a process may hold no parameter of a group that others have.
+    # Every group is a block, in the optimizer's order: a process may hold no parameter of a group that others hold.
     groups = range(sum(len(optimizer.param_groups) for optimizer in optimizers))
     shared = {"model": ("model",), "group": tuple(f"group {number}" for number in groups)}.get(scope, ())
     return _blocks(scope, gradients.names, selected, numbers, shared)
@@ -247,7 +250,7 @@ def _blocks(
 def _group_numbers(
     gradients: Gradients, selected: tuple[int, ...], optimizers: Sequence[Optimizer]
 ) -> tuple[int | None, ...]:
-    """[parameters]: the number of the group that each is in, counted over all optimizers; None for none."""
+    """The number of each parameter's group, counted over all optimizers, [parameters]; None if it is in no group."""
     if not optimizers:
         raise ValueError('scope="group" needs the optimizer: Clipper(…, optimizer=optimizer)')
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -263,18 +266,18 @@ def _group_numbers(
 
 
 def _transposed_groups(model: nn.Module | None) -> dict[int, int]:
-    """By the `id` of each weight of a transposed convolution, whose outputs are in dimension 1: its `groups`."""
-    found = {}
+    """Maps the `id` of each weight of a transposed convolution, whose outputs are in dimension 1, to its `groups`."""
+    groups = {}
     for module in model.modules() if model is not None else ():
         if isinstance(module, TRANSPOSED):
-            for parameter in module.parameters():  # under a parametrization there are several
+            for parameter in module.parameters():  # a parametrization has several
                 if parameter.dim() > 1 and parameter.shape[1] * module.groups == module.out_channels:
-                    found[id(parameter)] = module.groups
-    return found
+                    groups[id(parameter)] = module.groups
+    return groups
 
 
-def _units_here(name: str, parameter: Tensor, groups: int) -> tuple[int, ...] | None:
-    """The units that this process holds of a DTensor, None for all; raises ValueError where it cannot be told."""
+def _local_units(name: str, parameter: Tensor, groups: int) -> tuple[int, ...] | None:
+    """The units of a DTensor on this process, None for all; raises ValueError for an unsupported placement."""
     sharded = [getattr(placement, "dim", None) for placement in parameter.placements]  # type: ignore[attr-defined]
     if groups and (groups > 1 or 1 in sharded):
         raise ValueError(
@@ -284,9 +287,9 @@ def _units_here(name: str, parameter: Tensor, groups: int) -> tuple[int, ...] | 
 
 
 def _factors(scales: Tensor, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """The scales as factors for gradients of a type: of at least float32, so that they are not rounded to half.
+    """Converts scales into factors for gradients of a type, in at least float32, which half precision would round.
 
-    A scale outside float32's range becomes two factors on the CPU, its square root twice.
+    On the CPU a scale outside float32's range becomes two factors, its square root twice.
     """
     wide = torch.promote_types(dtype.to_real() if dtype.is_complex else dtype, torch.float32)
     if wide != torch.float64 and is_host(scales.device):

@@ -23,7 +23,7 @@ from omegaconf.errors import (
 )
 
 from gradclip.errors import InvalidField, format_value
-from gradclip.fields import Checked, allowed
+from gradclip.fields import Checked, Option, allowed
 from runner.config import Project
 
 
@@ -116,7 +116,9 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case MissingMandatoryValue():
             return missing(str(error.full_key), project)
-        case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and error.value is not None:
+        case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and (
+            error.value is not None or "not Optional" in str(error)
+        ):
             return wrong_value(str(error.full_key), error.value, owner)
         case OmegaConfBaseException() if error.full_key:
             return f"{error.full_key}: {error.msg or error}".split("\n")[0]
@@ -166,6 +168,10 @@ def unknown_key(
         return line
     group = parent.split(".")[0]
     name = getattr(owner, "name", None)
+    if owner and issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
+        return f"{line}; conf/{group}/<option>.yaml has to begin with its schema: " + (
+            f"defaults: [/schema/{group}/<option>@_here_, _self_]"
+        )
     if advice := getattr(owner, "removed", {}).get(leaf):
         return f"{line} any more: {advice}"
     line += f" in {group}={name}" if name else ""

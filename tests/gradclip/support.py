@@ -1,4 +1,4 @@
-"""Which policies, scopes and precisions the tests of the clipping library try together."""
+"""Combinations of policies, scopes and precisions for the tests of the clipping library."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,26 +11,28 @@ import torch
 from torch import Tensor
 
 from gradclip import Policy, clamping, gradients, norms, scopes
-from tests.support import policies, policy_id
+from tests.support import policies, policy_id, scope_of
 
 
 @cache
 def pairs() -> list[Policy]:
     """Every policy of conf/clip, and every kind of policy at every scope that it takes.
 
-    What a scope measures together and what a policy makes of the norms do not depend on each other, so not every
-    policy is tried at every scope. Each is tried where it has several blocks, if it takes such a scope.
+    Scope and policy are independent, so not every policy is tested at every scope. Each is tested at a scope with
+    several blocks, if it allows one.
     """
     found: list[Policy] = []
     at_scope: Counter[tuple[str, str]] = Counter()
     by_name = [list(group) for _, group in groupby(policies(), lambda policy: policy.name)]
     for group in sorted(by_name, key=len):
-        found.append(min(group, key=lambda policy: (policy.scope == "model", at_scope[policy.kind, policy.scope])))
-        at_scope[found[-1].kind, found[-1].scope] += 1
-    for policy in sorted(policies(), key=lambda policy: -len(policy.scopes)):
-        if not at_scope[policy.kind, policy.scope]:
+        found.append(
+            min(group, key=lambda policy: (scope_of(policy) == "model", at_scope[policy.kind, scope_of(policy)]))
+        )
+        at_scope[found[-1].kind, scope_of(found[-1])] += 1
+    for policy in sorted(policies(), key=lambda policy: -len(getattr(policy, "scopes", ()))):
+        if not at_scope[policy.kind, scope_of(policy)]:
             found.append(policy)
-            at_scope[policy.kind, policy.scope] += 1
+            at_scope[policy.kind, scope_of(policy)] += 1
     return sorted(found, key=policy_id)
 
 
@@ -45,7 +47,7 @@ def cases(chosen: Callable[[Policy], bool] = lambda policy: True) -> Sequence[ob
 
 
 def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a stand-in for an accelerator of the CPU: nothing may depend on a value that is there."""
+    """Treats the CPU as an accelerator, on which no decision may depend on a value."""
     for module in (norms, clamping, gradients, scopes):
         monkeypatch.setattr(module, "is_host", lambda device: False)
 

@@ -1,8 +1,8 @@
-"""No hidden copies between an accelerator and the host, and no large allocations, proved without one.
+"""No copies between an accelerator and the host, and no large allocations, tested without an accelerator.
 
-Tensors on torch's meta device have no values: whatever would read one raises, just as it would stop the
-queue of an accelerator. A dispatch mode sees every operation, and refuses copies in either direction
-once the first step is over. Where values matter, a stand-in is made of the CPU (`as_on_an_accelerator`).
+Tensors on torch's meta device have no values, so an operation that reads one raises, where it would wait for an
+accelerator. A dispatch mode intercepts every operation, and refuses copies in either direction after the first step.
+If values are needed, the CPU is treated as an accelerator (`as_on_an_accelerator`).
 """
 
 import math
@@ -33,16 +33,16 @@ from tests.support import policies, policy_id, with_gradients
 
 
 def stays_on_the_device(policy: Policy) -> bool:
-    """All but the policies that may leave a step out, which has to be known on the host."""
+    """Whether a policy reads nothing on the host, as all do but those that may drop a step."""
     return policy.kind != "decision"
 
 
 class HostCopy(Exception):
-    """A value of the device was asked for on the host."""
+    """An operation copies a value from the device to the host."""
 
 
 class NoHostCopies(TorchDispatchMode):
-    """Raises where an operation would read values on the host or send them from there; counts the operations."""
+    """Raises HostCopy for an operation that copies values from or to the host; counts the other operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class NoHostCopies(TorchDispatchMode):
 
 
 def on_the_device(dtype: torch.dtype) -> list[tuple[str, nn.Parameter]]:
-    """Parameters without values; one has no gradient."""
+    """Parameters on the meta device, which have no values; one has no gradient."""
     named = []
     for number, shape in enumerate([(6, 4), (6,), (3, 2, 2, 2), (2000,), (), (5, 3)]):
         parameter = nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))
@@ -74,7 +74,7 @@ def on_the_device(dtype: torch.dtype) -> list[tuple[str, nn.Parameter]]:
 
 
 def steps(policy: Policy, dtype: torch.dtype) -> int:
-    """The operations of two steps of clipping after the first."""
+    """Counts the operations of the second and third step of clipping."""
     named = on_the_device(dtype)
     optimizer = torch.optim.SGD([{"params": [p for _, p in named[::2]]}, {"params": [p for _, p in named[1::2]]}])
     clipper = Clipper(named, policy, optimizer=optimizer)
@@ -95,12 +95,12 @@ def test_clip_reads_nothing_from_the_device(policy: Policy, dtype: torch.dtype) 
 @pytest.mark.parametrize(
     "policy", {policy.kind: policy for policy in pairs() if stays_on_the_device(policy)}.values(), ids=policy_id
 )
-def test_nor_do_the_ways_with_non_finite_gradients(policy: Policy, mode: str) -> None:
+def test_the_modes_of_nonfinite_read_nothing_from_the_device(policy: Policy, mode: str) -> None:
     assert steps(replace(policy, nonfinite=mode), torch.float32) > 10
 
 
-def test_the_watch_sees_a_copy() -> None:
-    """What the design names as an exception is seen, and so would be anything else."""
+def test_a_host_copy_is_detected() -> None:
+    """The documented exceptions are detected, so others would be, too."""
     by_name = {policy_id(policy): policy for policy in policies()}
     for policy in (by_name["drop-model"], replace(by_name["norm-model"], nonfinite="drop")):
         with pytest.raises((RuntimeError, HostCopy)):
@@ -111,7 +111,7 @@ def test_the_watch_sees_a_copy() -> None:
         torch.empty(3, device="meta").sum().item()
 
 
-# -- nonfinite=error, where nothing looks at the values
+# -- nonfinite=error on an accelerator, where no value is read
 
 
 def values(
@@ -141,7 +141,7 @@ def values(
      Chain(links={"value": ClipByValue(max=0.5), "norm": ClipByNorm(max=0.5)})],
     ids=policy_id,
 )  # fmt: skip
-def test_no_weight_is_stepped_with_a_non_finite_gradient(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_weight_is_updated_from_a_nonfinite_gradient(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     clipper, model, _ = values(policy, bad_at=2, monkeypatch=monkeypatch)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     with pytest.raises(NonFiniteGradientError, match=r"^non-finite gradient in bias at step 2$") as error:
@@ -150,7 +150,7 @@ def test_no_weight_is_stepped_with_a_non_finite_gradient(policy: Policy, monkeyp
     clipper.raise_if_nonfinite()  # said once
 
 
-def test_the_gradients_of_a_bad_step_become_zero_and_the_report_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradients_of_a_nonfinite_step_become_zero_in_the_report_too(monkeypatch: pytest.MonkeyPatch) -> None:
     clipper, model, _ = values(ClipByNorm(max=0.5), bad_at=0, monkeypatch=monkeypatch)
     for bad in (math.nan, -math.inf):
         for parameter in model.parameters():
@@ -164,7 +164,9 @@ def test_the_gradients_of_a_bad_step_become_zero_and_the_report_says_so(monkeypa
     clipper.check()  # the gradients are those of the report
 
 
-def test_momentum_moves_the_weights_after_a_bad_step_as_after_a_zero_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_momentum_moves_the_weights_at_a_nonfinite_step_as_with_a_zero_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     as_on_an_accelerator(monkeypatch)
     torch.manual_seed(0)
     models = [nn.Linear(3, 2) for _ in range(2)]
@@ -182,7 +184,7 @@ def test_momentum_moves_the_weights_after_a_bad_step_as_after_a_zero_gradient(mo
 
 
 @pytest.mark.parametrize("scope", ["model", "parameter"])
-def test_a_bad_step_enters_no_memory(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nonfinite_step_enters_no_memory(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_an_accelerator(monkeypatch)
     states = []
     for bad in (False, True):
@@ -201,8 +203,8 @@ def test_a_bad_step_enters_no_memory(scope: str, monkeypatch: pytest.MonkeyPatch
 # -- allocations
 
 
-class Largest(TorchDispatchMode):
-    """Counts the elements of the largest tensor that an operation makes anew."""
+class LargestAllocation(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that an operation allocates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +234,7 @@ def test_no_allocation_is_as_large_as_the_gradients(
     parameters = [nn.Parameter(torch.ones(shape, dtype=dtype)) for _ in range(4)]
     optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=0.1)
     clipper = Clipper([(str(i), p) for i, p in enumerate(parameters)], policy, optimizer=optimizer)
-    watch = Largest()
+    watch = LargestAllocation()
     for _ in range(3):
         for parameter in parameters:
             parameter.grad = torch.randn(shape).to(dtype)

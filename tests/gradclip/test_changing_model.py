@@ -1,8 +1,8 @@
-"""One Clipper over a model that changes between the steps, against an oracle in NumPy and float64.
+"""One Clipper for a model that changes between steps, against an oracle in NumPy and float64.
 
 hypothesis adds, replaces, casts, freezes, grows, shrinks, ties, moves and removes parameters, gives and takes
-gradients, and chooses another policy; after each of these changes the model is clipped. With 2,000 examples in
-place of 100:
+gradients, and chooses another policy; after each of these changes the model is clipped. With 2,000 examples
+instead of 100:
 
     EXAMPLES=2000 python -m pytest tests/gradclip/test_changing_model.py -n 0
 """
@@ -46,12 +46,12 @@ POLICIES = st.one_of(
 
 
 def exact(tensor: Tensor) -> Array:
-    """A copy of a tensor in float64."""
+    """Copies a tensor to a float64 array."""
     return tensor.detach().to(torch.float64, copy=True).numpy()
 
 
 def norm(arrays: list[Array], p: float = 2.0) -> float:
-    """The p-norm of all elements together, scaled by the largest so that no power overflows or vanishes."""
+    """The p-norm of all elements together, scaled by the largest so that no power overflows or underflows."""
     values = np.abs(np.concatenate([array.ravel() for array in arrays] or [np.zeros(0)]))
     largest = values.max(initial=0.0)
     if largest == 0.0 or math.isinf(p):
@@ -60,7 +60,7 @@ def norm(arrays: list[Array], p: float = 2.0) -> float:
 
 
 def blocks_of(scope: str, weights: dict[str, Array]) -> list[list[Member]]:
-    """What the scope measures together, in the order of the parameters."""
+    """The blocks of the scope, in the order of the parameters."""
     found: dict[object, list[Member]] = {}
     for name, weight in weights.items():
         if scope == "unit" and weight.ndim > 1:
@@ -78,7 +78,7 @@ def part(arrays: dict[str, Array], member: Member) -> Array:
 
 @dataclass
 class Expected:
-    """What a clip leaves, in float64. unsure: parameters with a norm so near its limit that either side is right."""
+    """The expected results in float64. unsure: parameters whose norm is so close to the limit that both are right."""
 
     gradients: dict[str, Array]
     norms: list[float]
@@ -88,7 +88,7 @@ class Expected:
 
 
 def expected_of(policy: Policy, weights: dict[str, Array], gradients: dict[str, Array], learning: set[str]) -> Expected:
-    """Clipping of blocks: each is multiplied by min(1, limit / norm)."""
+    """Clips blocks: each is multiplied by min(1, limit / norm)."""
     after = {name: gradient.copy() for name, gradient in gradients.items()}
     norms, limits, unsure = [], [], set()
     for block in blocks_of(policy.scope, weights):
@@ -115,7 +115,7 @@ def expected_of(policy: Policy, weights: dict[str, Array], gradients: dict[str, 
 def expected_of_value(
     limit: float, weights: dict[str, Array], gradients: dict[str, Array], types: dict[str, torch.dtype]
 ) -> Expected:
-    """Clipping of elements: each is brought into [-limit, limit], as its type rounds the limit."""
+    """Clips elements: each is clamped to [-limit, limit], with the limit rounded to its type."""
     bounds = {name: float(torch.tensor(limit, dtype=types[name])) for name in gradients}
     exceeded = sum(int((np.abs(gradient) > bounds[name]).sum()) for name, gradient in gradients.items())
     count = sum(gradient.size for gradient in gradients.values())
@@ -132,7 +132,7 @@ def smallest(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
 
 
-# -- the machine
+# -- the state machine
 
 
 class Layer(nn.Module):

@@ -1,4 +1,4 @@
-"""Clamping elements in parts that stay in the cache: the counts and norms of the whole, against NumPy."""
+"""Clamping elements in parts that stay in the cache: counts and norms against NumPy."""
 
 import math
 
@@ -20,7 +20,7 @@ def spread(count: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("bound", [0.0625, 2.5, 4.75, 100.0])
-def test_long_short_equal_and_oddly_laid_out_gradients(dtype: torch.dtype, bound: float) -> None:
+def test_gradients_of_several_lengths_and_memory_layouts(dtype: torch.dtype, bound: float) -> None:
     wide = spread(600 * 300, dtype).view(600, 300)
     gradients = [spread(LONG, dtype), spread(40, dtype, 1), spread(40, dtype, 2), wide.t(), wide[::2, ::3]]
     gradients += [spread(1, dtype).view(()), torch.zeros(0, dtype=dtype)]
@@ -39,7 +39,7 @@ def test_long_short_equal_and_oddly_laid_out_gradients(dtype: torch.dtype, bound
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_equal_gradients_whose_channels_lie_last(dtype: torch.dtype) -> None:
+def test_gradients_of_one_shape_in_channels_last(dtype: torch.dtype) -> None:
     kernels = [torch.randn(8, 8, 3, 3).to(dtype).to(memory_format=torch.channels_last) for _ in range(2)]
     model = with_gradients(kernels)
     Clipper(model.named_parameters(), ClipByValue(max=0.5)).clip()
@@ -47,19 +47,19 @@ def test_equal_gradients_whose_channels_lie_last(dtype: torch.dtype) -> None:
         assert torch.equal(parameter.grad, kernel.clamp(-0.5, 0.5))
 
 
-def test_what_was_clamped_does_not_exceed_a_bound_that_its_type_rounds() -> None:
+def test_clamped_elements_do_not_exceed_the_bound_rounded_to_their_type() -> None:
     model = with_gradients([torch.ones(9, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)])
     clipper = Clipper(model.named_parameters(), ClipByValue(max=0.1))
     assert [clipper.clip().fraction.item() for _ in range(3)] == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("place", [5, PART + 5, LONG - 1])
-def test_one_part_alone_exceeds(place: int) -> None:
+@pytest.mark.parametrize("index", [5, PART + 5, LONG - 1])
+def test_only_one_part_exceeds_the_bound(index: int) -> None:
     gradient = torch.full((LONG,), 0.25)
-    gradient[place] = -3.0
+    gradient[index] = -3.0
     model = with_gradients([gradient])
     report = Clipper(model.named_parameters(), ClipByValue(max=1.0)).clip()
-    gradient[place] = -1.0
+    gradient[index] = -1.0
     assert torch.equal(model["p0"].grad, gradient)
     assert report.fraction.item() == 1 / LONG
     assert report.norms.tolist() == [3.0]
@@ -68,12 +68,12 @@ def test_one_part_alone_exceeds(place: int) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("bound", [0.5, 1e6, 1e39])
-@pytest.mark.parametrize("place", [2, -1])
-def test_what_is_not_finite_passes_as_in_torch(bad: float, bound: float, place: int) -> None:
-    """Also where the bound is beyond the range of one of the types."""
+@pytest.mark.parametrize("index", [2, -1])
+def test_nonfinite_elements_pass_as_in_torch(bad: float, bound: float, index: int) -> None:
+    """Even if the bound is beyond the range of one of the types."""
     gradients = [torch.full((LONG,), 0.25), torch.ones(4, dtype=torch.float16), torch.ones(4, dtype=torch.float64)]
     for gradient in gradients:
-        gradient[place] = bad
+        gradient[index] = bad
     model = with_gradients(gradients)
     clipper = Clipper(model.named_parameters(), ClipByValue(max=bound, nonfinite="keep"))
     report = clipper.clip()

@@ -1,4 +1,4 @@
-"""Clipper and ClipReport: equal to torch where torch is right, better where it is not, and honest about both norms."""
+"""Clipper and ClipReport: results equal to torch's where torch is right, reports, checks, state and errors."""
 
 import math
 import pickle
@@ -20,6 +20,7 @@ from gradclip import (
     ElementwisePolicy,
     EMAClip,
     InvalidField,
+    LimitPolicy,
     Measured,
     NoClip,
     NonFiniteGradientError,
@@ -75,7 +76,7 @@ def test_value_equals_torch(model: nn.Module, threshold: float) -> None:
 
 
 def test_a_single_tensor() -> None:
-    """A single tensor: one named tensor of a model, or a tensor alone."""
+    """A model's only parameter, and a tensor that is not in a list."""
     weight = nn.Parameter(torch.zeros(1, 1))
     weight.grad = torch.tensor([[120.0]])
     report = Clipper([("weight", weight)], ClipByValue(max=1.1)).clip()
@@ -87,7 +88,7 @@ def test_a_single_tensor() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_keep_does_as_torch_does(bad: float) -> None:
+def test_keep_equals_torch(bad: float) -> None:
     gradients = [torch.tensor([bad, 1.0]), torch.tensor([5.0])]
     mine, theirs = with_gradients(gradients), with_gradients(gradients)
     clipper = Clipper(mine.named_parameters(), ClipByNorm(max=1.0, nonfinite="keep"))
@@ -99,14 +100,14 @@ def test_keep_does_as_torch_does(bad: float) -> None:
 
 
 @pytest.mark.parametrize("scope", ["parameter", "unit"])
-def test_keep_makes_a_block_nan_whose_norm_is_nan_and_no_other(scope: str) -> None:
+def test_keep_makes_only_the_blocks_with_a_nan_norm_nan(scope: str) -> None:
     model = with_gradients([torch.tensor([[math.nan, 1.0]]), torch.tensor([[3.0, 4.0]])])
     Clipper(model.named_parameters(), ClipByNorm(max=1.0, scope=scope, nonfinite="keep")).clip()
     assert model["p0"].grad.isnan().all()
     assert exact_norm([model["p1"].grad]) == pytest.approx(1.0, rel=1e-6)
 
 
-def test_where_nothing_looks_at_values_the_first_bad_step_is_reported_when_asked(
+def test_on_an_accelerator_the_first_nonfinite_step_is_raised_on_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = with_gradients([torch.ones(2), torch.ones(2)])
@@ -123,7 +124,7 @@ def test_where_nothing_looks_at_values_the_first_bad_step_is_reported_when_asked
     assert error.value.names == ["p1"]
 
 
-def test_finite_gradients_whose_norm_overflows_float64_are_not_left_out() -> None:
+def test_finite_gradients_whose_norm_overflows_float64_are_not_dropped() -> None:
     model = with_gradients([torch.tensor([1.5e308], dtype=torch.float64) for _ in range(2)])
     policy = ClipByNorm(max=1.0, scope="parameter", nonfinite="drop")
     assert not Clipper(model.named_parameters(), policy).clip().dropped
@@ -163,7 +164,7 @@ def test_a_tied_parameter_counts_once() -> None:
     assert report.names == ("a",)
 
 
-def test_parameters_without_a_gradient_are_left_alone() -> None:
+def test_parameters_without_a_gradient_are_skipped() -> None:
     used, unused, frozen = (nn.Parameter(torch.ones(2)) for _ in range(3))
     frozen.requires_grad_(False)
     used.grad = torch.tensor([3.0, 4.0])
@@ -174,7 +175,7 @@ def test_parameters_without_a_gradient_are_left_alone() -> None:
 
 
 def test_no_gradients_at_all_is_not_an_error(model: nn.Module) -> None:
-    """As before the first backward, when `named_parameters()` gives names and every gradient is None."""
+    """Before the first backward every gradient is None."""
     model.zero_grad()
     for policy in (NoClip(), ClipByNorm(max=1.0), ClipByValue(max=1.0)):
         clipper = Clipper(model.named_parameters(), policy)
@@ -184,14 +185,14 @@ def test_no_gradients_at_all_is_not_an_error(model: nn.Module) -> None:
         clipper.clip()  # warns once
 
 
-def test_parameters_in_place_of_named_parameters_are_refused(model: nn.Module) -> None:
+def test_parameters_instead_of_named_parameters_are_refused(model: nn.Module) -> None:
     with pytest.raises(TypeError, match="named_parameters"):
         Clipper(model.parameters(), NoClip())
     with pytest.raises(ValueError, match="no parameters"):
         Clipper(iter([]), NoClip())
 
 
-def test_patterns_that_leave_nothing_are_an_error(model: nn.Module) -> None:
+def test_patterns_that_select_no_parameter_are_an_error(model: nn.Module) -> None:
     with pytest.raises(InvalidField, match=r"exclude=.*at least one parameter"):
         Clipper(model.named_parameters(), ClipByNorm(max=1.0, exclude=["*"]))
 
@@ -213,7 +214,7 @@ def test_complex_parameters_count_by_their_modulus_as_in_torch(norm_type: float)
 
 
 @pytest.mark.parametrize("policy", [ClipByValue(max=1.0), SpikeClip()], ids=lambda policy: policy.name)
-def test_a_policy_for_elements_refuses_complex_parameters_unless_they_are_excluded(policy: Policy) -> None:
+def test_an_elementwise_policy_refuses_complex_parameters_unless_excluded(policy: Policy) -> None:
     z, x = nn.Parameter(torch.zeros(2, dtype=torch.complex64)), nn.Parameter(torch.zeros(2))
     z.grad, x.grad = torch.tensor([3 + 4j, 0j]), torch.tensor([5.0, 0.5])
     with pytest.raises(TypeError, match=rf"clip={policy.name} cannot limit the elements of z, which are complex"):
@@ -235,7 +236,7 @@ def test_no_clipping_changes_nothing_even_if_a_gradient_is_nan() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_error_names_the_first_bad_parameters_and_changes_nothing(model: nn.Module, bad: float) -> None:
+def test_error_names_the_nonfinite_parameters_and_changes_nothing(model: nn.Module, bad: float) -> None:
     model[2].bias.grad[1] = bad
     before = copies(model)
     with pytest.raises(NonFiniteGradientError, match=r"2\.bias"):
@@ -245,14 +246,14 @@ def test_error_names_the_first_bad_parameters_and_changes_nothing(model: nn.Modu
 
 
 @pytest.mark.parametrize("policy", [ClipByValue(max=1), ClipByNorm(max=1)])
-def test_a_whole_number_is_a_threshold_too(policy: Policy) -> None:
+def test_an_integer_threshold_is_accepted(policy: Policy) -> None:
     model = with_gradients([torch.tensor([3.0, 4.0])])
     Clipper(model.named_parameters(), policy).clip()
     assert model["p0"].grad.abs().max() <= 1
 
 
 @pytest.mark.parametrize(("dtype", "threshold"), [(torch.float16, 1e5), (torch.float32, 1e39)])
-def test_a_threshold_beyond_the_type_limits_nothing(dtype: torch.dtype, threshold: float) -> None:
+def test_a_threshold_beyond_the_range_of_the_type_limits_nothing(dtype: torch.dtype, threshold: float) -> None:
     model = with_gradients([torch.tensor([3.0, 4.0], dtype=dtype)])
     assert Clipper(model.named_parameters(), ClipByValue(max=threshold)).clip().fraction.item() == 0
 
@@ -311,8 +312,8 @@ def test_check_finds_a_gradient_that_was_changed_in_place(
         clipper.check()
 
 
-def test_check_finds_an_exchanged_gradient(model: nn.Module) -> None:
-    """Its norm is the same: only that it is another tensor shows it."""
+def test_check_finds_a_replaced_gradient(model: nn.Module) -> None:
+    """The norm is the same, so only the identity of the tensor shows the change."""
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
     clipper.clip()
     kept = model[0].weight.grad
@@ -321,7 +322,7 @@ def test_check_finds_an_exchanged_gradient(model: nn.Module) -> None:
         clipper.check()
 
 
-def test_check_passes_equal_elements_and_sums_of_many() -> None:
+def test_check_accepts_the_rounding_of_many_equal_elements() -> None:
     for step in range(300):
         model = with_gradients([torch.full((768,), 0.1 + 0.0031 * step)])
         clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
@@ -333,7 +334,7 @@ def test_check_passes_equal_elements_and_sums_of_many() -> None:
     clipper.check()
 
 
-def test_check_finds_clipping_of_gradients_that_are_still_scaled(model: nn.Module) -> None:
+def test_check_finds_clipping_of_scaled_gradients(model: nn.Module) -> None:
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
     clipper.clip()  # too early: the scaler would still divide them
     for parameter in model.parameters():
@@ -360,30 +361,28 @@ def test_check_finds_a_second_backward(model: nn.Module) -> None:
         clipper.check()
 
 
-def test_check_finds_that_clip_was_never_called(model: nn.Module) -> None:
+def test_check_raises_if_clip_was_never_called(model: nn.Module) -> None:
     with pytest.raises(ClipCheckError, match="before clip"):
         Clipper(model.named_parameters(), NoClip()).check()
 
 
 @dataclass(kw_only=True)
-class Negative(Policy):
-    """torch's own bug: a negative threshold turns the gradients round."""
+class Negative(LimitPolicy):
+    """An error of torch: a negative limit flips the gradients' sign."""
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return -measured.norms, memory
 
 
 @dataclass(kw_only=True)
-class NotANumber(Policy):
+class NotANumber(LimitPolicy):
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return measured.norms * math.nan, memory
 
 
 @dataclass(kw_only=True)
 class OnACopy(ElementwisePolicy):
-    """A public bug: the bound is put into a copy, and nothing is clamped."""
-
-    max: float = 0.1
+    """An error of public code: a copy is changed, and nothing is clamped."""
 
     def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
         gradient.copy_(2 * gradient)
@@ -460,10 +459,10 @@ def test_mixed_precision_in_one_model() -> None:
     assert report.after.item() == pytest.approx(1.0, rel=4e-3)
 
 
-# -- odd company
+# -- unusual models
 
 
-def test_a_pickled_clipper_measures_what_is_there() -> None:
+def test_an_unpickled_clipper_measures_its_own_gradients() -> None:
     model = nn.Linear(64, 64)
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
     for parameter in model.parameters():
@@ -476,7 +475,7 @@ def test_a_pickled_clipper_measures_what_is_there() -> None:
     assert exact_norm(copies(model)) == pytest.approx(1.0, rel=1e-6)
 
 
-def test_a_model_may_change_its_type_between_steps(model: nn.Module) -> None:
+def test_a_model_may_change_its_dtype_between_steps(model: nn.Module) -> None:
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1e-3))
     clipper.clip()
     model.double()
@@ -486,14 +485,14 @@ def test_a_model_may_change_its_type_between_steps(model: nn.Module) -> None:
     assert exact_norm(copies(model)) == pytest.approx(1e-3, rel=1e-12)
 
 
-def test_one_name_for_two_parameters_is_refused() -> None:
+def test_two_parameters_with_the_same_name_are_refused() -> None:
     one, other = nn.Linear(3, 2), nn.Linear(4, 2)
     with pytest.raises(ValueError, match=r"two parameters have the name weight; give them prefixes"):
         Clipper([*one.named_parameters(), *other.named_parameters()], ClipByNorm(max=1.0))
 
 
 @pytest.mark.parametrize("looks", [True, False])
-def test_a_parameter_without_gradient_has_none_beside_a_nan(looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gradient_stays_missing_next_to_a_nan(looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_gradients([torch.full((3,), math.nan), None])
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0, nonfinite="keep"))
     if not looks:
@@ -502,7 +501,7 @@ def test_a_parameter_without_gradient_has_none_beside_a_nan(looks: bool, monkeyp
     clipper.check()
 
 
-def test_a_zero_gradient_never_exceeds_even_where_the_limit_is_nan() -> None:
+def test_a_zero_gradient_never_exceeds_a_limit_of_nan() -> None:
     weight = nn.Parameter(torch.full((3, 3), math.nan))
     weight.grad = torch.zeros(3, 3)
     clipper = Clipper([("weight", weight)], AGC(scope="parameter"))
@@ -520,7 +519,7 @@ def test_a_schedule_needs_finite_ends(where: str) -> None:
 
 
 @dataclass(kw_only=True)
-class Counting(Policy):
+class Counting(LimitPolicy):
     calls: int = 0
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
@@ -528,8 +527,8 @@ class Counting(Policy):
         return measured.norms.new_full(measured.norms.shape, float(self.calls)), memory
 
 
-class Plain(Policy):
-    """Not a dataclass itself, with an attribute that is no field."""
+class Plain(LimitPolicy):
+    """A policy that is not a dataclass itself, with an attribute that is not a field."""
 
     threshold = 1.0
 
@@ -538,20 +537,20 @@ class Plain(Policy):
 
 
 @dataclass(kw_only=True)
-class ByHand(ElementwisePolicy):
-    """Another number for each gradient."""
+class OwnBounds(ElementwisePolicy):
+    """A policy with a different bound for each gradient."""
 
     def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
         return 1e-50 if len(gradient) == 2 else 1e300
 
 
 @dataclass(kw_only=True)
-class Scalar(Policy):
+class Scalar(LimitPolicy):
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         return measured.norms, {"count": measured.norms.new_zeros(())}
 
 
-def test_a_policy_is_the_users_own_object() -> None:
+def test_the_clipper_uses_the_given_policy_object_itself() -> None:
     model = with_gradients([torch.full((4,), 100.0)])
     counting, plain = Counting(), Plain()
     clipper = Clipper(model.named_parameters(), counting)
@@ -564,14 +563,14 @@ def test_a_policy_is_the_users_own_object() -> None:
 def test_bounds_keep_the_precision_and_range_of_the_gradient() -> None:
     model = with_gradients([torch.tensor([1.0, -1.0], dtype=torch.float64), torch.tensor([1e301, 1.0, 0.0]).double()])
     model["p1"].grad[0] = 1e301
-    report = Clipper(model.named_parameters(), ByHand()).clip()
+    report = Clipper(model.named_parameters(), OwnBounds()).clip()
     assert model["p0"].grad.tolist() == [1e-50, -1e-50]
     assert model["p1"].grad.tolist() == [1e300, 1.0, 0.0]
     assert report.limits.tolist() == [1e-50, 1e300]
 
 
-def test_what_a_policy_answers_has_an_entry_for_each_block(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"its count have \[\], not \[1, …\]"):
+def test_a_policy_must_return_an_entry_per_block(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"its count have the shape \[\], not \[1, …\]"):
         Clipper(model, Scalar()).clip()
 
 
@@ -581,7 +580,7 @@ def test_an_unknown_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         Counting()
 
 
-def test_keep_beside_nan_and_inf_makes_everything_nan_as_torch_does() -> None:
+def test_keep_with_nan_and_inf_makes_everything_nan_as_torch_does() -> None:
     gradients = [torch.tensor([math.nan]), torch.tensor([math.inf]), torch.tensor([3.0])]
     mine, theirs = with_gradients(gradients), with_gradients(gradients)
     report = Clipper(mine.named_parameters(), ClipByNorm(max=1.0, nonfinite="keep")).clip()
@@ -591,7 +590,7 @@ def test_keep_beside_nan_and_inf_makes_everything_nan_as_torch_does() -> None:
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
-def test_an_equal_policy_that_replaces_another_is_followed_from_then_on() -> None:
+def test_changes_of_a_replaced_policy_are_followed() -> None:
     model = with_gradients([torch.full((4,), 100.0)])
     clipper = Clipper(model.named_parameters(), Plain())
     clipper.policy = other = Plain()
@@ -600,7 +599,7 @@ def test_an_equal_policy_that_replaces_another_is_followed_from_then_on() -> Non
     assert clipper.clip().limits.item() == 0.5
 
 
-def test_a_chain_is_checked_when_it_is_changed(model: nn.Module) -> None:
+def test_a_changed_chain_is_validated(model: nn.Module) -> None:
     chain = Chain(links={"norm": ClipByNorm(max=1.0)})
     clipper = Clipper(model, chain)
     chain.nonfinite = "skip"
@@ -616,18 +615,26 @@ def test_a_memory_of_elements_of_another_model_is_refused(model: nn.Module) -> N
 
 
 @dataclass(kw_only=True)
-class Faltering(EMAClip):
-    """Its second memory lacks a block."""
+class MissingRow(EMAClip):
+    """A policy whose second memory lacks a row."""
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         limits, after = super().limits(measured, memory)
         return limits, {name: tensor[1:] for name, tensor in after.items()} if memory else after
 
 
-def test_a_memory_that_is_refused_is_not_kept(model: nn.Module) -> None:
-    clipper = Clipper(model, Faltering())
+def test_a_refused_memory_is_not_stored(model: nn.Module) -> None:
+    clipper = Clipper(model, MissingRow())
     clipper.clip()
     before = clipper.state_dict()[""]["memory"]
     with pytest.raises(ValueError, match="its count have"):
         clipper.clip()
     assert clipper.state_dict()[""]["memory"] == before
+
+
+def test_a_policy_that_measures_no_blocks_is_refused() -> None:
+    class Other(Policy):
+        pass
+
+    with pytest.raises(TypeError, match="Other: a policy derives from LimitPolicy or BlockPolicy"):
+        Clipper(nn.Linear(2, 1), Other())

@@ -1,4 +1,4 @@
-"""src/gradclip is a distribution of its own: its wheel holds the package alone, needs torch alone, and works alone."""
+"""src/gradclip is a distribution of its own: its wheel holds only the package, and depends on torch alone."""
 
 import email
 import os
@@ -27,7 +27,7 @@ print(gradclip.__file__)
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built offline from a copy of the sources, where the build may leave what it likes."""
+    """Builds the wheel offline, from a copy of the sources, since the build leaves files in the folder."""
     folder = tmp_path_factory.mktemp("distribution")
     ignored = shutil.ignore_patterns("__pycache__", "build", "dist", "*.egg-info")
     shutil.copytree(SOURCE, folder / "gradclip", ignore=ignored)
@@ -58,7 +58,7 @@ def test_the_wheel_requires_torch_alone(wheel: Path) -> None:
     assert [re.split(r"\W", each)[0] for each in metadata(wheel).get_all("Requires-Dist", [])] == ["torch"]
 
 
-def test_the_wheel_carries_the_licence_of_the_repository(wheel: Path) -> None:
+def test_the_wheel_contains_the_licence_of_the_repository(wheel: Path) -> None:
     (text,) = (content for name, content in contents(wheel).items() if name.endswith("/licenses/LICENSE"))
     assert text == (ROOT / "LICENSE").read_bytes()
 

@@ -1,4 +1,4 @@
-"""The ends of the range of numbers: finite, documented results."""
+"""Gradients and thresholds at the limits of floating-point ranges: finite, documented results."""
 
 import math
 from contextlib import suppress
@@ -41,8 +41,10 @@ def test_subnormal_gradients_are_normalised_without_eps(scope: str, dtype: torch
 
 
 @pytest.mark.parametrize("scope", ["model", "parameter", "unit"])
-def test_where_nothing_looks_they_stay_finite_and_below_their_norm(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scale is limited to float32's range: a norm of 4e-45 becomes 1e-6, and not 1."""
+def test_on_an_accelerator_subnormal_gradients_stay_finite_and_below_max(
+    scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale is limited to float32's range: a norm of 4e-45 becomes 1e-6 instead of 1."""
     as_on_an_accelerator(monkeypatch)
     model = with_gradients([torch.full((1, 4), SMALLEST)])
     clipper = Clipper(model.named_parameters(), Normalize(max=1.0, eps=0.0, scope=scope))
@@ -62,7 +64,7 @@ def test_scales_below_float32(policy: Policy, size: float) -> None:
 
 @pytest.mark.parametrize("mode", ["error", "drop", "zero", "keep"])
 def test_a_total_beyond_float64_is_infinite_and_its_gradients_become_zero(mode: str) -> None:
-    """Each element is finite, so that no mode objects; max / inf is 0. By parameter all norms are in the range."""
+    """Each element is finite, so every mode accepts it, and max / inf is 0. By parameter all norms are finite."""
     gradients = [torch.tensor([1.5e308], dtype=torch.float64) for _ in range(2)]
     model = with_gradients(gradients)
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0, nonfinite=mode))
@@ -79,7 +81,7 @@ def test_a_threshold_of_zero_is_refused(policy: str) -> None:
 
 
 @pytest.mark.parametrize("values", [[3.0, -4.0], [0.0, 0.0], [1e-45, 3e38]])
-def test_the_functions_take_zero_and_erase(values: list[float]) -> None:
+def test_the_functions_accept_a_threshold_of_zero(values: list[float]) -> None:
     for clip in (functional.clip_grad_norm_, functional.clip_grad_value_):
         weight = nn.Parameter(torch.zeros(2))
         weight.grad = torch.tensor(values)
@@ -88,7 +90,7 @@ def test_the_functions_take_zero_and_erase(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_an_infinite_limit_of_elements_limits_nothing(dtype: torch.dtype) -> None:
+def test_an_infinite_bound_limits_no_element(dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype).max
     model = with_gradients([torch.tensor([largest, -largest, 1.0], dtype=dtype)])
     clipper = Clipper(model.named_parameters(), ClipByValue(max=math.inf))
@@ -100,7 +102,7 @@ def test_an_infinite_limit_of_elements_limits_nothing(dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("mode", ["error", "drop", "zero"])
-def test_check_fails_on_a_bad_gradient_unless_it_is_to_be_kept(mode: str, bad: float) -> None:
+def test_check_raises_for_a_nonfinite_gradient_except_under_keep(mode: str, bad: float) -> None:
     model = with_gradients([torch.tensor([3.0, 4.0])])
     clipper = Clipper(model.named_parameters(), NoClip(nonfinite=mode))
     clipper.clip()
@@ -113,7 +115,7 @@ def test_check_fails_on_a_bad_gradient_unless_it_is_to_be_kept(mode: str, bad: f
     keeping.check()
 
 
-def test_the_first_step_may_be_the_bad_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_step_may_be_nonfinite(monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_an_accelerator(monkeypatch)
     model = with_gradients([torch.tensor([math.nan]), torch.ones(1)])
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=1.0))
@@ -127,13 +129,13 @@ def test_the_first_step_may_be_the_bad_one(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("count", "named"), [(3, "p0, p1, p2"), (4, "p0, p1, p2 and 1 more"), (9, "p0, p1, p2 and 6 more")]
 )
-def test_three_bad_parameters_are_named(count: int, named: str) -> None:
+def test_three_nonfinite_parameters_are_named(count: int, named: str) -> None:
     model = with_gradients([torch.tensor([math.nan])] * count)
     with pytest.raises(NonFiniteGradientError, match=rf"^non-finite gradient in {named}$"):
         Clipper(model.named_parameters(), ClipByNorm(max=1.0)).clip()
 
 
-def test_the_name_that_two_parameters_have_is_said() -> None:
+def test_a_duplicate_name_is_in_the_message() -> None:
     named = [(name, nn.Parameter(torch.zeros(1))) for name in ("first", "second", "third", "second")]
     with pytest.raises(ValueError, match="two parameters have the name second;"):
         Clipper(named, NoClip())
@@ -146,7 +148,7 @@ def test_a_threshold_of_hundreds_of_digits_is_refused() -> None:
 
 @pytest.mark.parametrize("on_host", [True, False])
 @pytest.mark.parametrize("mode", ["error", "drop", "zero"])
-def test_a_schedule_advances_at_a_bad_step_too(mode: str, on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_advances_at_a_nonfinite_step(mode: str, on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on_host:
         as_on_an_accelerator(monkeypatch)
     model = with_gradients([torch.ones(1)])

@@ -1,6 +1,6 @@
-"""Every rule against plain Python, written from the papers: 150 steps with spikes, the memory step by step.
+"""Every formula against plain Python, written from the papers: 150 steps with spikes, and the memory at each step.
 
-Nothing here uses the product but the policies and the Clipper under test; all arithmetic is on Python's floats.
+The oracles use none of the library's code; all their arithmetic is on Python's floats.
 """
 
 import math
@@ -41,7 +41,7 @@ SIZES = (4, 9, 1, 6)  # elements of four parameters
 
 
 def gradient_sequence() -> list[list[list[float]]]:
-    """[step][parameter][element]: noise that drifts, with spikes, and now and then a zero gradient."""
+    """Noise of varying size, with spikes and a few zero gradients: [step][parameter][element]."""
     source = random.Random(20)
     steps = []
     for step in range(STEPS):
@@ -65,7 +65,7 @@ def norm(values: list[float]) -> float:
 def clipped_by(
     policy: Policy, names: list[str] | None = None
 ) -> tuple[list[list[list[float]]], list[dict[str, Any]], list[bool]]:
-    """What the Clipper leaves at every step, its state after it, and whether the step is to be left out."""
+    """Clips every step; returns the gradients, the state and `dropped` after each."""
     parameters = [nn.Parameter(torch.tensor(weights, dtype=torch.float64)) for weights in WEIGHTS]
     clipper = Clipper(zip(["a.w", "a.b", "b.w", "b.b"], parameters, strict=True), policy)
     found, states, dropped = [], [], []
@@ -80,8 +80,20 @@ def clipped_by(
     return found, states, dropped
 
 
+def reports_of(policy: Policy) -> list[ClipReport]:
+    """Clips every step, and returns the reports."""
+    parameters = [nn.Parameter(torch.tensor(weights, dtype=torch.float64)) for weights in WEIGHTS]
+    clipper = Clipper(zip("abcd", parameters, strict=True), policy)
+    reports = []
+    for step in SEQUENCE:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        reports.append(clipper.clip())
+    return reports
+
+
 def compare(found: list[list[list[float]]], expected: list[list[list[float]]]) -> None:
-    """All elements at once: as one array, which is compared much faster than many lists."""
+    """Compares all elements as one array, which is much faster than many lists."""
     assert [[len(gradient) for gradient in step] for step in found] == [[len(g) for g in step] for step in expected]
     np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-6, atol=1e-300)
 
@@ -106,7 +118,7 @@ def whole(step: list[list[float]]) -> float:
 
 
 def by_model(limit: Callable[[float], float]) -> list[list[list[float]]]:
-    """Each step scaled by the limit that a rule with a memory of its own gives for its global norm."""
+    """Scales each step to the limit that a function returns for its global norm."""
     return [scaled(step, [factor(limit(whole(step)), whole(step))] * len(SIZES)) for step in SEQUENCE]
 
 
@@ -116,10 +128,10 @@ def test_norm() -> None:
 
 def percentile_of(values: list[float], percentile: float) -> float:
     ranked = sorted(values)
-    place = (len(ranked) - 1) * percentile / 100
-    low = math.floor(place)
+    index = (len(ranked) - 1) * percentile / 100
+    low = math.floor(index)
     high = min(low + 1, len(ranked) - 1)
-    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+    return ranked[low] + (ranked[high] - ranked[low]) * (index - low)
 
 
 WINDOWS = pytest.mark.parametrize(
@@ -143,7 +155,7 @@ def test_autoclip(percentile: float, window: int) -> None:
 
 @WINDOWS
 def test_autoclip_by_parameter(percentile: float, window: int) -> None:
-    """Each has norms of its own; a zero gradient is not one of them."""
+    """Each parameter has its own history, which a zero gradient does not enter."""
     seen: list[list[float]] = [[] for _ in SIZES]
     expected = []
     for step in SEQUENCE:
@@ -198,7 +210,7 @@ def test_zclip(mode: str, cap: float | None, warmup: int, eps: float) -> None:
     np.testing.assert_allclose([state["variance"].item() for state in states], variances, rtol=1e-6, atol=1e-12)
 
 
-def test_zclip_takes_a_score_at_its_threshold_for_no_spike() -> None:
+def test_zclip_treats_a_score_at_the_threshold_as_no_spike() -> None:
     """Norms of 1 and 3 have mean 2 and deviation 1: the score of 4.5 is 2.5, and only a higher one is a spike."""
     parameter = nn.Parameter(torch.zeros((), dtype=torch.float64))
     clipper = Clipper([("p", parameter)], ZClip(mode="mean", max=None, warmup=2, eps=0.0))
@@ -233,7 +245,7 @@ def first_report(policy: Policy, size: float) -> ClipReport:
     return replace(report, limits=clipper.state_dict()[""]["memory"].get("limits", report.limits))
 
 
-def test_quantile_takes_a_norm_at_its_limit_for_within() -> None:
+def test_quantile_counts_a_norm_at_the_limit_as_within() -> None:
     moved = first_report(QuantileClip(initial=2.0, target=0.5, lr=0.2), 2.0).limits
     assert moved.item() == pytest.approx(2 * math.exp(-0.1))
 
@@ -262,7 +274,7 @@ def test_drop() -> None:
     assert not all(dropped)
 
 
-# -- every parameter by itself
+# -- one norm per parameter
 
 
 def test_rms() -> None:
@@ -271,7 +283,7 @@ def test_rms() -> None:
 
 
 @pytest.mark.parametrize("scope", ["model", "layer", "parameter", "unit"])
-def test_rms_counts_the_elements_of_the_gradients_there_are(scope: str) -> None:
+def test_rms_counts_only_elements_of_existing_gradients(scope: str) -> None:
     """One parameter never has a gradient, another only at the first step."""
     shapes = {"a.w": (3, 4), "a.b": (5,), "b.b": (7,)}
     named = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
@@ -303,14 +315,14 @@ def test_ema(warmup: int) -> None:
     expected, memory = [], []
     for step in SEQUENCE:
         factors = []
-        for place, gradient in enumerate(step):
+        for index, gradient in enumerate(step):
             size = norm(gradient)
-            limit = ratio * averages[place] if counts[place] >= warmup else math.inf
+            limit = ratio * averages[index] if counts[index] >= warmup else math.inf
             factors.append(factor(limit, size))
             if size > 0:
                 after = min(size, limit)
-                averages[place] = after if counts[place] == 0 else beta * averages[place] + (1 - beta) * after
-                counts[place] += 1
+                averages[index] = after if counts[index] == 0 else beta * averages[index] + (1 - beta) * after
+                counts[index] += 1
         expected.append(scaled(step, factors))
         memory.append(list(averages))
     found, states, _ = clipped_by(EMAClip(ratio=ratio, beta=beta, warmup=warmup))
@@ -325,19 +337,19 @@ def test_adagc(warmup: int) -> None:
     expected, memory = [], []
     for step in SEQUENCE:
         together, factors = whole(step), []
-        for place, gradient in enumerate(step):
+        for index, gradient in enumerate(step):
             size = norm(gradient)
-            warm = counts[place] < warmup
-            scale = min(1.0, most / together) if warm else factor(ratio * averages[place], size)
+            warm = counts[index] < warmup
+            scale = min(1.0, most / together) if warm else factor(ratio * averages[index], size)
             factors.append(scale)
             if size > 0:
                 after = size * scale
                 if warm:
-                    averages[place] = min(averages[place], after)
+                    averages[index] = min(averages[index], after)
                 else:
-                    first = math.isinf(averages[place])
-                    averages[place] = after if first else beta * averages[place] + (1 - beta) * after
-                counts[place] += 1
+                    first = math.isinf(averages[index])
+                    averages[index] = after if first else beta * averages[index] + (1 - beta) * after
+                counts[index] += 1
         expected.append(scaled(step, factors))
         memory.append(list(averages))
     found, states, _ = clipped_by(AdaGC(warmup=warmup))
@@ -385,13 +397,13 @@ def test_spike(warmup: int) -> None:
     expected, memory = [], []
     for number, step in enumerate(SEQUENCE):
         now = []
-        for place, gradient in enumerate(step):
+        for index, gradient in enumerate(step):
             left = []
             for element, value in enumerate(gradient):
-                v = squares[place][element]
+                v = squares[index][element]
                 if number >= warmup and v > 0 and value * value > theta * v:
                     value = math.copysign(math.sqrt(theta * v), value)
-                squares[place][element] = beta * v + (1 - beta) * value * value
+                squares[index][element] = beta * v + (1 - beta) * value * value
                 left.append(value)
             now.append(left)
         expected.append(now)
@@ -400,6 +412,45 @@ def test_spike(warmup: int) -> None:
     compare(found, expected)
     assert found != SEQUENCE
     compare([[each["root"].square().tolist() for each in state.values()] for state in states], memory)
+
+
+@pytest.mark.parametrize(("cap", "warmup"), [(0.8, 0), (5.0, 30), (1e9, 0)])
+def test_spike_caps_every_element_and_remembers_it_without_the_cap(cap: float, warmup: int) -> None:
+    """The cap holds during the warm-up and for an element that was always 0, and exceeding it is counted."""
+    theta, beta = 20.0, 0.99
+    squares = [[0.0] * count for count in SIZES]
+    expected: list[list[list[float]]] = []
+    memory, shares = [], []
+    for number, step in enumerate(SEQUENCE):
+        expected.append([])
+        exceeded = 0
+        for gradient, old in zip(step, squares, strict=True):
+            bounds = [math.sqrt(theta * v) if number >= warmup and v > 0 else math.inf for v in old]
+            limits = [min(bound, cap) for bound in bounds]
+            exceeded += sum(abs(value) > limit for value, limit in zip(gradient, limits, strict=True))
+            expected[-1].append([max(-limit, min(limit, g)) for g, limit in zip(gradient, limits, strict=True)])
+            free = [max(-bound, min(bound, g)) for g, bound in zip(gradient, bounds, strict=True)]
+            old[:] = [beta * v + (1 - beta) * g * g for v, g in zip(old, free, strict=True)]
+        memory.append([list(each) for each in squares])
+        shares.append(exceeded / sum(SIZES))
+    policy = SpikeClip(theta=theta, beta=beta, warmup=warmup, max=cap)
+    found, states, _ = clipped_by(policy)
+    compare(found, expected)
+    compare([[each["root"].square().tolist() for each in state.values()] for state in states], memory)
+    assert [report.fraction.item() for report in reports_of(policy)] == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_spike_limits_what_it_reports_as_its_cap(dtype: torch.dtype) -> None:
+    parameter = nn.Parameter(torch.zeros(3, dtype=dtype))
+    clipper = Clipper([("p", parameter)], SpikeClip(max=0.1))
+    for _ in range(2):
+        parameter.grad = torch.tensor([-4.0, 0.05, math.inf], dtype=dtype).clamp(max=9.0)
+        report = clipper.clip()
+        clipper.check()
+        assert parameter.grad.tolist() == torch.tensor([-0.1, 0.05, 0.1], dtype=dtype).tolist()
+        assert report.limits.tolist() == pytest.approx([0.1])
+        assert report.fraction.item() == pytest.approx(2 / 3)
 
 
 # -- scopes, chains, schedules
@@ -448,7 +499,7 @@ def test_a_chain_applies_its_links_in_order() -> None:
     compare(clipped_by(Chain(links=links))[0], expected)
 
 
-def test_a_chain_gives_parts_thresholds_of_their_own() -> None:
+def test_the_links_of_a_chain_have_separate_thresholds() -> None:
     expected = []
     for step in SEQUENCE:
         first, second = (norm([v for g in part for v in g]) for part in (step[:2], step[2:]))
@@ -467,17 +518,19 @@ def test_a_chain_keeps_the_memories_of_its_links() -> None:
     assert states[-1]["z"]["memory"].keys() == {"count", "mean", "variance"}
 
 
-def test_a_chain_leaves_a_step_out_if_one_of_its_links_does() -> None:
+def test_a_chain_drops_a_step_if_one_of_its_links_does() -> None:
     links: dict[str, Policy] = {"drop": DropStep(max=10.0), "norm": ClipByNorm(max=2.0)}
     assert clipped_by(Chain(links=links))[2] == [whole(step) > 10.0 for step in SEQUENCE]
 
 
-def test_chains_refuse_what_they_cannot_do() -> None:
+def test_a_chain_refuses_chains_and_links_with_nonfinite() -> None:
     with pytest.raises(InvalidField, match="at least one policy"):
         Chain(links={})
-    with pytest.raises(InvalidField, match="nonfinite is said for the whole chain"):
+    with pytest.raises(
+        InvalidField, match=r"^links\.a\.nonfinite=drop: must be error, since clip.nonfinite holds for all links$"
+    ):
         Chain(links={"a": ClipByNorm(max=1.0, nonfinite="drop")})
-    with pytest.raises(InvalidField, match="a plain policy"):
+    with pytest.raises(InvalidField, match=r"^links\.a=chain: must be a policy other than chain$"):
         Chain(links={"a": Chain(links={"b": ClipByNorm(max=1.0)})})
 
 
@@ -491,12 +544,13 @@ def test_a_threshold_may_follow_a_schedule(shape: str) -> None:
             "cosine": 0.5 + (3.0 - 0.5) * (1 + math.cos(math.pi * done)) / 2,
         }[shape]
 
-    policy = ClipByNorm(max=3.0, schedule=shape, final=0.5, over=100)
+    end = {} if shape == "constant" else {"final": 0.5, "over": 100}
+    policy = ClipByNorm(max=3.0, schedule=shape, **end)
     expected = [scaled(s, [factor(threshold(n), whole(s))] * 4) for n, s in enumerate(SEQUENCE)]
     compare(clipped_by(policy)[0], expected)
 
 
-def test_a_schedule_continues_where_it_was_saved() -> None:
+def test_a_schedule_continues_from_the_saved_step() -> None:
     policy = ClipByNorm(max=3.0, schedule="linear", final=0.5, over=10)
     weight = nn.Parameter(torch.zeros(1))
     half = Clipper([("w", weight)], policy)
@@ -512,7 +566,7 @@ def test_a_schedule_continues_where_it_was_saved() -> None:
 @pytest.mark.parametrize(
     "policy", [EMAClip(warmup=2), AutoClip(), AdaGC(warmup=2), QuantileClip(initial=1e9), AGC(ratio=1e9)]
 )
-def test_the_cap_comes_after_everything_else(policy: Policy) -> None:
+def test_the_cap_is_applied_last_and_changes_no_memory(policy: Policy) -> None:
     free, memory, _ = clipped_by(policy)
     capped, other, _ = clipped_by(replace(policy, max=1e-3))
     for gradients in capped:

@@ -1,5 +1,6 @@
-"""Ranges in a field's metadata: enforced for plain Python use, and said in words."""
+"""Ranges in a field's metadata: enforced in Python, and described in messages."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -9,12 +10,15 @@ from gradclip import (
     AGC,
     AdaGC,
     AutoClip,
+    BlockPolicy,
+    Chain,
     ClipByNorm,
     ClipByRMS,
     ClipByValue,
     DropStep,
     EMAClip,
     InvalidField,
+    LimitPolicy,
     NoClip,
     Normalize,
     Policy,
@@ -41,7 +45,7 @@ class Sample(Checked):
     [("rate", 0), ("rate", 0.999), ("count", 1), ("count", None), ("sizes", [1, 2]), ("kind", "c"), ("on", False),
      ("wide", -math.inf), ("rate", 0.0)],
 )  # fmt: skip
-def test_takes(field: str, value: object) -> None:
+def test_values_in_the_range_are_accepted(field: str, value: object) -> None:
     assert getattr(Sample(**{field: value}), field) == value
 
 
@@ -64,7 +68,7 @@ def test_takes(field: str, value: object) -> None:
         ("wide", math.nan, "a number"),
     ],
 )
-def test_refuses_in_words(field: str, value: object, words: str) -> None:
+def test_values_out_of_the_range_are_refused_with_a_description(field: str, value: object, words: str) -> None:
     with pytest.raises(InvalidField) as error:
         Sample(**{field: value})
     assert (error.value.key, error.value.allowed) == (field, words)
@@ -74,7 +78,7 @@ def test_refuses_in_words(field: str, value: object, words: str) -> None:
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, True, None, "1", -math.inf])
 @pytest.mark.parametrize("policy", [ClipByNorm, ClipByValue])
 def test_a_threshold_is_a_number_above_zero(policy: type[Policy], value: object) -> None:
-    """torch takes all of these: a negative norm turns the gradients round, nan makes them nan."""
+    """torch accepts all of these: a negative max_norm flips the gradients' sign, nan makes them nan."""
     with pytest.raises(InvalidField, match="max"):
         policy(max=value)
 
@@ -83,8 +87,36 @@ def test_an_infinite_threshold_only_measures() -> None:
     assert ClipByNorm(max=math.inf).max == math.inf
 
 
-def test_no_clipping_is_one_and_the_same_under_every_threshold() -> None:
-    assert NoClip(max=0.5) == NoClip(max=7.0) == NoClip()
+BLOCKS = {"include", "exclude", "scope", "norm_type"}
+LIMITS = {"max", "schedule", "final", "over"}
+
+
+def names_of(policy: type[Policy]) -> set[str]:
+    return {field.name for field in dataclasses.fields(policy)}
+
+
+def test_no_policy_has_a_field_that_does_nothing() -> None:
+    """`none` has no threshold, and in a chain the links alone say which gradients they limit, and to what."""
+    assert names_of(Policy) == {"name", "nonfinite"}
+    assert names_of(Chain) == {"name", "nonfinite", "links"}
+    assert names_of(NoClip) == names_of(BlockPolicy) == {"name", "nonfinite"} | BLOCKS
+    others = [policy for name, policy in Policy.options.items() if name not in ("none", "chain")]
+    assert all(issubclass(policy, LimitPolicy) and names_of(policy) >= BLOCKS | LIMITS for policy in others)
+
+
+@pytest.mark.parametrize("name", ["none", "chain"])
+def test_a_field_that_an_option_no_longer_has_is_answered_with_advice(name: str) -> None:
+    policy = Policy.options[name]
+    assert LIMITS <= policy.removed.keys() <= LIMITS | BLOCKS
+    assert not policy.removed.keys() & names_of(policy)
+
+
+@pytest.mark.parametrize("given", [{"final": 0.1}, {"over": 5}, {"final": 0.1, "over": 5}])
+def test_a_schedule_that_is_not_followed_is_refused(given: dict[str, float]) -> None:
+    """A constant `max` reaches no `final`, and takes no steps to get there."""
+    with pytest.raises(InvalidField, match=r"(final=0.1|over=5): must be null unless .*schedule is linear or cosine"):
+        ClipByNorm(max=1.0, **given)
+    ClipByNorm(max=1.0, schedule="linear", final=0.1, over=5)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +126,12 @@ def test_no_clipping_is_one_and_the_same_under_every_threshold() -> None:
      ({"norm_type": 0}, "norm_type=0: must be a number of at least 0.1"),
      ({"name": "value"}, "name=value: must be norm")],
 )  # fmt: skip
-def test_policies_refuse_what_they_cannot_do(arguments: dict[str, object], message: str) -> None:
+def test_policies_refuse_invalid_values(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidField, match=message):
         ClipByNorm(max=1.0, **arguments)
 
 
-def test_an_option_joins_its_group_by_its_name() -> None:
+def test_an_option_is_registered_in_its_group_by_its_name() -> None:
     @dataclass(kw_only=True)
     class Group(Option):
         pass
@@ -122,17 +154,17 @@ EDGES = [
     (ClipByRMS, "max", [1e-9, math.inf], [0]),
     (ClipByNorm, "max", [1e-9, math.inf], [0]),
     (ClipByNorm, "norm_type", [0.1, 1, math.inf], [0.09, 0]),
-    (ClipByNorm, "over", [1, None], [0]),
-    (ClipByNorm, "final", [1e-9, None], [0]),
+    (ClipByNorm, "over", [None], [0]),
+    (ClipByNorm, "final", [None], [0]),
     (ClipByValue, "max", [1e-9, math.inf], [0]),
     (ClipByValue, "norm_type", [math.inf], [2, 1e300]),
-    (NoClip, "max", [1e-9, math.inf, None], [0]),
     (DropStep, "max", [1e-9, math.inf], [0]),
     (Normalize, "max", [1e-9, 0.5], [0, math.inf]),
     (Normalize, "eps", [0, 0.5], [-1e-9]),
     (SoftClip, "max", [1e-9, 0.5], [0, math.inf]),
     (AutoClip, "percentile", [0, 0.5, 100], [-1e-9, 100.1]),
     (AutoClip, "window", [0, 1], [-1]),
+    (SpikeClip, "max", [1e-9, None, math.inf], [0]),
     (AutoClip, "max", [1e-9, None, math.inf], [0]),
     (ZClip, "max", [1e-9, None, math.inf], [0]),
     (ZClip, "alpha", *UNIT),

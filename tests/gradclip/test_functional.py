@@ -1,4 +1,4 @@
-"""torch's two functions under torch's signatures: equal to torch where it is right, and right where it is not."""
+"""torch's two clipping functions with torch's signatures: equal to torch, except where torch is wrong."""
 
 import inspect
 import math
@@ -54,7 +54,7 @@ def test_value_equals_torch(clip_value: float) -> None:
         torch.testing.assert_close(mine, torchs, rtol=0, atol=0)
 
 
-def test_one_tensor_and_none_at_all() -> None:
+def test_one_tensor_and_no_tensor() -> None:
     weight = torch.zeros(2, requires_grad=True)
     weight.grad = torch.tensor([3.0, 4.0])
     assert functional.clip_grad_norm_(weight, 1.0).item() == 5.0
@@ -67,8 +67,8 @@ def test_one_tensor_and_none_at_all() -> None:
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan])
-def test_reversed_and_erased_gradients_are_refused(bad: float) -> None:
-    """torch's clip_grad_norm_ takes both without a word."""
+def test_negative_and_nan_thresholds_are_refused(bad: float) -> None:
+    """torch's clip_grad_norm_ accepts both."""
     net = model()
     before = grads(net)
     with pytest.raises(InvalidField, match=r"max_norm=.*at least 0"):
@@ -78,7 +78,7 @@ def test_reversed_and_erased_gradients_are_refused(bad: float) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, grads(net), strict=True))
 
 
-def test_where_torch_goes_wrong() -> None:
+def test_cases_in_which_torch_is_wrong() -> None:
     huge = nn.Parameter(torch.zeros(4))
     huge.grad = torch.full((4,), 1e22)
     assert functional.clip_grad_norm_(huge, 1.0).item() == pytest.approx(2e22)

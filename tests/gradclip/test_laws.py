@@ -1,7 +1,6 @@
-"""What must hold for every policy in conf/clip, at scopes of every kind, in every precision.
+"""Properties that hold for every policy in conf/clip, at every kind of scope, in every precision.
 
-Inputs are drawn by hypothesis. Every figure is measured again in float64 by NumPy, and the blocks are
-cut again here: nothing of the product checks itself.
+Inputs are drawn by hypothesis. Norms and blocks are computed independently of the library, by NumPy in float64.
 """
 
 import io
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from gradclip import Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
 from tests.gradclip.support import cases, pairs
-from tests.support import exact, exact_norm, policies, policy_id
+from tests.support import exact, exact_norm, policies, policy_id, scope_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:clip.. found no gradient")
 PAIRS = pytest.mark.parametrize("policy", pairs(), ids=policy_id)
@@ -28,13 +27,13 @@ CASES = pytest.mark.parametrize(("policy", "dtype"), cases())
 EXAMPLES = settings(max_examples=12, deadline=None)
 Named = list[tuple[str, nn.Parameter]]
 Model = list[tuple[tuple[int, ...], str, float]]  # each parameter's shape, and the kind and magnitude of its gradient
-Block = list[tuple[int, int | None]]  # places of parameters, with a row where a unit is a row
+Block = list[tuple[int, int | None]]  # indices of parameters, with a row where a unit is a row
 USUAL: Model = [((3, 5), "dense", 0.0), ((7,), "dense", 0.0), ((4, 2), "dense", 1.0), ((), "dense", -3.0)]
 
 
 @st.composite
 def models(draw: st.DrawFn) -> Model:
-    """Shapes, kinds and magnitudes of a model's gradients."""
+    """Draws the shapes, kinds and magnitudes of a model's gradients."""
     shape = st.sampled_from([(), (1,), (7,), (3, 5), (40, 30), (2, 3, 3, 3), (0,), (4, 0), (1500,)])
     kind = st.sampled_from(["dense", "dense", "dense", "none", "zero", "transposed", "equal", "sliced"])
     magnitude = st.sampled_from([-30.0, -3.0, 0.0, 0.0, 1.0, 30.0])
@@ -42,7 +41,7 @@ def models(draw: st.DrawFn) -> Model:
 
 
 def made(model: Model, dtype: torch.dtype, seed: int = 0) -> Named:
-    """Parameters with weights and gradients, two to a layer."""
+    """Makes parameters with weights and gradients, two per layer."""
     random = torch.Generator().manual_seed(len(model) + 1000 * seed)
     named: Named = []
     for number, (shape, kind, exponent) in enumerate(model):
@@ -62,7 +61,7 @@ def made(model: Model, dtype: torch.dtype, seed: int = 0) -> Named:
 
 
 def clipper(named: Named, policy: Policy) -> Clipper:
-    """With an optimizer of two parameter groups, for the scope that needs one."""
+    """Makes a Clipper with an optimizer of two parameter groups, which the scope group needs."""
     parameters = [parameter for _, parameter in named]
     groups = [{"params": part} for part in (parameters[::2], parameters[1::2]) if part]
     return Clipper(named, policy, optimizer=torch.optim.SGD(groups, lr=0.1))
@@ -73,28 +72,28 @@ def gradients(named: Named) -> list[Tensor | None]:
 
 
 def blocks(policy: Policy, named: Named) -> list[Block]:
-    """The blocks of a scope, each a list of places, with a row where the unit is a row."""
-    places = range(len(named))
-    if policy.scope == "unit":
+    """The blocks of a scope, each a list of pairs: a parameter's index, and a row or None."""
+    indices = range(len(named))
+    if scope_of(policy) == "unit":
         return [
-            [(i, row)] for i in places for row in (range(named[i][1].shape[0]) if named[i][1].dim() > 1 else [None])
+            [(i, row)] for i in indices for row in (range(named[i][1].shape[0]) if named[i][1].dim() > 1 else [None])
         ]
     key: Callable[[int], Any] = {
-        "model": lambda place: 0,
-        "group": lambda place: place % 2,
-        "layer": lambda place: named[place][0].split(".")[0],
-        "parameter": lambda place: place,
-        "element": lambda place: place,
-    }[policy.scope]
+        "model": lambda index: 0,
+        "group": lambda index: index % 2,
+        "layer": lambda index: named[index][0].split(".")[0],
+        "parameter": lambda index: index,
+        "element": lambda index: index,
+    }[scope_of(policy)]
     found: dict[Any, list[tuple[int, int | None]]] = {}
-    for place in places:
-        found.setdefault(key(place), []).append((place, None))
+    for index in indices:
+        found.setdefault(key(index), []).append((index, None))
     return list(found.values())
 
 
 def values(block: Block, tensors: list[Tensor | None]) -> NDArray[np.float64]:
     parts = [
-        exact(tensor if row is None else tensor[row]) for place, row in block if (tensor := tensors[place]) is not None
+        exact(tensor if row is None else tensor[row]) for index, row in block if (tensor := tensors[index]) is not None
     ]
     return np.concatenate(parts) if parts else np.zeros(0)
 
@@ -104,12 +103,12 @@ def norm(numbers: NDArray[np.float64], p: float) -> float:
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """Each element of a product is rounded by half an eps, a factor in float32 besides; equal roundings add up."""
+    """The largest relative rounding of a scaled norm: half an eps per element, and that of a float32 factor."""
     return 0.51 * torch.finfo(dtype).eps if dtype.itemsize < 4 else 4 * torch.finfo(dtype).eps
 
 
 def underflow(dtype: torch.dtype, count: int) -> float:
-    """What rounding to the type's smallest number may add up to in a norm of so many elements."""
+    """The largest error of a norm of `count` elements from rounding to the type's smallest number."""
     return torch.finfo(dtype).tiny * torch.finfo(dtype).eps * math.sqrt(max(count, 1))
 
 
@@ -118,7 +117,7 @@ def size(named: Named) -> int:
 
 
 class Step(NamedTuple):
-    """One step of a Clipper: the gradients before and after it, and what it reported."""
+    """One step of a Clipper: the gradients before and after it, and its report."""
 
     policy: Policy
     clipper: Clipper
@@ -139,7 +138,7 @@ class Step(NamedTuple):
 
 
 def steps(policy: Policy, model: Model, dtype: torch.dtype) -> Iterator[Step]:
-    """Three steps of one Clipper with other gradients each; a memory fills."""
+    """Yields three steps of one Clipper with different gradients, so that it has a memory."""
     named = made(model, dtype)
     work = clipper(named, policy)
     for number in range(3):
@@ -155,12 +154,12 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
     return (one is None and other is None) or (one is not None and other is not None and torch.equal(one, other))
 
 
-def test_every_policy_is_tried_and_every_kind_at_every_scope() -> None:
+def test_every_policy_is_tested_and_every_kind_at_every_scope() -> None:
     assert {policy.name for policy in pairs()} == set(Policy.options)
-    assert {(p.kind, p.scope) for p in pairs()} == {(p.kind, p.scope) for p in policies()}
+    assert {(p.kind, scope_of(p)) for p in pairs()} == {(p.kind, scope_of(p)) for p in policies()}
 
 
-# -- the laws of a step
+# -- properties of a step
 
 
 def no_block_exceeds_its_limit(step: Step) -> None:
@@ -169,22 +168,22 @@ def no_block_exceeds_its_limit(step: Step) -> None:
         assert norm(numbers, p) <= limit * (1 + rounding(step.dtype)) + underflow(step.dtype, len(numbers))
 
 
-def norms_are_those_of_the_blocks_before(step: Step) -> None:
+def reported_norms_are_those_of_the_blocks(step: Step) -> None:
     for block, found, _, p in step.blocks():
         assert found == pytest.approx(norm(values(block, step.before), p), rel=1e-6)
 
 
-def within_the_limit_nothing_changes_by_a_bit(step: Step) -> None:
+def within_the_limit_gradients_are_bit_identical(step: Step) -> None:
     for block, found, limit, _ in step.blocks():
         if found <= limit:
-            for place, row in block:
-                old, new = step.before[place], step.after[place]
+            for index, row in block:
+                old, new = step.before[index], step.after[index]
                 assert same(old, new) if row is None or old is None or new is None else torch.equal(old[row], new[row])
     if step.report.fraction.item() == 0:
         assert step.report.before.item() == step.report.after.item()
 
 
-def signs_stay(step: Step) -> None:
+def signs_are_kept(step: Step) -> None:
     for old, new in zip(step.before, step.after, strict=True):
         assert (old is None) == (new is None)
         if old is not None and new is not None:
@@ -192,7 +191,7 @@ def signs_stay(step: Step) -> None:
 
 
 def a_block_is_multiplied_by_one_factor(step: Step) -> None:
-    """That of its norm and limit."""
+    """The factor is min(1, limit / norm), or limit / norm for a policy that rescales."""
     for block, found, limit, p in step.blocks():
         before = values(block, step.before)
         true = norm(before, p)
@@ -204,8 +203,8 @@ def a_block_is_multiplied_by_one_factor(step: Step) -> None:
         assert (error <= allowed + underflow(step.dtype, 1)).all()
 
 
-def reported_norms_are_true(step: Step) -> None:
-    """Of all gradients and of each parameter, before and after."""
+def reported_2_norms_are_accurate(step: Step) -> None:
+    """The norms of all gradients and of each parameter, before and after."""
     report, floor = step.report, underflow(step.dtype, size(step.named))
     assert report.before.item() == pytest.approx(exact_norm(step.before), rel=1e-6, abs=floor)
     assert report.after.item() == pytest.approx(exact_norm(step.after), rel=1e-6, abs=floor)
@@ -213,8 +212,8 @@ def reported_norms_are_true(step: Step) -> None:
         assert pair == pytest.approx((exact_norm([old]), exact_norm([new])), rel=1e-6, abs=floor), name
 
 
-def clipping_again_changes_nothing_but_roundings(step: Step) -> None:
-    """Where nothing is remembered."""
+def clipping_is_idempotent_up_to_rounding(step: Step) -> None:
+    """Only for policies without a memory."""
     if any(link["memory"] or link["elements"] for link in step.clipper.state_dict().values()):
         return
     step.clipper.clip()
@@ -224,21 +223,21 @@ def clipping_again_changes_nothing_but_roundings(step: Step) -> None:
 
 
 def laws(policy: Policy) -> list[Callable[[Step], None]]:
-    """Those that hold for a policy of its kind."""
-    found: list[Callable[[Step], None]] = [signs_stay, reported_norms_are_true]
+    """The properties that hold for a policy of its kind."""
+    found: list[Callable[[Step], None]] = [signs_are_kept, reported_2_norms_are_accurate]
     if policy.kind not in ("measure", "decision"):
         found.append(no_block_exceeds_its_limit)
     if policy.kind != "composite":  # whose later links measure what the earlier ones left
-        found.append(norms_are_those_of_the_blocks_before)
+        found.append(reported_norms_are_those_of_the_blocks)
     if policy.kind not in ("elementwise", "composite"):
         found.append(a_block_is_multiplied_by_one_factor)
     if policy.kind not in ("rescale", "composite") and not remembers_elements(policy):
-        found += [within_the_limit_nothing_changes_by_a_bit, clipping_again_changes_nothing_but_roundings]
+        found += [within_the_limit_gradients_are_bit_identical, clipping_is_idempotent_up_to_rounding]
     return found
 
 
 def remembers_elements(policy: Policy) -> bool:
-    """Whether the limit of an element is its own."""
+    """Whether the policy has a memory for every element."""
     return getattr(policy, "remembers", False)
 
 
@@ -253,12 +252,12 @@ def test_every_step_obeys_the_laws(policy: Policy, dtype: torch.dtype, model: Mo
         assert all(torch.equal(p.detach(), weight) for (_, p), weight in zip(step.named, weights, strict=True))
 
 
-def ordered(policy: Policy) -> bool:
-    """Whether the order of parameters has a meaning: which group a parameter is in."""
-    return policy.scope == "group"
+def depends_on_order(policy: Policy) -> bool:
+    """Whether the parameters' order matters, as for the groups of the optimizer."""
+    return scope_of(policy) == "group"
 
 
-@pytest.mark.parametrize("policy", [policy for policy in pairs() if not ordered(policy)], ids=policy_id)
+@pytest.mark.parametrize("policy", [policy for policy in pairs() if not depends_on_order(policy)], ids=policy_id)
 @EXAMPLES
 @given(model=models())
 def test_the_order_of_parameters_does_not_matter(policy: Policy, model: Model) -> None:
@@ -271,9 +270,9 @@ def test_the_order_of_parameters_does_not_matter(policy: Policy, model: Model) -
         assert other.by_parameter()[name] == pytest.approx(pair, rel=1e-12, abs=floor)
 
 
-@pytest.mark.parametrize("policy", {policy.scope: policy for policy in pairs()}.values(), ids=policy_id)
-def test_thousands_of_parameters(policy: Policy) -> None:
-    """At every scope: their norms are put together in another way than those of a few."""
+@pytest.mark.parametrize("policy", {scope_of(policy): policy for policy in pairs()}.values(), ids=policy_id)
+def test_thousands_of_parameters_are_measured_accurately(policy: Policy) -> None:
+    """At every scope; the norms of many small parameters are combined differently."""
     named = made([((3, 2), "dense", 0.0)] * 3000, torch.float32)
     before = gradients(named)
     report = clipper(named, policy).clip()
@@ -296,7 +295,7 @@ def test_a_tied_parameter_counts_once_and_a_frozen_one_not_at_all(policy: Policy
     groups = [{"params": [tied[0][1]]}, {"params": [tied[1][1], tied[2][1]]}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     other = Clipper([*tied, ("again", tied[0][1])], policy, optimizer=optimizer).clip()
-    if policy.scope != "group":  # the groups of the two optimizers differ
+    if scope_of(policy) != "group":  # the groups of the two optimizers differ
         assert one.by_parameter() == other.by_parameter()
         assert all(same(a, b) for a, b in zip(gradients(plain), gradients(tied), strict=True))
     assert tied[2][1].grad is None
@@ -304,13 +303,13 @@ def test_a_tied_parameter_counts_once_and_a_frozen_one_not_at_all(policy: Policy
 
 @PAIRS
 def test_sparse_gradients(policy: Policy) -> None:
-    """As the same gradient written out, or a clear refusal where rows or elements have a meaning of their own."""
+    """Equal to the same dense gradient, or a clear error if the policy needs rows or elements."""
     dense, sparse = nn.Embedding(6, 3), nn.Embedding(6, 3, sparse=True)
     sparse.load_state_dict(dense.state_dict())
     for table in (dense, sparse):
         (5 * table(torch.tensor([1, 4, 1]))).sum().backward()
     named = [[("table", table.weight)] for table in (dense, sparse)]
-    if policy.scope == "unit" or remembers_elements(policy):
+    if scope_of(policy) == "unit" or remembers_elements(policy):
         with pytest.raises(ValueError, match=r"cannot take the (sparse )?gradient of table"):
             clipper(named[1], policy).clip()
         return
@@ -324,7 +323,7 @@ def test_sparse_gradients(policy: Policy) -> None:
 
 
 def quick(policy: Policy) -> Policy:
-    """The same policy with a warm-up of a few steps."""
+    """The same policy with a warm-up of two steps."""
     if isinstance(policy, Chain):
         return policy
     return replace(policy, warmup=2) if hasattr(policy, "warmup") else policy
@@ -336,7 +335,7 @@ Spoil = Callable[[int, Named], None]
 def run(
     policy: Policy, seeds: list[int], work: Clipper | None = None, spoil: Spoil = lambda *_: None
 ) -> tuple[Clipper, list[list[Tensor | None]]]:
-    """A Clipper after steps with the gradients of these seeds, some of them spikes, and what it left each time."""
+    """Clips gradients of the given seeds, some with spikes; returns the Clipper and the gradients of each step."""
     named = made(USUAL, torch.float32)
     fresh = clipper(named, policy)
     if work is not None:
@@ -352,7 +351,7 @@ def run(
 
 
 @PAIRS
-def test_a_saved_memory_continues_bit_for_bit(policy: Policy) -> None:
+def test_a_saved_memory_continues_bit_identically(policy: Policy) -> None:
     policy = quick(policy)
     _, whole = run(policy, list(range(20)))
     half, _ = run(policy, list(range(11)))
@@ -367,7 +366,7 @@ def test_a_saved_memory_continues_bit_for_bit(policy: Policy) -> None:
 
 @PAIRS
 @pytest.mark.parametrize(("mode", "bad"), [("drop", math.nan), ("keep", math.nan), ("keep", math.inf)])
-def test_a_memory_is_never_poisoned(policy: Policy, mode: str, bad: float) -> None:
+def test_a_nonfinite_gradient_enters_no_memory(policy: Policy, mode: str, bad: float) -> None:
     def spoil(seed: int, named: Named) -> None:
         if seed in (1, 5, 6):
             named[0][1].grad.view(-1)[0] = bad
@@ -379,7 +378,7 @@ def test_a_memory_is_never_poisoned(policy: Policy, mode: str, bad: float) -> No
 
 @PAIRS
 def test_a_zero_or_missing_gradient_does_not_freeze_a_block(policy: Policy) -> None:
-    """Absent while the memory begins, a block still learns afterwards: it is neither erased nor left unlimited."""
+    """A block without gradients at first is measured later: it is neither zeroed nor unlimited."""
 
     def spoil(seed: int, named: Named) -> None:
         if seed < 4:
@@ -407,7 +406,7 @@ def test_memories_are_bounded(policy: Policy) -> None:
 
 @PAIRS
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_zero_sets_bad_elements_to_zero_before_measuring(policy: Policy, bad: float) -> None:
+def test_zero_sets_nonfinite_elements_to_zero_before_measuring(policy: Policy, bad: float) -> None:
     named = made([((2,), "equal", 0.0), ((1,), "equal", 0.0)], torch.float32)
     named[0][1].grad = torch.tensor([bad, 3.0])
     named[1][1].grad = torch.tensor([4.0])
@@ -418,7 +417,7 @@ def test_zero_sets_bad_elements_to_zero_before_measuring(policy: Policy, bad: fl
 
 @PAIRS
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_drop_leaves_the_step_out(policy: Policy, bad: float) -> None:
+def test_drop_drops_the_step(policy: Policy, bad: float) -> None:
     named = made([((2,), "equal", 0.0)], torch.float32)
     work = clipper(named, replace(policy, nonfinite="drop"))
     named[0][1].grad = torch.tensor([bad, 3.0])
@@ -441,7 +440,7 @@ def test_error_names_the_parameter_and_changes_nothing(policy: Policy, bad: floa
 
 @pytest.mark.parametrize("exponent", [38, 30, 22])
 @pytest.mark.parametrize(("scope", "blocks"), [("model", 1), ("parameter", 4), ("unit", 4)])
-def test_the_largest_float32_gradients_are_scaled_and_not_erased(scope: str, blocks: int, exponent: int) -> None:
+def test_the_largest_float32_gradients_are_scaled_and_not_zeroed(scope: str, blocks: int, exponent: int) -> None:
     """torch's clip_grad_norm_ sets all of these to 0: their norm overflows float32."""
     named = made([((1000,), "equal", 0.0)] * 4, torch.float32)
     for _, parameter in named:

@@ -1,4 +1,4 @@
-"""Norms against NumPy in float64, where float32 goes wrong by itself."""
+"""Norms against NumPy in float64, in cases in which plain float32 sums are wrong."""
 
 import math
 from itertools import product
@@ -28,15 +28,15 @@ def test_agrees_with_float64(p: float, dtype: torch.dtype) -> None:
         assert norm(tensor, p) == pytest.approx(exact_norm([tensor], p), rel=1e-6), size
 
 
-def test_ten_million_elements_are_right() -> None:
-    """Where one float32 accumulator may lose four digits."""
+def test_ten_million_elements_are_accurate() -> None:
+    """A single float32 accumulator may lose four digits here."""
     tensor = torch.rand(10**7, generator=torch.Generator().manual_seed(0)) + 0.5
     assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("exponent", [-44, -30, -23, -18, 18, 22, 30, 38])
-def test_the_range_of_float32_neither_overflows_nor_vanishes(dtype: torch.dtype, exponent: int) -> None:
+def test_norms_over_the_range_of_float32_neither_overflow_nor_underflow(dtype: torch.dtype, exponent: int) -> None:
     for p in PS:
         tensor = torch.full((100,), 10.0**exponent, dtype=dtype)
         found = norm(tensor, p)
@@ -44,7 +44,7 @@ def test_the_range_of_float32_neither_overflows_nor_vanishes(dtype: torch.dtype,
         assert found == pytest.approx(exact_norm([tensor], p), rel=1e-6), p
 
 
-def test_the_range_of_float64_neither_overflows_nor_vanishes() -> None:
+def test_norms_over_the_range_of_float64_neither_overflow_nor_underflow() -> None:
     for exponent in (-300, -200, 200, 300):
         tensor = torch.full((100,), 10.0**exponent, dtype=torch.float64)
         assert norm(tensor) == pytest.approx(10.0 ** (exponent + 1), rel=1e-12)
@@ -63,7 +63,7 @@ def test_empty_and_zero_tensors_have_norm_zero() -> None:
         assert combine(norms.new_zeros(0), p).item() == 0.0, p
 
 
-def test_only_bad_elements_give_bad_norms() -> None:
+def test_only_nonfinite_elements_give_nonfinite_norms() -> None:
     good, infinite, nan = torch.ones(4), torch.ones(4), torch.ones(4)
     infinite[1], nan[2] = -math.inf, math.nan
     for p in PS:
@@ -94,7 +94,7 @@ def test_combining_is_the_norm_of_norms(values: list[float], p: float) -> None:
     assert combine(norms, p).item() == pytest.approx(exact_norm([norms], p), rel=1e-9)
 
 
-def test_one_huge_element_among_equals_is_a_worst_case_too() -> None:
+def test_one_huge_element_among_equal_ones_is_a_worst_case_too() -> None:
     for size, spike in product((700, 768, 1000, 1024, 1025, 65_536), (4146.0, 300.0, 1e4)):
         tensor = torch.ones(size)
         tensor[:: 4 * CHUNK] = spike
@@ -132,7 +132,7 @@ def test_norms_of_groups(p: float) -> None:
 @pytest.mark.parametrize("exponent", [-30, 0, 30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_as_on_an_accelerator(dtype: torch.dtype, exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There all tensors are measured by one call, in float64; where that has not the range, with care."""
+    """All tensors are measured by one call in float64, or with scaling if float64 lacks the range."""
     random = torch.Generator().manual_seed(1)
     shapes = [(300,), (0,), (20, 30), (300,), ()]
     tensors = [(torch.randn(shape, generator=random) * 10.0**exponent).to(dtype) for shape in shapes]
@@ -142,8 +142,8 @@ def test_as_on_an_accelerator(dtype: torch.dtype, exponent: int, monkeypatch: py
             assert found == pytest.approx(exact_norm([tensor], p), rel=1e-6), p
 
 
-def test_equal_elements_and_one_huge_one_are_right_to_a_millionth() -> None:
-    """What a float32 accumulator does worst: every rounding of equal squares, or of small ones beside a huge one."""
+def test_the_worst_cases_of_float32_sums_are_accurate_to_1e_6() -> None:
+    """The worst cases: equal squares, which round alike, and small squares next to a huge one."""
     for value in (0.3, 1 / 3, 0.7, 1.1):
         tensor = torch.full((100 * CHUNK,), value)
         assert norm(tensor) == pytest.approx(exact_norm([tensor]), rel=1e-6, abs=0)

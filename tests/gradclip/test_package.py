@@ -1,4 +1,4 @@
-"""What importing gradclip brings along."""
+"""The modules that importing gradclip imports."""
 
 import subprocess
 import sys
@@ -15,6 +15,6 @@ print({name.split(".")[0] for name in sys.modules} & {"runner", "trainer", "hydr
 """
 
 
-def test_policies_need_nothing_and_clipping_needs_torch_alone() -> None:
+def test_policies_import_only_the_standard_library_and_clipping_only_torch() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], env=ENV, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

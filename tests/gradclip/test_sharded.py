@@ -1,4 +1,4 @@
-"""On several processes, sharded, replicated or each with parameters of its own: as one process with one big batch."""
+"""Clipping on several processes, sharded, replicated or with different parameters, equals that of one process."""
 
 import socket
 import time
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradclip import AGC, Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
+from gradclip import AGC, BlockPolicy, Chain, ClipByNorm, Clipper, ClipReport, NonFiniteGradientError, Policy
 from gradclip.functional import clip_grad_norm_
 from tests.gradclip.support import pairs, tensors_in
-from tests.support import policy_id
+from tests.support import policy_id, scope_of
 
 STEPS = 4
 LIMIT = 60  # seconds that a process may wait for another one
@@ -28,7 +28,7 @@ Gradients = list[Tensor | None]
 
 
 def quick(policy: Policy) -> Policy:
-    """With limits that bite within a few steps."""
+    """The policy with limits that take effect within a few steps."""
     if isinstance(policy, Chain):
         return policy
     policy = replace(policy, warmup=2) if hasattr(policy, "warmup") else policy
@@ -39,25 +39,25 @@ def quick(policy: Policy) -> Policy:
 
 
 def cases() -> list[Policy]:
-    """Made once, and handed to the processes: to compose them takes longer than to clip with them."""
+    """The policies, which are composed once and sent to the processes, since composing is slow."""
     return [quick(policy) for policy in pairs()]
 
 
 def network(hidden: int = 5) -> nn.Sequential:
-    """Odd sizes: pieces are uneven, and of the last layer one process holds none."""
+    """A network of odd sizes: shards are uneven, and one process holds none of the last layer."""
     torch.manual_seed(1)
     layers = [nn.Linear(6, hidden), nn.Tanh(), nn.Linear(hidden, 3), nn.Tanh(), nn.Linear(3, 1)]
     return nn.Sequential(*layers).double()
 
 
 def convolutions() -> nn.Sequential:
-    """Outputs in dimension 1, and one input for each output."""
+    """A transposed convolution, with outputs in dimension 1, and a depthwise one."""
     torch.manual_seed(1)
     return nn.Sequential(nn.ConvTranspose1d(1, 5, 2), nn.Tanh(), nn.Conv1d(5, 5, 3, groups=5)).double()
 
 
 def steps(policy: Policy, wrap: Wrap, rank: int, processes: int) -> list[Record]:
-    """A few steps on this process's share of the batches: what was reported, and the gradients left, whole."""
+    """Takes a few steps on this process's part of the batches; returns the reports and the whole gradients."""
     model = wrap(network())
     parameters = dict(model.named_parameters())
     half = len(parameters) // 2
@@ -78,7 +78,7 @@ def steps(policy: Policy, wrap: Wrap, rank: int, processes: int) -> list[Record]
 
 
 def backward(model: nn.Module, part: int = 0, parts: int = 1) -> list[Gradients]:
-    """The gradients of a few batches, of which this process has a part, with the same weights."""
+    """The gradients of this process's part of a few batches, with the same weights."""
     random, found = torch.Generator().manual_seed(2), []
     shape = (8, 1, 6) if isinstance(model[0], nn.ConvTranspose1d) else (8, 6)  # type: ignore[index]
     for step in range(STEPS):
@@ -90,7 +90,7 @@ def backward(model: nn.Module, part: int = 0, parts: int = 1) -> list[Gradients]
 
 
 def clipped(policy: Policy, model: nn.Module, gradients: list[Gradients], process_group: Any = None) -> list[Record]:
-    """One clip after the other: what was reported, and the gradients left, whole."""
+    """Clips one step after the other; returns the reports and the whole gradients."""
     clipper, records = clipper_of(policy, model, process_group), []
     for step in gradients:
         put(model, step)
@@ -105,7 +105,7 @@ def clipped(policy: Policy, model: nn.Module, gradients: list[Gradients], proces
 
 
 def clipper_of(policy: Policy, model: nn.Module, process_group: Any) -> Clipper:
-    """With two groups of parameters, by their names; a process may hold no parameter of one."""
+    """Makes a Clipper with two parameter groups; a process may hold no parameter of one of them."""
     groups: list[dict[str, Any]] = [{"params": []}, {"params": []}]
     for name, parameter in model.named_parameters():
         groups["0" not in name]["params"].append(parameter)
@@ -114,11 +114,11 @@ def clipper_of(policy: Policy, model: nn.Module, process_group: Any) -> Clipper:
 
 def put(model: nn.Module, gradients: Gradients) -> None:
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-        parameter.grad = None if gradient is None else copied(gradient)
+        parameter.grad = None if gradient is None else clone_gradient(gradient)
 
 
-def copied(gradient: Any) -> Tensor:
-    """Sums that are still in parts stay so, which `clone` would add up."""
+def clone_gradient(gradient: Any) -> Tensor:
+    """Copies a gradient; partial sums stay partial, while `clone` would reduce them."""
     if not hasattr(gradient, "device_mesh"):
         clone: Tensor = gradient.clone()
         return clone
@@ -129,7 +129,7 @@ def copied(gradient: Any) -> Tensor:
 
 
 def whole_gradients(model: nn.Module) -> dict[str, Tensor]:
-    """By name, with zeros for those that are missing here."""
+    """The whole gradients by name, with zeros for missing ones."""
     return {n: whole(torch.zeros_like(p) if p.grad is None else p.grad) for n, p in model.named_parameters()}
 
 
@@ -143,7 +143,7 @@ def whole(tensor: Any) -> Tensor:
     return full
 
 
-# -- models that are sharded, or whose gradients each process has as a whole
+# -- models that are sharded or replicated
 
 
 def fsdp(model: nn.Module, mesh: Any = None) -> nn.Module:
@@ -157,14 +157,14 @@ def fsdp(model: nn.Module, mesh: Any = None) -> nn.Module:
 
 
 def tensor_parallel(model: nn.Module, mesh: Any) -> nn.Module:
-    """The first two layers; the last one is whole on every process."""
+    """Parallelizes the first two layers; the last one is replicated."""
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     return parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
 
 
 def sharded(size: int) -> dict[str, tuple[nn.Module, list[Gradients]]]:
-    """Models on so many processes, with this process's share of the gradients of a few batches."""
+    """Models on `size` processes, with this process's part of the gradients of a few batches."""
     from torch.distributed.device_mesh import init_device_mesh
 
     rank = distributed.get_rank()
@@ -175,7 +175,7 @@ def sharded(size: int) -> dict[str, tuple[nn.Module, list[Gradients]]]:
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
         both = fsdp(tensor_parallel(network(4), mesh["model"]), mesh["data"])
         made = {"hsdp": (fsdp(network(), mesh), rank, 4), "fsdp with tensor": (both, rank // 2, 2)}
-    return {way: (model, backward(model, part, parts)) for way, (model, part, parts) in made.items()}
+    return {setup: (model, backward(model, part, parts)) for setup, (model, part, parts) in made.items()}
 
 
 WHOLE = {
@@ -186,7 +186,7 @@ WHOLE = {
 }
 
 
-# -- gradients as a process may have them: cut along columns, not yet summed, or missing
+# -- DTensor gradients: sharded by columns, partial sums, or missing
 
 
 def columns() -> list[Tensor]:
@@ -195,8 +195,8 @@ def columns() -> list[Tensor]:
     return [torch.randn(shape, dtype=torch.float64, generator=random) for shape in [*shapes, *shapes]]
 
 
-def placed() -> tuple[nn.Module, Gradients]:
-    """Columns; a sum in two parts; rows that one process has; a sum of which one process has all; one of nobody."""
+def dtensor_model() -> tuple[nn.Module, Gradients]:
+    """A model with gradients for DTensors: columns, partial sums, rows of one process only, and a missing one."""
     values = columns()
     rows = values[7].clone()
     rows[3:] = 0
@@ -209,14 +209,14 @@ def placed() -> tuple[nn.Module, Gradients]:
     ]
 
 
-def placed_here(rank: int, missing: bool = True) -> tuple[nn.Module, Gradients]:
-    """What a process holds of these; without missing ones, every process has a part of each gradient."""
+def local_dtensors(rank: int, missing: bool = True) -> tuple[nn.Module, Gradients]:
+    """The DTensors of this process. missing: whether some gradients are missing on some processes."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
     mesh = init_device_mesh("cpu", (2,))
     placements: list[Any] = [Shard(1), Replicate(), Shard(0), Replicate(), Shard(0)]
-    model, gradients = placed()
+    model, gradients = dtensor_model()
     for name, placement in zip(list(model), placements, strict=True):  # type: ignore[call-overload]
         model[name] = nn.Parameter(distribute_tensor(model[name], mesh, [placement]))
     columns, halves, rows, summed, _ = gradients
@@ -233,7 +233,7 @@ def placed_here(rank: int, missing: bool = True) -> tuple[nn.Module, Gradients]:
     return model, here
 
 
-# -- parameters of which each process has its own
+# -- parameters that differ between processes
 
 
 def stage(rank: int) -> nn.Module:
@@ -250,11 +250,11 @@ def mixture(dense: list[str], experts: list[str]) -> nn.Module:
 
 
 def own_gradients(model: nn.Module) -> list[Gradients]:
-    """Those of a few batches, by the parameters' names."""
+    """The gradients of a few batches, by parameter name."""
     if isinstance(model, nn.Sequential):
         names = [name for name, _ in network().named_parameters()]
-        chosen = [names.index(name) for name, _ in model.named_parameters()]
-        return [[step[index] for index in chosen] for step in backward(network())]
+        for_sharding = [names.index(name) for name, _ in model.named_parameters()]
+        return [[step[index] for index in for_sharding] for step in backward(network())]
     sizes = {name: 1e-3 if "1" in name else 1.0 for name, _ in model.named_parameters()}  # not all exceed a limit
     return [
         [(10 if step == 3 else 1) * sizes[name] * p.detach().roll(step) for name, p in model.named_parameters()]
@@ -262,26 +262,26 @@ def own_gradients(model: nn.Module) -> list[Gradients]:
     ]
 
 
-def varied(policy: Policy, way: str) -> Policy:
-    """Half a pipeline has a stage of which nothing is clipped."""
-    return replace(policy, exclude=["0.*"]) if way == "half a pipeline" and not isinstance(policy, Chain) else policy
+def for_setup(policy: Policy, setup: str) -> Policy:
+    """The policy for a setup; in half a pipeline it excludes all parameters of one stage."""
+    return replace(policy, exclude=["0.*"]) if setup == "half a pipeline" and not isinstance(policy, Chain) else policy
 
 
-def divided(size: int) -> dict[str, tuple[nn.Module, list[Gradients], Any]]:
-    """Models of which this process holds a part, with gradients, and the groups of those that hold the others."""
+def partitioned(size: int) -> dict[str, tuple[nn.Module, list[Gradients], Any]]:
+    """Models of which this process holds a part, with gradients, and the process groups."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
 
     rank, world = distributed.get_rank(), distributed.group.WORLD
     if size == 2:
-        mesh, experts, beside = init_device_mesh("cpu", (2,)), mixture([""], [str(rank)]), mixture(["1"], [str(rank)])
-        gradients = [[distribute_tensor(one, mesh, [Shard(0)]), other] for one, other in own_gradients(beside)]
-        beside["dense1"] = nn.Parameter(distribute_tensor(beside["dense1"], mesh, [Shard(0)]))
+        mesh, experts, mixed = init_device_mesh("cpu", (2,)), mixture([""], [str(rank)]), mixture(["1"], [str(rank)])
+        gradients = [[distribute_tensor(one, mesh, [Shard(0)]), other] for one, other in own_gradients(mixed)]
+        mixed["dense1"] = nn.Parameter(distribute_tensor(mixed["dense1"], mesh, [Shard(0)]))
         return {
             "pipeline": (stage(rank), own_gradients(stage(rank)), world),
             "half a pipeline": (stage(rank), own_gradients(stage(rank)), world),
             "experts": (experts, own_gradients(experts), {"*experts*": world}),
-            "experts beside shards": (beside, gradients, {"*experts*": world}),
+            "experts and shards": (mixed, gradients, {"*experts*": world}),
         }
     stages, experts_of = (init_device_mesh("cpu", (2, 2)).get_group(dim) for dim in range(2))
     held = mixture([str(rank // 2)], [f"{rank // 2}{rank % 2}"])
@@ -289,54 +289,56 @@ def divided(size: int) -> dict[str, tuple[nn.Module, list[Gradients], Any]]:
     return {"pipeline of experts": (held, own_gradients(held), groups)}
 
 
-UNDIVIDED = {
+WHOLE_MODELS = {
     "pipeline": network,
     "half a pipeline": network,
     "experts": lambda: mixture([""], ["0", "1"]),
-    "experts beside shards": lambda: mixture(["1"], ["0", "1"]),
+    "experts and shards": lambda: mixture(["1"], ["0", "1"]),
     "pipeline of experts": lambda: mixture(["0", "1"], ["00", "01", "10", "11"]),
 }
 
 
-# -- what runs on each of the processes
+# -- the code of each process
 
 
-def worker(rank: int, size: int, port: int, folder: str, those: list[Policy]) -> None:
+def worker(rank: int, size: int, port: int, folder: str, policies: list[Policy]) -> None:
     torch.set_num_threads(1)
     address = f"tcp://localhost:{port}"
     distributed.init_process_group("gloo", address, rank=rank, world_size=size, timeout=timedelta(seconds=LIMIT))
     found: Record = {}
-    for way, (model, gradients) in sharded(size).items():
-        found[way] = {policy_id(policy): clipped(policy, model, gradients) for policy in chosen(those, way)}
-    for way, (model, gradients, group) in divided(size).items():
-        found[way] = {policy_id(p): clipped(varied(p, way), model, gradients, group) for p in those}
+    for setup, (model, gradients) in sharded(size).items():
+        found[setup] = {
+            policy_id(policy): clipped(policy, model, gradients) for policy in for_sharding(policies, setup)
+        }
+    for setup, (model, gradients, group) in partitioned(size).items():
+        found[setup] = {policy_id(p): clipped(for_setup(p, setup), model, gradients, group) for p in policies}
     if size == 2:
-        found |= on_two_processes(rank, those)
+        found |= on_two_processes(rank, policies)
     torch.save(found, Path(folder) / f"{size} {rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
 
 
-def chosen(those: list[Policy], way: str) -> list[Policy]:
-    return [policy for policy in those if policy.scope == "unit"] if way == "convolutions" else those
+def for_sharding(policies: list[Policy], setup: str) -> list[Policy]:
+    return [policy for policy in policies if scope_of(policy) == "unit"] if setup == "convolutions" else policies
 
 
-def on_two_processes(rank: int, those: list[Policy]) -> Record:
-    model, gradients = placed_here(rank)
+def on_two_processes(rank: int, policies: list[Policy]) -> Record:
+    model, gradients = local_dtensors(rank)
     shards = fsdp(network())
     everything = backward(shards, rank, 2)[0]
     return {
-        "fsdp": {policy_id(policy): steps(policy, fsdp, rank, 2) for policy in those},
+        "fsdp": {policy_id(policy): steps(policy, fsdp, rank, 2) for policy in policies},
         "ddp": {
-            policy_id(p): steps(p, nn.parallel.DistributedDataParallel, rank, 2) for p in those[::5]
+            policy_id(p): steps(p, nn.parallel.DistributedDataParallel, rank, 2) for p in policies[::5]
         },  # gradients are whole there: a few are enough
-        "placed": {policy_id(policy): clipped(policy, model, [gradients] * 2) for policy in those},
-        "collectives": {policy_id(policy): collectives(policy, rank, shards, everything) for policy in those},
+        "dtensor_model": {policy_id(policy): clipped(policy, model, [gradients] * 2) for policy in policies},
+        "collectives": {policy_id(policy): collectives(policy, rank, shards, everything) for policy in policies},
         "functional": functional(rank),
-        "nonfinite": nonfinite(rank, those),
+        "nonfinite": nonfinite(rank, policies),
         "refused": refused(),
         "partly sharded": partly_sharded(rank),
-        "saved": saved(rank, next(policy for policy in those if policy.name == "ema")),
+        "saved": saved(rank, next(policy for policy in policies if policy.name == "ema")),
     }
 
 
@@ -357,8 +359,8 @@ def partly_sharded(rank: int) -> Tensor:
 
 
 def saved(rank: int, policy: Policy) -> Record:
-    """The first process saves and loads a memory by itself, where gradients of the others wait to be added up."""
-    model, gradients = placed_here(rank)
+    """Saves and loads a memory on the first process alone, while partial gradients exist on the others."""
+    model, gradients = local_dtensors(rank)
     clipper = clipper_of(policy, model, None)
     put(model, gradients)
     clipper.clip()
@@ -369,7 +371,7 @@ def saved(rank: int, policy: Policy) -> Record:
 
 
 class Collectives(TorchDispatchMode):
-    """Lists the collectives that are called, with the shapes of what they send."""
+    """Records the collectives that are called, with the shapes of their tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -385,7 +387,7 @@ class Collectives(TorchDispatchMode):
 
 
 def collectives(policy: Policy, rank: int, model: nn.Module, everything: Gradients) -> dict[str, list[str]]:
-    """Those of two clips, by which gradients this process has; "clip" has those of one clip alone."""
+    """The collectives of two clips, by the gradients that this process has; "clip" has those of one clip."""
     found: dict[str, list[str]] = {}
     for case, present in {"all": 6, "some": (2, 5)[rank], "one": (6, 0)[rank]}.items():
         clipper = clipper_of(policy, model, None)
@@ -417,21 +419,21 @@ def functional(rank: int) -> Record:
 
 
 def with_nan(gradients: list[Gradients], spoiled: bool) -> list[Gradients]:
-    """One step with a nan, if it is this process that has it, and one without."""
-    first = [None if each is None else copied(each) for each in gradients[0]]
+    """A step with a nan, if `spoiled`, and one without."""
+    first = [None if each is None else clone_gradient(each) for each in gradients[0]]
     if spoiled:
         local: Any = first[0]
         (local.to_local() if hasattr(local, "to_local") else local).view(-1)[-1] = torch.nan
     return [first, gradients[1]]
 
 
-def nonfinite(rank: int, those: list[Policy]) -> Record:
-    """A nan that one process has, in its shard or its stage: by the mode, and the policy."""
+def nonfinite(rank: int, policies: list[Policy]) -> Record:
+    """Clips with a nan in one process's shard or stage, under each mode of `nonfinite`."""
     shards, stages, found = fsdp(network()[:1]), stage(rank), {}
     in_shards = with_nan(backward(shards, rank, 2), rank == 1)
     in_stages = with_nan(own_gradients(stages), rank == 1)
     for mode in ("error", "drop", "zero"):
-        for policy in those:
+        for policy in policies:
             policy = replace(policy, nonfinite=mode)
             one = clipped(policy, shards, in_shards)
             found[f"{mode} {policy_id(policy)}"] = one, clipped(policy, stages, in_stages, distributed.group.WORLD)
@@ -439,7 +441,7 @@ def nonfinite(rank: int, those: list[Policy]) -> Record:
 
 
 def refused() -> list[str]:
-    """What FSDP1 and a transposed convolution in groups are answered with."""
+    """The error messages for FSDP1 and for a grouped transposed convolution."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     policy, cpu = ClipByNorm(max=0.1), torch.device("cpu")
@@ -471,9 +473,9 @@ def message(attempt: Callable[[], object]) -> str:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Record]]:
-    """What the processes found, by their number and their rank."""
-    folder, those = tmp_path_factory.mktemp("sharded"), cases()
-    started = [start(size, str(folder), those) for size in (2, 4)]
+    """The results of all processes, by the number of processes and the rank."""
+    folder, policies = tmp_path_factory.mktemp("sharded"), cases()
+    started = [start(size, str(folder), policies) for size in (2, 4)]
     until = time.monotonic() + 4 * LIMIT
     for context in started:
         while not context.join(timeout=1):
@@ -486,14 +488,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Record]]:
     }
 
 
-def start(size: int, folder: str, those: list[Policy]) -> Any:
+def start(size: int, folder: str, policies: list[Policy]) -> Any:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     # Forked from one process that has imported torch, which takes longer than all tests.
     torch.multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     return torch.multiprocessing.start_processes(
-        worker, (size, port, folder, those), nprocs=size, join=False, start_method="forkserver"
+        worker, (size, port, folder, policies), nprocs=size, join=False, start_method="forkserver"
     )
 
 
@@ -502,27 +504,29 @@ def close(one: object, other: object) -> None:
 
 
 def same(one: object, other: object) -> None:
-    """To the last bit, or the processes would drift apart."""
+    """Asserts that values are bit-identical on all processes, which would otherwise diverge."""
     torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def test_as_one_process_with_one_big_batch(found: dict[int, list[Record]], subtests: pytest.Subtests) -> None:
-    """One test, since every worker of the suite that had a part of it would start its own processes."""
-    model, gradients = placed()
-    models = {"placed": (model, [gradients] * 2)} | {way: (make(), backward(make())) for way, make in WHOLE.items()}
+    """A single test: pytest-xdist workers that share it would each start the processes again."""
+    model, gradients = dtensor_model()
+    models = {"dtensor_model": (model, [gradients] * 2)} | {
+        setup: (make(), backward(make())) for setup, make in WHOLE.items()
+    }
     for policy in cases():
         name = policy_id(policy)
         alone = steps(policy, lambda model: model, 0, 1)
-        expected = {"fsdp": alone, "ddp": alone} | {way: clipped(policy, *models[way]) for way in models}
-        for way, records in expected.items():
-            size = 2 if way in found[2][0] else 4
-            if name in found[size][0][way]:
-                with subtests.test(policy=name, way=way):
-                    for one, other in zip(found[size][0][way][name], records, strict=True):
+        expected = {"fsdp": alone, "ddp": alone} | {setup: clipped(policy, *models[setup]) for setup in models}
+        for setup, records in expected.items():
+            size = 2 if setup in found[2][0] else 4
+            if name in found[size][0][setup]:
+                with subtests.test(policy=name, setup=setup):
+                    for one, other in zip(found[size][0][setup][name], records, strict=True):
                         close(one, other)
                     for rank in range(1, size):
-                        same(found[size][0][way][name], found[size][rank][way][name])
-    check_divided(found, subtests)
+                        same(found[size][0][setup][name], found[size][rank][setup][name])
+    check_partitioned(found, subtests)
     check_collectives(found[2], subtests)
     check_nonfinite(found[2], subtests)
     with subtests.test("saved"):
@@ -541,15 +545,18 @@ def test_as_one_process_with_one_big_batch(found: dict[int, list[Record]], subte
 
 
 def blocks(policy: Policy, gradients: dict[str, Tensor]) -> list[str] | None:
-    """The names of the blocks of so many parameters, if they are a process's own."""
-    gradients = {name: g for name, g in gradients.items() if not any(fnmatch(name, each) for each in policy.exclude)}
+    """The names of the blocks of the parameters, if blocks do not extend over processes; else None."""
+    exclude = policy.exclude if isinstance(policy, BlockPolicy) else []
+    gradients = {name: g for name, g in gradients.items() if not any(fnmatch(name, each) for each in exclude)}
     units = [f"{name}[{row}]" for name, g in gradients.items() for row in range(len(g) if g.dim() > 1 else 1)]
     layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in gradients))
-    return {"parameter": list(gradients), "element": list(gradients), "layer": layers, "unit": units}.get(policy.scope)
+    return {"parameter": list(gradients), "element": list(gradients), "layer": layers, "unit": units}.get(
+        scope_of(policy)
+    )
 
 
 def compare(policy: Policy, held: Record, alone: Record) -> None:
-    """What one process found of a model that is divided among several, with what is found of the model as a whole."""
+    """Compares one process's result for a partitioned model with that for the whole model."""
     if "error" in alone:
         assert set(held["error"]) <= set(alone["error"])
         return
@@ -568,13 +575,13 @@ def compare(policy: Policy, held: Record, alone: Record) -> None:
             close(list(held["report"][figure]), [figures[name] for name in own])
 
 
-def check_divided(found: dict[int, list[Record]], subtests: pytest.Subtests) -> None:
-    for way, make in UNDIVIDED.items():
-        size, model, gradients = 2 if way in found[2][0] else 4, make(), own_gradients(make())
-        for policy in (varied(policy, way) for policy in cases()):
+def check_partitioned(found: dict[int, list[Record]], subtests: pytest.Subtests) -> None:
+    for setup, make in WHOLE_MODELS.items():
+        size, model, gradients = 2 if setup in found[2][0] else 4, make(), own_gradients(make())
+        for policy in (for_setup(policy, setup) for policy in cases()):
             alone = clipped(policy, model, gradients)
-            with subtests.test(policy=policy_id(policy), way=way):
-                ranks = [found[size][rank][way][policy_id(policy)] for rank in range(size)]
+            with subtests.test(policy=policy_id(policy), setup=setup):
+                ranks = [found[size][rank][setup][policy_id(policy)] for rank in range(size)]
                 for here in ranks:
                     for one, other, first in zip(here, alone, ranks[0], strict=True):
                         compare(policy, one, other)
@@ -582,7 +589,7 @@ def check_divided(found: dict[int, list[Record]], subtests: pytest.Subtests) -> 
 
 
 def check_collectives(found: list[Record], subtests: pytest.Subtests) -> None:
-    """The same ones in the same order, whichever gradients a process has; how many a clip takes under FSDP2."""
+    """The collectives do not depend on which gradients a process has; their number under FSDP2."""
     by_unit, by_policy = {"none": 2, "normalize": 3, "agc": 4, "rms": 4}, {"value": 4, "spike": 4, "chain": 4}
     for policy in cases():
         with subtests.test("collectives", policy=policy_id(policy)):
@@ -590,17 +597,17 @@ def check_collectives(found: list[Record], subtests: pytest.Subtests) -> None:
             assert one == other
             assert one["all"] == one["some"] == one["one"]
             assert one["stages"] == one["one stage"]
-            assert len(one["clip"]) == (by_unit if policy.scope == "unit" else by_policy).get(policy.name, 1)
+            assert len(one["clip"]) == (by_unit if scope_of(policy) == "unit" else by_policy).get(policy.name, 1)
 
 
 def check_nonfinite(found: list[Record], subtests: pytest.Subtests) -> None:
-    """Every process raises, drops the step or sets elements to 0, all alike, and the next step is clipped as usual."""
+    """All processes raise, drop the step or set elements to 0, and clip the next step as usual."""
     gradients = with_nan(backward(network()[:1]), spoiled=True)
     in_stage = with_nan(backward(network()), spoiled=False)
     last = in_stage[0][2]
     assert last is not None
     last.view(-1)[-1] = torch.nan  # of the second stage's first parameter
-    sharded, divided = network()[:1], network()
+    sharded, partitioned = network()[:1], network()
     for mode in ("error", "drop", "zero"):
         for policy in cases():
             policy = replace(policy, nonfinite=mode)
@@ -610,7 +617,7 @@ def check_nonfinite(found: list[Record], subtests: pytest.Subtests) -> None:
                     close(one, other)
                 same(by_rank[0][0], by_rank[1][0])
                 for _, stages in by_rank:
-                    for one, other in zip(stages, clipped(policy, divided, in_stage), strict=True):
+                    for one, other in zip(stages, clipped(policy, partitioned, in_stage), strict=True):
                         compare(policy, one, other)
 
 
@@ -623,8 +630,8 @@ def check_functional(found: list[Record]) -> None:
     close(found[0]["functional"]["gradients"] | found[1]["functional"]["gradients"], whole_gradients(model))
 
 
-def test_the_cases_limit_something() -> None:
-    """A policy that limits nothing within the few steps would prove nothing."""
+def test_every_case_limits_something() -> None:
+    """A case without an effect would test nothing."""
     for policy in cases():
         records = steps(policy, lambda model: model, 0, 1)
         assert policy.name == "none" or any(each["report"][4] > 0 for each in records), policy_id(policy)

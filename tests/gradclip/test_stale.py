@@ -1,7 +1,6 @@
-"""What changes after `Clipper(...)` was called is seen at the next `clip()`, or named by `check()`.
+"""Changes after the construction of a Clipper take effect at the next `clip()`, or `check()` names them.
 
-Expected norms and gradients are those of torch's `clip_grad_norm_` over float64 copies of the parameters that
-there are at that moment.
+Expected norms and gradients are those of torch's `clip_grad_norm_` over float64 copies of the current parameters.
 """
 
 import copy
@@ -53,14 +52,14 @@ def model() -> nn.Sequential:
 
 
 def fill(model: nn.Module, size: float = 1.0) -> None:
-    """New random gradients for all parameters that learn."""
+    """Sets new random gradients for all parameters that require one."""
     for parameter in model.parameters():
         drawn = size * torch.randn(parameter.shape, device="cpu")
         parameter.grad = drawn.to(parameter.dtype) if parameter.requires_grad else None
 
 
-def doubles(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Copies of the parameters that have a gradient, with it, in float64."""
+def in_float64(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Copies the parameters that have a gradient, and their gradients, in float64."""
     copies = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
@@ -79,8 +78,8 @@ def assert_gradients(model: nn.Module, expected: dict[str, nn.Parameter]) -> Non
 
 
 def clip_as_torch(clipper: Clipper, model: nn.Module, norm_type: float = 2.0) -> ClipReport:
-    """Clips the model to MAX by one norm, by the Clipper and by torch; both must agree, and `check()` pass."""
-    expected = doubles(model)
+    """Clips the model to MAX, by the Clipper and by torch; asserts that both agree and that `check()` passes."""
+    expected = in_float64(model)
     total = clip_grad_norm_(expected.values(), MAX, norm_type)
     assert total > MAX
     report = clipper.clip()
@@ -92,7 +91,7 @@ def clip_as_torch(clipper: Clipper, model: nn.Module, norm_type: float = 2.0) ->
 
 
 def started(model: nn.Module, policy: Policy | None = None, **options: Any) -> Clipper:
-    """A Clipper that has clipped the model once."""
+    """Makes a Clipper and clips the model once."""
     clipper = Clipper(model, policy or ClipByNorm(max=MAX), **options)
     fill(model)
     clipper.clip()
@@ -131,7 +130,7 @@ def test_a_clipper_of_a_model_on_the_meta_device_clips_it_once_it_is_on_the_cpu(
     clip_as_torch(clipper, model)
 
 
-def test_a_part_without_gradients_on_another_device_does_not_hide_a_nan(model: nn.Sequential) -> None:
+def test_a_module_without_gradients_on_another_device_does_not_hide_a_nan(model: nn.Sequential) -> None:
     clipper = started(model)
     model[4].to("meta")
     fill(model[:4])
@@ -163,13 +162,13 @@ def test_every_kind_of_policy_follows_a_model_to_another_device(model: nn.Sequen
     assert report.after.item() == pytest.approx(exact_norm([p.grad for p in model.parameters()]), rel=1e-6)
 
 
-# -- 2. another type
+# -- 2. another dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("part", ["", "2", "4"])
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, math.inf])
-def test_a_part_that_changed_its_type(model: nn.Sequential, part: str, dtype: torch.dtype, norm_type: float) -> None:
+def test_a_module_that_changed_its_dtype(model: nn.Sequential, part: str, dtype: torch.dtype, norm_type: float) -> None:
     clipper = started(model, ClipByNorm(max=MAX, norm_type=norm_type))
     model.get_submodule(part).to(dtype)
     fill(model)
@@ -181,7 +180,7 @@ def test_a_part_that_changed_its_type(model: nn.Sequential, part: str, dtype: to
 
 @pytest.mark.parametrize("scope", ["model", "parameter", "unit"])
 @pytest.mark.parametrize(("of_parameter", "of_gradient"), [("float32", "bfloat16"), ("bfloat16", "float32")])
-def test_gradients_of_another_type_than_their_parameters(scope: str, of_parameter: str, of_gradient: str) -> None:
+def test_gradients_of_another_dtype_than_their_parameters(scope: str, of_parameter: str, of_gradient: str) -> None:
     parameter = nn.Parameter(torch.zeros(40, 30, dtype=getattr(torch, of_parameter)))
     parameter.grad_dtype = None  # any
     parameter.grad = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)).to(getattr(torch, of_gradient))
@@ -192,7 +191,7 @@ def test_gradients_of_another_type_than_their_parameters(scope: str, of_paramete
     assert parameter.grad.dtype == getattr(torch, of_gradient)
 
 
-def test_another_default_type_changes_no_norm(model: nn.Sequential) -> None:
+def test_another_default_dtype_changes_no_norm(model: nn.Sequential) -> None:
     clipper = started(model)
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -213,7 +212,7 @@ def test_a_parameter_that_grew_or_shrank_in_place(model: nn.Sequential, shape: t
     clip_as_torch(clipper, model)
 
 
-def test_one_of_two_equal_shapes_grew() -> None:
+def test_one_of_two_parameters_of_equal_shape_grew() -> None:
     model = with_gradients([torch.ones(20, 30), torch.ones(20, 30)])
     clipper = Clipper(model, ClipByNorm(max=MAX))
     clipper.clip()
@@ -235,14 +234,14 @@ def test_units_are_those_of_the_new_shape(model: nn.Sequential, policy: Policy) 
     assert report.limits.tolist() == pytest.approx(maxima, rel=1e-6)
 
 
-def test_a_gradient_that_was_left_from_another_shape_is_named(model: nn.Sequential) -> None:
+def test_a_gradient_of_the_previous_shape_is_named(model: nn.Sequential) -> None:
     clipper = started(model, ClipByNorm(max=MAX, scope="unit"))
     model[2].weight.data = torch.zeros(7, 5)  # the gradient has 5 rows
-    with pytest.raises(ValueError, match=r"scope=unit cannot take the gradient of 2\.weight.*from another shape"):
+    with pytest.raises(ValueError, match=r"scope=unit cannot take the gradient of 2\.weight.*shape has changed"):
         clipper.clip()
 
 
-def test_elements_whose_shape_changed_are_clamped_anew(model: nn.Sequential) -> None:
+def test_elementwise_policies_follow_a_changed_shape(model: nn.Sequential) -> None:
     clipper = started(model, SpikeClip(warmup=0, theta=1e-6))
     model[2].weight.data, model[2].weight.grad = torch.zeros(7, 3), None
     fill(model)
@@ -342,8 +341,8 @@ def test_a_model_that_lost_all_its_parameters_is_refused(model: nn.Sequential) -
 
 
 @pytest.mark.parametrize("change", ["replace", "append"])
-def test_a_parameter_that_a_listed_clipper_does_not_know_is_named(model: nn.Sequential, change: str) -> None:
-    """The list is taken as it is; what the optimizer would step beside it is found."""
+def test_a_gradient_outside_a_clippers_list_is_named(model: nn.Sequential, change: str) -> None:
+    """The list is fixed; a gradient outside it that the optimizer would use is found."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     clipper = Clipper(model.named_parameters(), ClipByNorm(max=MAX), optimizer=optimizer)
     if change == "replace":
@@ -371,7 +370,7 @@ def test_a_replaced_parameter_that_only_the_optimizer_still_has_is_named(model: 
         clipper.check()
 
 
-def test_a_parameter_that_came_after_clip_is_named(model: nn.Sequential) -> None:
+def test_a_parameter_added_after_clip_is_named(model: nn.Sequential) -> None:
     clipper = started(model)
     model.append(nn.Linear(2, 2, bias=False))
     with pytest.raises(ClipCheckError, match=r"5\.weight: the parameter was added after clip"):
@@ -448,7 +447,7 @@ def test_a_clipper_refuses_an_exhausted_iterator(model: nn.Sequential, again: Ca
         Clipper(named, ClipByNorm(max=MAX))
 
 
-def test_an_iterator_that_was_given_once_serves_every_step(model: nn.Sequential) -> None:
+def test_an_iterator_can_be_used_for_every_step(model: nn.Sequential) -> None:
     clipper = Clipper(((name, p) for name, p in model.named_parameters()), ClipByNorm(max=MAX))
     for _ in range(3):
         fill(model)
@@ -468,7 +467,7 @@ def test_the_functions_warn_about_an_exhausted_iterator(
         getattr(functional, name)(parameters, MAX)
 
 
-def test_the_functions_take_an_empty_list_without_a_warning() -> None:
+def test_the_functions_accept_an_empty_list_without_a_warning() -> None:
     assert functional.clip_grad_norm_([], 1.0).item() == clip_grad_norm_([], 1.0).item() == 0.0
     functional.clip_grad_value_([], 1.0)
 
@@ -506,7 +505,7 @@ def test_gradients_that_come_after_an_empty_step_are_clipped(model: nn.Sequentia
     assert clipper.clip().before.item() == 0.0
 
 
-def test_a_memory_learns_nothing_from_a_step_without_gradients(model: nn.Sequential) -> None:
+def test_a_step_without_gradients_changes_no_memory(model: nn.Sequential) -> None:
     clipper = started(model, EMAClip(warmup=1))
     memory = clipper.state_dict()[""]["memory"]
     model.zero_grad()
@@ -550,7 +549,7 @@ POLICIES = [
 @pytest.mark.parametrize("mode", modes())
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.name}-{policy.scope}")
 def test_the_modes_of_torch_change_nothing(mode: str, policy: Policy) -> None:
-    """Whatever was made inside a mode is of use outside of it, and the other way round."""
+    """Tensors that were made inside a mode can be used outside of it, and vice versa."""
     results = []
     for inside in ([False] * 4, [True, True, False, True], [False, True, True, False]):
         torch.manual_seed(0)
@@ -574,7 +573,7 @@ def test_the_modes_of_torch_change_nothing(mode: str, policy: Policy) -> None:
 def test_the_norm_inside_a_mode_is_torchs(model: nn.Sequential, mode: str) -> None:
     clipper = started(model)
     fill(model)
-    expected = doubles(model)
+    expected = in_float64(model)
     total = clip_grad_norm_(expected.values(), MAX)
     with modes()[mode]():
         report = clipper.clip()
@@ -609,7 +608,7 @@ def test_a_memory_from_inside_a_mode_is_saved_copied_and_loaded(model: nn.Sequen
 # -- 9. a policy that is changed or shared
 
 
-def test_a_changed_limit_holds_at_once(model: nn.Sequential) -> None:
+def test_a_changed_limit_is_used_at_the_next_step(model: nn.Sequential) -> None:
     policy = ClipByNorm(max=1e9)
     clipper = started(model, policy)
     policy.max = MAX
@@ -712,7 +711,7 @@ def test_an_option_that_the_memory_depends_on_cannot_be_changed(
     ("first", "second"),
     [(ZClip(warmup=5, scope="parameter"), EMAClip(warmup=5)), (EMAClip(), AutoClip()), (SpikeClip(), EMAClip())],
 )
-def test_another_policy_begins_with_a_memory_of_its_own(model: nn.Sequential, first: Policy, second: Policy) -> None:
+def test_another_policy_starts_with_an_empty_memory(model: nn.Sequential, first: Policy, second: Policy) -> None:
     clipper = Clipper(model, first)
     for _ in range(8):
         fill(model)
@@ -729,7 +728,7 @@ def test_another_policy_begins_with_a_memory_of_its_own(model: nn.Sequential, fi
         clipper.check()
 
 
-def test_a_policy_that_two_clippers_share_leaves_each_its_memory() -> None:
+def test_two_clippers_with_the_same_policy_have_separate_memories() -> None:
     policy = EMAClip(warmup=1, ratio=2.0)
     models = [with_gradients([torch.full((4,), size)]) for size in (1.0, 1000.0)]
     clippers = [Clipper(model, policy) for model in models]
@@ -790,7 +789,7 @@ def test_a_state_that_is_refused_in_one_link_changes_no_other(model: nn.Sequenti
 
 
 def test_a_state_that_fits_may_have_another_limit(model: nn.Sequential) -> None:
-    """What is changed on resume, a threshold, says nothing about the memory."""
+    """A threshold, which may be changed on resume, does not affect the memory."""
     state = started(model, AutoClip(window=5, percentile=10.0)).state_dict()
     other = Clipper(model, AutoClip(window=5, percentile=90.0, max=3.0))
     other.load_state_dict(state)
@@ -801,21 +800,21 @@ def test_a_state_that_fits_may_have_another_limit(model: nn.Sequential) -> None:
 
 
 class Wrapped(nn.Module):
-    """As torch.compile, DDP and FSDP hold a model: as a child of a name of their own."""
+    """A module that holds a model as a child, as torch.compile, DDP and FSDP do."""
 
     def __init__(self, name: str, model: nn.Module):
         super().__init__()
         self.add_module(name, model)
 
 
-def compiled_inside(model: nn.Sequential) -> nn.Module:
+def with_compiled_child(model: nn.Sequential) -> nn.Module:
     model[2] = Wrapped("_orig_mod", model[2])  # type: ignore[assignment]
     return model
 
 
 WRAPPERS: dict[str, Callable[[nn.Sequential], nn.Module]] = {
     "compiled": lambda model: torch.compile(model, backend="eager"),  # type: ignore[dict-item, return-value]
-    "compiled inside": compiled_inside,
+    "compiled inside": with_compiled_child,
     "module": lambda model: Wrapped("module", model),
     "data parallel": nn.DataParallel,
     "fsdp": lambda model: Wrapped("_fsdp_wrapped_module", model),
@@ -841,8 +840,8 @@ def test_names_are_those_of_the_model_without_wrappers(model: nn.Sequential, wra
         )
 
 
-def test_parts_of_a_model_may_be_wrapped() -> None:
-    """A part that really is called module keeps its name."""
+def test_submodules_may_be_wrapped() -> None:
+    """A submodule of the model that is called `module` keeps its name."""
     parts = nn.ModuleDict({"generator": nn.Linear(3, 2), "other": nn.ModuleDict({"module": nn.Linear(2, 1)})})
     state = started(copy.deepcopy(parts), EMAClip(warmup=1)).state_dict()
     parts["generator"] = nn.DataParallel(parts["generator"])
@@ -913,8 +912,8 @@ CHANGES: dict[str, Callable[[nn.ModuleDict], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("policy", MEMORIES, ids=lambda policy: f"{policy.name}-{policy.scope}")
-def test_a_memory_survives_what_happens_to_the_model(change: str, policy: Policy) -> None:
-    """A parameter's limits are as if nothing had changed; each is measured by itself, beside others that change."""
+def test_a_memory_survives_changes_of_the_model(change: str, policy: Policy) -> None:
+    """A parameter's limits do not depend on changes of other parameters, since each is measured by itself."""
 
     def steps(change: Callable[[nn.ModuleDict], object] | None) -> list[Tensor]:
         torch.manual_seed(0)
@@ -944,7 +943,7 @@ def test_a_memory_survives_what_happens_to_the_model(change: str, policy: Policy
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.name}-{policy.scope}")
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_after_a_non_finite_gradient_the_next_step_is_as_if_it_had_not_been(policy: Policy, bad: float) -> None:
+def test_a_nonfinite_gradient_does_not_affect_the_next_step(policy: Policy, bad: float) -> None:
     def last(disturbed: bool) -> tuple[list[float], float]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
@@ -1015,7 +1014,7 @@ def test_a_schedule_reaches_its_end_at_the_last_of_its_steps(name: str, kind: Ca
     assert limits[3] == 1.0
 
 
-def test_a_schedule_of_one_step_is_at_its_end_at_once() -> None:
+def test_a_schedule_of_one_step_starts_at_its_end() -> None:
     model = with_gradients([torch.full((1,), 100.0)])
     policy = ClipByNorm(max=4.0, final=1.0, over=1, schedule="linear")
     assert Clipper(model, policy).clip().limits.item() == 1.0
@@ -1035,7 +1034,7 @@ def test_a_schedule_advances_at_dropped_steps(bad: float) -> None:
     assert limits == [None, pytest.approx(3.0), None, 1.0, 1.0]
 
 
-def test_a_schedule_continues_where_the_state_was_saved(model: nn.Sequential) -> None:
+def test_a_schedule_continues_from_the_saved_state(model: nn.Sequential) -> None:
     policy = ClipByNorm(max=4.0, final=1.0, over=4, schedule="linear")
     clipper = started(model, policy)
     fill(model, 100.0)
@@ -1068,7 +1067,7 @@ def as_pickled(pair: Any) -> Any:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, as_pickled])
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: f"{policy.name}-{policy.scope}")
-def test_a_copy_of_model_and_clipper_goes_its_own_way(
+def test_a_copy_of_model_and_clipper_is_independent(
     model: nn.Sequential, policy: Policy, copied: Callable[[Any], Any]
 ) -> None:
     clipper = started(model, policy)
@@ -1090,7 +1089,7 @@ def test_a_copy_of_model_and_clipper_goes_its_own_way(
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, as_pickled])
-def test_a_copy_with_its_optimizer_finds_what_that_steps(model: nn.Sequential, copied: Callable[[Any], Any]) -> None:
+def test_a_copy_with_its_optimizer_checks_that_optimizer(model: nn.Sequential, copied: Callable[[Any], Any]) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     clipper = started(model, ClipByNorm(max=MAX, scope="group"), optimizer=optimizer)
     other, steps, second = copied((model, optimizer, clipper))
@@ -1104,7 +1103,7 @@ def test_a_copy_with_its_optimizer_finds_what_that_steps(model: nn.Sequential, c
         second.check()
 
 
-def test_a_gan_under_one_clipper_each_part_by_itself() -> None:
+def test_one_clipper_for_both_networks_of_a_gan() -> None:
     torch.manual_seed(0)
     gan = nn.ModuleDict({"generator": nn.Linear(4, 3), "discriminator": nn.Linear(3, 1)})
     parts = [gan["generator"], gan["discriminator"]]
@@ -1114,7 +1113,7 @@ def test_a_gan_under_one_clipper_each_part_by_itself() -> None:
         gan.zero_grad()
         learns, rests = parts[turn % 2], parts[1 - turn % 2]
         fill(learns)
-        expected = doubles(learns)
+        expected = in_float64(learns)
         total = clip_grad_norm_(expected.values(), MAX)
         report = clipper.clip()
         clipper.check()
@@ -1126,8 +1125,8 @@ def test_a_gan_under_one_clipper_each_part_by_itself() -> None:
     assert report.names[0] == "generator.weight"
 
 
-def test_a_gan_with_a_clipper_for_each_part() -> None:
-    """Of one policy and optimizers of their own; the other part's gradients are neither clipped nor complained of."""
+def test_one_clipper_for_each_network_of_a_gan() -> None:
+    """With one policy and separate optimizers; the other network's gradients are neither clipped nor reported."""
     policy = ClipByNorm(max=MAX)
     parts = [nn.Linear(4, 3), nn.Linear(3, 1)]
     clippers = [Clipper(part, policy, optimizer=torch.optim.Adam(part.parameters())) for part in parts]
@@ -1139,7 +1138,7 @@ def test_a_gan_with_a_clipper_for_each_part() -> None:
     clip_as_torch(clippers[1], parts[1])
 
 
-def test_a_gan_whose_parts_are_compiled_keeps_its_names() -> None:
+def test_a_gan_of_compiled_networks_keeps_its_names() -> None:
     parts = {"generator": nn.Linear(4, 3), "discriminator": nn.Linear(3, 1)}
     gan, wrapped = nn.ModuleDict(parts), nn.ModuleDict({n: Wrapped("_orig_mod", part) for n, part in parts.items()})
     state = started(wrapped, EMAClip(warmup=1)).state_dict()
@@ -1147,7 +1146,7 @@ def test_a_gan_whose_parts_are_compiled_keeps_its_names() -> None:
 
 
 def test_two_models_in_one_list() -> None:
-    """Each is clipped with the other, by names of its own, and the list stays what it was."""
+    """Both models are clipped together, with prefixed names, and the list is not changed."""
     models = nn.ModuleDict({"one": nn.Linear(4, 3), "other": nn.Linear(4, 3)})
     named = [pair for name, model in models.items() for pair in model.named_parameters(prefix=name)]
     clipper = Clipper(named, ClipByNorm(max=MAX))
@@ -1162,7 +1161,7 @@ def test_two_models_in_one_list() -> None:
 
 
 @pytest.mark.parametrize("scope", ["model", "group"])
-def test_muon_beside_adamw(model: nn.Sequential, scope: str) -> None:
+def test_muon_with_adamw(model: nn.Sequential, scope: str) -> None:
     matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     optimizers = [torch.optim.Muon(matrices, lr=1e-3), torch.optim.AdamW(vectors)]

@@ -1,4 +1,4 @@
-"""The units of adaptive gradient clipping. Which weights feed an output is found by autograd, not by shapes."""
+"""The units of adaptive gradient clipping; autograd, not shapes, finds the weights of each output."""
 
 import copy
 
@@ -24,7 +24,7 @@ LAYERS = {
 
 
 def outputs_of(layer: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
-    """[outputs]: for each output channel, which elements of the weight it depends on."""
+    """For each output channel, a mask of the weight's elements on which it depends."""
     layer = copy.deepcopy(layer).double()
     found = []
     outputs = layer(torch.rand(shape, dtype=torch.float64) + 0.5)
@@ -36,7 +36,7 @@ def outputs_of(layer: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_unit_is_what_feeds_one_output(name: str, dtype: torch.dtype) -> None:
+def test_a_unit_is_the_weights_of_one_output(name: str, dtype: torch.dtype) -> None:
     layer, shape = LAYERS[name]
     masks = outputs_of(layer, shape)
     layer = copy.deepcopy(layer).to(dtype)
@@ -62,7 +62,7 @@ def test_the_units_of_a_transposed_convolution_are_reported_by_output() -> None:
     assert layer.weight.grad.flatten().tolist() == [1, 2, 2.5, 2.5, 2.5, 2.5]
 
 
-def test_under_a_parametrization_too() -> None:
+def test_units_under_a_parametrization() -> None:
     layer = parametrizations.weight_norm(nn.ConvTranspose1d(3, 5, 2, bias=False), dim=1)
     direction = layer.parametrizations.weight.original1
     for parameter in layer.parameters():
@@ -73,14 +73,14 @@ def test_under_a_parametrization_too() -> None:
 
 
 def clipped(model: nn.Module, policy: AGC) -> dict[str, bool]:
-    """Whether each parameter's gradient, of huge elements, was changed."""
+    """Clips huge gradients, and returns by name whether each one was changed."""
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 100.0) if parameter.requires_grad else None
     Clipper(model, policy).clip()
     return {n: bool((p.grad != 100.0).all()) for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_nothing_is_left_alone_but_what_exclude_names() -> None:
+def test_only_excluded_parameters_are_skipped() -> None:
     body = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tied = nn.ModuleDict({"embedding": nn.Embedding(4, 4), "head": nn.Linear(4, 4, bias=False)})
     tied["head"].weight = tied["embedding"].weight
@@ -93,7 +93,7 @@ def test_nothing_is_left_alone_but_what_exclude_names() -> None:
 
 
 def test_low_rank_adapters_are_clipped_by_their_own_outputs() -> None:
-    """The adapters of a frozen layer: the outputs of `down` are the ranks; `up` begins at 0, which counts as eps."""
+    """The adapters of a frozen layer: the outputs of `down` are the ranks; `up` starts at 0, which counts as eps."""
     model = nn.ModuleDict(
         {"base": nn.Linear(6, 5), "down": nn.Linear(6, 2, bias=False), "up": nn.Linear(2, 5, bias=False)}
     )
@@ -107,7 +107,7 @@ def test_low_rank_adapters_are_clipped_by_their_own_outputs() -> None:
     assert model["up"].weight.grad.norm(dim=1).tolist() == pytest.approx([1e-4] * 5, rel=1e-5)
 
 
-def test_every_link_of_a_chain_knows_the_transposed_convolutions() -> None:
+def test_every_link_of_a_chain_handles_transposed_convolutions() -> None:
     layer = nn.ConvTranspose2d(4, 6, 3)
     for parameter in layer.parameters():
         parameter.grad = torch.ones_like(parameter)

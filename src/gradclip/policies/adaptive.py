@@ -1,8 +1,7 @@
-"""Limits that follow the norms seen so far. Every memory is a few numbers a block, on the gradients' device.
+"""Limits that adapt to the norms of earlier steps. Every memory is a few numbers per block, on the gradients' device.
 
-A norm enters a memory only where it is finite and above 0 (`Measured.seen`), so that neither a nan nor a
-zero or missing gradient can poison or freeze it. The additional cap `max` comes after everything else:
-memories take norms as they are before it.
+A norm enters a memory only if it is finite and above 0 (`Measured.seen`), so that neither a nan nor a zero or missing
+gradient can corrupt it. The additional cap `max` is applied last: memories take the norms without it.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.errors import InvalidField
 from gradclip.fields import field
-from gradclip.policies.base import BELOW_UNIT, INFINITY, Measured, Memory, Policy
+from gradclip.policies.base import INFINITY, SCOPES_WITHOUT_UNIT, LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(kw_only=True)
-class AutoClip(Policy):
-    """Limits a norm to a percentile of the norms so far, this one included.
+class AutoClip(LimitPolicy):
+    """Limits a norm to a percentile of all norms so far, the current one included.
 
     Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip: Adaptive Gradient Clipping for Source
     Separation Networks", Algorithm 1; linear interpolation between ranks. The paper keeps all norms;
@@ -29,45 +28,45 @@ class AutoClip(Policy):
 
     name: str = "autoclip"
     percentile: float = field("the percentile of the norms so far, in per cent", default=10.0, ge=0, le=100)
-    window: int = field("how many norms are remembered; 0 for all, as published", default=1000, ge=0)
+    window: int = field("the number of norms that are kept; 0 for all, as published", default=1000, ge=0)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
         count = memory.get("count", norms.new_zeros(len(norms)))
         past = memory.get("norms", norms.new_full((len(norms), self.window), INFINITY))
         if self.window == 0:
-            longer = norms.new_full((len(norms), past.shape[1] + 1), INFINITY)
-            longer[:, :-1], longer[:, -1] = past, norms.where(seen, INFINITY)
-            past = longer
+            extended = norms.new_full((len(norms), past.shape[1] + 1), INFINITY)
+            extended[:, :-1], extended[:, -1] = past, norms.where(seen, INFINITY)
+            past = extended
         else:
-            place = count.remainder(self.window).long().unsqueeze(1)
-            newest = norms.where(seen, past.gather(1, place).squeeze(1))
-            past = past.scatter(1, place, newest.unsqueeze(1))
+            index = count.remainder(self.window).long().unsqueeze(1)
+            newest = norms.where(seen, past.gather(1, index).squeeze(1))
+            past = past.scatter(1, index, newest.unsqueeze(1))
         count = count + seen
         return self._percentile(past, count), {"count": count, "norms": past}
 
     def _percentile(self, past: Tensor, count: Tensor) -> Tensor:
-        """[blocks]: that of each row, of which as many numbers are finite as there were norms; inf for none."""
-        share, most = self.percentile / 100, past.shape[1]
-        last = count.clamp(1, most) - 1
-        rank = last * share
+        """The percentile of each row of `past`, [blocks]; inf for a row without a norm. Unset entries are inf."""
+        quantile, size = self.percentile / 100, past.shape[1]
+        last = count.clamp(1, size) - 1
+        rank = last * quantile
         low = rank.floor()
-        smallest = past.topk(min(int((most - 1) * share) + 2, most), dim=1, largest=False).values
+        smallest = past.topk(min(int((size - 1) * quantile) + 2, size), dim=1, largest=False).values
         below, above = (
-            smallest.gather(1, place.long().unsqueeze(1)).squeeze(1) for place in (low, (low + 1).minimum(last))
+            smallest.gather(1, index.long().unsqueeze(1)).squeeze(1) for index in (low, (low + 1).minimum(last))
         )
         return (below + (above - below) * (rank - low)).where(count > 0, INFINITY)
 
 
 @dataclass(kw_only=True)
-class ZClip(Policy):
-    """Brings a norm back whose z-score among the recent norms is too high.
+class ZClip(LimitPolicy):
+    """Limits a norm whose z-score among the recent norms is too high.
 
     Kumar, Owen, Chowdhury, Güra 2025, "ZClip: Adaptive Spike Mitigation for LLM Pre-Training",
-    Algorithm 1. After a warm-up over raw norms, mean and variance are exponential averages that take
-    the limit where the norm exceeded it.
+    Algorithm 1. After a warm-up over unclipped norms, mean and variance are exponential averages of the
+    clipped norms.
     """
 
     name: str = "zclip"
@@ -77,14 +76,14 @@ class ZClip(Policy):
     alpha: float = field("weight of the past in mean and variance", default=0.97, ge=0, lt=1)
     threshold: float = field("the z-score above which a norm is a spike", default=2.5, gt=0)
     mode: str = field(
-        "where a spike is brought: below the threshold the further it was above, to the mean, or to the threshold",
+        "what a spike is reduced to: reciprocal, the lower the higher the spike; mean; or max, the threshold itself",
         default="reciprocal",
         choices=("reciprocal", "mean", "max"),
     )
-    warmup: int = field("norms that are only gathered", default=25, ge=1)
+    warmup: int = field("the number of first norms, whose mean and variance the averages start from", default=25, ge=1)
     eps: float = field("added to the standard deviation", default=1e-6, ge=0)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
@@ -103,10 +102,10 @@ class ZClip(Policy):
         value = norms.where(~spike, target)
         weight = (1 / (count + 1)).where(count < self.warmup, 1 - self.alpha)
         new_mean = mean + weight * (value - mean)
-        # While gathering, the population variance (Welford's update); afterwards the average around the new mean.
-        gathered = variance + weight * ((value - mean) * (value - new_mean) - variance)
+        # In the warm-up the population variance (Welford's update), then the average around the new mean.
+        population = variance + weight * ((value - mean) * (value - new_mean) - variance)
         averaged = self.alpha * variance + (1 - self.alpha) * (value - new_mean) ** 2
-        new_variance = gathered.where(count < self.warmup, averaged)
+        new_variance = population.where(count < self.warmup, averaged)
         return limits, {
             "count": count + seen,
             "mean": new_mean.where(seen, mean),
@@ -115,22 +114,22 @@ class ZClip(Policy):
 
 
 @dataclass(kw_only=True)
-class AdaGC(Policy):
-    """Limits each block to a little more than the running average of its own clipped norms.
+class AdaGC(LimitPolicy):
+    """Limits each block to a multiple, slightly above 1, of the running average of its own clipped norms.
 
     Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining",
-    Algorithm 1. During the warm-up all blocks are scaled together by their global norm, and each
-    remembers its smallest norm.
+    Algorithm 1. During the warm-up the global norm is limited, and each block's memory is its smallest
+    norm.
     """
 
     name: str = "adagc"
-    scope: str = field("what is measured together", default="parameter", choices=BELOW_UNIT)
-    ratio: float = field("how far above its average a norm may be", default=1.05, gt=0)
+    scope: str = field("what is measured together", default="parameter", choices=SCOPES_WITHOUT_UNIT)
+    ratio: float = field("the largest norm, as a multiple of its average", default=1.05, gt=0)
     beta: float = field("weight of the past in the average", default=0.98, ge=0, lt=1)
-    warmup: int = field("norms during which the global norm is limited", default=100, ge=0)
+    warmup: int = field("the number of first norms, during which the global norm is limited", default=100, ge=0)
     warmup_max: float = field("the largest global norm during the warm-up", default=1.0, gt=0, infinite=True)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
@@ -144,26 +143,26 @@ class AdaGC(Policy):
         running = (self.beta * average + (1 - self.beta) * after).where(average.isfinite(), after)
         return limits, {
             "count": count + seen,
-            # A nan elsewhere makes the global norm nan, and with it what the warm-up leaves of this block.
+            # A nan in another block makes the global norm nan, and with it this block's norm in the warm-up.
             "average": smallest.where(warm, running).where(seen & after.isfinite(), average),
         }
 
 
 @dataclass(kw_only=True)
-class EMAClip(Policy):
+class EMAClip(LimitPolicy):
     """Limits each block to a multiple of the running average of its own clipped norms.
 
     The per-parameter clipping with which OLMo was trained (Groeneveld et al. 2024, its public code);
-    the average begins with the first norm, and nothing is limited during the warm-up.
+    the average starts as the first norm, and nothing is limited during the warm-up.
     """
 
     name: str = "ema"
-    scope: str = field("what is measured together", default="parameter", choices=BELOW_UNIT)
-    ratio: float = field("how many times its average a norm may be", default=2.0, gt=0)
+    scope: str = field("what is measured together", default="parameter", choices=SCOPES_WITHOUT_UNIT)
+    ratio: float = field("the largest norm, as a multiple of its average", default=2.0, gt=0)
     beta: float = field("weight of the past in the average", default=0.99, ge=0, lt=1)
-    warmup: int = field("norms that are only averaged", default=100, ge=1)
+    warmup: int = field("the number of first norms, which are averaged and not limited", default=100, ge=1)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
         norms, seen = measured.norms, measured.seen
@@ -176,21 +175,21 @@ class EMAClip(Policy):
 
 
 @dataclass(kw_only=True)
-class QuantileClip(Policy):
-    """Moves the limit until a wanted share of the norms lies within it.
+class QuantileClip(LimitPolicy):
+    """Adapts the limit until a target share of the norms is within it.
 
     Andrew, Thakkar, McMahan, Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping",
     section 2.1, without the noise; the same update as in Opacus.
     """
 
     name: str = "quantile"
-    target: float = field("the share of norms that is to lie within the limit", default=0.5, ge=0, le=1)
-    lr: float = field("how fast the limit moves, on a logarithmic scale", default=0.2, gt=0)
+    target: float = field("the share of norms that should be within the limit", default=0.5, ge=0, le=1)
+    lr: float = field("the step size of the limit, on a logarithmic scale", default=0.2, gt=0)
     initial: float = field("the limit of the first step", default=1.0, gt=0)
-    lower: float = field("the limit never falls below", default=0.0, ge=0)
-    upper: float = field("the limit never rises above", default=INFINITY, gt=0, infinite=True)
+    lower: float = field("the smallest limit", default=0.0, ge=0)
+    upper: float = field("the largest limit", default=INFINITY, gt=0, infinite=True)
 
-    scopes: ClassVar[tuple[str, ...]] = BELOW_UNIT
+    scopes: ClassVar[tuple[str, ...]] = SCOPES_WITHOUT_UNIT
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,35 +6,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.fields import field
-from gradclip.policies.base import SCOPES, ElementwisePolicy, Measured, Memory, Policy
+from gradclip.policies.base import INFINITY, SCOPES, BlockPolicy, ElementwisePolicy, LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(kw_only=True)
-class NoClip(Policy):
-    """Measures and reports, and limits nothing.
-
-    `max` is accepted and reset to None, so that a sweep over policies and thresholds composes and
-    the jobs without clipping are seen to be one and the same.
-    """
+class NoClip(BlockPolicy):
+    """Measures and reports, and limits nothing."""
 
     name: str = "none"
-    max: float | None = field("has no effect here, and becomes null", default=None, gt=0, infinite=True)
 
     kind: ClassVar[str] = "measure"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.max = None
+    removed: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("max", "schedule", "final", "over"), "clip=none has no limit; clip=norm clip.max=inf does the same"
+    )
 
     def limits(self, measured: Measured, memory: Memory) -> tuple[Tensor, Memory]:
-        return measured.norms.new_full(measured.norms.shape, float("inf")), memory
+        return measured.norms.new_full(measured.norms.shape, INFINITY), memory
 
 
 @dataclass(kw_only=True)
-class ClipByNorm(Policy):
+class ClipByNorm(LimitPolicy):
     """Scales a block down to the norm `max` when its norm exceeds it.
 
     Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks",
@@ -42,7 +36,7 @@ class ClipByNorm(Policy):
     """
 
     name: str = "norm"
-    max: float = field("the largest norm that passes unchanged", gt=0, infinite=True)
+    max: float = field("the largest norm that is not limited", gt=0, infinite=True)
 
     max_is_cap: ClassVar[bool] = False
 
@@ -64,16 +58,16 @@ class ClipByValue(ElementwisePolicy):
 
 
 @dataclass(kw_only=True)
-class ClipByRMS(Policy):
+class ClipByRMS(LimitPolicy):
     """Limits the root mean square of a block's elements: its 2-norm to max * sqrt(elements).
 
     optax `clip_by_block_rms`.
     """
 
     name: str = "rms"
-    max: float = field("the largest root mean square that passes unchanged", gt=0, infinite=True)
+    max: float = field("the largest root mean square that is not limited", gt=0, infinite=True)
     scope: str = field("what is measured together", default="parameter", choices=SCOPES)
-    norm_type: float = field("the 2-norm, which alone has a root mean square", default=2.0, ge=2, le=2)
+    norm_type: float = field("the 2-norm, from which alone a root mean square follows", default=2.0, ge=2, le=2)
 
     max_is_cap: ClassVar[bool] = False
 
@@ -82,15 +76,15 @@ class ClipByRMS(Policy):
 
 
 @dataclass(kw_only=True)
-class Normalize(Policy):
-    """Gives every block the norm `max`, shrinking or growing it: g * max / (norm + eps).
+class Normalize(LimitPolicy):
+    """Scales every block to the norm `max`, downward or upward: g * max / (norm + eps).
 
     Normalised gradient descent (Nesterov 1984; Hazan, Levy, Shalev-Shwartz 2015).
     """
 
     name: str = "normalize"
-    max: float = field("the norm that every block is given", default=1.0, gt=0)
-    eps: float = field("added to the norm, so that a vanishing gradient is not blown up", default=1e-6, ge=0)
+    max: float = field("the norm that every block is scaled to", default=1.0, gt=0)
+    eps: float = field("added to the norm, so that a vanishing gradient is not enlarged to max", default=1e-6, ge=0)
 
     kind: ClassVar[str] = "rescale"
     max_is_cap: ClassVar[bool] = False
@@ -100,15 +94,15 @@ class Normalize(Policy):
 
 
 @dataclass(kw_only=True)
-class SoftClip(Policy):
-    """Shrinks every norm smoothly, to below `max`: g * max / (max + norm).
+class SoftClip(LimitPolicy):
+    """Reduces every norm smoothly to below `max`: g * max / (max + norm).
 
     Zhang, He, Sra, Jadbabaie 2020, "Why Gradient Clipping Accelerates Training", equation 8 and the
     discussion of normalised against clipped descent: within a factor of 2 of min(1, max / norm).
     """
 
     name: str = "soft"
-    max: float = field("the norm that is approached and never reached", default=1.0, gt=0)
+    max: float = field("the norm that large gradients approach and never reach", default=1.0, gt=0)
 
     kind: ClassVar[str] = "rescale"
     max_is_cap: ClassVar[bool] = False
@@ -118,11 +112,11 @@ class SoftClip(Policy):
 
 
 @dataclass(kw_only=True)
-class DropStep(Policy):
-    """Leaves a step out when the norm of its gradients exceeds `max`, and changes no gradient.
+class DropStep(LimitPolicy):
+    """Drops a step when the norm of its gradients exceeds `max`, and changes no gradient.
 
-    As optax `skip_large_updates` and Megatron do. Whether to step has to be known on the host: on an
-    accelerator every step waits for the norm.
+    As optax `skip_large_updates` and Megatron do. The decision is made on the host, so on an accelerator every step
+    waits for the norm.
     """
 
     name: str = "drop"

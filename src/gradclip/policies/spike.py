@@ -1,4 +1,4 @@
-"""Element-wise limits that follow the elements seen so far."""
+"""Element-wise limits that adapt to the elements of earlier steps."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SpikeClip(ElementwisePolicy):
-    """Brings an element back to sign(g) * sqrt(theta * v) where g^2 exceeds theta * v.
+    """Limits an element to sign(g) * sqrt(theta * v) where g^2 exceeds theta * v.
 
     Huang et al. 2025, "SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training", section 3,
-    without the momentum reset, which belongs to an optimizer. v is the running mean of the squares of
-    the clipped gradients before this step, without bias correction; an element that was always 0 passes.
-    The memory holds sqrt(v), one number an element, so that the squares of tiny gradients do not vanish.
+    without the momentum reset, which belongs to an optimizer. v is the running mean of the squares of the
+    clipped elements of earlier steps, without bias correction and without the additional cap `max`; where it
+    is 0 there is no limit but that cap. The memory holds sqrt(v), one number per element, so that the squares
+    of tiny gradients do not underflow.
     """
 
     name: str = "spike"
-    theta: float = field("how many times its mean square an element's square may be", default=5000.0, gt=0)
+    theta: float = field("the largest square of an element, as a multiple of its mean square", default=5000.0, gt=0)
     beta: float = field("weight of the past in the mean square", default=0.999, ge=0, lt=1)
-    warmup: int = field("steps that are only averaged", default=100, ge=0)
+    warmup: int = field("the number of first steps, whose elements are averaged and not limited", default=100, ge=0)
 
     remembers: ClassVar[bool] = True
 
     def bounds(self, gradient: Tensor, memory: Memory) -> Tensor | float:
         if not memory:
             return math.inf
-        passes = (memory["root"] == 0) | (memory["count"] < self.warmup)
-        return (math.sqrt(self.theta) * memory["root"]).where(~passes, math.inf)
+        unlimited = (memory["root"] == 0) | (memory["count"] < self.warmup)
+        return (math.sqrt(self.theta) * memory["root"]).where(~unlimited, math.inf)
 
     def remember(self, clipped: Tensor, memory: Memory) -> Memory:
         values = clipped if clipped.dtype.itemsize >= 4 else clipped.float()

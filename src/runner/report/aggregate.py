@@ -106,7 +106,7 @@ class Row:
         schema = Policy.options.get(self.policy)
         if schema is None or schema.kind == "measure":
             return None
-        if not schema.max_is_cap and self.values.get(THRESHOLD) is not None:
+        if self.values.get(THRESHOLD) is not None and not schema.max_is_cap:
             return float(self.values[THRESHOLD])
         return _over([s[LIMIT].values for s in self._series if LIMIT in s], "median")
 

@@ -8,14 +8,14 @@ A new policy is two new files. One in this folder, which does not import torch a
     from typing import TYPE_CHECKING
 
     from gradclip.fields import field
-    from gradclip.policies import Measured, Memory, Policy
+    from gradclip.policies import LimitPolicy, Measured, Memory
 
     if TYPE_CHECKING:
         from torch import Tensor
 
 
     @dataclass(kw_only=True)
-    class Double(Policy):
+    class Double(LimitPolicy):
         name: str = "double"
         rise: float = field("the largest ratio of a norm to the one of the step before", gt=1)
 
@@ -32,8 +32,8 @@ And one in conf/clip/ of the same name, double.yaml, with the values:
     name: double
     rise: 2.0
 
-A subclass of Policy with a `name` joins `Policy.options` when it is defined, so nothing else changes.
-`gradclip.policies.Policy` says what `limits` gets and returns; src/gradclip/policies/ has further examples.
+A subclass of LimitPolicy with a `name` joins `Policy.options` when it is defined, so nothing else changes.
+`gradclip.policies.BlockPolicy.limits` says what it is given and returns; src/gradclip/policies/ has further examples.
 """
 
 from importlib import import_module

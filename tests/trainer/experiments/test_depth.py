@@ -1,4 +1,4 @@
-"""Thirty layers, through which gradients explode or vanish."""
+"""Thirty linear layers, through which the gradient explodes or vanishes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.trainer.support import compose, inspected, warned
 SHORT = ("experiment=depth", "steps=3", "evaluate_every=1")
 
 
-def test_it_warns_of_what_it_shows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_warns_of_vanishing_and_of_exploding_gradients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (line,) = warned(tmp_path / "1", caplog, compose(*SHORT, "model.gain=0.5"))
     assert "gradients vanish" in line
     assert "layers.0.weight, layers.1.weight, layers.2.weight and 27 more" in line
@@ -18,7 +18,7 @@ def test_it_warns_of_what_it_shows(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert warned(tmp_path / "3", caplog, compose(*SHORT)) == []
 
 
-def test_an_inspection_ends_where_a_gradient_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_inspection_stops_at_a_nonfinite_gradient(capsys: pytest.CaptureFixture[str]) -> None:
     text = inspected(capsys, "experiment=depth clip=none --steps 9")
     assert text.startswith("step 2;")
     assert "stopped at step 2 of 9: a gradient is not finite" in text

@@ -1,4 +1,4 @@
-"""A gradient of -120: what clipping does to each step, and what a run warns of."""
+"""A first gradient of -120: each step with and without clipping, and the warnings in the log."""
 
 import logging
 from pathlib import Path
@@ -13,18 +13,17 @@ SHORT = ("steps=3", "evaluate_every=1", "log.first_steps=0")
 
 
 @pytest.mark.parametrize("clip", ["norm", "value", "none"])
-def test_the_first_steps_are_those_of_plain_arithmetic(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, clip: str
-) -> None:
+def test_the_first_steps_match_plain_arithmetic(tmp_path: Path, caplog: pytest.LogCaptureFixture, clip: str) -> None:
     caplog.set_level(logging.INFO)
-    config = compose("experiment=line_120", f"clip={clip}", "clip.max=1", "steps=9", "log.progress=false")
+    limit = [] if clip == "none" else ["clip.max=1"]
+    config = compose("experiment=line_120", f"clip={clip}", *limit, "steps=9", "log.progress=false")
     execute_in_folder(config, tmp_path / "run")
     title, header, *found = first_steps(caplog)
     assert " ".join(title).startswith("the first steps")
     assert header == ["step", "parameter", "weight", "gradient", "after", "clipping", "update"]
     assert [row[0] for row in found[::4]] == [str(step) for step in range(1, 9)]  # eight of the nine
     assert found[2][1:] == ["linear2.weight", found[2][2], "none", "none", "0"]
-    # the same by hand: mean squared error of w x + b against 4 x + 1 at these four points
+    # Mean squared error of w x + b against 4 x + 1 at the four points.
     weight, bias, points = 1.0, 0.0, (-6.0, -2.0, 2.0, 6.0)
     for step in range(8):
         errors = [(weight - 4) * x + bias - 1 for x in points]
@@ -41,7 +40,7 @@ def test_the_first_steps_are_those_of_plain_arithmetic(
         weight, bias = weight - 0.1 * after[0], bias - 0.1 * after[1]
 
 
-def test_it_warns_of_what_it_shows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_warns_of_exploding_and_missing_gradients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = warned(tmp_path / "1", caplog, compose("experiment=line_120", "clip=none", *SHORT))
     assert "exceed 10 times the weight in linear.weight" in lines[0]
     assert "no gradient: linear2.weight, linear2.bias had none" in lines[1]
@@ -49,8 +48,8 @@ def test_it_warns_of_what_it_shows(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "linear2.weight" in line  # the others are clipped
 
 
-def test_a_diagnosis_is_of_the_weights_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a step of any size would be small beside what it made."""
+def test_a_diagnosis_measures_the_weights_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the step the weight would contain the very update that the diagnosis compares with it."""
     seen: list[dict[str, Measured]] = []
     monkeypatch.setattr(
         GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: seen.append(parameters)
@@ -61,7 +60,7 @@ def test_a_diagnosis_is_of_the_weights_before_the_step(tmp_path: Path, monkeypat
     assert seen[0]["linear.weight"].gradient == pytest.approx(120.0)
 
 
-def test_a_picture_marks_what_is_unused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plot_marks_unused_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "flow.svg"
     inspected(capsys, f"experiment=line_120 --plot {path}")
