@@ -18,12 +18,15 @@ import pytest
 import torch
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.nn import Parameter
 
 from gradclip import Clipper, ClipReport, Policy
 from runner.errors import UserError
 from runner.sweeps import grid
-from runner.sweeps.results import swept
+from runner.sweeps.results import Plan, swept
 from runner.sweeps.space import axes
 from runner.tracking import flow, metrics
 from runner.tracking.events import EVENTS
@@ -102,8 +105,6 @@ def test_derived_tags(run: Path) -> None:
 
 
 def test_one_event_a_step(run: Path) -> None:
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
     (path,) = run.glob("events.out.tfevents.*")
     steps = [event.step for event in EventFileLoader(str(path)).Load() if event.HasField("summary") and event.step]
     assert steps == sorted([*range(1, 13), *[6, 12] * 3])  # an evaluation: its values, picture, histograms
@@ -348,10 +349,7 @@ def test_a_log_that_cannot_be_written_is_an_error_that_names_it(name: str, tmp_p
 
 @pytest.fixture(scope="module")
 def server(run: Path) -> str:
-    board = program.TensorBoard()
-    board.configure(argv=["tensorboard", "--logdir", str(run.parent), "--port", "0", "--load_fast=false"])
-    url: str = board.launch()
-    return url
+    return serve(run.parent)
 
 
 def ask(server: str, path: str, **query: str) -> Any:
@@ -394,34 +392,91 @@ def test_the_server_shows_the_whole_configuration(server: str) -> None:
 
 def test_the_server_shows_the_swept_keys_and_the_objective_of_every_job(tmp_path: Path) -> None:
     """The jobs of a sweep find in its plan which keys are swept, and TensorBoard has a row for each that began."""
-    arguments = ["seed=3,4", "experiment=calm,wild"]
-    space = axes(composer(), arguments)
-    plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
-    plan.write(tmp_path)
-    for job in plan.jobs:
-        folder = tmp_path / str(job.number)
-        train(compose(*job.overrides), folder, swept=swept(folder))
-    board = program.TensorBoard()
-    board.configure(argv=["tensorboard", "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"])
-    server = board.launch()
+    plan = run_grid(tmp_path, "seed=3,4", "experiment=calm,wild")
+    server = serve(tmp_path)
     experiment = post(server, "plugin/hparams/experiment", {})
     assert {info["name"] for info in experiment["hparamInfos"]} == {"seed", "experiment"}
-    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
-                "colParams": [{"metric": {"tag": "best/objective"}, "order": "ORDER_UNSPECIFIED"}]}  # fmt: skip
-    found = {}
-    for group in post(server, "plugin/hparams/session_groups", question)["sessionGroups"]:
-        (session,) = group["sessions"]
-        metrics = {each["name"]["tag"]: each["value"] for each in session.get("metricValues", [])}
-        found[session["name"]] = (group["hparams"], metrics.get("best/objective"), session["status"])
+    rows = hparams_rows(server)
     ends = {"finished": "STATUS_SUCCESS", "diverged": "STATUS_UNKNOWN"}
     for job in plan.jobs:
         ended = status(tmp_path / str(job.number))
-        hparams, objective, session = found.pop(str(job.number))
+        hparams, objective, session = rows.pop(str(job.number))
         assert hparams == job.swept
         assert objective == (None if ended["objective"] is None else pytest.approx(ended["objective"], rel=1e-6))
         assert session == ends[ended["state"]]
         assert ended["state"] == {"calm": "finished", "wild": "diverged"}[job.swept["experiment"]]
-    assert found == {}
+    assert rows == {}
+
+
+NULLS = [
+    (["clip=zclip", "clip.max=null,1"], "clip.max", [{}, {"clip.max": 1.0}], "DATA_TYPE_FLOAT64"),
+    (["clip.norm_type=2,inf"], "clip.norm_type", [{"clip.norm_type": "2.0"}, {"clip.norm_type": "Infinity"}],
+     "DATA_TYPE_STRING"),
+    (["schedule=constant,linear", "schedule.final=0.5"], "schedule",
+     [{"schedule": "constant"}, {"schedule": "linear"}], "DATA_TYPE_STRING"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "key", "expected", "kind"), NULLS, ids=[key for _, key, _, _ in NULLS])
+def test_hparams_has_a_row_for_every_job(
+    arguments: list[str], key: str, expected: list[dict[str, Any]], kind: str, tmp_path: Path
+) -> None:
+    """A null has an empty cell; a column is of one type, or TensorBoard's server fails to sort by it."""
+    run_grid(tmp_path, *arguments)
+    for number, hparams in enumerate(expected):
+        assert session_start(tmp_path / str(number)) == hparams
+    server = serve(tmp_path)
+    infos = {info["name"]: info["type"] for info in post(server, "plugin/hparams/experiment", {})["hparamInfos"]}
+    assert infos == {key: kind}
+    for order in ("ORDER_ASC", "ORDER_DESC"):
+        rows = hparams_rows(server, {"hparam": key, "order": order})
+        assert [rows[str(number)][0] for number in range(2)] == expected
+        assert [session for *_, session in rows.values()] == ["STATUS_SUCCESS"] * 2
+
+
+def session_start(folder: Path) -> dict[str, Any]:
+    """The values of the one event that begins the run's row in HParams."""
+    found = []
+    for path in folder.glob(EVENTS):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag == SESSION_START_INFO_TAG:
+                    content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                    assert content.HasField("session_start_info")
+                    found.append(content.session_start_info.hparams)
+    (hparams,) = found
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in hparams.items()}
+
+
+def run_grid(folder: Path, *arguments: str) -> Plan:
+    """Plans a grid, and runs its jobs in this process."""
+    space = axes(composer(), arguments)
+    plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
+    plan.write(folder)
+    for job in plan.jobs:
+        train(compose(*job.overrides), folder / str(job.number), swept=swept(folder / str(job.number)))
+    return plan
+
+
+def serve(folder: Path) -> str:
+    """Starts TensorBoard's own server for a folder; its address."""
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(folder), "--port", "0", "--load_fast=false"])
+    url: str = board.launch()
+    return url
+
+
+def hparams_rows(server: str, *columns: dict[str, Any]) -> dict[str, tuple[dict[str, Any], float | None, str]]:
+    """The rows of the HParams table by run: the values of the swept keys, the objective, and how the run ended."""
+    metric = {"metric": {"tag": "best/objective"}, "order": "ORDER_UNSPECIFIED"}
+    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
+                "colParams": [metric, *columns]}  # fmt: skip
+    rows = {}
+    for group in post(server, "plugin/hparams/session_groups", question)["sessionGroups"]:
+        (session,) = group["sessions"]
+        metrics = {each["name"]["tag"]: each["value"] for each in session.get("metricValues", [])}
+        rows[session["name"]] = (group.get("hparams", {}), metrics.get("best/objective"), session["status"])
+    return rows
 
 
 def post(server: str, path: str, question: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from runner.runs.files import write_atomically
 from runner.runs.log import LOG, output_of
 from runner.runs.status import actual_state, read_status
 from runner.sweeps import slurm
+from runner.tracking.tags import hparam_value
 
 PLAN = "sweep.json"
 ENDED = ("finished", "diverged", "pruned", "duplicate")  # the states that are results
@@ -70,9 +71,25 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def swept(folder: Path) -> dict[str, Any] | None:
-    """The swept keys and their values in the job whose folder this is; None for a folder that is no job's."""
+    """The swept keys and their values in the job whose folder this is; None for a folder that is not a job's.
+
+    Where a key has numbers in some jobs and text in others, such as 2 and infinity, all its values are text:
+    TensorBoard's server cannot sort a column of both.
+    """
     plan = read_plan(folder.parent)
-    return next((job.swept for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
+    job = next((job for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
+    if plan is None or job is None:
+        return None
+    return {key: _as_text(value) if _is_mixed(key, plan) else value for key, value in job.swept.items()}
+
+
+def _is_mixed(key: str, plan: Plan) -> bool:
+    values = [value for job in plan.jobs if (value := job.swept.get(key)) is not None]
+    return len({isinstance(hparam_value(value), str) for value in values}) > 1
+
+
+def _as_text(value: Any) -> Any:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True)

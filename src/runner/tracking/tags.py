@@ -1,6 +1,9 @@
 """The names of the scalars that a run logs, and the layout of TensorBoard's charts of them. Imports no torch."""
 
+import json
+import math
 from functools import cache
+from typing import Any
 
 LOSS, VALIDATION = "loss/train", "loss/val"
 METRIC = "metric/"  # before the name of each metric of an evaluation
@@ -27,3 +30,11 @@ def step_with_parameters(names: tuple[str, ...]) -> tuple[str, ...]:
     """The tags of a step at which every parameter is logged: all norms before clipping, then all norms after."""
     norms = (f"grad_norm_{side}/{name}" for side in ("before", "after") for name in names)
     return (*STEP, WEIGHT_NORM, UPDATE_RATIO, *norms)
+
+
+def hparam_value(value: Any) -> str | float:
+    """A swept value as the HParams table shows it: a finite number, or text."""
+    if isinstance(value, str):
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else json.dumps(value)

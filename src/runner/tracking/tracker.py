@@ -1,6 +1,5 @@
 """What a run logs while it trains: scalars to TensorBoard and to metrics.jsonl; text, pictures and HParams' rows."""
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from gradclip import ClipReport
 from runner.tracking import flow
 from runner.tracking.events import EVENTS, EventWriter
 from runner.tracking.metrics import MetricsWriter
-from runner.tracking.tags import METRIC, OBJECTIVE, OVERLAY, STEP, VALIDATION, step_with_parameters
+from runner.tracking.tags import METRIC, OBJECTIVE, OVERLAY, STEP, VALIDATION, hparam_value, step_with_parameters
 from runner.tracking.truncation import log_lengths
 
 BINS = 64  # of a histogram
@@ -46,7 +45,7 @@ class Tracker:
     def __init__(self, folder: Path, settings: str, facts: dict[str, str], *, after: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._swept: dict[str, Any] = {}
+        self._has_hparams = False
         self._resumed = after > 0
         needs_purge = self._resumed and _is_newest_event_file(folder)
         self._events = EventWriter(folder, purge_step=after + 1 if needs_purge else None)
@@ -105,11 +104,12 @@ class Tracker:
         self._write(step, tuple(values), list(values.values()))
 
     def begin(self, swept: dict[str, Any]) -> None:
-        """Begins the run's row in HParams, with a column for every swept key; a null has no value in its column."""
-        self._swept = {key: _column(value) for key, value in swept.items() if value is not None}
-        if self._swept and not self._resumed:
+        """Begins the run's row in the HParams table, with a column for each swept key; the cell of a null is empty."""
+        self._has_hparams = bool(swept)
+        if swept and not self._resumed:
+            values = {key: hparam_value(value) for key, value in swept.items() if value is not None}
             # Never the Experiment, the first of the three: one run's would hide the columns of all others.
-            _, start, _ = summary.hparams(self._swept, {})  # type: ignore[no-untyped-call]
+            _, start, _ = summary.hparams(values, {})  # type: ignore[no-untyped-call]
             self._add(start)
             self.flush()
 
@@ -125,8 +125,8 @@ class Tracker:
     def close(self, finished: bool = True) -> None:
         """Closes the files. The row in HParams says success if the run has finished, and stays unknown otherwise."""
         try:
-            if self._swept and finished:
-                _, _, end = summary.hparams(self._swept, {})  # type: ignore[no-untyped-call]
+            if self._has_hparams and finished:
+                _, _, end = summary.hparams({}, {})  # type: ignore[no-untyped-call]
                 self._add(end)
         finally:
             self._metrics.close()
@@ -190,11 +190,3 @@ def _is_newest_event_file(folder: Path) -> bool:
     """
     seconds = [name.split(".")[3] for name in (path.name for path in folder.glob(EVENTS))]
     return time.time() > max((int(each) for each in seconds if each.isdecimal()), default=0) + 1
-
-
-def _column(value: Any) -> str | float:
-    """A value as HParams shows it: a number or text."""
-    if isinstance(value, str):
-        return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else json.dumps(value)
