@@ -1,6 +1,7 @@
 """Sweeps run: every job a process of its own, several at once, resumed after any end."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from runner.config import Sweep
+from runner.errors import quote_override
 from runner.runs import lock
 from runner.runs.status import STATUS, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
@@ -319,6 +321,60 @@ def test_a_folder_is_handed_on_as_it_is_called(name: str, tmp_path: Path) -> Non
     done = program("-m", "seed=1", "hydra.sweep.dir=swept", cwd=where, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     assert status(where / "swept" / "0")["state"] == "finished"
+
+
+ODD = "a b [c] it's"  # a folder's name with what a shell and Hydra's grammar read as their own
+PYTHON = "python train.py "
+
+
+def run_printed(line: str, cwd: Path, script: Path = COUNTER) -> subprocess.CompletedProcess[str]:
+    """Runs a command that was printed, in place of the shell."""
+    python, train, *arguments = shlex.split(line)
+    assert (python, train) == ("python", "train.py")
+    return program(*arguments, cwd=cwd, script=script)
+
+
+def test_the_printed_commands_of_a_sweep_run(tmp_path: Path) -> None:
+    """Resume, report and job commands, of a sweep whose folder and values have spaces, brackets and quotes."""
+    value, folder = "'x [y] \\'z\\''", f"hydra.sweep.dir={quote_override(ODD)}"
+    (tmp_path / "x [y] 'z'").write_text("wait 2")
+    with programs.Program(COUNTER, "-m", "seed=1,2", f"incident={value}", folder, cwd=tmp_path) as sweep:
+        wait_for((tmp_path / "x [y] 'z'.reached").exists)
+        sweep.send_signal(signal.SIGINT)
+        output, errors = sweep.communicate(timeout=60)
+    assert (sweep.returncode, errors) == (130, "")
+    (tmp_path / "x [y] 'z'").unlink()
+    (resume,) = [line for line in output.splitlines() if "to run what is left: " in line]
+    done = run_printed(resume.partition("to run what is left: ")[2], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [each["state"] for each in statuses(tmp_path / ODD, 2)] == ["finished"] * 2
+    (report,) = [line for line in done.stdout.splitlines() if line.startswith("report: ")]
+    assert shlex.split(report)[1:] == ["python", "scripts/report.py", ODD]
+    (folder_line,) = [line for line in done.stdout.splitlines() if line.startswith("sweep: ")]
+    assert shlex.split(folder_line) == ["sweep:", ODD]
+
+
+def test_the_points_of_a_sweep_are_overrides_that_a_shell_takes(tmp_path: Path) -> None:
+    """In the dry run's list, in the lines of the jobs, and in the table."""
+    (tmp_path / "a b").write_text("")
+    arguments = ("initial='a b',null", "clip.include=[weight],[]", f"hydra.sweep.dir={quote_override(ODD)}")
+    listed = program("-m", *arguments, "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
+    done = program("-m", *arguments, cwd=tmp_path, script=COUNTER)
+    assert (listed.returncode, done.returncode) == (0, 0), listed.stderr + done.stderr
+    path = f"initial='{tmp_path}/a b'"
+    point = shlex.join([path, "clip.include=[weight]"])
+    row, line = listed.stdout.splitlines()[1], next(x for x in done.stdout.splitlines() if x.startswith("job 0 "))
+    assert shlex.split(row) == ["0", "yes", path, "clip.include=[weight]", f"{ODD}/0"]
+    assert line.endswith(f"  ({point})")
+    assert point in done.stdout[done.stdout.index("job  state") :]
+    assert run_printed(PYTHON + point, tmp_path).returncode == 0
+
+
+def test_the_summary_of_a_run_names_its_folder_as_a_shell_takes_it(tmp_path: Path) -> None:
+    done = program(f"hydra.run.dir={quote_override(ODD)}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("TensorBoard ")]
+    assert shlex.split(line) == ["TensorBoard", "tensorboard", "--logdir", ODD]
 
 
 # -- a cluster

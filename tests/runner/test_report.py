@@ -1,5 +1,6 @@
 """The report: right on made-up sweeps with a known answer."""
 
+import html
 import json
 import math
 import re
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.errors import UserError
+from runner.errors import UserError, quote_override
 from runner.report import aggregate, plots, render, report
-from runner.report.conclusion import conclusion
+from runner.report.conclusion import CODE, conclusion
 from scripts import report as script
 from tests import sweeps
-from tests.runner.support import compose, composer
+from tests.runner.support import COUNTER, compose, composer, program
 from tests.sweeps import Fake
 
 RESUME = "python train.py sweep.resume=HERE"
@@ -68,6 +69,40 @@ def test_what_to_try_next_is_the_job_that_was_swept(tmp_path: Path) -> None:
     (command,) = re.findall(r"Next: `(.*?)`", words)
     own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
     assert shlex.split(command) == ["python", "train.py", "-m", *fixed, *own]
+
+
+ODD = "a b [c] it's `d`"  # text with what a shell, Hydra's grammar and Markdown read as their own
+
+
+def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each of the three outputs: the options to take, what to try next, and how the sweep is resumed."""
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / ODD / name for name in ("1", "2")]
+    arguments = [f"initial={quote_override(str(path))}" for path in files]
+    jobs = [Fake(["clip.max=1", *argument, f"seed={seed}"], objective, state)
+            for argument, objective in zip(([each] for each in arguments), (1.0, 2.0), strict=True)
+            for seed, state in ((1, "finished"), (2, "finished"), (3, "missing"))]  # fmt: skip
+    swept = ("initial", "seed")
+    sweep = made_up(tmp_path / ODD, jobs, swept, arguments=[arguments[0], "seed=1,2,3"])
+    printed = report([sweep])
+    markdown = (sweep / "report.md").read_text()
+    page = (sweep / "report.html").read_text()
+    take, following, resume = (
+        [CODE.fullmatch(code[0])[2].strip() for code in CODE.finditer(markdown.partition("## What to take")[2])][number]
+        for number in (0, -2, -1)
+    )
+    assert shlex.split(take) == [arguments[0]]
+    for command in (take, following, resume):
+        assert command in printed
+        assert f"<code>{html.escape(command, quote=False)}</code>" in page
+    assert shlex.split(printed.splitlines()[-1]) == [f"{ODD}/report.html"]
+    python, script_, flag, *overrides = shlex.split(following)
+    assert (python, script_, flag) == ("python", "train.py", "-m")
+    done = program("-m", *overrides, "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
+    assert done.stdout.splitlines()[-1] == "4 jobs, of which 4 would run", done.stderr
+    assert shlex.split(resume) == ["python", "train.py", f"sweep.resume={quote_override(ODD)}"]
+    again = program(*shlex.split(resume)[2:], cwd=tmp_path, script=COUNTER)
+    assert "has changed since it was planned" in again.stderr, "the folder was found"
 
 
 @pytest.mark.parametrize(

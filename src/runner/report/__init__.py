@@ -16,7 +16,7 @@ def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('the report needs matplotlib: pip install -c constraints.txt -e ".[report]"')
     from runner.report import aggregate, plots, render
-    from runner.sweeps.results import PLAN, relative_path
+    from runner.sweeps.results import PLAN, relative_path, shell_path
 
     sweeps = [sweep.resolve() for sweep in sweeps]
     folder = sweeps[0] if folder is None else folder
@@ -28,4 +28,4 @@ def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     resume = shlex.join(command or ["python", "train.py", "resume=RUN"])
     (folder / "report.md").write_text(render.markdown(table, drawn, title, resume), encoding="utf-8")
     (folder / "report.html").write_text(render.page(table, drawn, title, resume), encoding="utf-8")
-    return f"{render.text(table, resume)}\n\n{relative_path(folder / 'report.html')}"
+    return f"{render.text(table, resume)}\n\n{shell_path(folder / 'report.html')}"

@@ -153,8 +153,8 @@ class Table:
         return [row for row in self.rows if row.rank == 0]
 
     def name(self, row: Row) -> str:
-        """The row as overrides on a command line."""
-        return " ".join(self.overrides(row).values())
+        """The row as overrides on a command line, as a shell takes them."""
+        return shlex.join(self.overrides(row).values())
 
     def overrides(self, row: Row) -> dict[str, str]:
         """The row's own overrides, by the keys that they set."""

@@ -1,10 +1,13 @@
 """The closing paragraph: what to take, how sure that is, what to try next."""
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 
 from runner.report.aggregate import FAILED, OPEN, POLICY, SEED, THRESHOLD, Row, Table, override_value
+
+CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # what `_code` writes: the backticks and the text
 
 
 def conclusion(table: Table, resume: str) -> list[str]:
@@ -132,7 +135,7 @@ def _next(table: Table, best: Row) -> str:
     reason = f" ({'; '.join(words)})" if words else ""
     command = ["python", "train.py", "-m", *table.fixed, *wanted.values(), f"{SEED}={more}"]
     rest = "" if table.commands else ", with whatever else these runs were given"
-    return f"Next: `{shlex.join(command)}`{rest}{reason}."
+    return f"Next: {_code(shlex.join(command))}{rest}{reason}."
 
 
 def _alike(table: Table, row: Row, best: Row) -> bool:
@@ -147,7 +150,9 @@ def _unfinished(table: Table, resume: str) -> list[str]:
     if not failed and not waiting:
         return []
     parts = [f"{count} {word}" for count, word in ((failed, "failed"), (waiting, "not ended")) if count]
-    return [f"This is not the whole sweep: of {len(trials)} runs {' and '.join(parts)}. `{resume}` runs what is left."]
+    return [
+        f"This is not the whole sweep: of {len(trials)} runs {' and '.join(parts)}. {_code(resume)} runs what is left."
+    ]
 
 
 def _mean(row: Row) -> str:
@@ -164,4 +169,7 @@ def _runs(count: int) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text}`"
+    """Code as Markdown writes it: between more backticks than the text has in a row."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"`{text}`"

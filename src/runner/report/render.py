@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.report.aggregate import FAILED, OPEN, Row, Table, override_value
-from runner.report.conclusion import conclusion
-from runner.sweeps.results import columns, relative_path
+from runner.report.conclusion import CODE, conclusion
+from runner.sweeps.results import columns, shell_path
 
 
 def heading(table: Table) -> str:
@@ -59,7 +59,7 @@ EXPLAINED = (
 
 def text(table: Table, resume: str) -> str:
     """What is printed."""
-    words = " ".join(conclusion(table, resume)).replace("`", "")
+    words = CODE.sub(lambda code: code[2].strip(), " ".join(conclusion(table, resume)))
     return "\n".join([heading(table), "", *columns(cells(table)), "", words])
 
 
@@ -69,7 +69,7 @@ def problems(table: Table) -> list[str]:
     for trial in table.trials:
         result = trial.result
         if result.state in FAILED:
-            found.append(f"{relative_path(result.folder)}: {result.state}: {result.reason}")
+            found.append(f"{shell_path(result.folder)}: {result.state}: {result.reason}")
     return found
 
 
@@ -112,7 +112,8 @@ def page(table: Table, pictures: dict[str, Path], title: str, resume: str) -> st
                     f"<figcaption>{html.escape(caption)}.</figcaption></figure>")  # fmt: skip
     if found := problems(table):
         body.append("<h2>Failed</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in found) + "</ul>")
-    words = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(" ".join(conclusion(table, resume)), quote=False))
+    escaped = html.escape(" ".join(conclusion(table, resume)), quote=False)
+    words = CODE.sub(lambda code: f"<code>{code[2].strip()}</code>", escaped)
     body.append(f'<h2>What to take</h2><p class="answer">{words}</p>')
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n")  # fmt: skip

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class Points:
         try:
             return self._composer.compose(choices)
         except Exception as error:
-            raise UserError(f"{explain(error, self._composer.project, choices)} ({' '.join(choices)})") from error
+            raise UserError(f"{explain(error, self._composer.project, choices)} ({shlex.join(choices)})") from error
 
     def config(self, overrides: Sequence[str]) -> tuple[list[str], RunConfig]:
         """A point's overrides, as its job is given them, and its checked configuration. Raises as `checked` does."""
@@ -122,7 +123,7 @@ def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, 
         try:
             given, config = configurations.config(overrides)
         except Exception as error:
-            point = f"job {number}: {' '.join(filter(for_job, overrides))}"
+            point = f"job {number}: {shlex.join(filter(for_job, overrides))}"
             raise UserError(f"{explain(error, composer.project, overrides)} ({point})") from error
         jobs.append(make_job(number, given, config, axes, jobs))
     same = set.intersection(*({(key, json.dumps(value)) for key, value in job.values.items()} for job in jobs))

@@ -1,6 +1,7 @@
 """What a sweep planned and how every job ended: sweep.json and the status.json of each job, read without torch."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,9 +35,9 @@ class Job:
 
     @property
     def point(self) -> str:
-        """What tells it from the other jobs, as it stood on the command line."""
-        own = [each for each in self.overrides if each.lstrip("+").partition("=")[0] in self.swept]
-        return " ".join(own or self.overrides)
+        """The overrides of the swept keys, which set the job apart from the others, as a shell takes them."""
+        swept = [override for override in self.overrides if override.lstrip("+").partition("=")[0] in self.swept]
+        return shlex.join(swept or self.overrides)
 
 
 @dataclass
@@ -160,7 +161,7 @@ def table(results: Sequence[Result]) -> str:
         objective = "" if result.objective is None else f"{result.objective:.4f}"
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
         logs = (result.folder / LOG, output_of(result.folder))
-        log = next((relative_path(path) for path in logs if path.is_file() and path.stat().st_size), "")
+        log = next((shell_path(path) for path in logs if path.is_file() and path.stat().st_size), "")
         rows.append((str(result.job.number), state, step, objective, result.job.point, log))
     reasons = [
         f"job {result.job.number} {result.state}: {result.reason}"
@@ -179,5 +180,10 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def relative_path(path: Path) -> str:
-    """A path as short as the working directory allows."""
+    """A path, relative to the working directory if it is below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shell_path(path: Path) -> str:
+    """`relative_path`, quoted for a shell where that is necessary."""
+    return shlex.quote(relative_path(path))

@@ -42,7 +42,7 @@ def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, 
         try:
             configurations.config(corner)
         except Exception as error:
-            line = " ".join(filter(for_job, corner))
+            line = shlex.join(filter(for_job, corner))
             raise UserError(f"{explain(error, composer.project, corner)} ({line})") from error
     return Plan(list(arguments), [], composer.name, "optuna")
 

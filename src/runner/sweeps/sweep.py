@@ -22,7 +22,19 @@ from runner.sweeps import grid, slurm
 from runner.sweeps.grid import Points
 from runner.sweeps.jobs import Jobs, Launcher, Source
 from runner.sweeps.local import LocalLauncher
-from runner.sweeps.results import ENDED, PLAN, Job, Plan, Result, columns, read, read_plan, relative_path, table
+from runner.sweeps.results import (
+    ENDED,
+    PLAN,
+    Job,
+    Plan,
+    Result,
+    columns,
+    read,
+    read_plan,
+    relative_path,
+    shell_path,
+    table,
+)
 from runner.sweeps.space import Axis, axes
 
 LOCK = ".lock"
@@ -152,7 +164,7 @@ def dry_run(sweep: Sweep) -> str:
     for job in sweep.plan.jobs:
         state = f"no, {states[job.number]}" if job not in run else "yes"
         will = f"no, duplicate of {job.duplicate_of}" if job.duplicate_of is not None else state
-        rows.append((str(job.number), will, job.point, relative_path(sweep.folder / str(job.number))))
+        rows.append((str(job.number), will, job.point, shell_path(sweep.folder / str(job.number))))
     lines = [*columns(rows), f"{len(sweep.plan.jobs)} jobs, of which {len(run)} would run"]
     if sweep.plan.method == "optuna":
         lines.append(f"a search proposes its jobs while it runs: {sweep.settings.trials} in all")
@@ -197,14 +209,14 @@ def run(sweep: Sweep) -> int:
         update_latest_symlink(sweep.folder)
         jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
-        say(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {relative_path(sweep.folder)}")
+        say(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {shell_path(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
     say(f"\n{table(results)}{source.conclusion()}")
     again = shlex.join(["python", "train.py", f"sweep.resume={quote_override(relative_path(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
     say(f"report: {shlex.join(['python', 'scripts/report.py', relative_path(sweep.folder)])}")
-    say(f"sweep: {relative_path(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
+    say(f"sweep: {shell_path(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
     if stopped is not None:
         return 128 + stopped
     return int(any(result.state not in (*ENDED, "running", "queued") for result in results))
