@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runner.printable import printable
 from runner.runs.run import Interrupted, Run, RunStopped, resume_command
 from runner.sweeps.results import relative_path, shell_path
 
@@ -30,7 +31,7 @@ def show(
     clipping. dropped: how many steps were left out. sample: something that the model made.
     """
     status = run.status
-    state = "finished" if stopped is None else f"{stopped.state}: {stopped}"
+    state = "finished" if stopped is None else f"{stopped.state}: {printable(str(stopped), keep='')}"
     rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
     if losses is not None:
         with np.errstate(invalid="ignore"):  # between two infinite norms
@@ -42,7 +43,7 @@ def show(
     if dropped:
         rows["dropped"] = f"{dropped} steps"
     if sample:
-        rows["sample"] = sample.strip().replace("\n", "\n" + " " * 13)
+        rows["sample"] = printable(sample.strip()).replace("\n", "\n" + " " * 13)
     folder = shell_path(run.folder)
     rows |= {"run": folder, "TensorBoard": f"tensorboard --logdir {folder}"}
     if isinstance(stopped, Interrupted):

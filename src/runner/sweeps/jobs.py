@@ -14,6 +14,7 @@ from typing import Protocol
 
 from runner.config import Sweep
 from runner.errors import MISTAKE, quote_override, say
+from runner.printable import printable
 from runner.runs.log import output_of
 from runner.runs.run import SAVED, SIGNALS
 from runner.runs.status import actual_state, change_status
@@ -222,7 +223,7 @@ def record_end(folder: Path, job: Job, code: int, pruned: str | None) -> Result:
         change_status(folder, state="pruned", reason=pruned)
     result = read_one(folder, job)
     refused = code == MISTAKE and result.state in ("interrupted", "killed")
-    return replace(result, state="rejected", objective=None, reason=said) if refused else result
+    return replace(result, state="rejected", objective=None, reason=printable(said, keep="")) if refused else result
 
 
 def _last_line(output: Path) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.printable import printable
 from runner.runs.files import write_atomically
 from runner.runs.log import LOG, output_of
 from runner.runs.status import actual_state, read_status
@@ -150,6 +151,7 @@ def read_one(folder: Path, job: Job, scheduled: bool | None = None) -> Result:
         reason = f"no sign of life since {status['updated']}"
     if state == "duplicate":
         reason = f"of job {status['duplicate_of']}"
+    reason = None if reason is None else printable(str(reason), keep="")
     return Result(job, folder, state, status["step"], status["steps"], status["objective"], reason)
 
 
