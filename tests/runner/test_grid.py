@@ -75,6 +75,57 @@ def test_a_key_that_no_swept_option_has_is_a_mistake() -> None:
         jobs("clip=norm,value", "clip.threshold=3")
 
 
+def test_an_option_without_a_swept_key_gets_one_job() -> None:
+    """Swept, fixed, with ++, and beside another swept key."""
+    once = [["schedule=constant"], ["schedule=linear", "schedule.final=0.2"], ["schedule=linear", "schedule.final=0.3"]]
+    assert to_run("schedule=constant,linear", "schedule.final=0.2,0.3") == once
+    added = to_run("schedule=constant,linear", "++schedule.final=0.2,0.3")
+    assert added == [[each.replace("schedule.final", "++schedule.final") for each in job] for job in once]
+    assert to_run("++schedule.final=0.5", "schedule=linear,constant") == [
+        ["++schedule.final=0.5", "schedule=linear"], ["schedule=constant"]]  # fmt: skip
+    assert len(to_run("schedule=constant,linear", "schedule.final=0.2,0.3", "lr=1,2,3")) == 3 + 6
+
+
+def to_run(*arguments: str) -> list[list[str]]:
+    """The overrides of the jobs that are no duplicates."""
+    return [job.overrides for job in jobs(*arguments) if job.duplicate_of is None]
+
+
+CHAIN = """
+defaults: [/schema/clip/chain@_here_, /clip@links.elements: value, /clip@links.whole: norm, _self_]
+name: chain
+"""
+
+
+def test_a_nested_key_goes_to_the_option_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "chain.yaml").write_text(CHAIN)
+    more = f"hydra.searchpath=[file://{tmp_path}]"
+    assert to_run(more, "clip=none,chain", "clip.links.whole.max=0.5,1") == [
+        [more, "clip=none"], [more, "clip=chain", "clip.links.whole.max=0.5"],
+        [more, "clip=chain", "clip.links.whole.max=1"]]  # fmt: skip
+    with pytest.raises(UserError, match=r"^clip\.links\.whole\.threshold=2: no such key in .*\(job 1: .*clip=chain"):
+        jobs(more, "clip=none,chain", "clip.links.whole.threshold=2")
+
+
+@pytest.mark.parametrize("options", ["constant,linear", "linear,constant"])
+@pytest.mark.parametrize("argument", ["+schedule.final=0.5", "+schedule.final=0.2,0.5", "~schedule.final"])
+def test_what_a_single_run_refuses_is_refused_in_one_line(
+    options: str, argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that exists cannot be added with one +, and no key can be deleted; whichever option comes first."""
+    line = refused(["-m", f"schedule={options}", argument], capsys)
+    assert "schedule.final" in line
+    assert argument.partition("=")[0] in line
+
+
+@pytest.mark.parametrize("key", ["schedule.final=0.2,0.3", "schedule.final=0.2", "++schedule.final=0.2,0.3"])
+def test_a_key_that_no_chosen_option_has_is_an_error(key: str) -> None:
+    line = r"^schedule\.final=0\.2: no such key in schedule=constant; it belongs to schedule=linear \(job 0: "
+    with pytest.raises(UserError, match=line):
+        jobs("schedule=constant", key)
+
+
 def test_a_job_gets_neither_settings_of_the_sweep_nor_its_folder() -> None:
     (job,) = jobs("sweep.jobs=4", "hydra.sweep.dir=x", "hydra.verbose=true", "seed=3")
     assert job.overrides == ["hydra.verbose=true", "seed=3"]

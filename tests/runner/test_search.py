@@ -49,6 +49,22 @@ def test_a_key_is_drawn_for_each_option_of_its_group_that_has_it() -> None:
     assert drawn == ["clip=zclip", "clip.max=2.0", "clip.threshold=3.0"]
 
 
+@pytest.mark.parametrize("key", ["schedule.final=interval(0.2,0.8)", "schedule.final=0.5", "++schedule.final=0.2,0.5"])
+def test_a_trial_whose_option_lacks_a_key_runs_without_it(key: str, tmp_path: Path) -> None:
+    """And once: its repetitions are duplicates, so every trial has a value."""
+    arguments = ("schedule=constant,linear", key, "sweep.trials=8", "hydra.sweep.dir=swept")
+    done = program(*OPTUNA, *arguments, cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = read_plan(tmp_path / "swept")
+    constant = [job for job in plan.jobs if job.overrides == ["schedule=constant"]]
+    linear = [job for job in plan.jobs if "schedule=linear" in job.overrides]
+    assert constant
+    assert len(constant) + len(linear) == 8
+    assert all(any("schedule.final=" in override for override in job.overrides) for job in linear)
+    assert [job.duplicate_of for job in constant] == [None, *[constant[0].number] * (len(constant) - 1)]
+    assert [trial.state.name for trial in study(tmp_path / "swept").get_trials()] == ["COMPLETE"] * 8
+
+
 MISTAKES = [
     ("clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
     ("lr=interval(-1,1)", "lr=-1.0: must be a number above 0"),

@@ -49,12 +49,14 @@ class Points:
         parsed = [self._override(each) for each in overrides]
         plain = [override for override in parsed if self._is_plain(override)]
         base = self._base(overrides)
-        left_out = {str(override.input_line) for override in plain if self._belongs_elsewhere(override, base)}
+        dropped = {
+            str(override.input_line) for override in plain if self._is_only_in_others(override.key_or_group, base)
+        }
         config = base.copy()
         for override in plain:
-            if str(override.input_line) not in left_out:
+            if str(override.input_line) not in dropped:
                 OmegaConf.update(config, override.key_or_group, override.value())
-        kept = [each for each in overrides if each not in left_out]
+        kept = [each for each in overrides if each not in dropped]
         return [each for each in kept if for_job(each)], checked(config, self._composer.project, kept)
 
     def settings(self, axes: Sequence[Axis]) -> Sweep:
@@ -92,24 +94,29 @@ class Points:
     def _is_plain(self, override: Override) -> bool:
         """Whether it sets one value, and not what is composed."""
         key = override.key_or_group
-        composes = override.is_add() or override.is_force_add() or override.is_delete() or key.startswith("hydra")
+        composes = override.is_add() or override.is_delete() or key.startswith("hydra")
         composes = composes or override.package is not None or key in self._groups
         return not composes and not isinstance(override.value(), dict)
 
-    def _belongs_elsewhere(self, override: Override, base: DictConfig) -> bool:
-        key = override.key_or_group
-        return not has_key(base, key) and any(has_key(other, key) for other in self._bases.values())
+    def _is_only_in_others(self, key: str, base: DictConfig) -> bool:
+        """Whether the options of other points have more of a dotted key than those of this point."""
+        depth = depth_of(base, key)
+        return any(depth_of(other, key) > depth for other in self._bases.values())
+
+
+def depth_of(config: DictConfig, key: str) -> int:
+    """How many leading parts of a dotted key a composed configuration has; all of them if it has the key."""
+    node: Any = config
+    for depth, name in enumerate(key.split(".")):
+        if not isinstance(node, DictConfig) or name not in set(node):
+            return depth
+        node = None if OmegaConf.is_missing(node, name) else node[name]
+    return key.count(".") + 1
 
 
 def has_key(config: DictConfig, key: str) -> bool:
     """Whether a composed configuration has a dotted key, whatever its value."""
-    *parents, leaf = key.split(".")
-    node: Any = config
-    for name in parents:
-        if not isinstance(node, DictConfig) or name not in set(node) or OmegaConf.is_missing(node, name):
-            return False
-        node = node[name]
-    return isinstance(node, DictConfig) and leaf in set(node)
+    return depth_of(config, key) == key.count(".") + 1
 
 
 def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, arguments: Sequence[str]) -> Plan:
