@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import RunConfig
-from runner.sweeps.grid import hash_of, run_values
+from runner.sweeps.grid import config_hash, run_values
 from runner.sweeps.results import Job, Plan
 from runner.tracking.metrics import MetricsWriter
 
@@ -45,7 +45,7 @@ def made_up(
     for number, (job, values) in enumerate(zip(jobs, flats, strict=True)):
         own = {key: value for key, value in values.items() if key not in common}
         chosen = {key: values.get(key, values.get(f"{key}.name")) for key in swept}
-        plan.append(Job(number, list(job.overrides), hash_of(values), None, chosen, own))
+        plan.append(Job(number, list(job.overrides), config_hash(values), None, chosen, own))
         if job.state != "missing":
             write_run(folder / str(number), job, seed=number)
     Plan(list(arguments), plan, common=common).write(folder)

@@ -2,12 +2,13 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.compose import Composer
 from runner.errors import UserError
-from runner.sweeps import grid
+from runner.sweeps import grid, sweep
 from runner.sweeps.grid import Points, run_values
 from runner.sweeps.results import Job, Plan, read_plan
 from runner.sweeps.space import axes
@@ -124,6 +125,60 @@ def test_a_key_that_no_chosen_option_has_is_an_error(key: str) -> None:
     line = r"^schedule\.final=0\.2: no such key in schedule=constant; it belongs to schedule=linear \(job 0: "
     with pytest.raises(UserError, match=line):
         jobs("schedule=constant", key)
+
+
+FOLDERS = [
+    (["hydra.sweep.dir='a b'"], "a b"),
+    (["hydra.sweep.dir='[x], y=z'"], "[x], y=z"),
+    (["hydra.sweep.dir='~/$x'"], "~/$x"),
+    (["hydra.sweep.dir='swept_${seed}'", "seed=3"], "swept_3"),
+    (["seed=3", "hydra.sweep.dir='swept_${seed}_${clip.name}'", "clip=value", "lr=1,2"], "swept_3_value"),
+    (["hydra.sweep.dir=x", "hydra.sweep.subdir='${hydra.job.num}'"], "x"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "folder"), FOLDERS, ids=[" ".join(arguments) for arguments, _ in FOLDERS])
+def test_the_folder_of_a_sweep(arguments: list[str], folder: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep.new(composer(), arguments).folder == tmp_path / folder
+    assert list(tmp_path.iterdir()) == []
+
+
+REFUSED_FOLDERS = [
+    ("hydra.sweep.dir='swept_${seed}' seed=1,2", "hydra.sweep.dir: is not the same for all jobs (swept_1, swept_2)"),
+    ("hydra.sweep.dir=${clip.name} clip=none,norm", "hydra.sweep.dir: is not the same for all jobs (none, norm)"),
+    ("hydra.sweep.dir=${nokey}", "hydra.sweep.dir: Interpolation key 'nokey' not found"),
+    ("hydra.sweep.dir=${oc.env:NOPE}", "hydra.sweep.dir: KeyError raised while resolving interpolation"),
+    ("hydra.sweep.dir=''", "hydra.sweep.dir='': names no folder"),
+    ("hydra.sweep.dir=null", "hydra.sweep.dir: "),
+    ("hydra.sweep.dir=[a]", "hydra.sweep.dir: "),
+    ("hydra.sweep.dir=a,b", "hydra.sweep.dir=a,b: a setting of the whole sweep has one value"),
+    ("hydra.sweep.dir=old", "hydra.sweep.dir=old: holds a sweep already"),
+    ("hydra.sweep.dir=run", "hydra.sweep.dir=run: holds a run already"),
+    ("hydra.sweep.dir=file", "hydra.sweep.dir=file: cannot be made"),
+    ("hydra.sweep.dir=file/x", "hydra.sweep.dir=file/x: cannot be made"),
+    ("hydra.sweep.dir=jobs", "hydra.sweep.dir=jobs: 0, the folder of a job, exists already"),
+    ("hydra.sweep.dir=dangling", "hydra.sweep.dir=dangling: cannot be made: File exists"),
+    (f"hydra.sweep.dir={'x' * 300}", "File name too long"),
+    ("hydra.sweep.subdir=x", "hydra.sweep.subdir=x: the folder of a job is named by its number"),
+    ("hydra.sweep.subdir='a [${seed}]'", "hydra.sweep.subdir=a [${seed}]: the folder of a job is named by its number"),
+    ("hydra.sweep.subdir=null", "hydra.sweep.subdir: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), REFUSED_FOLDERS, ids=[arguments for arguments, _ in REFUSED_FOLDERS])
+def test_a_folder_that_a_sweep_cannot_have(
+    arguments: str, line: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("old/sweep.json", "run/config.yaml", "jobs/0/status.json", "file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    first, *others = arguments.rsplit(" ", 1) if "=" in arguments.rpartition(" ")[2] else [arguments]
+    assert line in refused(["-m", first, *others, "lr=1,2"], capsys)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_job_gets_neither_settings_of_the_sweep_nor_its_folder() -> None:

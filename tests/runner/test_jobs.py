@@ -314,7 +314,7 @@ def test_flags_and_options_in_any_order(arguments: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "2 jobs, of which 2 would run", done.stderr
 
 
-@pytest.mark.parametrize("name", ["a b", "it's", "a\\b"])
+@pytest.mark.parametrize("name", ["a b", "it's", "a\\b", "a [c]", "~", "$x", "{y}"])
 def test_a_folder_is_handed_on_as_it_is_called(name: str, tmp_path: Path) -> None:
     where = tmp_path / name
     where.mkdir()
@@ -375,6 +375,17 @@ def test_the_summary_of_a_run_names_its_folder_as_a_shell_takes_it(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("TensorBoard ")]
     assert shlex.split(line) == ["TensorBoard", "tensorboard", "--logdir", ODD]
+
+
+def test_a_folder_that_hydra_would_interpolate_is_refused(tmp_path: Path) -> None:
+    """In the name of the working directory, and of the sweep's own folder."""
+    here = tmp_path / "${x}"
+    here.mkdir()
+    for arguments, cwd in (((), here), (("hydra.sweep.dir='\\${x}'",), tmp_path)):
+        done = program("-m", "seed=1,2", *arguments, cwd=cwd, script=COUNTER)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "Hydra reads ${ in a folder's name as an interpolation" in done.stderr
+    assert list(here.iterdir()) == []
 
 
 # -- a cluster

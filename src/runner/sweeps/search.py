@@ -18,7 +18,7 @@ from runner.errors import UserError, explain
 from runner.runs.status import change_status
 from runner.sweeps.grid import Points, make_job
 from runner.sweeps.results import Job, Plan, Result, read
-from runner.sweeps.space import Axis, for_job, points
+from runner.sweeps.space import Axis, is_passed_to_jobs, points
 from runner.tracking import metrics
 from runner.tracking.tags import VALIDATION
 
@@ -42,7 +42,7 @@ def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, 
         try:
             configurations.config(corner)
         except Exception as error:
-            line = shlex.join(filter(for_job, corner))
+            line = shlex.join(filter(is_passed_to_jobs, corner))
             raise UserError(f"{explain(error, composer.project, corner)} ({line})") from error
     return Plan(list(arguments), [], composer.name, "optuna")
 
@@ -180,7 +180,7 @@ def draw(trial: Any, axes: Sequence[Axis], configurations: Points) -> list[str]:
             chosen[axis.key] = trial.suggest_categorical(axis.key, axis.values)
     overrides += chosen.values()
     for axis in axes:
-        if axis.swept and not configurations.is_option(axis) and configurations.takes(axis.key, overrides):
+        if axis.swept and not configurations.is_option(axis) and configurations.has_key(axis.key, overrides):
             group = chosen.get(axis.key.partition(".")[0])
             overrides.append(_drawn(trial, axis, f"{axis.key} [{group}]" if group else axis.key, configurations))
     return overrides
@@ -190,6 +190,6 @@ def _drawn(trial: Any, axis: Axis, name: str, configurations: Points) -> str:
     if axis.interval is None:
         return str(trial.suggest_categorical(name, axis.values))
     low, high, log = axis.interval.low, axis.interval.high, axis.interval.log
-    if configurations.is_whole(axis.key):
+    if configurations.is_integer(axis.key):
         return f"{axis.key}={trial.suggest_int(name, math.ceil(low), math.floor(high), log=log)}"
     return f"{axis.key}={trial.suggest_float(name, low, high, log=log)}"

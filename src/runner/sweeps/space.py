@@ -12,8 +12,8 @@ from runner.compose import Composer
 from runner.config import Project
 from runner.errors import UserError, quote_override
 
-# Settings of the sweep itself and of its folder, which no job is given.
-NOT_FOR_JOBS = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")
+# Settings of the sweep itself and of its folder; they are not passed to the jobs.
+SWEEP_ONLY = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def points(axes: Sequence[Axis]) -> Iterator[list[str]]:
     return map(list, itertools.product(*(axis.values for axis in axes)))
 
 
-def for_job(override: str) -> bool:
-    """Whether a job is given this override."""
-    return not override.lstrip("+~").startswith(NOT_FOR_JOBS)
+def is_passed_to_jobs(override: str) -> bool:
+    """Whether the jobs of a sweep are given an override of its command line."""
+    return not override.lstrip("+~").startswith(SWEEP_ONLY)
 
 
 def _axis(override: Override, project: Project[Any]) -> Axis:

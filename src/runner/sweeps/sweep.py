@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner import config as schemas
 from runner.compose import Composer
 from runner.errors import UserError, quote_override, say
-from runner.runs.run import check_can_be_made, update_latest_symlink
+from runner.runs.run import SAVED, check_can_be_made, update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import grid, slurm
 from runner.sweeps.grid import Points
@@ -89,13 +89,13 @@ def main(composer: Composer[Any], arguments: list[str]) -> int:
 def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
     """A sweep that no process has started: its points are composed and checked."""
     sweep = _checked(composer, arguments, None)
+    setting = f"hydra.sweep.dir={relative_path(sweep.folder)}"
     check_can_be_made("hydra.sweep.dir", relative_path(sweep.folder))
-    if (sweep.folder / PLAN).exists():
-        raise UserError(f"hydra.sweep.dir={relative_path(sweep.folder)}: holds a sweep already")
-    if taken := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
-        raise UserError(
-            f"hydra.sweep.dir={relative_path(sweep.folder)}: {taken.number}, the folder of a job, is there already"
-        )
+    for file, kind in ((PLAN, "sweep"), (SAVED, "run")):
+        if (sweep.folder / file).exists():
+            raise UserError(f"{setting}: holds a {kind} already")
+    if existing := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
+        raise UserError(f"{setting}: {existing.number}, the folder of a job, exists already")
     return sweep
 
 
@@ -129,7 +129,7 @@ def _checked(composer: Composer[Any], arguments: list[str], folder: Path | None)
     if params := _params(configurations, named):
         space = axes(composer, [*params, *arguments])
         configurations = Points(composer, space)
-    _check_subdir(configurations.first)
+    _check_subdir(configurations.compositions[0])
     settings = configurations.settings(space)
     given = [axis.line for axis in space[len(params) :]]  # the arguments, with absolute paths
     if settings.method == "optuna":
@@ -138,7 +138,9 @@ def _checked(composer: Composer[Any], arguments: list[str], folder: Path | None)
         plan = search.plan(composer, space, configurations, given)
     else:
         plan = grid.plan(composer, space, configurations, given)
-    folder = folder or Path(configurations.first.hydra.sweep.dir).absolute()
+    folder = folder or Path(configurations.folder(space)).absolute()
+    if "${" in str(folder):
+        raise UserError(f"{folder}: no job can run here, since Hydra reads ${{ in a folder's name as an interpolation")
     return Sweep(folder, plan, settings, space, configurations, composer)
 
 
@@ -153,7 +155,7 @@ def _params(configurations: Points, given: set[str]) -> list[str]:
 def _check_subdir(config: DictConfig) -> None:
     subdir = OmegaConf.to_container(config.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
     if subdir != "${hydra.job.num}":
-        raise UserError(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
+        raise UserError(f"hydra.sweep.subdir={subdir}: the folder of a job is named by its number; omit this key")
 
 
 def dry_run(sweep: Sweep) -> str:
@@ -197,7 +199,10 @@ def run(sweep: Sweep) -> int:
     Raises UserError if another process is running this sweep.
     """
     command = _command(sweep)
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"hydra.sweep.dir={relative_path(sweep.folder)}: cannot be made: {error.strerror}") from error
     with _locked(sweep.folder):
         sweep.plan.write(sweep.folder)
         for job in sweep.plan.jobs:
