@@ -8,7 +8,7 @@ import pytest
 
 from runner.compose import Composer
 from runner.errors import UserError
-from runner.sweeps import grid, sweep
+from runner.sweeps import grid, prepare
 from runner.sweeps.grid import Points, run_values
 from runner.sweeps.results import Job, Plan, read_plan
 from runner.sweeps.space import axes
@@ -140,7 +140,7 @@ FOLDERS = [
 @pytest.mark.parametrize(("arguments", "folder"), FOLDERS, ids=[" ".join(arguments) for arguments, _ in FOLDERS])
 def test_the_folder_of_a_sweep(arguments: list[str], folder: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    assert sweep.new(composer(), arguments).folder == tmp_path / folder
+    assert prepare.new(composer(), arguments).folder == tmp_path / folder
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,6 +179,52 @@ def test_a_folder_that_a_sweep_cannot_have(
     first, *others = arguments.rsplit(" ", 1) if "=" in arguments.rpartition(" ")[2] else [arguments]
     assert line in refused(["-m", first, *others, "lr=1,2"], capsys)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+UNUSED = [
+    ("sweep.trials=5", "sweep.trials=5: has no effect with sweep.method=grid"),
+    ("sweep.hours=2", "sweep.hours=2.0: has no effect with sweep.method=grid"),
+    ("sweep.slurm.minutes=5", "sweep.slurm.minutes=5: has no effect with sweep.launcher=local"),
+    ("sweep.slurm.cluster=local", "sweep.slurm.cluster=local: has no effect with sweep.launcher=local"),
+    ("sweep.slurm={partition: gpu}", "sweep.slurm.partition=gpu: has no effect with sweep.launcher=local"),
+    ("sweep.method=optuna sweep.slurm.gpus=1", "sweep.slurm.gpus=1: has no effect with sweep.launcher=local"),
+    ("experiment=long", "sweep.trials=99: has no effect with sweep.method=grid"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), UNUSED, ids=[arguments for arguments, _ in UNUSED])
+def test_a_setting_that_would_be_ignored_is_refused(
+    arguments: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also from a file. The default value passes, and so does what the method and launcher read."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "long.yaml").write_text("# @package _global_\nsweep: {trials: 99}\n")
+    first, *others = [arguments] if "{" in arguments else arguments.split()
+    assert refused(["-m", f"hydra.searchpath=[file://{tmp_path}]", "seed=1,2", first, *others], capsys) == line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep.trials=30", "sweep.hours=null", "sweep.slurm.minutes=1440", "sweep.slurm.cluster=slurm"],
+        ["sweep.method=optuna", "sweep.trials=5", "sweep.hours=2"],
+        ["sweep.launcher=slurm", "sweep.slurm.minutes=5", "sweep.slurm.cluster=local"],
+    ],
+)
+def test_settings_that_are_read_pass(arguments: list[str]) -> None:
+    prepare.new(composer(), ["seed=1,2", *arguments])
+
+
+def test_a_resumed_sweep_may_have_another_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the cluster stay in its plan; only those of the new command line have to be read."""
+    monkeypatch.chdir(tmp_path)
+    planned = prepare.new(composer(), ["seed=1,2", "sweep.launcher=slurm", "sweep.slurm.minutes=5"])
+    planned.folder.mkdir(parents=True)
+    planned.plan.write(planned.folder)
+    resumed = prepare.resumed(composer(), str(planned.folder), ["sweep.launcher=local"])
+    assert (resumed.settings.launcher, resumed.settings.slurm.minutes) == ("local", 5)
+    with pytest.raises(UserError, match=r"^sweep\.trials=5: has no effect with sweep\.method=grid$"):
+        prepare.resumed(composer(), str(planned.folder), ["sweep.trials=5"])
 
 
 def test_a_job_gets_neither_settings_of_the_sweep_nor_its_folder() -> None:

@@ -19,7 +19,7 @@ from runner.sweeps import results
 from runner.sweeps.jobs import Jobs, Source
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import Job, Plan
-from runner.sweeps.sweep import Listed
+from runner.sweeps.sweep import GridSource
 from tests import programs
 from tests.runner.support import COUNTER, files, program, refused, status, statuses, wait_for
 
@@ -85,7 +85,7 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
     assert "seed=3 experiment=steady" in table[5]
     assert "job 3 killed: SIGKILL" in table
     assert table[-3] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"
-    assert table[-1] == f"sweep: {shown}; to run what is left: python train.py sweep.resume={shown}"
+    assert table[-1] == f"sweep: {shown}; to resume it: python train.py sweep.resume={shown}"
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_jobs_outlive_a_killed_sweep_and_are_left_alone(waiting: programs.Progra
     assert [actual_state(swept / name) for name in ("1", "2")] == ["running"] * 2
     done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "job 1 is running already, and left alone" in done.stdout
+    assert "job 1 is already running, and is not started" in done.stdout
     assert [actual_state(swept / name) for name in "0123"] == ["finished", "running", "running", "finished"]
     for name in ("1", "2"):
         os.kill(status(swept / name)["pid"], signal.SIGTERM)
@@ -167,7 +167,7 @@ def test_a_job_that_has_been_taken_since_is_left_alone(waiting: programs.Program
         set_free(tmp_path)
         output, errors = sweep.communicate(timeout=60)
     assert (sweep.returncode, errors) == (0, "")
-    assert "job 2 is finished already, and left alone" in output
+    assert "job 2 is already finished, and is not started" in output
     assert sorted(path.name for path in swept.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
 
 
@@ -196,7 +196,7 @@ def test_an_error_of_the_sweep_itself_leaves_no_job_behind(tmp_path: Path, monke
     settings = Sweep(jobs=1)
     jobs = Jobs(tmp_path, Plan([], []), settings, ["sh", "-c", "sleep 60"], launcher)
     with pytest.raises(OSError, match="no space left"):
-        jobs.run(Listed([Job(0, [], "")]))
+        jobs.run(GridSource([Job(0, [], "")]))
     assert [running.process.poll() for running in jobs._running] == [-signal.SIGTERM]
 
 
@@ -344,8 +344,8 @@ def test_the_printed_commands_of_a_sweep_run(tmp_path: Path) -> None:
         output, errors = sweep.communicate(timeout=60)
     assert (sweep.returncode, errors) == (130, "")
     (tmp_path / "x [y] 'z'").unlink()
-    (resume,) = [line for line in output.splitlines() if "to run what is left: " in line]
-    done = run_printed(resume.partition("to run what is left: ")[2], tmp_path)
+    (resume,) = [line for line in output.splitlines() if "to resume it: " in line]
+    done = run_printed(resume.partition("to resume it: ")[2], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [each["state"] for each in statuses(tmp_path / ODD, 2)] == ["finished"] * 2
     (report,) = [line for line in done.stdout.splitlines() if line.startswith("report: ")]

@@ -128,7 +128,7 @@ class Jobs:
                 return
             folder = self._folder / str(job.number)
             if (found := read_one(folder, job)).ended or found.state == "running":  # since the sweep was read
-                say(f"job {job.number} is {found.state} already, and left alone")
+                say(f"job {job.number} is already {found.state}, and is not started")
                 source.ended(found)
                 continue
             process = self._launcher.start(folder, [*self._command, *_arguments(job, folder)])

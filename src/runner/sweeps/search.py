@@ -23,7 +23,7 @@ from runner.tracking import metrics
 from runner.tracking.tags import VALIDATION
 
 if TYPE_CHECKING:
-    from runner.sweeps.sweep import Sweep
+    from runner.sweeps.prepare import Sweep
 
 NAME = "search"  # of the study: its folder may be moved
 STORAGE = "study.log"  # in the sweep's folder; optuna-dashboard opens it
