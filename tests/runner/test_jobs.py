@@ -13,15 +13,18 @@ import pytest
 
 from runner.config import Sweep
 from runner.errors import quote_override
+from runner.report import aggregate
 from runner.runs import lock
 from runner.runs.status import STATUS, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
-from runner.sweeps.jobs import Jobs, Source
+from runner.sweeps.jobs import Jobs, Source, record_end
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import Job, Plan
 from runner.sweeps.sweep import GridSource
+from scripts.status import describe
 from tests import programs
 from tests.runner.support import COUNTER, files, program, refused, status, statuses, wait_for
+from tests.support import ENV
 
 INCIDENT = "incident=incident_${seed}"  # a file for each seed says what happens in its job
 
@@ -464,7 +467,35 @@ def test_one_definition_of_running(tmp_path: Path) -> None:
     lock.hold(tmp_path)
     assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "running", "whatever its status says"
     lock.release(tmp_path)
-    for damaged in ("", "{", "[]", '{"state": "finished"}', "\0\xff"):
-        (tmp_path / STATUS).write_text(damaged)
-        assert results.read_one(tmp_path, job).state == "missing"
     assert results.read_one(tmp_path / "nowhere", job).state == "missing"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "finished"}', "\0\xff"])
+def test_a_status_that_is_not_json_or_incomplete_is_missing(text: str, tmp_path: Path) -> None:
+    (tmp_path / STATUS).write_text(text)
+    assert results.read_one(tmp_path, Job(0, [], "")).state == "missing"
+
+
+@pytest.mark.parametrize("value", [[], {}, "x", 1.5, True, None])
+@pytest.mark.parametrize("name", sorted(initial_status(1)))
+def test_a_damaged_field_of_a_status_raises_nothing(name: str, value: Any, tmp_path: Path) -> None:
+    """Whoever reads it: the table of a sweep, a resume, the report and scripts/status.py."""
+    for host in ("elsewhere", initial_status(1)["host"]):
+        for state in ("running", "finished", "failed"):
+            folder = tmp_path / f"{host}_{state}" / "0"
+            folder.mkdir(parents=True)
+            Plan([], [Job(0, ["seed=1"], "")]).write(folder.parent)
+            write_status(folder, initial_status(3) | {"state": state, "host": host, name: value})
+            found = results.read(folder.parent, plan_of(folder.parent))
+            assert "1 jobs: " in results.table(found)
+            assert describe(folder)
+            assert aggregate.build([folder.parent]).trials[0].result == found[0]
+
+
+def test_recording_how_a_job_ended_leaves_its_folder_unlocked(tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    folder.mkdir()
+    write_status(folder, initial_status(3) | {"pid": 2**22 + 1})
+    assert record_end(folder, Job(0, [], ""), -signal.SIGKILL, None).state == "killed"
+    code = "import sys; from pathlib import Path; from runner.runs import lock; lock.hold(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=ENV, check=True)
