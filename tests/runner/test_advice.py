@@ -1,6 +1,7 @@
 """Thresholds from norms: checked against counting, on ours and on other programs' event files."""
 
 import random
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from runner.errors import UserError
 from runner.report.advice import SHARES, drifts, norms_of, suggestions, warnings
 from runner.tracking.metrics import MetricsWriter
 from scripts import suggest_max
-from tests.runner.support import compose
+from tests.runner.support import compose, program
 
 
 @pytest.mark.parametrize("count", [100, 1500])
@@ -74,6 +75,22 @@ def test_other_programs_event_files(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert capsys.readouterr().out.endswith(f"advice: python train.py clip=norm clip.max={expected:.3g}\n")
     (path,) = tmp_path.glob("events*")
     assert norms_of(path, "train/grad_norm").size == 200
+
+
+def test_the_printed_commands_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The advice as a run, and the hint at another tag as an option of the script, quoted for a shell."""
+    writer = SummaryWriter(str(tmp_path))
+    for step in range(200):
+        writer.add_scalar("grad norm/total [all]", 1.0 + step / 100, step)
+    writer.close()
+    with pytest.raises(SystemExit):
+        suggest_max.main([str(tmp_path), "--tag", "grad norm/total"])
+    hint = capsys.readouterr().err.partition("did you mean ")[2].strip().removesuffix("?")
+    suggest_max.main([str(tmp_path), *shlex.split(hint)])
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("advice: "))
+    assert command[:2] == ["python", "train.py"]
+    done = program(*command[2:], "steps=6", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_of_this_program_is_read_from_its_metrics(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Thresholds from the norms of one run: for the usual shares of clipped steps, and by published rules."""
 
 import difflib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def norms_of(run: Path, tag: str = BEFORE) -> Norms:
         raise UserError(f"{run}: no {METRICS} and no event file of TensorBoard there")
     if tag not in found:
         near = difflib.get_close_matches(tag, found, 1, 0.4) or [each for each in found if "norm" in each]
-        hint = f"; did you mean --tag {near[0]}?" if near else f"; there are {', '.join(list(found)[:8])}"
+        hint = f"; did you mean --tag {shlex.quote(near[0])}?" if near else f"; there are {', '.join(list(found)[:8])}"
         raise UserError(f"{run}: no scalar {tag!r}{hint}")
     values: Norms = np.array([value for _, value in found[tag]])
     values = values[np.isfinite(values) & (values > 0)]
