@@ -10,7 +10,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
-from runner.report.advice import SHARES, drifts, norms_of, suggestions, warnings
+from runner.report.advice import SHARES, drift, norms_of, suggestions, warnings
 from runner.tracking.metrics import MetricsWriter
 from scripts import suggest_max
 from tests.runner.support import compose, program
@@ -40,16 +40,16 @@ def test_the_overrides_are_ready_made() -> None:
 def test_drift() -> None:
     dice = random.Random(1)
     steady = np.array([dice.lognormvariate(0, 0.5) for _ in range(1000)])
-    assert drifts(steady) is None
+    assert drift(steady) is None
     assert warnings(steady, {"state": "finished"}) == []
     falling = steady * np.geomspace(10, 1, 1000)
-    assert drifts(falling) is not None
+    assert drift(falling) is not None
     (warning,) = warnings(falling, {})
     assert "drift" in warning
     assert "clip=autoclip" in warning
     spike_at_the_start = steady.copy()
     spike_at_the_start[:80] *= 100
-    assert drifts(spike_at_the_start) is None, "warm-up is no drift"
+    assert drift(spike_at_the_start) is None, "warm-up is no drift"
 
 
 def test_a_run_that_diverged_or_was_too_short() -> None:
@@ -110,7 +110,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     writer.add_scalar("train/grad_norm", 1.0, 1)
     writer.close()
     for arguments, line in (
-        ([str(tmp_path / "nowhere")], "no metrics.jsonl and no event file of TensorBoard there"),
+        ([str(tmp_path / "nowhere")], "neither metrics.jsonl nor an event file of TensorBoard is there"),
         ([str(tmp_path / "other")], "no scalar 'grad_norm/before'; did you mean --tag train/grad_norm?"),
     ):
         with pytest.raises(SystemExit) as end:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from runner.errors import UserError, quote_override
-from runner.report import aggregate, plots, render, report
+from runner.report import aggregate, plots, render, report, trials
 from runner.report.conclusion import CODE, conclusion
 from scripts import report as script
 from tests import sweeps
@@ -47,12 +47,12 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({
         "none": [None, None, None], "norm@0.1": [1.80, 1.81, 1.82], "norm@1": [1.49, 1.50, 1.51],
         "norm@10": [2.0, 2.1, 2.2], "value@0.02": [1.70, 1.72, 1.71]}))  # fmt: skip
-    assert words.startswith("Take `clip=norm clip.max=1`: 1.5000 ± 0.0100 over 3 seeds. How sure: clear; the next, "
+    assert words.startswith("Take `clip=norm clip.max=1`: 1.5000 ± 0.0100 over 3 seeds. Certainty: clear; the next, "
                             "`clip=value clip.max=0.02`, is 0.21 behind")  # fmt: skip
     errors = 0.21 / math.hypot(0.01 / math.sqrt(3), 0.01 / math.sqrt(3))
     assert f"{errors:.1f} standard errors" in words
     assert "`python train.py -m clip=norm clip.max=0.32,1,3.2 seed=1,2,3,4,5,6`" in words
-    assert "tie" not in words
+    assert " tie " not in words
     assert "resume" not in words
     assert [table.name(row) for row in table.rows] == [
         "clip=norm clip.max=1", "clip=value clip.max=0.02", "clip=norm clip.max=0.1", "clip=norm clip.max=10",
@@ -88,7 +88,7 @@ def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     markdown = (sweep / "report.md").read_text()
     page = (sweep / "report.html").read_text()
     take, following, resume = (
-        [CODE.fullmatch(code[0])[2].strip() for code in CODE.finditer(markdown.partition("## What to take")[2])][number]
+        [CODE.fullmatch(code[0])[2].strip() for code in CODE.finditer(markdown.partition("## Conclusion")[2])][number]
         for number in (0, -2, -1)
     )
     assert shlex.split(take) == [arguments[0]]
@@ -109,15 +109,15 @@ def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
 )
 def test_a_value_is_shown_as_hydra_reads_it(value: Any) -> None:
-    (override,) = composer().parse([f"initial={aggregate.override_value(value)}"])
+    (override,) = composer().parse([f"initial={aggregate.format_override_value(value)}"])
     assert override.value() == value
 
 
 def test_a_weak_lead_is_not_called_clear(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [1.50, 1.60, 1.55], "norm@2": [1.66, 1.60, 1.69]}))
     assert words.startswith("Take `clip.max=1`")
-    assert "How sure: likely, not certain" in words
-    assert "the smallest threshold tried, so the best may lie below it" in words
+    assert "Certainty: likely, not certain" in words
+    assert "the lowest threshold tried; the best may be lower" in words
 
 
 def test_a_tie(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_tie(tmp_path: Path) -> None:
     assert "clipping neither helps nor harms" in words
     assert [row.tied for row in table.rows] == [True, True, True, False]
     marks = [line[-1] for line in render.cells(table)[1:]]
-    assert marks == ["best, a tie", "tied with the best", "tied with the best", ""]
+    assert marks == ["best, tied", "tied with the best", "tied with the best", ""]
 
 
 def test_the_edge_of_a_tie(tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_the_edge_of_a_tie(tmp_path: Path) -> None:
 
 def test_everything_diverged(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [None, None], "norm@5": [None, None], "none": [None, None]}))
-    assert words.startswith("Take none of these: everything diverged, all 6 runs.")
-    assert "thresholds below 1, the smallest tried (such as 0.1)" in words
+    assert words.startswith("Take none of these: all 6 runs diverged.")
+    assert "thresholds below 1, the lowest tried (such as 0.1)" in words
 
 
 def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
 def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({"norm@1": [1.5, 1.6, 1.55], "norm@5": [1.0, 1.1, None]}))
     assert words.startswith("Take `clip.max=1`")
-    assert "nothing else finished at every seed" in words
+    assert "no other configuration finished at every seed" in words
     assert "at 5 `clip=norm` diverged" in words
     assert [row.rank for row in table.rows] == [0, 1]
     assert render.cells(table)[2][2:4] == ["2 of 3", "1"]
@@ -166,7 +166,7 @@ def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path)
 
 def test_one_seed(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [1.5], "norm@2": [1.4], "norm@4": [1.6]}))
-    assert words.startswith("Take `clip.max=2`: 1.4000 over 1 seed. How sure: not at all yet, since one seed has no")
+    assert words.startswith("Take `clip.max=2`: 1.4000 over 1 seed. Certainty: none yet, since one seed has no")
     assert "seed=1,2,3`" in words
 
 
@@ -174,18 +174,18 @@ def test_missing_failed_and_running_jobs(tmp_path: Path) -> None:
     jobs = grid({"norm@1": [1.5, 1.6, 1.55], "norm@2": [2.0, 2.1, 2.2]}, norm2_3="missing", norm2_1="failed",
                 norm1_3="interrupted")  # fmt: skip
     table, words = answer(tmp_path, jobs)
-    assert "This is not the whole sweep: of 6 runs 1 failed and 2 not ended." in words
+    assert "The sweep is incomplete: of 6 runs, 1 failed and 2 did not end." in words
     assert RESUME in words
     head, first, second = render.cells(table)
-    assert head[2:5] == ["finished", "failed", "not ended"]
+    assert head[2:5] == ["finished", "failed", "unfinished"]
     assert first[2:5] == ["2 of 3", "", "1"]
     assert second[2:5] == ["1 of 3", "1", "1"]
-    assert render.problems(table)[0].endswith("failed: made up at step 10")
+    assert render.failures(table)[0].endswith("failed: made up at step 10")
 
 
 def test_nothing_has_finished(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [1.5, 1.6]}, norm1_1="missing", norm1_2="missing"))
-    assert "There is nothing to take yet" in words
+    assert "Nothing can be recommended yet" in words
 
 
 def test_only_keys_that_differ_are_columns(tmp_path: Path) -> None:
@@ -258,12 +258,12 @@ def test_mistakes_are_one_line(
 
 def test_the_series_of_a_run(tmp_path: Path) -> None:
     """As arrays in the order of the steps; of a run that has only begun, and of one that was resumed."""
-    assert aggregate.read_series(tmp_path) == {}
+    assert trials.read_series(tmp_path) == {}
     lines = [{"step": 1, "loss/train": 3.0, "lr": 0.1}, {"step": 3, "loss/train": 1.0}, {"step": 2, "loss/train": 2.0},
              {"step": 3, "loss/val": 0.5}, {"step": 3, "loss/train": 1.5}]  # fmt: skip
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "loss/tr')
-    found = aggregate.read_series(tmp_path)
+    found = trials.read_series(tmp_path)
     assert found.keys() == {"loss/train", "loss/val"}
     assert found["loss/train"].steps.tolist() == [1, 2, 3]
     assert found["loss/train"].values.tolist() == [3.0, 2.0, 1.5]
