@@ -444,7 +444,7 @@ def test_slurm_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     line = refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys)
-    assert line == "sweep.launcher=slurm: there is no sbatch here; sweep.slurm.cluster=local tries it out"
+    assert line == "sweep.launcher=slurm: no sbatch on this machine; sweep.slurm.cluster=local tries it out"
     assert files(tmp_path) == {}
 
 

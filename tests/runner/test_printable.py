@@ -76,5 +76,5 @@ def test_a_status_that_another_program_wrote(tmp_path: Path) -> None:
     """Its host and time are printed, too."""
     write_status(tmp_path, initial_status(3) | {"pid": 2**22 + 1, "updated": HOSTILE})
     change_status(tmp_path, host="elsewhere")
-    assert read_one(tmp_path, Job(0, [], "")).reason == f"no sign of life since {ESCAPED}"
+    assert read_one(tmp_path, Job(0, [], "")).reason == f"no heartbeat since {ESCAPED}"
     assert json.loads((tmp_path / "status.json").read_text())["updated"] == HOSTILE

@@ -237,8 +237,8 @@ def test_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "<code>clip=norm clip.max=1</code>" in page
 
 
-def test_every_policy_has_a_look_of_its_own() -> None:
-    assert len(set(plots.COLOURS)) == len(set(plots.MARKERS)) == 8
+def test_eight_policies_have_a_color_and_a_marker_each() -> None:
+    assert len(set(plots.COLORS)) == len(set(plots.MARKERS)) == 8
 
 
 def test_mistakes_are_one_line(

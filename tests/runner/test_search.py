@@ -30,7 +30,7 @@ def proposed(arguments: list[str], **values: Any) -> list[str]:
     """The overrides of a trial with these values under Optuna's names."""
     space = axes(composer(), arguments)
     named = {name.replace("__", " ").replace("_", "."): value for name, value in values.items()}
-    return search.draw(optuna.trial.FixedTrial(named), space, Points(composer(), space))
+    return search.sample(optuna.trial.FixedTrial(named), space, Points(composer(), space))
 
 
 def test_what_is_drawn() -> None:
@@ -43,9 +43,9 @@ def test_a_key_is_drawn_for_each_option_of_its_group_that_has_it() -> None:
     space = axes(composer(), ["clip=norm,zclip", "clip.max=interval(0.1,10)", "clip.threshold=interval(1,4)"])
     points = Points(composer(), space)
     norm = {"clip": "clip=norm", "clip.max [clip=norm]": 0.5}
-    assert search.draw(optuna.trial.FixedTrial(norm), space, points) == ["clip=norm", "clip.max=0.5"]
+    assert search.sample(optuna.trial.FixedTrial(norm), space, points) == ["clip=norm", "clip.max=0.5"]
     zclip = {"clip": "clip=zclip", "clip.max [clip=zclip]": 2.0, "clip.threshold [clip=zclip]": 3.0}
-    drawn = search.draw(optuna.trial.FixedTrial(zclip), space, points)
+    drawn = search.sample(optuna.trial.FixedTrial(zclip), space, points)
     assert drawn == ["clip=zclip", "clip.max=2.0", "clip.threshold=3.0"]
 
 
@@ -71,7 +71,7 @@ MISTAKES = [
     ("lr=interval(2,1)", "lr=interval(2,1): the second end of an interval must be above the first"),
     ("lr=tag(log,interval(0,1))", "the second end of an interval must be above the first, and on a log scale both abo"),
     ("clip.maks=interval(1,2)", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
-    ("seed=3", "sweep.method=optuna: there is nothing to search"),
+    ("seed=3", "sweep.method=optuna: nothing to search"),
     ("sweep.trials=0 seed=1,2", "sweep.trials=0: must be a whole number of at least 1"),
     (
         "sweep.method=grid lr=interval(0.1,1)",

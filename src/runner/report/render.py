@@ -32,7 +32,7 @@ def cells(table: Table) -> list[list[str]]:
     }
     kept = {name: column for name, column in extra.items() if any(column)}
     keys = [re.sub(r"\.name$", "", key) for key in table.columns]
-    lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", ""]]
+    lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", "note"]]
     best = next(iter(table.clean), None)
     for number, row in enumerate(rows):
         values = [_cell(row.values.get(key)) for key in table.columns]

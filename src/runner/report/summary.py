@@ -24,11 +24,11 @@ def show(
     dropped: int = 0,
     sample: str | None = None,
 ) -> None:
-    """Prints and logs the summary of a run.
+    """Logs the summary of a run, which the log prints.
 
-    stopped: what ended it early. losses: the first and the last logged training loss. best: the best validation
-    loss and its step. clipped: the share of logged steps in which anything was limited. norms: those before
-    clipping. dropped: how many steps were left out. sample: something that the model made.
+    stopped: the exception that ended it early. losses: the first and the last logged training loss. best: the best
+    validation loss and its step. clipped: the share of logged steps in which anything was clipped. norms: the logged
+    norms before clipping. dropped: the number of steps that were skipped. sample: text that the model generated.
     """
     status = run.status
     state = "finished" if stopped is None else f"{stopped.state}: {printable(str(stopped), keep='')}"

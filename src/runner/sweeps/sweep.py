@@ -74,7 +74,7 @@ class GridSource:
     def next(self) -> Job | None:
         return next(self._jobs, None)
 
-    def watch(self, job: Job) -> str | None:
+    def prune_reason(self, job: Job) -> str | None:
         return None
 
     def ended(self, result: Result) -> None:
