@@ -11,13 +11,13 @@ from PIL import Image, ImageColor
 from runner.tracking import flow
 
 
-def pixels(picture: flow.Picture) -> NDArray[np.int_]:
+def pixels(picture: flow.Image) -> NDArray[np.int_]:
     image = Image.open(io.BytesIO(picture.png)).convert("RGB")
     assert image.size == (picture.width, picture.height)
     return np.asarray(image, dtype=int)
 
 
-def found(picture: flow.Picture, row: int, colour: str) -> float | None:
+def found(picture: flow.Image, row: int, colour: str) -> float | None:
     """Where a colour lies in a row of the picture, horizontally: the middle of its marks."""
     top = flow.TOP + row * flow.ROW
     part = pixels(picture)[top : top + flow.ROW]
@@ -50,12 +50,12 @@ def test_many_parameters_are_drawn_by_module() -> None:
     norms = {f"blocks.{block}.{part}.{name}": (3.0, 2.0) for block in range(30) for part in "qk" for name in ("w", "b")}
     grouped = flow.by_module(norms)
     assert list(grouped)[:3] == ["blocks.0.q", "blocks.0.k", "blocks.1.q"]
-    assert len(grouped) == flow.MOST
+    assert len(grouped) == flow.MAX_ROWS
     assert grouped["blocks.7.k"] == pytest.approx((math.sqrt(18), math.sqrt(8)))
     assert flow.draw(1, norms).height == flow.draw(1, grouped).height
     deeper = {f"blocks.{block}.{part}.{name}.x": (1.0, 1.0) for block in range(50) for part in "qk" for name in "wb"}
     assert list(flow.by_module(deeper)) == [f"blocks.{block}" for block in range(50)]
-    assert len(flow.by_module({f"p{number}": (1.0, 1.0) for number in range(100)})) == flow.MOST
+    assert len(flow.by_module({f"p{number}": (1.0, 1.0) for number in range(100)})) == flow.MAX_ROWS
 
 
 def test_decades() -> None:

@@ -160,8 +160,11 @@ REFUSED_FOLDERS = [
     ("hydra.sweep.dir=jobs", "hydra.sweep.dir=jobs: 0, the folder of a job, exists already"),
     ("hydra.sweep.dir=dangling", "hydra.sweep.dir=dangling: cannot be made: File exists"),
     (f"hydra.sweep.dir={'x' * 300}", "File name too long"),
-    ("hydra.sweep.subdir=x", "hydra.sweep.subdir=x: the folder of a job is named by its number"),
-    ("hydra.sweep.subdir='a [${seed}]'", "hydra.sweep.subdir=a [${seed}]: the folder of a job is named by its number"),
+    ("hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number; leave this out"),
+    (
+        "hydra.sweep.subdir='a [${seed}]'",
+        "hydra.sweep.subdir=a [${seed}]: a job's folder is its number; leave this out",
+    ),
     ("hydra.sweep.subdir=null", "hydra.sweep.subdir: "),
 ]
 

@@ -71,7 +71,7 @@ MISTAKES = [
     ("lr=interval(2,1)", "lr=interval(2,1): the second end of an interval must be above the first"),
     ("lr=tag(log,interval(0,1))", "the second end of an interval must be above the first, and on a log scale both abo"),
     ("clip.maks=interval(1,2)", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
-    ("seed=3", "sweep.method=optuna: nothing to search"),
+    ("seed=3", "sweep.method=optuna: there is nothing to search"),
     ("sweep.trials=0 seed=1,2", "sweep.trials=0: must be a whole number of at least 1"),
     (
         "sweep.method=grid lr=interval(0.1,1)",
@@ -173,7 +173,8 @@ folder.mkdir()
 last = folder.name == "7"
 def end(*_):
     fields = ("state step steps objective reason started updated pid host duplicate_of").split()
-    values = dict.fromkeys(fields) | {"state": "interrupted" if last else "finished", "objective": 1.0, "step": 1}
+    values = dict.fromkeys(fields) | {"state": "interrupted" if last else "finished", "objective": 1.0}
+    values |= {"step": 1, "steps": 1, "pid": 1}
     (folder / "status.json").write_text(json.dumps(values))
     sys.exit(143 if last else 0)
 signal.signal(signal.SIGTERM, end)

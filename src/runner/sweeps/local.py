@@ -11,7 +11,7 @@ from runner.runs.log import output_of
 
 
 class LocalLauncher:
-    """Starts jobs. at_once: the number that run concurrently; each gets a share of the cores, and one of several GPUs."""
+    """Starts jobs, each with a share of the CPU cores, and one of several GPUs. at_once: how many run concurrently."""
 
     def __init__(self, at_once: int):
         self._at_once = at_once

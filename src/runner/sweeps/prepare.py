@@ -126,7 +126,7 @@ def _check_subdir(config: DictConfig) -> None:
     """Raises UserError unless the folder of a job is its number, as results are read from there."""
     subdir = OmegaConf.to_container(config.hydra.sweep)["subdir"]  # type: ignore[index, call-overload]
     if subdir != "${hydra.job.num}":
-        raise UserError(f"hydra.sweep.subdir={subdir}: the folder of a job is named by its number; omit this key")
+        raise UserError(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
 
 
 def _check_settings_are_read(settings: schemas.Sweep, changed: Collection[str] | None) -> None:

@@ -37,7 +37,7 @@ def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, 
     if importlib.util.find_spec("optuna") is None:
         raise UserError('sweep.method=optuna needs Optuna: pip install -c constraints.txt -e ".[search]"')
     if not any(axis.swept for axis in axes):
-        raise UserError("sweep.method=optuna: nothing to search; give a key an interval or several values, "
+        raise UserError("sweep.method=optuna: there is nothing to search; give a key an interval or several values, "
                         "such as 'clip.max=tag(log,interval(0.1,10))'")  # fmt: skip
     for corner in itertools.islice(points(axes), MAX_CORNERS):
         try:
@@ -183,9 +183,8 @@ def sample(trial: Any, axes: Sequence[Axis], configurations: Points) -> list[str
     for axis in axes:
         if axis.swept and not configurations.is_option(axis) and configurations.has_key(axis.key, overrides):
             group = chosen.get(axis.key.partition(".")[0])
-            overrides.append(
-                _sampled_override(trial, axis, f"{axis.key} [{group}]" if group else axis.key, configurations)
-            )
+            name = f"{axis.key} [{group}]" if group else axis.key
+            overrides.append(_sampled_override(trial, axis, name, configurations))
     return overrides
 
 

@@ -131,7 +131,7 @@ def _command(sweep: Sweep) -> list[str]:
     project, command = sweep.composer.project, sweep.settings.command
     program = [sys.executable, str(project.script)] if command is None else shlex.split(command)
     if not program or shutil.which(program[0]) is None:
-        raise UserError(f"sweep.command={command}: no such program")
+        raise UserError(f"sweep.command={command}: there is no such program")
     return program if sweep.plan.config_name == "train" else [*program, "--config-name", sweep.plan.config_name]
 
 
