@@ -1,4 +1,4 @@
-"""Thresholds from norms: checked against counting, on ours and on other programs' event files."""
+"""Suggested thresholds, checked by counting, for runs of this project and event files of other programs."""
 
 import random
 import shlex
@@ -17,7 +17,7 @@ from tests.runner.support import compose, program
 
 
 @pytest.mark.parametrize("count", [100, 1500])
-def test_shares_are_those_of_the_steps(count: int) -> None:
+def test_each_threshold_is_exceeded_in_its_share_of_the_steps(count: int) -> None:
     dice = random.Random(count)
     norms = np.array([dice.lognormvariate(0, 1) for _ in range(count)])
     found = suggestions(norms)
@@ -32,12 +32,12 @@ def test_shares_are_those_of_the_steps(count: int) -> None:
     assert abs(below - 0.1 * count) <= 1
 
 
-def test_the_overrides_are_ready_made() -> None:
+def test_the_suggested_overrides_compose() -> None:
     for each in suggestions(np.linspace(0.1, 2, 200)):
         assert compose(*each.override.split()).clip.max == pytest.approx(each.threshold, rel=0.01)
 
 
-def test_drift() -> None:
+def test_drift_is_a_late_median_outside_the_early_norms() -> None:
     dice = random.Random(1)
     steady = np.array([dice.lognormvariate(0, 0.5) for _ in range(1000)])
     assert drift(steady) is None
@@ -52,14 +52,14 @@ def test_drift() -> None:
     assert drift(spike_at_the_start) is None, "warm-up is no drift"
 
 
-def test_a_run_that_diverged_or_was_too_short() -> None:
+def test_warnings_for_a_diverged_and_for_a_short_run() -> None:
     first, second = warnings(np.array([1.0, 2.0, 9.0]), {"state": "diverged", "step": 3})
     assert "diverged at step 3" in first
     assert "3 norms are few" in second
 
 
-def test_other_programs_event_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """torch's own writer, in both of its formats; a nan and a zero are no norms."""
+def test_event_files_of_other_programs_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Written by torch's SummaryWriter in both formats for scalars; nan and zero are not counted as norms."""
     writer = SummaryWriter(str(tmp_path))
     for step in range(200):
         writer.add_scalar("train/grad_norm", 1.0 + step / 100, step)
@@ -93,8 +93,8 @@ def test_the_printed_commands_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_of_this_program_is_read_from_its_metrics(tmp_path: Path) -> None:
-    """And not from an event file beside them."""
+def test_a_run_of_this_project_is_read_from_metrics_jsonl(tmp_path: Path) -> None:
+    """An event file in the same folder is not read."""
     writer = MetricsWriter(tmp_path)
     for step, norm in enumerate((3.0, 1.0, float("inf"), 0.0, 2.0), start=1):
         writer.write(step, {"grad_norm/before": norm, "loss/train": 9.0})
@@ -105,7 +105,7 @@ def test_a_run_of_this_program_is_read_from_its_metrics(tmp_path: Path) -> None:
         norms_of(tmp_path, "grad_norm/befor")
 
 
-def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     writer = SummaryWriter(str(tmp_path / "other"))
     writer.add_scalar("train/grad_norm", 1.0, 1)
     writer.close()

@@ -1,4 +1,4 @@
-"""The points of a sweep: composed, checked and marked before the first job runs."""
+"""The points of a sweep, composed and checked before the first job starts; its folder and settings."""
 
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_last_argument_changes_fastest() -> None:
     assert [job.number for job in found] == list(range(12))
 
 
-def test_a_glob_stands_for_all_options_that_match() -> None:
+def test_a_glob_selects_all_options_that_match() -> None:
     assert [job.swept["clip"] for job in jobs("clip=glob(*clip)")] == ["autoclip", "zclip"]
 
 
@@ -45,7 +45,7 @@ def test_points_are_what_hydra_composes() -> None:
         assert plan.common | job.values == run_values(compose(*job.overrides))
 
 
-def test_options_are_composed_once_for_all_points_with_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_with_the_same_options_share_one_composition(monkeypatch: pytest.MonkeyPatch) -> None:
     composed: list[tuple[str, ...]] = []
     real = Composer.compose
     monkeypatch.setattr(Composer, "compose", lambda self, given: composed.append(tuple(given)) or real(self, given))
@@ -60,8 +60,8 @@ def test_duplicates_are_marked() -> None:
     assert [job.duplicate_of for job in jobs("seed=1,2,1")] == [None, None, 0]
 
 
-def test_a_key_goes_to_the_options_that_have_it() -> None:
-    """Fixed or swept; the points of the others are equal then, and run once."""
+def test_a_key_is_dropped_from_points_whose_option_lacks_it() -> None:
+    """Whether it is fixed or swept; the points without it are duplicates, of which one runs."""
     found = jobs("clip=norm,zclip", "clip.threshold=2,3")
     assert [job.point for job in found] == [
         "clip=norm", "clip=norm", "clip=zclip clip.threshold=2", "clip=zclip clip.threshold=3"]  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_key_goes_to_the_options_that_have_it() -> None:
         ["schedule=constant"], ["schedule=linear", "schedule.final=0.5"]]  # fmt: skip
 
 
-def test_a_key_that_no_swept_option_has_is_a_mistake() -> None:
+def test_a_key_that_no_swept_option_has_is_an_error() -> None:
     with pytest.raises(UserError, match=r"clip\.threshold=3: no such key in clip=norm; it belongs to .*clip=zclip"):
         jobs("clip=norm,value", "clip.threshold=3")
 
@@ -98,7 +98,7 @@ name: chain
 """
 
 
-def test_a_nested_key_goes_to_the_option_that_has_it(tmp_path: Path) -> None:
+def test_a_nested_key_is_dropped_from_points_whose_option_lacks_it(tmp_path: Path) -> None:
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "chain.yaml").write_text(CHAIN)
     more = f"hydra.searchpath=[file://{tmp_path}]"
@@ -111,9 +111,7 @@ def test_a_nested_key_goes_to_the_option_that_has_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", ["constant,linear", "linear,constant"])
 @pytest.mark.parametrize("argument", ["+schedule.final=0.5", "+schedule.final=0.2,0.5", "~schedule.final"])
-def test_what_a_single_run_refuses_is_refused_in_one_line(
-    options: str, argument: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_key_cannot_be_added_or_deleted(options: str, argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A key that exists cannot be added with one +, and no key can be deleted; whichever option comes first."""
     line = refused(["-m", f"schedule={options}", argument], capsys)
     assert "schedule.final" in line
@@ -170,7 +168,7 @@ REFUSED_FOLDERS = [
 
 
 @pytest.mark.parametrize(("arguments", "line"), REFUSED_FOLDERS, ids=[arguments for arguments, _ in REFUSED_FOLDERS])
-def test_a_folder_that_a_sweep_cannot_have(
+def test_an_invalid_folder_of_a_sweep_is_refused(
     arguments: str, line: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -196,7 +194,7 @@ UNUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "line"), UNUSED, ids=[arguments for arguments, _ in UNUSED])
-def test_a_setting_that_would_be_ignored_is_refused(
+def test_a_setting_without_effect_is_refused(
     arguments: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also from a file. The default value passes, and so does what the method and launcher read."""
@@ -214,7 +212,7 @@ def test_a_setting_that_would_be_ignored_is_refused(
         ["sweep.launcher=slurm", "sweep.slurm.minutes=5", "sweep.slurm.cluster=local"],
     ],
 )
-def test_settings_that_are_read_pass(arguments: list[str]) -> None:
+def test_settings_that_have_an_effect_are_accepted(arguments: list[str]) -> None:
     prepare.new(composer(), ["seed=1,2", *arguments])
 
 
@@ -230,13 +228,13 @@ def test_a_resumed_sweep_may_have_another_launcher(tmp_path: Path, monkeypatch: 
         prepare.resumed(composer(), str(planned.folder), ["sweep.trials=5"])
 
 
-def test_a_job_gets_neither_settings_of_the_sweep_nor_its_folder() -> None:
+def test_settings_of_the_sweep_are_not_passed_to_jobs() -> None:
     (job,) = jobs("sweep.jobs=4", "hydra.sweep.dir=x", "hydra.verbose=true", "seed=3")
     assert job.overrides == ["hydra.verbose=true", "seed=3"]
 
 
 def test_a_path_is_made_absolute_before_the_sweep_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """outputs/latest points to the sweep itself when its jobs run."""
+    """When the jobs run, outputs/latest points to the sweep itself."""
     (tmp_path / "first").mkdir()
     (tmp_path / "latest").symlink_to("first")
     monkeypatch.chdir(tmp_path)
@@ -245,7 +243,7 @@ def test_a_path_is_made_absolute_before_the_sweep_begins(tmp_path: Path, monkeyp
     assert [job.overrides for job in jobs("initial=latest/one.txt,two.txt,null")] == [[one], [two], ["initial=null"]]
 
 
-def test_hydras_own_key_for_swept_values_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_swept_in_a_file_under_hydra_sweeper_params(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "grid.yaml"
     file.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: 1,-2\n      clip.max: 3,4\n")
@@ -258,24 +256,24 @@ def test_hydras_own_key_for_swept_values_in_a_file(tmp_path: Path, capsys: pytes
 
 
 def test_values_keep_their_quotes() -> None:
-    """Without them a text that looks like a number is one."""
+    """Without quotes, text that looks like a number would become a number."""
     found = jobs("clip.include=['1'],['2']")
     assert [job.overrides for job in found] == [["clip.include=['1']"], ["clip.include=['2']"]]
     assert [job.swept["clip.include"] for job in found] == [["1"], ["2"]]
 
 
-def test_the_first_wrong_point_is_named() -> None:
+def test_the_first_invalid_point_is_named() -> None:
     with pytest.raises(UserError, match=r"clip\.max=-1\.0: .* \(job 2: clip\.max=-1 seed=1\)"):
         planned("clip.max=1,-1", "seed=1,2")
 
 
-def test_what_is_asked_of_the_whole_sweep_is_not_swept() -> None:
+def test_a_setting_of_the_sweep_cannot_be_swept() -> None:
     with pytest.raises(UserError, match=r"^sweep\.jobs=1,2: a setting of the whole sweep has one value$"):
         planned("seed=1,2", "sweep.jobs=1,2")
 
 
-def test_the_plan_says_what_every_job_is(tmp_path: Path) -> None:
-    """Common and own values together are the whole configuration; swept keys have their values, groups their option."""
+def test_the_plan_holds_the_configuration_of_every_job(tmp_path: Path) -> None:
+    """`common` and `values` together are the whole configuration; `swept` has values of keys and options of groups."""
     plan = planned("clip=none,norm", "clip.max=0.5,1.0", "seed=2", "experiment=calm,wild")
     plan.write(tmp_path)
     read = read_plan(tmp_path)
@@ -293,5 +291,5 @@ def test_a_plan_that_cannot_be_read_is_none(damaged: str, tmp_path: Path) -> Non
     assert read_plan(tmp_path) is None
 
 
-def test_a_project_of_its_own_is_composed_beside_another() -> None:
+def test_options_are_those_of_the_project() -> None:
     assert Composer(PROJECT).options()["clip"] == ["autoclip", "none", "norm", "value", "zclip"]

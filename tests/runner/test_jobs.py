@@ -1,4 +1,4 @@
-"""Sweeps run: every job a process of its own, several at once, resumed after any end."""
+"""The jobs of a sweep: each in a process of its own, several at once, resumed after any interruption."""
 
 import os
 import shlex
@@ -29,8 +29,8 @@ from tests.support import ENV
 INCIDENT = "incident=incident_${seed}"  # a file for each seed says what happens in its job
 
 
-def test_no_job_takes_another_with_it_and_resume_runs_what_is_left(tmp_path: Path) -> None:
-    """Two jobs have a bug, two are killed, two diverge, two finish, two are duplicates; later the bugs are gone."""
+def test_a_failed_job_stops_no_other_and_resume_runs_the_unfinished_ones(tmp_path: Path) -> None:
+    """Two jobs raise, two are killed, two diverge, two finish, two are duplicates; on resume, none raises any more."""
     conf = tmp_path / "more" / "experiment"
     conf.mkdir(parents=True)
     for name, rate in (("steady", "0.05"), ("steep", "1e9")):
@@ -74,7 +74,7 @@ def test_no_job_takes_another_with_it_and_resume_runs_what_is_left(tmp_path: Pat
 
 
 def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
-    """Every job with how it ended and where its log is; the counts; what to type next."""
+    """Checks the state and log of every job, the counts, and the command that resumes the sweep."""
     table = output[output.rindex("\njob  state") + 1 :].splitlines()
     shown = sweep.relative_to(sweep.parents[2])
     for number, (row, job) in enumerate(zip(table[1:], found, strict=False)):
@@ -93,7 +93,7 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[programs.Program]:
-    """A sweep whose job 0 has finished, whose jobs 1 and 2 wait before their fourth step; job 3 has not begun."""
+    """A sweep: job 0 has finished, jobs 1 and 2 wait before their fourth step, job 3 has not started."""
     for seed in (2, 3):
         (tmp_path / f"incident_{seed}").write_text("wait 4")
     arguments = ("hydra.sweep.dir=swept", "seed=1,2,3,4", INCIDENT, "sweep.jobs=2", "checkpoint.every=1")
@@ -103,13 +103,13 @@ def waiting(tmp_path: Path) -> Iterator[programs.Program]:
         yield sweep
 
 
-def set_free(folder: Path) -> None:
+def release_jobs(folder: Path) -> None:
     for path in folder.glob("incident_?"):
         path.unlink()
 
 
 def check_resumed(folder: Path, first: dict[str, Any]) -> None:
-    """Interrupted jobs are resumed from their checkpoints, and the rest starts."""
+    """Checks that interrupted jobs are resumed from their checkpoints, and that the others start."""
     done = program("sweep.resume=swept", cwd=folder, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     swept = folder / "swept"
@@ -135,12 +135,12 @@ def test_an_interrupted_sweep_interrupts_its_jobs(
     assert [each["reason"] for each in statuses(tmp_path / "swept", 3)[1:]] == [sent] * 2
     assert not (tmp_path / "swept" / "3").exists()
     assert "4 jobs: 1 finished, 2 interrupted, 1 missing" in output
-    set_free(tmp_path)
+    release_jobs(tmp_path)
     check_resumed(tmp_path, first)
 
 
-def test_jobs_outlive_a_killed_sweep_and_are_left_alone(waiting: programs.Program, tmp_path: Path) -> None:
-    """They are runs as others are; the next sweep starts what nobody has started."""
+def test_jobs_survive_a_killed_sweep_and_are_not_started_twice(waiting: programs.Program, tmp_path: Path) -> None:
+    """The resumed sweep starts only the jobs that are not running."""
     swept = tmp_path / "swept"
     waiting.kill()
     assert waiting.wait(timeout=60) == -signal.SIGKILL
@@ -152,29 +152,29 @@ def test_jobs_outlive_a_killed_sweep_and_are_left_alone(waiting: programs.Progra
     for name in ("1", "2"):
         os.kill(status(swept / name)["pid"], signal.SIGTERM)
     wait_for(lambda: all(actual_state(swept / name) == "interrupted" for name in ("1", "2")))
-    set_free(tmp_path)
+    release_jobs(tmp_path)
     check_resumed(tmp_path, status(swept / "0"))
 
 
-def test_a_job_that_has_been_taken_since_is_left_alone(waiting: programs.Program, tmp_path: Path) -> None:
-    """Another process resumed it, while the sweep was at work on an earlier job."""
+def test_a_job_that_another_process_resumed_is_not_started(waiting: programs.Program, tmp_path: Path) -> None:
+    """Another process resumes job 2 while the sweep runs job 1."""
     swept = tmp_path / "swept"
     waiting.send_signal(signal.SIGINT)
     waiting.wait(timeout=60)
-    set_free(tmp_path)
+    release_jobs(tmp_path)
     (tmp_path / "incident_2").write_text("wait 6")
     (tmp_path / "incident_2.reached").unlink()
     with programs.Program(COUNTER, "sweep.resume=swept", "sweep.jobs=1", cwd=tmp_path) as sweep:
         wait_for((tmp_path / "incident_2.reached").exists)
         assert program(f"resume={swept / '2'}", cwd=tmp_path, script=COUNTER).returncode == 0
-        set_free(tmp_path)
+        release_jobs(tmp_path)
         output, errors = sweep.communicate(timeout=60)
     assert (sweep.returncode, errors) == (0, "")
     assert "job 2 is already finished, and is not started" in output
     assert sorted(path.name for path in swept.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
 
 
-def test_a_job_that_cannot_be_resumed_is_reported_and_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_resumed_stays_interrupted(tmp_path: Path) -> None:
     (tmp_path / "start").touch()
     (tmp_path / "incident").write_text("wait 3")
     arguments = ("seed=1,2", "initial=start", "incident=incident", "hydra.sweep.dir=swept")
@@ -190,7 +190,7 @@ def test_a_job_that_cannot_be_resumed_is_reported_and_stays_as_it_was(tmp_path: 
     assert status(tmp_path / "swept" / "0")["state"] == "interrupted"
 
 
-def test_an_error_of_the_sweep_itself_leaves_no_job_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_sweep_itself_ends_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Jobs, source: Source) -> None:
         raise OSError("no space left")
 
@@ -203,8 +203,8 @@ def test_an_error_of_the_sweep_itself_leaves_no_job_behind(tmp_path: Path, monke
     assert [running.process.poll() for running in jobs._running] == [-signal.SIGTERM]
 
 
-def test_a_sweep_whose_path_was_outputs_latest_is_resumed(tmp_path: Path) -> None:
-    """The path is that of the run before, also when outputs/latest has become the sweep; from wherever it is asked."""
+def test_a_relative_path_refers_to_the_same_file_when_a_sweep_is_resumed(tmp_path: Path) -> None:
+    """outputs/latest in an argument means the run before the sweep; the sweep is resumed from another folder."""
     assert program(cwd=tmp_path, script=COUNTER).returncode == 0
     given = ("-m", "seed=1,2", "initial=outputs/latest/config.yaml", "hydra.searchpath=[file://.]")
     assert program(*given, cwd=tmp_path, script=COUNTER).returncode == 0
@@ -214,7 +214,7 @@ def test_a_sweep_whose_path_was_outputs_latest_is_resumed(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_a_counter_on_a_terminal(tmp_path: Path) -> None:
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
     terminal, end = os.openpty()
     command = [sys.executable, str(COUNTER), "-m", "seed=1,2", "hydra.sweep.dir=swept"]
     assert subprocess.run(command, cwd=tmp_path, stdout=end, check=False).returncode == 0
@@ -242,7 +242,7 @@ def test_a_second_interrupt_kills_the_jobs(tmp_path: Path) -> None:
         wait_for((tmp_path / "swept" / "0.log").exists)
         sweep.send_signal(signal.SIGINT)
         wait_for((tmp_path / "noticed").exists)
-        assert sweep.poll() is None, "it waits for its job"
+        assert sweep.poll() is None, "the sweep waits for its job"
         sweep.send_signal(signal.SIGINT)
         assert sweep.wait(timeout=60) == 130
     (found,) = statuses(tmp_path / "swept", 1)
@@ -269,7 +269,7 @@ def test_a_rejected_job_stops_further_starts(keep_going: bool, tmp_path: Path) -
     assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished"] * 3
 
 
-def test_a_job_that_never_begins_says_what_it_printed(tmp_path: Path) -> None:
+def test_the_reason_of_a_job_that_never_began_is_its_last_output(tmp_path: Path) -> None:
     (tmp_path / "broken.sh").write_text("echo first; echo 'no such module'; exit 7\n")
     done = program("-m", "seed=1,2", "sweep.command='sh broken.sh'", "hydra.sweep.dir=swept", cwd=tmp_path,
                    script=COUNTER)  # fmt: skip
@@ -278,7 +278,7 @@ def test_a_job_that_never_begins_says_what_it_printed(tmp_path: Path) -> None:
     assert [each["state"] for each in statuses(tmp_path / "swept", 2)] == ["failed"] * 2
 
 
-def test_jobs_at_once_share_the_gpus_and_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_jobs_share_gpus_and_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,9")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("runner.sweeps.local.cores", lambda: 8)
@@ -299,7 +299,7 @@ def test_jobs_at_once_share_the_gpus_and_the_cores(tmp_path: Path, monkeypatch: 
     wait_for(lambda: all(job.poll() is not None for job in jobs))
 
 
-def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     done = program("-m", "clip=none,norm", "clip.max=0.5,1", "sweep.dry_run=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -318,7 +318,7 @@ def test_flags_and_options_in_any_order(arguments: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", "a\\b", "a [c]", "~", "$x", "{y}"])
-def test_a_folder_is_handed_on_as_it_is_called(name: str, tmp_path: Path) -> None:
+def test_a_sweep_runs_in_a_folder_with_special_characters(name: str, tmp_path: Path) -> None:
     where = tmp_path / name
     where.mkdir()
     done = program("-m", "seed=1", "hydra.sweep.dir=swept", cwd=where, script=COUNTER)
@@ -357,7 +357,7 @@ def test_the_printed_commands_of_a_sweep_run(tmp_path: Path) -> None:
     assert shlex.split(folder_line) == ["sweep:", ODD]
 
 
-def test_the_points_of_a_sweep_are_overrides_that_a_shell_takes(tmp_path: Path) -> None:
+def test_printed_points_are_quoted_for_a_shell(tmp_path: Path) -> None:
     """In the dry run's list, in the lines of the jobs, and in the table."""
     (tmp_path / "a b").write_text("")
     arguments = ("initial='a b',null", "clip.include=[weight],[]", f"hydra.sweep.dir={quote_override(ODD)}")
@@ -373,7 +373,7 @@ def test_the_points_of_a_sweep_are_overrides_that_a_shell_takes(tmp_path: Path) 
     assert run_printed(PYTHON + point, tmp_path).returncode == 0
 
 
-def test_the_summary_of_a_run_names_its_folder_as_a_shell_takes_it(tmp_path: Path) -> None:
+def test_the_folder_in_a_summary_is_quoted_for_a_shell(tmp_path: Path) -> None:
     done = program(f"hydra.run.dir={quote_override(ODD)}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("TensorBoard ")]
@@ -394,8 +394,8 @@ def test_a_folder_that_hydra_would_interpolate_is_refused(tmp_path: Path) -> Non
 # -- a cluster
 
 
-def test_slurm_through_its_stand_in(tmp_path: Path) -> None:
-    """A killed job and a broken one take no other with them; what waits at the cluster is not submitted twice."""
+def test_slurm_with_the_local_cluster_of_submitit(tmp_path: Path) -> None:
+    """A failed and a killed job stop no other; the plan holds the job IDs."""
     for seed, word in ((1, "bug"), (2, "kill")):
         (tmp_path / f"incident_{seed}").write_text(f"{word} 3")
     slurm = ("sweep.launcher=slurm", "sweep.slurm.cluster=local", "sweep.jobs=3")
@@ -409,7 +409,7 @@ def test_slurm_through_its_stand_in(tmp_path: Path) -> None:
     assert "RuntimeError: a bug" in (swept / "0.log").read_text()
 
 
-def test_jobs_that_the_cluster_has_are_not_submitted_twice(tmp_path: Path) -> None:
+def test_jobs_at_the_cluster_are_not_submitted_twice(tmp_path: Path) -> None:
     (tmp_path / "incident_1").write_text("wait 2")
     slurm = ("sweep.launcher=slurm", "sweep.slurm.cluster=local", "sweep.jobs=1")
     with programs.Program(COUNTER, "-m", *slurm, "seed=1,2", INCIDENT, "hydra.sweep.dir=swept", cwd=tmp_path) as sweep:
@@ -434,13 +434,15 @@ def plan_of(folder: Path) -> results.Plan:
     return plan
 
 
-def test_submitit_is_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submitit_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = 'sweep.launcher=slurm needs submitit: pip install -c constraints.txt -e ".[slurm]"'
     assert refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys) == line
 
 
-def test_slurm_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slurm_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     line = refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys)
@@ -451,8 +453,8 @@ def test_slurm_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 # -- what is running
 
 
-def test_one_definition_of_running(tmp_path: Path) -> None:
-    """The lock; where it cannot be seen, the scheduler, or the heartbeat."""
+def test_running_has_one_definition(tmp_path: Path) -> None:
+    """The lock; where the lock is not visible, the scheduler; without one, the heartbeat."""
     job = Job(0, [], "")
     write_status(tmp_path, initial_status(3) | {"pid": 2**22 + 1})
     assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "killed", "no lock on this machine"

@@ -1,4 +1,4 @@
-"""TensorBoard: the events read back, and what its own server answers about them."""
+"""Tracking: event files and metrics.jsonl read back, and the answers of TensorBoard's own server."""
 
 import json
 import math
@@ -45,7 +45,7 @@ DETAILS = {"weight_norm", "update_ratio"}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 12 steps that clips, with the norms that other code measured at every clip."""
+    """A run of 12 steps that clips, with the norms as NumPy measures them before and after each `clip`."""
     folder = tmp_path_factory.mktemp("tracked")
     measured: list[tuple[float, float]] = []
 
@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_both_norms_are_the_measured_ones(run: Path) -> None:
+def test_logged_norms_equal_an_independent_measurement(run: Path) -> None:
     measured = json.loads((run.parent / "measured.json").read_text())
     found = shown_scalars(run)
     assert [value for _, value in found["grad_norm/before"]] == pytest.approx([b for b, _ in measured], rel=1e-6)
@@ -89,7 +89,7 @@ def test_every_step_has_its_tags(run: Path) -> None:
     assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/largest_error", "best/objective"}
 
 
-def test_derived_tags(run: Path) -> None:
+def test_scale_fraction_and_update_ratio_follow_from_the_norms(run: Path) -> None:
     found = {tag: dict(points) for tag, points in shown_scalars(run).items()}
     for step in range(1, 13):
         before, after = found["grad_norm/before"][step], found["grad_norm/after"][step]
@@ -104,18 +104,18 @@ def test_derived_tags(run: Path) -> None:
         assert found["update_ratio"][step] * found["weight_norm"][step] == pytest.approx(update, rel=1e-4)
 
 
-def test_one_event_a_step(run: Path) -> None:
+def test_a_step_is_one_event(run: Path) -> None:
     (path,) = run.glob("events.out.tfevents.*")
     steps = [event.step for event in EventFileLoader(str(path)).Load() if event.HasField("summary") and event.step]
     assert steps == sorted([*range(1, 13), *[6, 12] * 3])  # an evaluation: its values, picture, histograms
 
 
-def test_log_every(tmp_path: Path) -> None:
+def test_log_every_selects_the_logged_steps(tmp_path: Path) -> None:
     train(compose("steps=11", "log.every=4", "checkpoint.every=11", "evaluate_every=11"), tmp_path)
     assert [step for step, _ in shown_scalars(tmp_path)["loss/train"]] == [1, 4, 8, 11]
 
 
-def test_the_flow_picture_is_drawn_at_every_evaluation(run: Path) -> None:
+def test_the_flow_plot_is_drawn_at_every_evaluation(run: Path) -> None:
     events = EventAccumulator(str(run), size_guidance={"images": 0})
     events.Reload()
     pictures = events.Images("gradient_flow")
@@ -148,14 +148,14 @@ def test_histograms_count_every_element(run: Path) -> None:
     assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
 
 
-def test_pictures_can_be_left_out_and_histograms_are(tmp_path: Path) -> None:
+def test_flow_plots_and_histograms_are_off_by_default_here(tmp_path: Path) -> None:
     train(compose(), tmp_path)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Tags()["images"] == events.Tags()["histograms"] == []
 
 
-def test_histograms_of_what_has_none(tmp_path: Path) -> None:
+def test_tensors_without_a_histogram(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "", {})
     sparse = torch.sparse_coo_tensor([[1, 1, 4]], [2.0, 3.0, 7.0], (9,), check_invariants=True)
     tracker.histograms(1, {"none": None, "nan": torch.tensor([1.0, math.nan]), "empty": torch.zeros(0),
@@ -182,14 +182,14 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
 
 
-class Elsewhere(torch.Tensor):
-    """As one on an accelerator: it says that it is not on the CPU, and counts how often it is read."""
+class FakeAcceleratorTensor(torch.Tensor):
+    """Stands in for a tensor on an accelerator: `is_cpu` is false, and it counts how often it is read."""
 
     is_cpu = False
     read = 0
 
     def tolist(self) -> Any:
-        Elsewhere.read += 1
+        FakeAcceleratorTensor.read += 1
         return super().tolist()
 
     def item(self) -> Any:
@@ -197,9 +197,9 @@ class Elsewhere(torch.Tensor):
 
 
 def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
-    """And finds the same values."""
+    """And logs the same values as on the CPU."""
     found = []
-    for kind in (torch.Tensor, Elsewhere):
+    for kind in (torch.Tensor, FakeAcceleratorTensor):
         each = torch.tensor([3.0, 4.0], dtype=torch.float64).as_subclass(kind)
         all_, loss = torch.tensor(5.0, dtype=torch.float64).as_subclass(kind), torch.tensor(1.5).as_subclass(kind)
         report = ClipReport(before=all_, after=all_ / 2, norms=each, limits=each / 2, fraction=all_ / 5, dropped=False,
@@ -212,10 +212,10 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert found[0]["grad_norm_after/w"] == [(1, 2.0)]
     assert found[0]["update_ratio"] == [(1, pytest.approx(4 / 3))]
-    assert Elsewhere.read == 1
+    assert FakeAcceleratorTensor.read == 1
 
 
-def test_an_open_tensorboard_forgets_what_a_resumed_run_logs_again(
+def test_an_open_tensorboard_discards_what_a_resumed_run_logs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = Tracker(tmp_path, "", {})
@@ -239,15 +239,15 @@ def test_an_open_tensorboard_forgets_what_a_resumed_run_logs_again(
 # -- metrics.jsonl
 
 
-def test_metrics_are_the_scalars_of_the_events(run: Path) -> None:
-    """The same tags, steps and values, where an event holds a float32."""
+def test_metrics_jsonl_and_event_files_hold_the_same_scalars(run: Path) -> None:
+    """The same tags, steps and values; an event holds a value as float32."""
     found, shown = metrics.read(run), shown_scalars(run)
     assert found.keys() == shown.keys()
     for tag, points in found.items():
         assert [(step, float(np.float32(value))) for step, value in points] == shown[tag], tag
 
 
-def test_a_line_for_every_logged_step_and_one_for_every_evaluation(run: Path) -> None:
+def test_metrics_jsonl_has_a_line_for_each_logged_step_and_evaluation(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [next(iter(line)) for line in lines] == ["step"] * 14
     assert [line["step"] for line in lines] == [*range(1, 7), 6, *range(7, 13), 12]
@@ -256,7 +256,7 @@ def test_a_line_for_every_logged_step_and_one_for_every_evaluation(run: Path) ->
     assert set(lines[6]) == {"step", "loss/val", "metric/largest_error", "best/objective"}
 
 
-def test_metrics_can_be_read_at_once_and_events_after_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_readable_at_once_and_events_after_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
     assert metrics.read(tmp_path) == {"loss/val": [(1, 0.5)]}
@@ -298,9 +298,7 @@ def test_metrics_are_read_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], env=ENV, check=True)
 
 
-def test_a_log_that_was_cut_short_is_named_and_continued_on_a_line_of_its_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_truncated_log_is_named_and_continued_on_a_new_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
     tracker.evaluation(2, 0.5, {})
@@ -321,7 +319,7 @@ def test_a_log_that_was_cut_short_is_named_and_continued_on_a_line_of_its_own(
 
 @pytest.mark.parametrize("name", ["events.out.tfevents.", "metrics.jsonl"])
 def test_a_log_that_cannot_be_written_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
-    """In the thread that logs: there is no other."""
+    """It is raised in the thread that logs, since there is no other."""
     threads = threading.active_count()
     if name == "metrics.jsonl":
         (tmp_path / name).write_bytes(b" " * 19_900)  # else the event file is too large before it
@@ -364,7 +362,7 @@ def test_the_server_shows_both_norms(server: str, run: Path) -> None:
         assert [value for _, _, value in points] == pytest.approx([v for _, v in shown_scalars(run)[tag]])
 
 
-def test_the_server_shows_pictures_and_histograms(server: str) -> None:
+def test_the_server_shows_images_and_histograms(server: str) -> None:
     pictures = ask(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
     assert [picture["step"] for picture in pictures] == [6, 12]
     points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
@@ -378,7 +376,7 @@ def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
     answer = ask(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
     assert answer["regex_valid"]
     assert set(answer["tag_to_events"]) == {"grad_norm/before", "grad_norm/after"}
-    (margin,) = charts["what clipping takes away"]["margin"]["series"]
+    (margin,) = charts["norm removed by clipping"]["margin"]["series"]
     assert set(margin.values()) == {"grad_norm/before", "grad_norm/after"}
 
 

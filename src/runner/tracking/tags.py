@@ -17,7 +17,7 @@ STEP = (LOSS, BEFORE, AFTER, LIMIT, FRACTION, SCALE, LR, SPEED, DROPPED)  # the 
 OVERLAY = {
     "gradient clipping": {
         "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
-        "what clipping takes away": ["Margin", [AFTER, AFTER, BEFORE]],
+        "norm removed by clipping": ["Margin", [AFTER, AFTER, BEFORE]],
         "limit": ["Multiline", ["^clip/limit$"]],
         "share of blocks limited": ["Multiline", ["^clip/fraction$"]],
     },
