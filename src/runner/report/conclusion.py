@@ -64,9 +64,8 @@ def _tie(table: Table, clean: Sequence[Row]) -> list[str]:
     gap, spread = tied[1].mean - best.mean, (best.deviation or 0.0) + (tied[1].deviation or 0.0)
     if gap > 0 and spread > 0:
         seeds = math.ceil((spread / gap) ** 2) + 1
-        needed = f"about {seeds:,} seeds each would" if seeds <= 100 else f"even 100 seeds (about {seeds:,}) would not"
         sentences.append(f"Certainty: the means of the first two differ by {gap:.2g}, and their standard deviations "
-                         f"are {best.deviation:.2g} and {tied[1].deviation:.2g}; {needed} separate them.")  # fmt: skip
+                         f"are {best.deviation:.2g} and {tied[1].deviation:.2g}; about {seeds:,} seeds each would separate them.")  # fmt: skip
     else:
         sentences.append("Certainty: their means are equal.")
     if any(row.policy == "none" for row in tied):

@@ -148,9 +148,9 @@ class Tracker:
 def _read(scalars: Sequence[Tensor], vectors: Sequence[Tensor], like: Tensor) -> list[float]:
     """The values of all tensors as one list: read from an accelerator in one copy, on the CPU without an operation."""
     if like.is_cpu:
-        return [*(each.item() for each in scalars), *chain.from_iterable(each.tolist() for each in vectors)]
-    together = torch.stack([each.detach().to(like) for each in scalars])
-    values: list[float] = torch.cat([together, *(each.to(like) for each in vectors)]).tolist()
+        return [*(scalar.item() for scalar in scalars), *chain.from_iterable(vector.tolist() for vector in vectors)]
+    stacked = torch.stack([scalar.detach().to(like) for scalar in scalars])
+    values: list[float] = torch.cat([stacked, *(vector.to(like) for vector in vectors)]).tolist()
     return values
 
 
@@ -192,4 +192,4 @@ def _is_newest_event_file(folder: Path) -> bool:
     purge would discard points that belong to the run.
     """
     seconds = [name.split(".")[3] for name in (path.name for path in folder.glob(EVENTS))]
-    return time.time() > max((int(each) for each in seconds if each.isdecimal()), default=0) + 1
+    return time.time() > max((int(second) for second in seconds if second.isdecimal()), default=0) + 1
