@@ -155,7 +155,7 @@ REFUSED_FOLDERS = [
     ("hydra.sweep.dir=run", "hydra.sweep.dir=run: holds a run already"),
     ("hydra.sweep.dir=file", "hydra.sweep.dir=file: cannot be made"),
     ("hydra.sweep.dir=file/x", "hydra.sweep.dir=file/x: cannot be made"),
-    ("hydra.sweep.dir=jobs", "hydra.sweep.dir=jobs: 0, the folder of a job, exists already"),
+    ("hydra.sweep.dir=jobs", "hydra.sweep.dir=jobs: 0, the folder of a job, is there already"),
     ("hydra.sweep.dir=dangling", "hydra.sweep.dir=dangling: cannot be made: File exists"),
     (f"hydra.sweep.dir={'x' * 300}", "File name too long"),
     ("hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number; leave this out"),

@@ -64,8 +64,10 @@ def _tie(table: Table, clean: Sequence[Row]) -> list[str]:
     gap, spread = tied[1].mean - best.mean, (best.deviation or 0.0) + (tied[1].deviation or 0.0)
     if gap > 0 and spread > 0:
         seeds = math.ceil((spread / gap) ** 2) + 1
-        sentences.append(f"Certainty: the means of the first two differ by {gap:.2g}, and their standard deviations "
-                         f"are {best.deviation:.2g} and {tied[1].deviation:.2g}; about {seeds:,} seeds each would separate them.")  # fmt: skip
+        sentences.append(
+            f"Certainty: the means of the first two differ by {gap:.2g}, and their standard deviations are "
+            f"{best.deviation:.2g} and {tied[1].deviation:.2g}; about {seeds:,} seeds each would separate them."
+        )
     else:
         sentences.append("Certainty: their means are equal.")
     if any(row.policy == "none" for row in tied):

@@ -59,7 +59,7 @@ def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
         if (sweep.folder / file).exists():
             raise UserError(f"{setting}: holds a {kind} already")
     if existing := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
-        raise UserError(f"{setting}: {existing.number}, the folder of a job, exists already")
+        raise UserError(f"{setting}: {existing.number}, the folder of a job, is there already")
     return sweep
 
 
