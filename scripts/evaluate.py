@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.errors import Parser, UserError, one_line
+from runner.printable import printable
 from trainer.project import load
 
 
@@ -18,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
         step, loss, metrics, sample = measure(args.run, args.checkpoint)
     print(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **metrics}.items()))
     if sample:
-        print(f"\n{sample}")
+        print(f"\n{printable(sample)}")
 
 
 def measure(folder: Path, which: str = "best") -> tuple[int, float, dict[str, float], str | None]:

@@ -1,7 +1,7 @@
-"""Says what a sweep found: `python scripts/report.py SWEEP …`, or nothing for the newest sweep.
+"""Reports a sweep's results: `python scripts/report.py [SWEEP …]`; without an argument, those of the newest sweep.
 
-Writes report.md, report.html (one file, nothing from the network) and PNGs into the sweep's folder, and prints
-the table. Needs matplotlib (extra `report`).
+Writes report.md, report.html (one file, which loads nothing from the network) and PNGs into the sweep's folder, and
+prints the table and the conclusion. Needs matplotlib (extra `report`).
 """
 
 import sys
@@ -16,22 +16,24 @@ SWEEPS = Path("outputs") / "sweeps"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Says what a sweep found.")
+    parser = Parser(
+        description="Reports the results of sweeps: a table, plots, and which policy and threshold to take."
+    )
     parser.add_argument(
         "sweeps", nargs="*", type=Path, help="folders of sweeps or of runs; the newest sweep by default"
     )
-    parser.add_argument("--folder", type=Path, help="where the report goes; by default into the first of them")
+    parser.add_argument("--folder", type=Path, help="the folder for the report; by default the first sweep")
     args = parser.parse_args(arguments)
     with one_line():
         print(report(args.sweeps or [newest()], args.folder))
 
 
 def newest() -> Path:
-    """The sweep that was begun last; raises UserError where there is none."""
-    found = sorted(SWEEPS.glob("*/sweep.json"), key=lambda path: path.parent.name)
-    if not found:
+    """The sweep that was started last. Raises UserError if there is none."""
+    plans = sorted(SWEEPS.glob("*/sweep.json"), key=lambda path: path.parent.name)
+    if not plans:
         raise UserError(f"{SWEEPS}: there is no sweep; python train.py -m … makes one")
-    return found[-1].parent
+    return plans[-1].parent
 
 
 if __name__ == "__main__":

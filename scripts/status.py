@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.errors import Parser, UserError, one_line
+from runner.printable import printable
 from runner.runs.run import resume_command
 from runner.runs.status import read_status
 from runner.sweeps.results import read_plan, state_of
@@ -32,9 +33,9 @@ def describe(folder: Path) -> str:
     if not found:
         return f"{state}, and has written no status.json yet"
     line = f"{state} at step {found.get('step')} of {found.get('steps')}"
-    line += f" ({found['reason']})" if found.get("reason") else ""
+    line += f" ({printable(str(found['reason']), keep='')})" if found.get("reason") else ""
     if state in ("running", "killed"):
-        line += f", process {found.get('pid')}, last heartbeat {found.get('updated')}"
+        line += f", process {found.get('pid')}, last heartbeat {printable(str(found.get('updated')), keep='')}"
     return line + (f"; {resume_command(folder)}" if state in ("killed", "interrupted", "failed") else "")
 
 

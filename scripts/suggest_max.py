@@ -1,6 +1,6 @@
-"""Thresholds from the norms of one run: `python scripts/suggest_max.py outputs/latest`.
+"""Suggests clipping thresholds from the gradient norms of one run: `python scripts/suggest_max.py outputs/latest`.
 
-Event files of other programs do as well: `python scripts/suggest_max.py FOLDER --tag train/grad_norm`.
+Event files of other programs can be read, too: `python scripts/suggest_max.py FOLDER --tag train/grad_norm`.
 """
 
 import sys
@@ -12,11 +12,11 @@ from runner.errors import Parser, one_line
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Suggests thresholds from the norms of one run.")
+    parser = Parser(description="Suggests clipping thresholds from the gradient norms of one run.")
     parser.add_argument(
-        "run", type=Path, help="the run's folder, or another program's folder with an event file of TensorBoard"
+        "run", type=Path, help="the run's folder, or a folder with a TensorBoard event file of another program"
     )
-    parser.add_argument("--tag", help="the scalar that holds the norm before clipping; ours by default")
+    parser.add_argument("--tag", help="the scalar with the norm before clipping; default: grad_norm/before")
     args = parser.parse_args(arguments)
     with one_line():
         from runner.report.advice import advise

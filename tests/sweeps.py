@@ -1,4 +1,4 @@
-"""Made-up sweeps with a known answer: the folders that a real one leaves, written directly."""
+"""Artificial sweeps with a known conclusion: the files of a real sweep, written without running it."""
 
 import json
 import math
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import RunConfig
-from runner.sweeps.grid import hash_of, run_values
+from runner.sweeps.grid import config_hash, run_values
 from runner.sweeps.results import Job, Plan
 from runner.tracking.metrics import MetricsWriter
 
 
 @dataclass
 class Fake:
-    """One job: how it ended. limit: its median; None where nothing is limited. clipped: the share of steps."""
+    """An artificial job. limit: its clipping limit; None: none. clipped: the share of steps that are clipped."""
 
     overrides: Sequence[str]
     objective: float | None = None
@@ -28,16 +28,16 @@ class Fake:
     extra: Mapping[str, float] = field(default_factory=dict)  # further tags of every step
 
 
-def made_up(
+def write_sweep(
     folder: Path,
     jobs: Sequence[Fake],
     swept: Sequence[str] = ("clip", "clip.max", "seed"),
-    arguments: Sequence[str] = ("made", "up"),
+    arguments: Sequence[str] = ("artificial", "arguments"),
     compose: Callable[..., RunConfig] | None = None,
 ) -> Path:
-    """Writes sweep.json, and for every job but a missing one status.json and metrics.jsonl.
+    """Writes sweep.json, and status.json and metrics.jsonl of every job that is not missing.
 
-    compose: makes a configuration of a job's overrides, by default one of this project.
+    compose: composes the configuration of overrides; by default that of this project.
     """
     flats = [values_of(job.overrides, compose) for job in jobs]
     common = {key: value for key, value in flats[0].items() if all(flat.get(key, ...) == value for flat in flats)}
@@ -45,7 +45,7 @@ def made_up(
     for number, (job, values) in enumerate(zip(jobs, flats, strict=True)):
         own = {key: value for key, value in values.items() if key not in common}
         chosen = {key: values.get(key, values.get(f"{key}.name")) for key in swept}
-        plan.append(Job(number, list(job.overrides), hash_of(values), None, chosen, own))
+        plan.append(Job(number, list(job.overrides), config_hash(values), None, chosen, own))
         if job.state != "missing":
             write_run(folder / str(number), job, seed=number)
     Plan(list(arguments), plan, common=common).write(folder)
@@ -53,7 +53,7 @@ def made_up(
 
 
 def values_of(overrides: Sequence[str], compose: Callable[..., RunConfig] | None = None) -> dict[str, Any]:
-    """A job's whole configuration; seeds share one composition."""
+    """A job's flattened configuration. Jobs that differ in their seed share one composition."""
     seeds = [int(each.removeprefix("seed=")) for each in overrides if each.startswith("seed=")]
     others = tuple(each for each in overrides if not each.startswith("seed="))
     return composed(others, compose) | {"seed": [1, *seeds][-1]}
@@ -69,24 +69,24 @@ def composed(overrides: tuple[str, ...], compose: Callable[..., RunConfig] | Non
 
 
 def write_run(folder: Path, job: Fake, seed: int = 0) -> None:
-    """A run's status and metrics: a falling loss, norms spread log-normally around 1."""
+    """Writes a run's status and metrics: a decreasing loss, and log-normal gradient norms with median 1."""
     folder.mkdir(parents=True)
     last = job.steps if job.state == "finished" else job.steps // 4
     status = {"state": job.state, "step": last, "steps": job.steps, "objective": job.objective, "reason": None,
               "started": "2026-01-01T00:00:00+00:00", "updated": "2026-01-01T00:00:00+00:00", "pid": 1, "host": "there",
               "duplicate_of": None}  # fmt: skip
     if job.state in ("diverged", "failed"):
-        status["reason"] = f"made up at step {last}"
+        status["reason"] = f"artificial at step {last}"
     (folder / "status.json").write_text(json.dumps(status))
-    dice = random.Random(seed)
+    generator = random.Random(seed)
     metrics = MetricsWriter(folder)
     for step in range(1, last + 1):
         loss = 3.0 + 2.0 * math.exp(-step / last) if job.state == "finished" else 3.0 + step / 4
-        before = math.exp(dice.gauss(0.0, 0.7))
+        before = math.exp(generator.gauss(0.0, 0.7))
         limit = math.inf if job.limit is None else job.limit
         values = {"loss/train": loss, "grad_norm/before": before, "grad_norm/after": min(before, limit),
                   "clip/limit": limit, "clip/scale": min(1.0, limit / before),
-                  "clip/fraction": float(dice.random() < job.clipped), "lr": 0.1, "steps_per_second": 100.0,
+                  "clip/fraction": float(generator.random() < job.clipped), "lr": 0.1, "steps_per_second": 100.0,
                   "dropped": 0.0, **job.extra}  # fmt: skip
         metrics.write(step, values)
         if step % (job.steps // 4) == 0 and job.objective is not None:

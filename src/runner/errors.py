@@ -25,6 +25,7 @@ from omegaconf.errors import (
 from gradclip.errors import InvalidField, format_value
 from gradclip.fields import Checked, Option, allowed
 from runner.config import Project
+from runner.printable import printable
 
 
 class UserError(Exception):
@@ -64,7 +65,7 @@ def one_line(project: Project[Any] | None = None, overrides: Sequence[str] = ())
 
 def exit_with_error(message: str, code: int = MISTAKE) -> NoReturn:
     """Ends the program with one line."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from runner.errors import UserError
+from runner.printable import printable
 from runner.report import summary
 from runner.runs import checkpoint
 from runner.runs.run import Run, RunOutcome, RunStopped
@@ -31,7 +32,7 @@ def execute(config: Train, run: Run) -> None:
     with torch.autograd.set_detect_anomaly(config.detect_anomaly):
         state = build(config)
         facts = state.data.facts
-        log.info("data: %s", "; ".join(f"{name} {value}" for name, value in facts.items()))
+        log.info("data: %s", "; ".join(f"{name} {printable(value)}" for name, value in facts.items()))
         if run.resumed:
             resume(state, run)
         if state.step == 0 and config.init_from is not None:

@@ -1,6 +1,7 @@
-"""Thresholds from norms: checked against counting, on ours and on other programs' event files."""
+"""Suggested thresholds, checked by counting, for runs of this project and event files of other programs."""
 
 import random
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,14 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
-from runner.report.advice import SHARES, drifts, norms_of, suggestions, warnings
+from runner.report.advice import SHARES, drift, norms_of, suggestions, warnings
 from runner.tracking.metrics import MetricsWriter
 from scripts import suggest_max
-from tests.runner.support import compose
+from tests.runner.support import compose, program
 
 
 @pytest.mark.parametrize("count", [100, 1500])
-def test_shares_are_those_of_the_steps(count: int) -> None:
+def test_each_threshold_is_exceeded_in_its_share_of_the_steps(count: int) -> None:
     dice = random.Random(count)
     norms = np.array([dice.lognormvariate(0, 1) for _ in range(count)])
     found = suggestions(norms)
@@ -31,34 +32,34 @@ def test_shares_are_those_of_the_steps(count: int) -> None:
     assert abs(below - 0.1 * count) <= 1
 
 
-def test_the_overrides_are_ready_made() -> None:
+def test_the_suggested_overrides_compose() -> None:
     for each in suggestions(np.linspace(0.1, 2, 200)):
         assert compose(*each.override.split()).clip.max == pytest.approx(each.threshold, rel=0.01)
 
 
-def test_drift() -> None:
+def test_drift_is_a_late_median_outside_the_early_norms() -> None:
     dice = random.Random(1)
     steady = np.array([dice.lognormvariate(0, 0.5) for _ in range(1000)])
-    assert drifts(steady) is None
+    assert drift(steady) is None
     assert warnings(steady, {"state": "finished"}) == []
     falling = steady * np.geomspace(10, 1, 1000)
-    assert drifts(falling) is not None
+    assert drift(falling) is not None
     (warning,) = warnings(falling, {})
     assert "drift" in warning
     assert "clip=autoclip" in warning
     spike_at_the_start = steady.copy()
     spike_at_the_start[:80] *= 100
-    assert drifts(spike_at_the_start) is None, "warm-up is no drift"
+    assert drift(spike_at_the_start) is None, "warm-up is no drift"
 
 
-def test_a_run_that_diverged_or_was_too_short() -> None:
+def test_warnings_for_a_diverged_and_for_a_short_run() -> None:
     first, second = warnings(np.array([1.0, 2.0, 9.0]), {"state": "diverged", "step": 3})
     assert "diverged at step 3" in first
     assert "3 norms are few" in second
 
 
-def test_other_programs_event_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """torch's own writer, in both of its formats; a nan and a zero are no norms."""
+def test_event_files_of_other_programs_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Written by torch's SummaryWriter in both formats for scalars; nan and zero are not counted as norms."""
     writer = SummaryWriter(str(tmp_path))
     for step in range(200):
         writer.add_scalar("train/grad_norm", 1.0 + step / 100, step)
@@ -76,8 +77,24 @@ def test_other_programs_event_files(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert norms_of(path, "train/grad_norm").size == 200
 
 
-def test_a_run_of_this_program_is_read_from_its_metrics(tmp_path: Path) -> None:
-    """And not from an event file beside them."""
+def test_the_printed_commands_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The advice as a run, and the hint at another tag as an option of the script, quoted for a shell."""
+    writer = SummaryWriter(str(tmp_path))
+    for step in range(200):
+        writer.add_scalar("grad norm/total [all]", 1.0 + step / 100, step)
+    writer.close()
+    with pytest.raises(SystemExit):
+        suggest_max.main([str(tmp_path), "--tag", "grad norm/total"])
+    hint = capsys.readouterr().err.partition("did you mean ")[2].strip().removesuffix("?")
+    suggest_max.main([str(tmp_path), *shlex.split(hint)])
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("advice: "))
+    assert command[:2] == ["python", "train.py"]
+    done = program(*command[2:], "steps=6", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_of_this_project_is_read_from_metrics_jsonl(tmp_path: Path) -> None:
+    """An event file in the same folder is not read."""
     writer = MetricsWriter(tmp_path)
     for step, norm in enumerate((3.0, 1.0, float("inf"), 0.0, 2.0), start=1):
         writer.write(step, {"grad_norm/before": norm, "loss/train": 9.0})
@@ -88,12 +105,12 @@ def test_a_run_of_this_program_is_read_from_its_metrics(tmp_path: Path) -> None:
         norms_of(tmp_path, "grad_norm/befor")
 
 
-def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     writer = SummaryWriter(str(tmp_path / "other"))
     writer.add_scalar("train/grad_norm", 1.0, 1)
     writer.close()
     for arguments, line in (
-        ([str(tmp_path / "nowhere")], "no metrics.jsonl and no event file of TensorBoard there"),
+        ([str(tmp_path / "nowhere")], "neither metrics.jsonl nor an event file of TensorBoard is there"),
         ([str(tmp_path / "other")], "no scalar 'grad_norm/before'; did you mean --tag train/grad_norm?"),
     ):
         with pytest.raises(SystemExit) as end:

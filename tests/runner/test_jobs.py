@@ -1,6 +1,7 @@
-"""Sweeps run: every job a process of its own, several at once, resumed after any end."""
+"""The jobs of a sweep: each in a process of its own, several at once, resumed after any interruption."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,21 +12,25 @@ from typing import Any
 import pytest
 
 from runner.config import Sweep
+from runner.errors import quote_override
+from runner.report import aggregate
 from runner.runs import lock
 from runner.runs.status import STATUS, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
-from runner.sweeps.jobs import Jobs, Source
+from runner.sweeps.jobs import Jobs, Source, record_end
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import Job, Plan
-from runner.sweeps.sweep import Listed
+from runner.sweeps.sweep import GridSource
+from scripts.status import describe
 from tests import programs
 from tests.runner.support import COUNTER, files, program, refused, status, statuses, wait_for
+from tests.support import ENV
 
 INCIDENT = "incident=incident_${seed}"  # a file for each seed says what happens in its job
 
 
-def test_no_job_takes_another_with_it_and_resume_runs_what_is_left(tmp_path: Path) -> None:
-    """Two jobs have a bug, two are killed, two diverge, two finish, two are duplicates; later the bugs are gone."""
+def test_a_failed_job_stops_no_other_and_resume_runs_the_unfinished_ones(tmp_path: Path) -> None:
+    """Two jobs raise, two are killed, two diverge, two finish, two are duplicates; on resume, none raises any more."""
     conf = tmp_path / "more" / "experiment"
     conf.mkdir(parents=True)
     for name, rate in (("steady", "0.05"), ("steep", "1e9")):
@@ -69,7 +74,7 @@ def test_no_job_takes_another_with_it_and_resume_runs_what_is_left(tmp_path: Pat
 
 
 def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
-    """Every job with how it ended and where its log is; the counts; what to type next."""
+    """Checks the state and log of every job, the counts, and the command that resumes the sweep."""
     table = output[output.rindex("\njob  state") + 1 :].splitlines()
     shown = sweep.relative_to(sweep.parents[2])
     for number, (row, job) in enumerate(zip(table[1:], found, strict=False)):
@@ -83,12 +88,12 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
     assert "seed=3 experiment=steady" in table[5]
     assert "job 3 killed: SIGKILL" in table
     assert table[-3] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"
-    assert table[-1] == f"sweep: {shown}; to run what is left: python train.py sweep.resume={shown}"
+    assert table[-1] == f"sweep: {shown}; to resume it: python train.py sweep.resume={shown}"
 
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Iterator[programs.Program]:
-    """A sweep whose job 0 has finished, whose jobs 1 and 2 wait before their fourth step; job 3 has not begun."""
+    """A sweep: job 0 has finished, jobs 1 and 2 wait before their fourth step, job 3 has not started."""
     for seed in (2, 3):
         (tmp_path / f"incident_{seed}").write_text("wait 4")
     arguments = ("hydra.sweep.dir=swept", "seed=1,2,3,4", INCIDENT, "sweep.jobs=2", "checkpoint.every=1")
@@ -98,13 +103,13 @@ def waiting(tmp_path: Path) -> Iterator[programs.Program]:
         yield sweep
 
 
-def set_free(folder: Path) -> None:
+def release_jobs(folder: Path) -> None:
     for path in folder.glob("incident_?"):
         path.unlink()
 
 
 def check_resumed(folder: Path, first: dict[str, Any]) -> None:
-    """Interrupted jobs are resumed from their checkpoints, and the rest starts."""
+    """Checks that interrupted jobs are resumed from their checkpoints, and that the others start."""
     done = program("sweep.resume=swept", cwd=folder, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
     swept = folder / "swept"
@@ -130,46 +135,46 @@ def test_an_interrupted_sweep_interrupts_its_jobs(
     assert [each["reason"] for each in statuses(tmp_path / "swept", 3)[1:]] == [sent] * 2
     assert not (tmp_path / "swept" / "3").exists()
     assert "4 jobs: 1 finished, 2 interrupted, 1 missing" in output
-    set_free(tmp_path)
+    release_jobs(tmp_path)
     check_resumed(tmp_path, first)
 
 
-def test_jobs_outlive_a_killed_sweep_and_are_left_alone(waiting: programs.Program, tmp_path: Path) -> None:
-    """They are runs as others are; the next sweep starts what nobody has started."""
+def test_jobs_survive_a_killed_sweep_and_are_not_started_twice(waiting: programs.Program, tmp_path: Path) -> None:
+    """The resumed sweep starts only the jobs that are not running."""
     swept = tmp_path / "swept"
     waiting.kill()
     assert waiting.wait(timeout=60) == -signal.SIGKILL
     assert [actual_state(swept / name) for name in ("1", "2")] == ["running"] * 2
     done = program("sweep.resume=swept", cwd=tmp_path, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "job 1 is running already, and left alone" in done.stdout
+    assert "job 1 is already running, and is not started" in done.stdout
     assert [actual_state(swept / name) for name in "0123"] == ["finished", "running", "running", "finished"]
     for name in ("1", "2"):
         os.kill(status(swept / name)["pid"], signal.SIGTERM)
     wait_for(lambda: all(actual_state(swept / name) == "interrupted" for name in ("1", "2")))
-    set_free(tmp_path)
+    release_jobs(tmp_path)
     check_resumed(tmp_path, status(swept / "0"))
 
 
-def test_a_job_that_has_been_taken_since_is_left_alone(waiting: programs.Program, tmp_path: Path) -> None:
-    """Another process resumed it, while the sweep was at work on an earlier job."""
+def test_a_job_that_another_process_resumed_is_not_started(waiting: programs.Program, tmp_path: Path) -> None:
+    """Another process resumes job 2 while the sweep runs job 1."""
     swept = tmp_path / "swept"
     waiting.send_signal(signal.SIGINT)
     waiting.wait(timeout=60)
-    set_free(tmp_path)
+    release_jobs(tmp_path)
     (tmp_path / "incident_2").write_text("wait 6")
     (tmp_path / "incident_2.reached").unlink()
     with programs.Program(COUNTER, "sweep.resume=swept", "sweep.jobs=1", cwd=tmp_path) as sweep:
         wait_for((tmp_path / "incident_2.reached").exists)
         assert program(f"resume={swept / '2'}", cwd=tmp_path, script=COUNTER).returncode == 0
-        set_free(tmp_path)
+        release_jobs(tmp_path)
         output, errors = sweep.communicate(timeout=60)
     assert (sweep.returncode, errors) == (0, "")
-    assert "job 2 is finished already, and left alone" in output
+    assert "job 2 is already finished, and is not started" in output
     assert sorted(path.name for path in swept.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
 
 
-def test_a_job_that_cannot_be_resumed_is_reported_and_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_resumed_stays_interrupted(tmp_path: Path) -> None:
     (tmp_path / "start").touch()
     (tmp_path / "incident").write_text("wait 3")
     arguments = ("seed=1,2", "initial=start", "incident=incident", "hydra.sweep.dir=swept")
@@ -185,7 +190,7 @@ def test_a_job_that_cannot_be_resumed_is_reported_and_stays_as_it_was(tmp_path: 
     assert status(tmp_path / "swept" / "0")["state"] == "interrupted"
 
 
-def test_an_error_of_the_sweep_itself_leaves_no_job_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_sweep_itself_ends_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Jobs, source: Source) -> None:
         raise OSError("no space left")
 
@@ -194,12 +199,12 @@ def test_an_error_of_the_sweep_itself_leaves_no_job_behind(tmp_path: Path, monke
     settings = Sweep(jobs=1)
     jobs = Jobs(tmp_path, Plan([], []), settings, ["sh", "-c", "sleep 60"], launcher)
     with pytest.raises(OSError, match="no space left"):
-        jobs.run(Listed([Job(0, [], "")]))
+        jobs.run(GridSource([Job(0, [], "")]))
     assert [running.process.poll() for running in jobs._running] == [-signal.SIGTERM]
 
 
-def test_a_sweep_whose_path_was_outputs_latest_is_resumed(tmp_path: Path) -> None:
-    """The path is that of the run before, also when outputs/latest has become the sweep; from wherever it is asked."""
+def test_a_relative_path_refers_to_the_same_file_when_a_sweep_is_resumed(tmp_path: Path) -> None:
+    """outputs/latest in an argument means the run before the sweep; the sweep is resumed from another folder."""
     assert program(cwd=tmp_path, script=COUNTER).returncode == 0
     given = ("-m", "seed=1,2", "initial=outputs/latest/config.yaml", "hydra.searchpath=[file://.]")
     assert program(*given, cwd=tmp_path, script=COUNTER).returncode == 0
@@ -209,7 +214,7 @@ def test_a_sweep_whose_path_was_outputs_latest_is_resumed(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
-def test_a_counter_on_a_terminal(tmp_path: Path) -> None:
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
     terminal, end = os.openpty()
     command = [sys.executable, str(COUNTER), "-m", "seed=1,2", "hydra.sweep.dir=swept"]
     assert subprocess.run(command, cwd=tmp_path, stdout=end, check=False).returncode == 0
@@ -237,7 +242,7 @@ def test_a_second_interrupt_kills_the_jobs(tmp_path: Path) -> None:
         wait_for((tmp_path / "swept" / "0.log").exists)
         sweep.send_signal(signal.SIGINT)
         wait_for((tmp_path / "noticed").exists)
-        assert sweep.poll() is None, "it waits for its job"
+        assert sweep.poll() is None, "the sweep waits for its job"
         sweep.send_signal(signal.SIGINT)
         assert sweep.wait(timeout=60) == 130
     (found,) = statuses(tmp_path / "swept", 1)
@@ -264,7 +269,7 @@ def test_a_rejected_job_stops_further_starts(keep_going: bool, tmp_path: Path) -
     assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished"] * 3
 
 
-def test_a_job_that_never_begins_says_what_it_printed(tmp_path: Path) -> None:
+def test_the_reason_of_a_job_that_never_began_is_its_last_output(tmp_path: Path) -> None:
     (tmp_path / "broken.sh").write_text("echo first; echo 'no such module'; exit 7\n")
     done = program("-m", "seed=1,2", "sweep.command='sh broken.sh'", "hydra.sweep.dir=swept", cwd=tmp_path,
                    script=COUNTER)  # fmt: skip
@@ -273,7 +278,7 @@ def test_a_job_that_never_begins_says_what_it_printed(tmp_path: Path) -> None:
     assert [each["state"] for each in statuses(tmp_path / "swept", 2)] == ["failed"] * 2
 
 
-def test_jobs_at_once_share_the_gpus_and_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_jobs_share_gpus_and_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,9")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("runner.sweeps.local.cores", lambda: 8)
@@ -294,7 +299,7 @@ def test_jobs_at_once_share_the_gpus_and_the_cores(tmp_path: Path, monkeypatch: 
     wait_for(lambda: all(job.poll() is not None for job in jobs))
 
 
-def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     done = program("-m", "clip=none,norm", "clip.max=0.5,1", "sweep.dry_run=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -312,8 +317,8 @@ def test_flags_and_options_in_any_order(arguments: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "2 jobs, of which 2 would run", done.stderr
 
 
-@pytest.mark.parametrize("name", ["a b", "it's", "a\\b"])
-def test_a_folder_is_handed_on_as_it_is_called(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a b", "it's", "a\\b", "a [c]", "~", "$x", "{y}"])
+def test_a_sweep_runs_in_a_folder_with_special_characters(name: str, tmp_path: Path) -> None:
     where = tmp_path / name
     where.mkdir()
     done = program("-m", "seed=1", "hydra.sweep.dir=swept", cwd=where, script=COUNTER)
@@ -321,11 +326,76 @@ def test_a_folder_is_handed_on_as_it_is_called(name: str, tmp_path: Path) -> Non
     assert status(where / "swept" / "0")["state"] == "finished"
 
 
+ODD = "a b [c] it's"  # a folder's name with what a shell and Hydra's grammar read as their own
+PYTHON = "python train.py "
+
+
+def run_printed(line: str, cwd: Path, script: Path = COUNTER) -> subprocess.CompletedProcess[str]:
+    """Runs a command that was printed, in place of the shell."""
+    python, train, *arguments = shlex.split(line)
+    assert (python, train) == ("python", "train.py")
+    return program(*arguments, cwd=cwd, script=script)
+
+
+def test_the_printed_commands_of_a_sweep_run(tmp_path: Path) -> None:
+    """Resume, report and job commands, of a sweep whose folder and values have spaces, brackets and quotes."""
+    value, folder = "'x [y] \\'z\\''", f"hydra.sweep.dir={quote_override(ODD)}"
+    (tmp_path / "x [y] 'z'").write_text("wait 2")
+    with programs.Program(COUNTER, "-m", "seed=1,2", f"incident={value}", folder, cwd=tmp_path) as sweep:
+        wait_for((tmp_path / "x [y] 'z'.reached").exists)
+        sweep.send_signal(signal.SIGINT)
+        output, errors = sweep.communicate(timeout=60)
+    assert (sweep.returncode, errors) == (130, "")
+    (tmp_path / "x [y] 'z'").unlink()
+    (resume,) = [line for line in output.splitlines() if "to resume it: " in line]
+    done = run_printed(resume.partition("to resume it: ")[2], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [each["state"] for each in statuses(tmp_path / ODD, 2)] == ["finished"] * 2
+    (report,) = [line for line in done.stdout.splitlines() if line.startswith("report: ")]
+    assert shlex.split(report)[1:] == ["python", "scripts/report.py", ODD]
+    (folder_line,) = [line for line in done.stdout.splitlines() if line.startswith("sweep: ")]
+    assert shlex.split(folder_line) == ["sweep:", ODD]
+
+
+def test_printed_points_are_quoted_for_a_shell(tmp_path: Path) -> None:
+    """In the dry run's list, in the lines of the jobs, and in the table."""
+    (tmp_path / "a b").write_text("")
+    arguments = ("initial='a b',null", "clip.include=[weight],[]", f"hydra.sweep.dir={quote_override(ODD)}")
+    listed = program("-m", *arguments, "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
+    done = program("-m", *arguments, cwd=tmp_path, script=COUNTER)
+    assert (listed.returncode, done.returncode) == (0, 0), listed.stderr + done.stderr
+    path = f"initial='{tmp_path}/a b'"
+    point = shlex.join([path, "clip.include=[weight]"])
+    row, line = listed.stdout.splitlines()[1], next(x for x in done.stdout.splitlines() if x.startswith("job 0 "))
+    assert shlex.split(row) == ["0", "yes", path, "clip.include=[weight]", f"{ODD}/0"]
+    assert line.endswith(f"  ({point})")
+    assert point in done.stdout[done.stdout.index("job  state") :]
+    assert run_printed(PYTHON + point, tmp_path).returncode == 0
+
+
+def test_the_folder_in_a_summary_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    done = program(f"hydra.run.dir={quote_override(ODD)}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("TensorBoard ")]
+    assert shlex.split(line) == ["TensorBoard", "tensorboard", "--logdir", ODD]
+
+
+def test_a_folder_that_hydra_would_interpolate_is_refused(tmp_path: Path) -> None:
+    """In the name of the working directory, and of the sweep's own folder."""
+    here = tmp_path / "${x}"
+    here.mkdir()
+    for arguments, cwd in (((), here), (("hydra.sweep.dir='\\${x}'",), tmp_path)):
+        done = program("-m", "seed=1,2", *arguments, cwd=cwd, script=COUNTER)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "Hydra reads ${ in a folder's name as an interpolation" in done.stderr
+    assert list(here.iterdir()) == []
+
+
 # -- a cluster
 
 
-def test_slurm_through_its_stand_in(tmp_path: Path) -> None:
-    """A killed job and a broken one take no other with them; what waits at the cluster is not submitted twice."""
+def test_slurm_with_the_local_cluster_of_submitit(tmp_path: Path) -> None:
+    """A failed and a killed job stop no other; the plan holds the job IDs."""
     for seed, word in ((1, "bug"), (2, "kill")):
         (tmp_path / f"incident_{seed}").write_text(f"{word} 3")
     slurm = ("sweep.launcher=slurm", "sweep.slurm.cluster=local", "sweep.jobs=3")
@@ -339,7 +409,7 @@ def test_slurm_through_its_stand_in(tmp_path: Path) -> None:
     assert "RuntimeError: a bug" in (swept / "0.log").read_text()
 
 
-def test_jobs_that_the_cluster_has_are_not_submitted_twice(tmp_path: Path) -> None:
+def test_jobs_at_the_cluster_are_not_submitted_twice(tmp_path: Path) -> None:
     (tmp_path / "incident_1").write_text("wait 2")
     slurm = ("sweep.launcher=slurm", "sweep.slurm.cluster=local", "sweep.jobs=1")
     with programs.Program(COUNTER, "-m", *slurm, "seed=1,2", INCIDENT, "hydra.sweep.dir=swept", cwd=tmp_path) as sweep:
@@ -364,25 +434,27 @@ def plan_of(folder: Path) -> results.Plan:
     return plan
 
 
-def test_submitit_is_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submitit_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = 'sweep.launcher=slurm needs submitit: pip install -c constraints.txt -e ".[slurm]"'
     assert refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys) == line
 
 
-def test_slurm_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slurm_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     line = refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys)
-    assert line == "sweep.launcher=slurm: there is no sbatch here; sweep.slurm.cluster=local tries it out"
+    assert line == "sweep.launcher=slurm: no sbatch on this machine; sweep.slurm.cluster=local tries it out"
     assert files(tmp_path) == {}
 
 
 # -- what is running
 
 
-def test_one_definition_of_running(tmp_path: Path) -> None:
-    """The lock; where it cannot be seen, the scheduler, or the heartbeat."""
+def test_running_has_one_definition(tmp_path: Path) -> None:
+    """The lock; where the lock is not visible, the scheduler; without one, the heartbeat."""
     job = Job(0, [], "")
     write_status(tmp_path, initial_status(3) | {"pid": 2**22 + 1})
     assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "killed", "no lock on this machine"
@@ -397,7 +469,35 @@ def test_one_definition_of_running(tmp_path: Path) -> None:
     lock.hold(tmp_path)
     assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "running", "whatever its status says"
     lock.release(tmp_path)
-    for damaged in ("", "{", "[]", '{"state": "finished"}', "\0\xff"):
-        (tmp_path / STATUS).write_text(damaged)
-        assert results.read_one(tmp_path, job).state == "missing"
     assert results.read_one(tmp_path / "nowhere", job).state == "missing"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "finished"}', "\0\xff"])
+def test_a_status_that_is_not_json_or_incomplete_is_missing(text: str, tmp_path: Path) -> None:
+    (tmp_path / STATUS).write_text(text)
+    assert results.read_one(tmp_path, Job(0, [], "")).state == "missing"
+
+
+@pytest.mark.parametrize("value", [[], {}, "x", 1.5, True, None])
+@pytest.mark.parametrize("name", sorted(initial_status(1)))
+def test_a_damaged_field_of_a_status_raises_nothing(name: str, value: Any, tmp_path: Path) -> None:
+    """Whoever reads it: the table of a sweep, a resume, the report and scripts/status.py."""
+    for host in ("elsewhere", initial_status(1)["host"]):
+        for state in ("running", "finished", "failed"):
+            folder = tmp_path / f"{host}_{state}" / "0"
+            folder.mkdir(parents=True)
+            Plan([], [Job(0, ["seed=1"], "")]).write(folder.parent)
+            write_status(folder, initial_status(3) | {"state": state, "host": host, name: value})
+            found = results.read(folder.parent, plan_of(folder.parent))
+            assert "1 jobs: " in results.table(found)
+            assert describe(folder)
+            assert aggregate.build([folder.parent]).trials[0].result == found[0]
+
+
+def test_recording_how_a_job_ended_leaves_its_folder_unlocked(tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    folder.mkdir()
+    write_status(folder, initial_status(3) | {"pid": 2**22 + 1})
+    assert record_end(folder, Job(0, [], ""), -signal.SIGKILL, None).state == "killed"
+    code = "import sys; from pathlib import Path; from runner.runs import lock; lock.hold(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=ENV, check=True)

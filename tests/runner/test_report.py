@@ -1,5 +1,6 @@
-"""The report: right on made-up sweeps with a known answer."""
+"""The report, checked on artificial sweeps with a known conclusion."""
 
+import html
 import json
 import math
 import re
@@ -12,25 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.errors import UserError
-from runner.report import aggregate, plots, render, report
-from runner.report.conclusion import conclusion
+from runner.errors import UserError, quote_override
+from runner.report import aggregate, plots, render, report, trials
+from runner.report.conclusion import CODE, conclusion
 from scripts import report as script
 from tests import sweeps
-from tests.runner.support import compose, composer
+from tests.runner.support import COUNTER, compose, composer, program
 from tests.sweeps import Fake
 
 RESUME = "python train.py sweep.resume=HERE"
-made_up = partial(sweeps.made_up, compose=compose)
+write_sweep = partial(sweeps.write_sweep, compose=compose)
 
 
-def grid(objectives: dict[str, list[float | None]], **more: str) -> list[Fake]:
-    """A job for every policy-and-threshold and seed; None diverged. more: another state for `name/seed`."""
+def grid(objectives: dict[str, list[float | None]], **states: str) -> list[Fake]:
+    """A job for every `policy@threshold` and seed; None: diverged. states: other states, by `policythreshold_seed`."""
     jobs = []
     for name, found in objectives.items():
         policy, _, threshold = name.partition("@")
         for seed, objective in enumerate(found, start=1):
-            state = more.get(f"{policy}{threshold}_{seed}", "diverged" if objective is None else "finished")
+            state = states.get(f"{policy}{threshold}_{seed}", "diverged" if objective is None else "finished")
             overrides = [f"clip={policy}", *([f"clip.max={threshold}"] if threshold else []), f"seed={seed}"]
             limit = float(threshold) if threshold else None
             jobs.append(Fake(overrides, objective if state == "finished" else None, state, limit))
@@ -38,7 +39,7 @@ def grid(objectives: dict[str, list[float | None]], **more: str) -> list[Fake]:
 
 
 def answer(folder: Path, jobs: list[Fake]) -> tuple[aggregate.Table, str]:
-    table = aggregate.build([made_up(folder, jobs)])
+    table = aggregate.build([write_sweep(folder, jobs)])
     return table, " ".join(conclusion(table, RESUME))
 
 
@@ -46,12 +47,12 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({
         "none": [None, None, None], "norm@0.1": [1.80, 1.81, 1.82], "norm@1": [1.49, 1.50, 1.51],
         "norm@10": [2.0, 2.1, 2.2], "value@0.02": [1.70, 1.72, 1.71]}))  # fmt: skip
-    assert words.startswith("Take `clip=norm clip.max=1`: 1.5000 ± 0.0100 over 3 seeds. How sure: clear; the next, "
+    assert words.startswith("Take `clip=norm clip.max=1`: 1.5000 ± 0.0100 over 3 seeds. Certainty: clear; the next, "
                             "`clip=value clip.max=0.02`, is 0.21 behind")  # fmt: skip
     errors = 0.21 / math.hypot(0.01 / math.sqrt(3), 0.01 / math.sqrt(3))
     assert f"{errors:.1f} standard errors" in words
     assert "`python train.py -m clip=norm clip.max=0.32,1,3.2 seed=1,2,3,4,5,6`" in words
-    assert "tie" not in words
+    assert " tie " not in words
     assert "resume" not in words
     assert [table.name(row) for row in table.rows] == [
         "clip=norm clip.max=1", "clip=value clip.max=0.02", "clip=norm clip.max=0.1", "clip=norm clip.max=10",
@@ -59,30 +60,64 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     assert table.rows[0].deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
 
 
-def test_what_to_try_next_is_the_job_that_was_swept(tmp_path: Path) -> None:
+def test_the_next_command_keeps_the_fixed_overrides(tmp_path: Path) -> None:
     """With all that was not swept, and quoted for the shell and for Hydra: at the defaults it would be another job."""
     fixed = ["initial='it\\'s a \"text\".txt'", "+schedule.final=0.5", "clip.include=[weight.*]"]
     asked = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
-    made_up(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=asked)
+    write_sweep(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=asked)
     words = " ".join(conclusion(aggregate.build([tmp_path]), RESUME))
     (command,) = re.findall(r"Next: `(.*?)`", words)
     own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
     assert shlex.split(command) == ["python", "train.py", "-m", *fixed, *own]
 
 
+ODD = "a b [c] it's `d`"  # text with what a shell, Hydra's grammar and Markdown read as their own
+
+
+def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each of the three outputs: the options to take, what to try next, and how the sweep is resumed."""
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / ODD / name for name in ("1", "2")]
+    arguments = [f"initial={quote_override(str(path))}" for path in files]
+    jobs = [Fake(["clip.max=1", *argument, f"seed={seed}"], objective, state)
+            for argument, objective in zip(([each] for each in arguments), (1.0, 2.0), strict=True)
+            for seed, state in ((1, "finished"), (2, "finished"), (3, "missing"))]  # fmt: skip
+    swept = ("initial", "seed")
+    sweep = write_sweep(tmp_path / ODD, jobs, swept, arguments=[arguments[0], "seed=1,2,3"])
+    printed = report([sweep])
+    markdown = (sweep / "report.md").read_text()
+    page = (sweep / "report.html").read_text()
+    take, following, resume = (
+        [CODE.fullmatch(code[0])[2].strip() for code in CODE.finditer(markdown.partition("## Conclusion")[2])][number]
+        for number in (0, -2, -1)
+    )
+    assert shlex.split(take) == [arguments[0]]
+    for command in (take, following, resume):
+        assert command in printed
+        assert f"<code>{html.escape(command, quote=False)}</code>" in page
+    assert shlex.split(printed.splitlines()[-1]) == [f"{ODD}/report.html"]
+    python, script_, flag, *overrides = shlex.split(following)
+    assert (python, script_, flag) == ("python", "train.py", "-m")
+    done = program("-m", *overrides, "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
+    assert done.stdout.splitlines()[-1] == "4 jobs, of which 4 would run", done.stderr
+    assert shlex.split(resume) == ["python", "train.py", f"sweep.resume={quote_override(ODD)}"]
+    again = program(*shlex.split(resume)[2:], cwd=tmp_path, script=COUNTER)
+    assert "has changed since it was planned" in again.stderr, "the folder was found"
+
+
 @pytest.mark.parametrize(
     "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
 )
-def test_a_value_is_shown_as_hydra_reads_it(value: Any) -> None:
-    (override,) = composer().parse([f"initial={aggregate.override_value(value)}"])
+def test_a_formatted_value_is_read_back_by_hydra(value: Any) -> None:
+    (override,) = composer().parse([f"initial={aggregate.format_override_value(value)}"])
     assert override.value() == value
 
 
-def test_a_weak_lead_is_not_called_clear(tmp_path: Path) -> None:
+def test_a_small_lead_is_not_called_clear(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [1.50, 1.60, 1.55], "norm@2": [1.66, 1.60, 1.69]}))
     assert words.startswith("Take `clip.max=1`")
-    assert "How sure: likely, not certain" in words
-    assert "the smallest threshold tried, so the best may lie below it" in words
+    assert "Certainty: likely, not certain" in words
+    assert "the lowest threshold tried; the best may be lower" in words
 
 
 def test_a_tie(tmp_path: Path) -> None:
@@ -94,10 +129,10 @@ def test_a_tie(tmp_path: Path) -> None:
     assert "clipping neither helps nor harms" in words
     assert [row.tied for row in table.rows] == [True, True, True, False]
     marks = [line[-1] for line in render.cells(table)[1:]]
-    assert marks == ["best, a tie", "tied with the best", "tied with the best", ""]
+    assert marks == ["best, tied", "tied with the best", "tied with the best", ""]
 
 
-def test_the_edge_of_a_tie(tmp_path: Path) -> None:
+def test_the_boundary_of_a_tie(tmp_path: Path) -> None:
     """A tie ends where the means are further apart than the sum of the two standard errors."""
     near = [1.0, 1.2]  # mean 1.1, standard error 0.1
     for shift, tied in ((0.199, True), (0.201, False)):
@@ -107,10 +142,10 @@ def test_the_edge_of_a_tie(tmp_path: Path) -> None:
         assert table.rows[0].tied is tied
 
 
-def test_everything_diverged(tmp_path: Path) -> None:
+def test_all_runs_diverged(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [None, None], "norm@5": [None, None], "none": [None, None]}))
-    assert words.startswith("Take none of these: everything diverged, all 6 runs.")
-    assert "thresholds below 1, the smallest tried (such as 0.1)" in words
+    assert words.startswith("Take none of these: all 6 runs diverged.")
+    assert "thresholds below 1, the lowest tried (such as 0.1)" in words
 
 
 def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
@@ -123,7 +158,7 @@ def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
 def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({"norm@1": [1.5, 1.6, 1.55], "norm@5": [1.0, 1.1, None]}))
     assert words.startswith("Take `clip.max=1`")
-    assert "nothing else finished at every seed" in words
+    assert "no other configuration finished at every seed" in words
     assert "at 5 `clip=norm` diverged" in words
     assert [row.rank for row in table.rows] == [0, 1]
     assert render.cells(table)[2][2:4] == ["2 of 3", "1"]
@@ -131,51 +166,51 @@ def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path)
 
 def test_one_seed(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [1.5], "norm@2": [1.4], "norm@4": [1.6]}))
-    assert words.startswith("Take `clip.max=2`: 1.4000 over 1 seed. How sure: not at all yet, since one seed has no")
+    assert words.startswith("Take `clip.max=2`: 1.4000 over 1 seed. Certainty: none yet, since one seed has no")
     assert "seed=1,2,3`" in words
 
 
-def test_missing_failed_and_running_jobs(tmp_path: Path) -> None:
+def test_missing_failed_and_interrupted_jobs(tmp_path: Path) -> None:
     jobs = grid({"norm@1": [1.5, 1.6, 1.55], "norm@2": [2.0, 2.1, 2.2]}, norm2_3="missing", norm2_1="failed",
                 norm1_3="interrupted")  # fmt: skip
     table, words = answer(tmp_path, jobs)
-    assert "This is not the whole sweep: of 6 runs 1 failed and 2 not ended." in words
+    assert "The sweep is incomplete: of 6 runs, 1 failed and 2 did not end." in words
     assert RESUME in words
     head, first, second = render.cells(table)
-    assert head[2:5] == ["finished", "failed", "not ended"]
+    assert head[2:5] == ["finished", "failed", "unfinished"]
     assert first[2:5] == ["2 of 3", "", "1"]
     assert second[2:5] == ["1 of 3", "1", "1"]
-    assert render.problems(table)[0].endswith("failed: made up at step 10")
+    assert render.failures(table)[0].endswith("failed: artificial at step 10")
 
 
 def test_nothing_has_finished(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [1.5, 1.6]}, norm1_1="missing", norm1_2="missing"))
-    assert "There is nothing to take yet" in words
+    assert "Nothing can be recommended yet" in words
 
 
 def test_only_keys_that_differ_are_columns(tmp_path: Path) -> None:
     """A policy brings its own scope and norm along; those are no columns, and neither is the seed."""
     jobs = [Fake([f"clip={c}", f"lr={lr}", f"seed={s}"], 1.0) for c in ("norm", "value") for lr in (1, 2)
             for s in (1, 2)]  # fmt: skip
-    table = aggregate.build([made_up(tmp_path, jobs, ("clip", "lr", "seed"))])
+    table = aggregate.build([write_sweep(tmp_path, jobs, ("clip", "lr", "seed"))])
     assert table.columns == ["clip.name", "clip.max", "lr"]
     assert len(table.rows) == 4
 
 
 def test_several_sweeps_are_read_together(tmp_path: Path) -> None:
-    one = made_up(tmp_path / "one", grid({"norm@1": [1.5, 1.6], "norm@2": [None, 1.9]}))
-    two = made_up(tmp_path / "two", grid({"norm@1": [1.5, 1.6, 1.7]}))
+    one = write_sweep(tmp_path / "one", grid({"norm@1": [1.5, 1.6], "norm@2": [None, 1.9]}))
+    two = write_sweep(tmp_path / "two", grid({"norm@1": [1.5, 1.6, 1.7]}))
     table = aggregate.build([one, two])
     assert [len(row.trials) for row in table.rows] == [3, 2]
     assert table.duplicates == 2
 
 
-def test_thresholds_and_shares(tmp_path: Path) -> None:
+def test_the_threshold_of_a_row_and_the_share_of_clipped_steps(tmp_path: Path) -> None:
     jobs = [Fake(["clip=norm", "clip.max=2", "seed=1"], 1.0, limit=2.0, clipped=1.0),
             Fake(["clip=autoclip", "seed=1"], 1.1, limit=0.7, clipped=0.0),
             Fake(["clip=none", "seed=1"], 1.2),
             Fake(["clip=zclip", "clip.max=1", "seed=1"], 1.3, limit=0.4)]  # fmt: skip
-    table = aggregate.build([made_up(tmp_path, jobs)])
+    table = aggregate.build([write_sweep(tmp_path, jobs)])
     # zclip's max is a cap beside its own limit, which is what counts.
     assert [row.threshold for row in table.rows] == [2.0, pytest.approx(0.7), None, pytest.approx(0.4)]
     assert [row.clipped for row in table.rows[:2]] == [1.0, 0.0]
@@ -183,9 +218,9 @@ def test_thresholds_and_shares(tmp_path: Path) -> None:
     assert table.rows[0].norm == pytest.approx(float(np.median(every)))
 
 
-def test_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "norm@10": [2.0, None], "value@0.02": [1.7, 1.71]})
-    sweep = made_up(tmp_path / "sweep", jobs)
+    sweep = write_sweep(tmp_path / "sweep", jobs)
     script.main([str(sweep)])
     printed = capsys.readouterr().out
     assert "Take clip=norm clip.max=1" in printed
@@ -193,7 +228,7 @@ def test_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {f"report_{name}.png" for name in ("objective", "loss", "norms", "distribution", "clipped")}
     assert written == names | {"report.md", "report.html"}
     markdown = (sweep / "report.md").read_text()
-    assert "```bash\npython train.py -m made up\n```" in markdown
+    assert "```bash\npython train.py -m artificial arguments\n```" in markdown
     assert "| **norm** | **1** | **1.4950 ± 0.0071** | **2 of 2** |" in markdown
     assert set(re.findall(r"\]\((report_\w+\.png)\)", markdown)) == names
     page = (sweep / "report.html").read_text()
@@ -202,11 +237,11 @@ def test_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "<code>clip=norm clip.max=1</code>" in page
 
 
-def test_every_policy_has_a_look_of_its_own() -> None:
-    assert len(set(plots.COLOURS)) == len(set(plots.MARKERS)) == 8
+def test_eight_policies_have_a_color_and_a_marker_each() -> None:
+    assert len(set(plots.COLORS)) == len(set(plots.MARKERS)) == 8
 
 
-def test_mistakes_are_one_line(
+def test_user_errors_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -223,20 +258,20 @@ def test_mistakes_are_one_line(
 
 def test_the_series_of_a_run(tmp_path: Path) -> None:
     """As arrays in the order of the steps; of a run that has only begun, and of one that was resumed."""
-    assert aggregate.read_series(tmp_path) == {}
+    assert trials.read_series(tmp_path) == {}
     lines = [{"step": 1, "loss/train": 3.0, "lr": 0.1}, {"step": 3, "loss/train": 1.0}, {"step": 2, "loss/train": 2.0},
              {"step": 3, "loss/val": 0.5}, {"step": 3, "loss/train": 1.5}]  # fmt: skip
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "loss/tr')
-    found = aggregate.read_series(tmp_path)
+    found = trials.read_series(tmp_path)
     assert found.keys() == {"loss/train", "loss/val"}
     assert found["loss/train"].steps.tolist() == [1, 2, 3]
     assert found["loss/train"].values.tolist() == [3.0, 2.0, 1.5]
     assert found["loss/val"].values.tolist() == [0.5]
 
 
-def test_a_damaged_line_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = made_up(tmp_path, grid({"norm@1": [1.5]})) / "0" / "metrics.jsonl"
+def test_a_damaged_line_of_metrics_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_sweep(tmp_path, grid({"norm@1": [1.5]})) / "0" / "metrics.jsonl"
     path.write_text("{\n" + path.read_text())
     with pytest.raises(SystemExit) as end:
         script.main([str(tmp_path)])
@@ -251,7 +286,7 @@ def test_a_large_sweep(tmp_path: Path) -> None:
         for shift, policy in enumerate(("norm", "value"))
         for threshold in (0.1, 0.5, 1, 4, 16)
     }
-    text = report([made_up(tmp_path, grid(objectives))])
+    text = report([write_sweep(tmp_path, grid(objectives))])
     assert "10 configurations, 20 runs: 20 finished" in text
     assert "Take clip=norm clip.max=0.1: 1.5105" in text
     assert len(list(tmp_path.glob("report_*.png"))) == 5

@@ -1,4 +1,4 @@
-"""A search: Optuna proposes jobs of a sweep, ends bad ones early, and is resumed after any end."""
+"""A search: Optuna proposes the jobs of a sweep and prunes bad ones; a search is resumed after any interruption."""
 
 import json
 import math
@@ -30,26 +30,42 @@ def proposed(arguments: list[str], **values: Any) -> list[str]:
     """The overrides of a trial with these values under Optuna's names."""
     space = axes(composer(), arguments)
     named = {name.replace("__", " ").replace("_", "."): value for name, value in values.items()}
-    return search.draw(optuna.trial.FixedTrial(named), space, Points(composer(), space))
+    return search.sample(optuna.trial.FixedTrial(named), space, Points(composer(), space))
 
 
-def test_what_is_drawn() -> None:
+def test_the_overrides_of_a_trial() -> None:
     """Fixed overrides, then options, then values and intervals; whole numbers where the key has them."""
     arguments = ["schedule=linear", "lr=tag(log,interval(0.1,10))", "steps=interval(7,9)", "seed=range(1,3)"]
     assert proposed(arguments, lr=2.0, steps=7, seed="seed=2") == ["schedule=linear", "lr=2.0", "steps=7", "seed=2"]
 
 
-def test_a_key_is_drawn_for_each_option_of_its_group_that_has_it() -> None:
+def test_a_key_is_sampled_separately_for_each_option_that_has_it() -> None:
     space = axes(composer(), ["clip=norm,zclip", "clip.max=interval(0.1,10)", "clip.threshold=interval(1,4)"])
     points = Points(composer(), space)
     norm = {"clip": "clip=norm", "clip.max [clip=norm]": 0.5}
-    assert search.draw(optuna.trial.FixedTrial(norm), space, points) == ["clip=norm", "clip.max=0.5"]
+    assert search.sample(optuna.trial.FixedTrial(norm), space, points) == ["clip=norm", "clip.max=0.5"]
     zclip = {"clip": "clip=zclip", "clip.max [clip=zclip]": 2.0, "clip.threshold [clip=zclip]": 3.0}
-    drawn = search.draw(optuna.trial.FixedTrial(zclip), space, points)
+    drawn = search.sample(optuna.trial.FixedTrial(zclip), space, points)
     assert drawn == ["clip=zclip", "clip.max=2.0", "clip.threshold=3.0"]
 
 
-MISTAKES = [
+@pytest.mark.parametrize("key", ["schedule.final=interval(0.2,0.8)", "schedule.final=0.5", "++schedule.final=0.2,0.5"])
+def test_a_trial_whose_option_lacks_a_key_runs_without_it(key: str, tmp_path: Path) -> None:
+    """Repeated points are duplicates, so that every trial has a value."""
+    arguments = ("schedule=constant,linear", key, "sweep.trials=8", "hydra.sweep.dir=swept")
+    done = program(*OPTUNA, *arguments, cwd=tmp_path, script=COUNTER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = read_plan(tmp_path / "swept")
+    constant = [job for job in plan.jobs if job.overrides == ["schedule=constant"]]
+    linear = [job for job in plan.jobs if "schedule=linear" in job.overrides]
+    assert constant
+    assert len(constant) + len(linear) == 8
+    assert all(any("schedule.final=" in override for override in job.overrides) for job in linear)
+    assert [job.duplicate_of for job in constant] == [None, *[constant[0].number] * (len(constant) - 1)]
+    assert [trial.state.name for trial in study(tmp_path / "swept").get_trials()] == ["COMPLETE"] * 8
+
+
+USER_ERRORS = [
     ("clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
     ("lr=interval(-1,1)", "lr=-1.0: must be a number above 0"),
     ("lr=interval(2,1)", "lr=interval(2,1): the second end of an interval must be above the first"),
@@ -64,8 +80,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
-def test_a_mistake_is_one_line(
+@pytest.mark.parametrize(("arguments", "line"), USER_ERRORS, ids=[arguments for arguments, _ in USER_ERRORS])
+def test_a_user_error_is_one_line(
     arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -73,7 +89,7 @@ def test_a_mistake_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_optuna_is_absent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_optuna_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = 'sweep.method=optuna needs Optuna: pip install -c constraints.txt -e ".[search]"'
     assert refused([*OPTUNA, "lr=interval(0.1,1)"], capsys) == line
@@ -91,7 +107,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_every_trial_is_a_job(searched: tuple[Path, str]) -> None:
-    """A divergence is a bad value, and no failure."""
+    """A diverged trial is complete, with the value infinity."""
     folder, output = searched
     trials, plan = study(folder).get_trials(), read_plan(folder)
     assert plan is not None
@@ -120,7 +136,7 @@ def test_the_report_reads_a_search(searched: tuple[Path, str]) -> None:
     assert len(table.trials) + table.duplicates == 12
 
 
-def test_a_finished_search_has_nothing_left_unless_it_gets_more_trials(searched: tuple[Path, str]) -> None:
+def test_a_finished_search_starts_no_job_unless_it_gets_more_trials(searched: tuple[Path, str]) -> None:
     folder, _ = searched
     done = program("sweep.resume=swept", cwd=folder.parent, script=COUNTER)
     assert (done.returncode, len(study(folder).trials)) == (0, 12), done.stderr
@@ -128,7 +144,7 @@ def test_a_finished_search_has_nothing_left_unless_it_gets_more_trials(searched:
     assert (done.returncode, len(study(folder).trials)) == (0, 13), done.stdout + done.stderr
 
 
-def test_a_budget_of_time(tmp_path: Path) -> None:
+def test_a_time_budget(tmp_path: Path) -> None:
     arguments = ("seed=range(0,1000)", "sweep.trials=1000", "sweep.hours=0.0005", "hydra.sweep.dir=swept")
     done = program(*OPTUNA, *arguments, cwd=tmp_path, script=COUNTER)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,7 +152,7 @@ def test_a_budget_of_time(tmp_path: Path) -> None:
 
 
 def test_the_pruner_ends_a_bad_job(tmp_path: Path) -> None:
-    """The last job writes losses that are far above those of the others, and waits to be ended."""
+    """The last job logs a loss far above those of the others, and waits for a signal."""
     script = tmp_path / "job.py"
     script.write_text(JOB)
     command = f"sweep.command='{programs.sys.executable} job.py'"
@@ -149,7 +165,7 @@ def test_the_pruner_ends_a_bad_job(tmp_path: Path) -> None:
     assert (trial.state.name, trial.intermediate_values) == ("PRUNED", {1: 9.0})
 
 
-# A job that knows only the files and the signals of a run.
+# A job that imports nothing of the project: it writes the files of a run and reacts to its signals.
 JOB = """
 import json, pathlib, re, signal, sys
 folder = pathlib.Path(sys.argv[-1].split("=")[1])
@@ -157,7 +173,8 @@ folder.mkdir()
 last = folder.name == "7"
 def end(*_):
     fields = ("state step steps objective reason started updated pid host duplicate_of").split()
-    values = dict.fromkeys(fields) | {"state": "interrupted" if last else "finished", "objective": 1.0, "step": 1}
+    values = dict.fromkeys(fields) | {"state": "interrupted" if last else "finished", "objective": 1.0}
+    values |= {"step": 1, "steps": 1, "pid": 1}
     (folder / "status.json").write_text(json.dumps(values))
     sys.exit(143 if last else 0)
 signal.signal(signal.SIGTERM, end)
@@ -167,7 +184,7 @@ signal.pause() if last else end()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_search_that_was_ended_is_resumed(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_an_interrupted_search_is_resumed(number: signal.Signals, code: int, tmp_path: Path) -> None:
     folder = tmp_path / "swept"
     (tmp_path / "incident").write_text("wait 3")
     arguments = ("lr=interval(0.01,0.1)", "incident=incident", "sweep.trials=3", "hydra.sweep.dir=swept")
@@ -200,7 +217,7 @@ def test_a_trial_that_was_proposed_but_never_written_counts_as_failed(tmp_path: 
     assert [path.name for path in sorted(folder.glob("?"))] == ["0", "2"]
 
 
-def test_a_failed_trial_is_run_again_under_its_number(tmp_path: Path) -> None:
+def test_a_failed_trial_is_run_again_with_its_number(tmp_path: Path) -> None:
     (tmp_path / "incident").write_text("bug 3")
     arguments = ("lr=interval(0.01,0.1)", "incident=incident", "sweep.trials=1", "hydra.sweep.dir=swept")
     assert program(*OPTUNA, *arguments, cwd=tmp_path, script=COUNTER).returncode == 1
@@ -213,7 +230,7 @@ def test_a_failed_trial_is_run_again_under_its_number(tmp_path: Path) -> None:
     assert [trial.value for trial in trials] == [status(tmp_path / "moved" / name)["objective"] for name in "01"]
 
 
-def test_the_first_wrong_corner_is_named() -> None:
+def test_the_first_invalid_corner_is_named() -> None:
     space = axes(composer(), ["clip=norm,value", "clip.max=interval(-1,1)"])
     with pytest.raises(UserError, match=r"clip\.max=-1\.0: must be .* \(clip=norm clip\.max=-1\)"):
         search.plan(composer(), space, Points(composer(), space), [])

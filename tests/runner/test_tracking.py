@@ -1,4 +1,4 @@
-"""TensorBoard: the events read back, and what its own server answers about them."""
+"""Tracking: event files and metrics.jsonl read back, and the answers of TensorBoard's own server."""
 
 import json
 import math
@@ -18,12 +18,15 @@ import pytest
 import torch
 from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.nn import Parameter
 
 from gradclip import Clipper, ClipReport, Policy
 from runner.errors import UserError
 from runner.sweeps import grid
-from runner.sweeps.results import swept
+from runner.sweeps.results import Plan, swept
 from runner.sweeps.space import axes
 from runner.tracking import flow, metrics
 from runner.tracking.events import EVENTS
@@ -42,7 +45,7 @@ DETAILS = {"weight_norm", "update_ratio"}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 12 steps that clips, with the norms that other code measured at every clip."""
+    """A run of 12 steps that clips, with the norms as NumPy measures them before and after each `clip`."""
     folder = tmp_path_factory.mktemp("tracked")
     measured: list[tuple[float, float]] = []
 
@@ -65,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_both_norms_are_the_measured_ones(run: Path) -> None:
+def test_logged_norms_equal_an_independent_measurement(run: Path) -> None:
     measured = json.loads((run.parent / "measured.json").read_text())
     found = shown_scalars(run)
     assert [value for _, value in found["grad_norm/before"]] == pytest.approx([b for b, _ in measured], rel=1e-6)
@@ -86,7 +89,7 @@ def test_every_step_has_its_tags(run: Path) -> None:
     assert set(found) == EVERY_STEP | DETAILS | parameters | {"loss/val", "metric/largest_error", "best/objective"}
 
 
-def test_derived_tags(run: Path) -> None:
+def test_scale_fraction_and_update_ratio_follow_from_the_norms(run: Path) -> None:
     found = {tag: dict(points) for tag, points in shown_scalars(run).items()}
     for step in range(1, 13):
         before, after = found["grad_norm/before"][step], found["grad_norm/after"][step]
@@ -101,20 +104,18 @@ def test_derived_tags(run: Path) -> None:
         assert found["update_ratio"][step] * found["weight_norm"][step] == pytest.approx(update, rel=1e-4)
 
 
-def test_one_event_a_step(run: Path) -> None:
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
+def test_a_step_is_one_event(run: Path) -> None:
     (path,) = run.glob("events.out.tfevents.*")
     steps = [event.step for event in EventFileLoader(str(path)).Load() if event.HasField("summary") and event.step]
     assert steps == sorted([*range(1, 13), *[6, 12] * 3])  # an evaluation: its values, picture, histograms
 
 
-def test_log_every(tmp_path: Path) -> None:
+def test_log_every_selects_the_logged_steps(tmp_path: Path) -> None:
     train(compose("steps=11", "log.every=4", "checkpoint.every=11", "evaluate_every=11"), tmp_path)
     assert [step for step, _ in shown_scalars(tmp_path)["loss/train"]] == [1, 4, 8, 11]
 
 
-def test_the_flow_picture_is_drawn_at_every_evaluation(run: Path) -> None:
+def test_the_flow_plot_is_drawn_at_every_evaluation(run: Path) -> None:
     events = EventAccumulator(str(run), size_guidance={"images": 0})
     events.Reload()
     pictures = events.Images("gradient_flow")
@@ -147,14 +148,14 @@ def test_histograms_count_every_element(run: Path) -> None:
     assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
 
 
-def test_pictures_can_be_left_out_and_histograms_are(tmp_path: Path) -> None:
+def test_flow_plots_and_histograms_are_off_by_default_here(tmp_path: Path) -> None:
     train(compose(), tmp_path)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Tags()["images"] == events.Tags()["histograms"] == []
 
 
-def test_histograms_of_what_has_none(tmp_path: Path) -> None:
+def test_tensors_without_a_histogram(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "", {})
     sparse = torch.sparse_coo_tensor([[1, 1, 4]], [2.0, 3.0, 7.0], (9,), check_invariants=True)
     tracker.histograms(1, {"none": None, "nan": torch.tensor([1.0, math.nan]), "empty": torch.zeros(0),
@@ -181,14 +182,14 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
 
 
-class Elsewhere(torch.Tensor):
-    """As one on an accelerator: it says that it is not on the CPU, and counts how often it is read."""
+class FakeAcceleratorTensor(torch.Tensor):
+    """Stands in for a tensor on an accelerator: `is_cpu` is false, and it counts how often it is read."""
 
     is_cpu = False
     read = 0
 
     def tolist(self) -> Any:
-        Elsewhere.read += 1
+        FakeAcceleratorTensor.read += 1
         return super().tolist()
 
     def item(self) -> Any:
@@ -196,9 +197,9 @@ class Elsewhere(torch.Tensor):
 
 
 def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
-    """And finds the same values."""
+    """And logs the same values as on the CPU."""
     found = []
-    for kind in (torch.Tensor, Elsewhere):
+    for kind in (torch.Tensor, FakeAcceleratorTensor):
         each = torch.tensor([3.0, 4.0], dtype=torch.float64).as_subclass(kind)
         all_, loss = torch.tensor(5.0, dtype=torch.float64).as_subclass(kind), torch.tensor(1.5).as_subclass(kind)
         report = ClipReport(before=all_, after=all_ / 2, norms=each, limits=each / 2, fraction=all_ / 5, dropped=False,
@@ -211,10 +212,10 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert found[0]["grad_norm_after/w"] == [(1, 2.0)]
     assert found[0]["update_ratio"] == [(1, pytest.approx(4 / 3))]
-    assert Elsewhere.read == 1
+    assert FakeAcceleratorTensor.read == 1
 
 
-def test_an_open_tensorboard_forgets_what_a_resumed_run_logs_again(
+def test_an_open_tensorboard_discards_what_a_resumed_run_logs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = Tracker(tmp_path, "", {})
@@ -238,15 +239,15 @@ def test_an_open_tensorboard_forgets_what_a_resumed_run_logs_again(
 # -- metrics.jsonl
 
 
-def test_metrics_are_the_scalars_of_the_events(run: Path) -> None:
-    """The same tags, steps and values, where an event holds a float32."""
+def test_metrics_jsonl_and_event_files_hold_the_same_scalars(run: Path) -> None:
+    """The same tags, steps and values; an event holds a value as float32."""
     found, shown = metrics.read(run), shown_scalars(run)
     assert found.keys() == shown.keys()
     for tag, points in found.items():
         assert [(step, float(np.float32(value))) for step, value in points] == shown[tag], tag
 
 
-def test_a_line_for_every_logged_step_and_one_for_every_evaluation(run: Path) -> None:
+def test_metrics_jsonl_has_a_line_for_each_logged_step_and_evaluation(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [next(iter(line)) for line in lines] == ["step"] * 14
     assert [line["step"] for line in lines] == [*range(1, 7), 6, *range(7, 13), 12]
@@ -255,7 +256,7 @@ def test_a_line_for_every_logged_step_and_one_for_every_evaluation(run: Path) ->
     assert set(lines[6]) == {"step", "loss/val", "metric/largest_error", "best/objective"}
 
 
-def test_metrics_can_be_read_at_once_and_events_after_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_readable_at_once_and_events_after_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
     assert metrics.read(tmp_path) == {"loss/val": [(1, 0.5)]}
@@ -297,9 +298,7 @@ def test_metrics_are_read_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], env=ENV, check=True)
 
 
-def test_a_log_that_was_cut_short_is_named_and_continued_on_a_line_of_its_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_truncated_log_is_named_and_continued_on_a_new_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
     tracker.evaluation(2, 0.5, {})
@@ -320,7 +319,7 @@ def test_a_log_that_was_cut_short_is_named_and_continued_on_a_line_of_its_own(
 
 @pytest.mark.parametrize("name", ["events.out.tfevents.", "metrics.jsonl"])
 def test_a_log_that_cannot_be_written_is_an_error_that_names_it(name: str, tmp_path: Path) -> None:
-    """In the thread that logs: there is no other."""
+    """It is raised in the thread that logs, since there is no other."""
     threads = threading.active_count()
     if name == "metrics.jsonl":
         (tmp_path / name).write_bytes(b" " * 19_900)  # else the event file is too large before it
@@ -348,10 +347,7 @@ def test_a_log_that_cannot_be_written_is_an_error_that_names_it(name: str, tmp_p
 
 @pytest.fixture(scope="module")
 def server(run: Path) -> str:
-    board = program.TensorBoard()
-    board.configure(argv=["tensorboard", "--logdir", str(run.parent), "--port", "0", "--load_fast=false"])
-    url: str = board.launch()
-    return url
+    return serve(run.parent)
 
 
 def ask(server: str, path: str, **query: str) -> Any:
@@ -366,7 +362,7 @@ def test_the_server_shows_both_norms(server: str, run: Path) -> None:
         assert [value for _, _, value in points] == pytest.approx([v for _, v in shown_scalars(run)[tag]])
 
 
-def test_the_server_shows_pictures_and_histograms(server: str) -> None:
+def test_the_server_shows_images_and_histograms(server: str) -> None:
     pictures = ask(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
     assert [picture["step"] for picture in pictures] == [6, 12]
     points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
@@ -380,7 +376,7 @@ def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
     answer = ask(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
     assert answer["regex_valid"]
     assert set(answer["tag_to_events"]) == {"grad_norm/before", "grad_norm/after"}
-    (margin,) = charts["what clipping takes away"]["margin"]["series"]
+    (margin,) = charts["norm removed by clipping"]["margin"]["series"]
     assert set(margin.values()) == {"grad_norm/before", "grad_norm/after"}
 
 
@@ -394,34 +390,91 @@ def test_the_server_shows_the_whole_configuration(server: str) -> None:
 
 def test_the_server_shows_the_swept_keys_and_the_objective_of_every_job(tmp_path: Path) -> None:
     """The jobs of a sweep find in its plan which keys are swept, and TensorBoard has a row for each that began."""
-    arguments = ["seed=3,4", "experiment=calm,wild"]
-    space = axes(composer(), arguments)
-    plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
-    plan.write(tmp_path)
-    for job in plan.jobs:
-        folder = tmp_path / str(job.number)
-        train(compose(*job.overrides), folder, swept=swept(folder))
-    board = program.TensorBoard()
-    board.configure(argv=["tensorboard", "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"])
-    server = board.launch()
+    plan = run_grid(tmp_path, "seed=3,4", "experiment=calm,wild")
+    server = serve(tmp_path)
     experiment = post(server, "plugin/hparams/experiment", {})
     assert {info["name"] for info in experiment["hparamInfos"]} == {"seed", "experiment"}
-    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
-                "colParams": [{"metric": {"tag": "best/objective"}, "order": "ORDER_UNSPECIFIED"}]}  # fmt: skip
-    found = {}
-    for group in post(server, "plugin/hparams/session_groups", question)["sessionGroups"]:
-        (session,) = group["sessions"]
-        metrics = {each["name"]["tag"]: each["value"] for each in session.get("metricValues", [])}
-        found[session["name"]] = (group["hparams"], metrics.get("best/objective"), session["status"])
+    rows = hparams_rows(server)
     ends = {"finished": "STATUS_SUCCESS", "diverged": "STATUS_UNKNOWN"}
     for job in plan.jobs:
         ended = status(tmp_path / str(job.number))
-        hparams, objective, session = found.pop(str(job.number))
+        hparams, objective, session = rows.pop(str(job.number))
         assert hparams == job.swept
         assert objective == (None if ended["objective"] is None else pytest.approx(ended["objective"], rel=1e-6))
         assert session == ends[ended["state"]]
         assert ended["state"] == {"calm": "finished", "wild": "diverged"}[job.swept["experiment"]]
-    assert found == {}
+    assert rows == {}
+
+
+NULLS = [
+    (["clip=zclip", "clip.max=null,1"], "clip.max", [{}, {"clip.max": 1.0}], "DATA_TYPE_FLOAT64"),
+    (["clip.norm_type=2,inf"], "clip.norm_type", [{"clip.norm_type": "2.0"}, {"clip.norm_type": "Infinity"}],
+     "DATA_TYPE_STRING"),
+    (["schedule=constant,linear", "schedule.final=0.5"], "schedule",
+     [{"schedule": "constant"}, {"schedule": "linear"}], "DATA_TYPE_STRING"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "key", "expected", "kind"), NULLS, ids=[key for _, key, _, _ in NULLS])
+def test_hparams_has_a_row_for_every_job(
+    arguments: list[str], key: str, expected: list[dict[str, Any]], kind: str, tmp_path: Path
+) -> None:
+    """A null has an empty cell; a column is of one type, or TensorBoard's server fails to sort by it."""
+    run_grid(tmp_path, *arguments)
+    for number, hparams in enumerate(expected):
+        assert session_start(tmp_path / str(number)) == hparams
+    server = serve(tmp_path)
+    infos = {info["name"]: info["type"] for info in post(server, "plugin/hparams/experiment", {})["hparamInfos"]}
+    assert infos == {key: kind}
+    for order in ("ORDER_ASC", "ORDER_DESC"):
+        rows = hparams_rows(server, {"hparam": key, "order": order})
+        assert [rows[str(number)][0] for number in range(2)] == expected
+        assert [session for *_, session in rows.values()] == ["STATUS_SUCCESS"] * 2
+
+
+def session_start(folder: Path) -> dict[str, Any]:
+    """The values of the one event that begins the run's row in HParams."""
+    found = []
+    for path in folder.glob(EVENTS):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag == SESSION_START_INFO_TAG:
+                    content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                    assert content.HasField("session_start_info")
+                    found.append(content.session_start_info.hparams)
+    (hparams,) = found
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in hparams.items()}
+
+
+def run_grid(folder: Path, *arguments: str) -> Plan:
+    """Plans a grid, and runs its jobs in this process."""
+    space = axes(composer(), arguments)
+    plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
+    plan.write(folder)
+    for job in plan.jobs:
+        train(compose(*job.overrides), folder / str(job.number), swept=swept(folder / str(job.number)))
+    return plan
+
+
+def serve(folder: Path) -> str:
+    """Starts TensorBoard's own server for a folder; its address."""
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(folder), "--port", "0", "--load_fast=false"])
+    url: str = board.launch()
+    return url
+
+
+def hparams_rows(server: str, *columns: dict[str, Any]) -> dict[str, tuple[dict[str, Any], float | None, str]]:
+    """The rows of the HParams table by run: the values of the swept keys, the objective, and how the run ended."""
+    metric = {"metric": {"tag": "best/objective"}, "order": "ORDER_UNSPECIFIED"}
+    question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"],
+                "colParams": [metric, *columns]}  # fmt: skip
+    rows = {}
+    for group in post(server, "plugin/hparams/session_groups", question)["sessionGroups"]:
+        (session,) = group["sessions"]
+        metrics = {each["name"]["tag"]: each["value"] for each in session.get("metricValues", [])}
+        rows[session["name"]] = (group.get("hparams", {}), metrics.get("best/objective"), session["status"])
+    return rows
 
 
 def post(server: str, path: str, question: dict[str, Any]) -> Any:

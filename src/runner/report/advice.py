@@ -1,6 +1,7 @@
-"""Thresholds from the norms of one run: for the usual shares of clipped steps, and by published rules."""
+"""Thresholds suggested from the gradient norms of one run: for shares of clipped steps, and by published rules."""
 
 import difflib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.errors import UserError
-from runner.report.aggregate import override_value
 from runner.runs.status import read_status
 from runner.sweeps.results import columns
 from runner.tracking import metrics
@@ -17,13 +17,13 @@ from runner.tracking.metrics import METRICS, Points
 from runner.tracking.tags import BEFORE
 
 SHARES = (0.10, 0.05, 0.01, 0.25)  # the first is the advice: see evidence/docs/advice.md
-SHORT = 100  # steps below which a share of 1 % is less than one step
+FEW_STEPS = 100  # below this, a share of 1 % is less than one step
 Norms = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A threshold, where it comes from, and the share of the run's steps that exceed it."""
+    """A threshold, its source, and the share of the run's steps whose norm exceeds it."""
 
     threshold: float
     source: str
@@ -31,53 +31,56 @@ class Suggestion:
 
     @property
     def override(self) -> str:
+        """The overrides that select the threshold."""
         return f"clip=norm clip.max={self.threshold:.3g}"
 
 
 def suggestions(norms: Norms) -> list[Suggestion]:
-    """From finite norms before clipping, [steps]; the first is the advice.
+    """Thresholds from finite norms before clipping, [steps]; the first is the advice.
 
     Pascanu, Mikolov, Bengio 2013, section 3.2: "values from half to ten times this average" norm work.
     Seetharaman et al. 2020: AutoClip's limit, the 10th percentile of all norms so far.
     """
-    found = [(float(np.quantile(norms, 1 - share)), f"clips {100 * share:g} % of the steps") for share in SHARES]
     mean = float(norms.mean())
-    found += [
-        (factor * mean, f"{words} the mean (Pascanu 2013)") for factor, words in ((0.5, "half"), (10, "ten times"))
+    thresholds = [
+        *((float(np.quantile(norms, 1 - share)), f"clips {100 * share:g} % of the steps") for share in SHARES),
+        (0.5 * mean, "half the mean (Pascanu 2013)"),
+        (10 * mean, "ten times the mean (Pascanu 2013)"),
+        (float(np.quantile(norms, 0.1)), "10th percentile (AutoClip 2020; clip=autoclip adapts it)"),
     ]
-    found.append((float(np.quantile(norms, 0.1)), "10th percentile (AutoClip 2020; clip=autoclip moves it)"))
-    return [Suggestion(limit, source, float((norms > limit).mean())) for limit, source in found]
+    return [Suggestion(limit, source, float((norms > limit).mean())) for limit, source in thresholds]
 
 
 def advice(norms: Norms, status: dict[str, Any]) -> Suggestion:
-    """The one to begin with: 10 % of the steps clipped; after a divergence the 10th percentile."""
-    found = suggestions(norms)
-    return found[-1] if status.get("state") == "diverged" else found[0]
+    """The suggestion to begin with: 10 % of the steps clipped; after a divergence the 10th percentile."""
+    candidates = suggestions(norms)
+    return candidates[-1] if status.get("state") == "diverged" else candidates[0]
 
 
 def warnings(norms: Norms, status: dict[str, Any]) -> list[str]:
-    """What speaks against trusting these norms, or against any fixed threshold. status: the run's, where known."""
-    found = []
+    """Reasons not to trust these norms, or any fixed threshold. status: the run's status.json, or empty."""
+    lines = []
     if status.get("state") == "diverged":
-        found.append(
-            f"the run diverged at step {status['step']}, and most of its norms are those of the explosion: "
-            "run with the advice, which is the 10th percentile of them, and ask again"
+        lines.append(
+            f"the run diverged at step {status['step']}, and most of its norms are those of the divergence: start a "
+            "run with the advice, which is their 10th percentile, and use the norms of that run"
         )
-    if len(norms) < SHORT:
-        found.append(f"{len(norms)} norms are few: {SHORT} or more steps tell what is rare")
-    elif drift := drifts(norms):
-        early, late = drift
-        found.append(
-            f"the norms drift, from a median of {early:.3g} to one of {late:.3g}: a limit that follows them fits "
-            "better, such as clip=autoclip, clip=zclip or clip=quantile"
+    if len(norms) < FEW_STEPS:
+        lines.append(f"{len(norms)} norms are few: {FEW_STEPS} or more steps show what is rare")
+    elif medians := drift(norms):
+        early, late = medians
+        lines.append(
+            f"the norms drift, from a median of {early:.3g} to one of {late:.3g}: an adaptive limit fits better, "
+            "such as clip=autoclip, clip=zclip or clip=quantile"
         )
-    return found
+    return lines
 
 
-def drifts(norms: Norms) -> tuple[float, float] | None:
-    """The medians early and late, if late norms are not what early ones were; the first tenth is left to warm-up.
+def drift(norms: Norms) -> tuple[float, float] | None:
+    """The medians of early and late norms if they differ; None otherwise.
 
-    They are not if the late median lies outside the middle 80 % of the early norms.
+    They differ if the late median lies outside the middle 80 % of the early norms. Early is from 10 % to 40 % of the
+    steps, so that warm-up does not count; late is the last 30 %.
     """
     early, late = norms[len(norms) // 10 : len(norms) * 4 // 10], norms[len(norms) * 7 // 10 :]
     low, high = np.quantile(early, [0.1, 0.9])
@@ -86,52 +89,55 @@ def drifts(norms: Norms) -> tuple[float, float] | None:
 
 
 def norms_of(run: Path, tag: str = BEFORE) -> Norms:
-    """The finite, positive norms under a tag in a run's folder, or in the folder of one event file.
+    """The finite, positive norms under a tag in a run's folder, or in the folder of an event file.
 
     Raises UserError if there are none.
     """
     folder = run.parent if run.is_file() else run
     if (folder / METRICS).is_file():
-        found = metrics.read(folder)
+        scalars = metrics.read(folder)
     elif list(folder.glob("*tfevents*")):
-        found = _scalars_in_event_files(folder)
+        scalars = _read_event_files(folder)
     else:
-        raise UserError(f"{run}: no {METRICS} and no event file of TensorBoard there")
-    if tag not in found:
-        near = difflib.get_close_matches(tag, found, 1, 0.4) or [each for each in found if "norm" in each]
-        hint = f"; did you mean --tag {near[0]}?" if near else f"; there are {', '.join(list(found)[:8])}"
-        raise UserError(f"{run}: no scalar {tag!r}{hint}")
-    values: Norms = np.array([value for _, value in found[tag]])
+        raise UserError(f"{run}: neither {METRICS} nor an event file of TensorBoard is there")
+    if tag not in scalars:
+        raise UserError(f"{run}: no scalar {tag!r}; {_tag_hint(tag, list(scalars))}")
+    values: Norms = np.array([value for _, value in scalars[tag]])
     values = values[np.isfinite(values) & (values > 0)]
     if not values.size:
         raise UserError(f"{run}: {tag} holds no finite number above 0")
     return values
 
 
-def _scalars_in_event_files(folder: Path) -> dict[str, Points]:
-    """The scalars of another program, by tag, as TensorBoard's own loader reads them in either of their formats."""
+def _tag_hint(tag: str, tags: list[str]) -> str:
+    near = difflib.get_close_matches(tag, tags, 1, 0.4) or [name for name in tags if "norm" in name]
+    return f"did you mean --tag {shlex.quote(near[0])}?" if near else f"its scalars are {', '.join(tags[:8])}"
+
+
+def _read_event_files(folder: Path) -> dict[str, Points]:
+    """The scalars in the event files of another program by tag, in either of TensorBoard's formats for scalars."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
-    found = {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     for tag in events.Tags()["tensors"]:
-        arrays = [(each.step, make_ndarray(each.tensor_proto)) for each in events.Tensors(tag)]
+        arrays = [(event.step, make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
         if all(array.size == 1 and array.dtype.kind in "fiu" for _, array in arrays):
-            found[tag] = [(step, float(array.item())) for step, array in arrays]
-    return found
+            scalars[tag] = [(step, float(array.item())) for step, array in arrays]
+    return scalars
 
 
 def advise(run: Path, tag: str = BEFORE) -> str:
-    """What is printed: the table, ready-made overrides, and the warnings."""
+    """The text of scripts/suggest_max.py: a table of thresholds with their overrides, warnings, and the advice."""
     norms = norms_of(run, tag)
     status = read_status(run)
     rows = [("threshold", "steps above", "why", "override")]
-    rows += [(f"{each.threshold:.3g}", f"{100 * each.share:.1f} %", each.source, each.override)
-             for each in suggestions(norms)]  # fmt: skip
-    middle = f"{len(norms)} norms of {tag}: median {override_value(round(float(np.median(norms)), 4))}, "
-    head = middle + f"mean {norms.mean():.4g}, largest {norms.max():.4g}"
-    told = [f"warning: {each}" for each in warnings(norms, status)]
+    rows += [(f"{suggestion.threshold:.3g}", f"{100 * suggestion.share:.1f} %", suggestion.source, suggestion.override)
+             for suggestion in suggestions(norms)]  # fmt: skip
+    statistics = f"median {np.median(norms):.4g}, mean {norms.mean():.4g}, largest {norms.max():.4g}"
+    head = f"{len(norms)} norms of {tag}: {statistics}"
+    warned = [f"warning: {line}" for line in warnings(norms, status)]
     best = advice(norms, status)
-    return "\n".join([head, "", *columns(rows), "", *told, f"advice: python train.py {best.override}"])
+    return "\n".join([head, "", *columns(rows), "", *warned, f"advice: python train.py {best.override}"])

@@ -1,153 +1,155 @@
-"""The closing paragraph: what to take, how sure that is, what to try next."""
+"""The closing paragraph of a report: what to take, how certain that is, what to try next."""
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 
-from runner.report.aggregate import FAILED, OPEN, POLICY, SEED, THRESHOLD, Row, Table, override_value
+from runner.report.aggregate import FAILED, POLICY, THRESHOLD, UNFINISHED, Row, Table, format_override_value
+from runner.report.trials import SEED
+
+CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code` writes it: backticks and text
 
 
 def conclusion(table: Table, resume: str) -> list[str]:
-    """Some sentences each on what to take, how sure it is, and what to try next. resume: what to type for the rest."""
+    """The sentences of the conclusion, in Markdown. resume: the command that runs the unfinished jobs."""
     clean = table.clean
     if not clean:
-        parts = _nothing(table)
+        sentences = _no_winner(table)
     elif len(clean) > 1 and clean[0].tied:
-        parts = _tie(table, clean)
+        sentences = _tie(table, clean)
     else:
-        parts = _winner(table, clean)
-    return [*parts, *_unfinished(table, resume)]
+        sentences = _winner(table, clean)
+    return [*sentences, *_incomplete(table, resume)]
 
 
-def _nothing(table: Table) -> list[str]:
-    """No configuration finished without diverging somewhere."""
+def _no_winner(table: Table) -> list[str]:
+    """The sentences for a sweep in which no configuration finished at every seed without divergence."""
     states = sum((row.counts for row in table.rows[1:]), table.rows[0].counts)
-    ran = states.total() - sum(states[state] for state in OPEN)
-    some = [row for row in table.rows if row.rank == 1]
-    if some:
-        best = max(some, key=lambda row: len(row.objectives) / len(row.trials))
+    ended = states.total() - sum(states[state] for state in UNFINISHED)
+    partly_diverged = [row for row in table.rows if row.rank == 1]
+    if partly_diverged:
+        best = max(partly_diverged, key=lambda row: len(row.objectives) / len(row.trials))
         return [
-            f"Take none of these as it is: every configuration that finished diverged at another seed. The steadiest, "
-            f"{_code(table.name(best))}, finished at {len(best.objectives)} of {_seeds(len(best.trials))}.",
-            _calmer(table),
+            f"Take none of these as it is: every configuration that finished at one seed diverged at another. The most "
+            f"stable, {_code(table.name(best))}, finished at {len(best.objectives)} of {_seeds(len(best.trials))}.",
+            _suggest_lower(table),
         ]
-    if states["diverged"] and states["diverged"] == ran:
-        return [f"Take none of these: everything diverged, all {_runs(ran)}.", _calmer(table)]
+    if states["diverged"] and states["diverged"] == ended:
+        return [f"Take none of these: all {_runs(ended)} diverged.", _suggest_lower(table)]
     if states["diverged"]:
-        return [f"Take none of these: nothing finished; {_runs(states['diverged'])} diverged.", _calmer(table)]
-    return ["There is nothing to take yet: no run has finished."]
+        return [f"Take none of these: no run finished; {_runs(states['diverged'])} diverged.", _suggest_lower(table)]
+    return ["Nothing can be recommended yet: no run has finished."]
 
 
-def _calmer(table: Table) -> str:
+def _suggest_lower(table: Table) -> str:
+    """What to try after divergence: thresholds below all that were tried, and a lower learning rate."""
     tried = sorted({row.threshold for row in table.rows if row.threshold is not None})
     lower = (
-        f"thresholds below {override_value(tried[0])}, the smallest tried (such as {tried[0] / 10:.2g})"
+        f"thresholds below {format_override_value(tried[0])}, the lowest tried (such as {tried[0] / 10:.2g})"
         if tried
         else "clipping"
     )
-    return f"Next, try {lower}, and a lower `optimizer.lr`."
+    return f"Next, try {lower}, and a lower learning rate."
 
 
 def _tie(table: Table, clean: Sequence[Row]) -> list[str]:
     best, tied = clean[0], [row for row in clean if row.tied]
     names = [_code(table.name(row)) for row in tied]
     listed = f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-    parts = [
+    sentences = [
         f"Take any of {listed}: they tie within one standard error. "
         f"The lowest mean is that of {names[0]}, {_mean(best)}."
     ]
     gap, spread = tied[1].mean - best.mean, (best.deviation or 0.0) + (tied[1].deviation or 0.0)
     if gap > 0 and spread > 0:
         seeds = math.ceil((spread / gap) ** 2) + 1
-        more = f"about {seeds:,} seeds each would" if seeds <= 100 else f"not even 100 seeds ({seeds:,} or so) would"
-        parts.append(f"How sure: the first two are {gap:.2g} apart, and their seeds {best.deviation:.2g} and "
-                     f"{tied[1].deviation:.2g}; {more} tell them apart.")  # fmt: skip
+        sentences.append(
+            f"Certainty: the means of the first two differ by {gap:.2g}, and their standard deviations are "
+            f"{best.deviation:.2g} and {tied[1].deviation:.2g}; about {seeds:,} seeds each would separate them."
+        )
     else:
-        parts.append("How sure: their means are the same.")
+        sentences.append("Certainty: their means are equal.")
     if any(row.policy == "none" for row in tied):
-        parts.append("`clip=none` is among them: here clipping neither helps nor harms.")
+        sentences.append("`clip=none` is among them: clipping neither helps nor harms here.")
     rest = [row for row in clean if not row.tied]
     if rest:
-        parts.append(f"Behind them comes {_code(table.name(rest[0]))} with {_mean(rest[0])}.")
-    parts.append(_next(table, best))
-    return parts
+        sentences.append(f"The next best is {_code(table.name(rest[0]))} with {_mean(rest[0])}.")
+    sentences.append(_next(table, best))
+    return sentences
 
 
 def _winner(table: Table, clean: Sequence[Row]) -> list[str]:
     best = clean[0]
     name = _code(table.name(best)) if table.columns else "this one configuration"
-    parts = [f"Take {name}: {_mean(best)}."]
+    sentences = [f"Take {name}: {_mean(best)}."]
     if best.policy == "none" and table.rows[-1].policy != "none":
-        parts.append("Clipping did not help here.")
+        sentences.append("Clipping did not help here.")
     if len(clean) > 1:
-        second = clean[1]
-        gap = second.mean - best.mean
-        behind = f"the next, {_code(table.name(second))}, is {gap:.2g} behind ({_mean(second)})"
-        if best.error is None or second.error is None:
-            parts.append(f"How sure: not at all yet, since {_lonely(best, second)}; {behind}.")
-        else:
-            errors = gap / math.hypot(best.error, second.error) if best.error or second.error else math.inf
-            sure = "clear" if errors >= 4 else "likely, not certain" if errors >= 2 else "weak evidence"
-            distance = (
-                f"{errors:.1f} standard errors of the difference" if math.isfinite(errors) else "no spread at all"
-            )
-            parts.append(f"How sure: {sure}; {behind}, {distance}, over {_seeds(len(best.objectives))}.")
+        sentences.append(_certainty(table, best, clean[1]))
     else:
-        others = len(table.rows) - 1
-        unsure = "; and one seed has no spread" if best.error is None else ""
-        why = "nothing else finished at every seed" if others else "there is nothing to compare it with"
-        parts.append(f"How sure: {why}{unsure}.")
-    parts.append(_next(table, best))
-    return parts
+        reason = "no other configuration finished at every seed" if len(table.rows) > 1 else "nothing to compare with"
+        sentences.append(f"Certainty: {reason}{'; and one seed has no spread' if best.error is None else ''}.")
+    sentences.append(_next(table, best))
+    return sentences
 
 
-def _lonely(best: Row, second: Row) -> str:
+def _certainty(table: Table, best: Row, second: Row) -> str:
+    gap = second.mean - best.mean
+    behind = f"the next, {_code(table.name(second))}, is {gap:.2g} behind ({_mean(second)})"
+    if best.error is None or second.error is None:
+        return f"Certainty: none yet, since {_single_seed_note(best, second)}; {behind}."
+    errors = gap / math.hypot(best.error, second.error) if best.error or second.error else math.inf
+    verdict = "clear" if errors >= 4 else "likely, not certain" if errors >= 2 else "weak evidence"
+    distance = f"{errors:.1f} standard errors of the difference" if math.isfinite(errors) else "no spread at all"
+    return f"Certainty: {verdict}; {behind}, {distance}, over {_seeds(len(best.objectives))}."
+
+
+def _single_seed_note(best: Row, second: Row) -> str:
     if best.error is None and second.error is None:
         return "one seed has no spread"
-    return "one of the first two finished at one seed alone"
+    return "one of the first two finished at only one seed"
 
 
 def _next(table: Table, best: Row) -> str:
-    """More seeds where there are few, then thresholds around the best, or beyond the edge of those tried."""
-    words = []
-    wanted = table.overrides(best)
-    alike = [row for row in table.rows if row.policy == best.policy and _alike(table, row, best)]
-    tried = sorted({row.values[THRESHOLD] for row in alike if row.values.get(THRESHOLD) is not None})
+    """The command of a follow-up sweep: more seeds, and thresholds around the best or beyond the range tried."""
+    reasons = []
+    overrides = table.overrides(best)
+    same = [row for row in table.rows if row.policy == best.policy and _differ_in_threshold_only(table, row, best)]
+    tried = sorted({row.values[THRESHOLD] for row in same if row.values.get(THRESHOLD) is not None})
     now = best.values.get(THRESHOLD)
     if now is not None and THRESHOLD in table.columns and len(tried) > 1:
-        place = tried.index(now)
-        lower = tried[place - 1] if place else now / 10
-        upper = tried[place + 1] if place + 1 < len(tried) else now * 10
-        steps = f"{math.sqrt(lower * now):.2g},{override_value(now)},{math.sqrt(upper * now):.2g}"
-        if place == 0:
-            words.append(f"{override_value(now)} is the smallest threshold tried, so the best may lie below it")
-        elif place + 1 == len(tried):
-            words.append(f"{override_value(now)} is the largest threshold tried, so the best may lie above it")
-        beyond = [row.values[THRESHOLD] for row in alike if row.counts["diverged"] and row.values[THRESHOLD] > now]
-        if beyond:
-            words.append(f"at {override_value(min(beyond))} `clip={best.policy}` diverged")
-        wanted[THRESHOLD] = f"{THRESHOLD}={steps}"
-    seeds = len(best.objectives)
-    more = ",".join(str(seed) for seed in range(1, max(2 * seeds, 3) + 1))
-    reason = f" ({'; '.join(words)})" if words else ""
-    command = ["python", "train.py", "-m", *table.fixed, *wanted.values(), f"{SEED}={more}"]
-    rest = "" if table.commands else ", with whatever else these runs were given"
-    return f"Next: `{shlex.join(command)}`{rest}{reason}."
+        index = tried.index(now)
+        lower = tried[index - 1] if index else now / 10
+        upper = tried[index + 1] if index + 1 < len(tried) else now * 10
+        if index == 0:
+            reasons.append(f"{format_override_value(now)} is the lowest threshold tried; the best may be lower")
+        elif index + 1 == len(tried):
+            reasons.append(f"{format_override_value(now)} is the highest threshold tried; the best may be higher")
+        diverged = [row.values[THRESHOLD] for row in same if row.counts["diverged"] and row.values[THRESHOLD] > now]
+        if diverged:
+            reasons.append(f"at {format_override_value(min(diverged))} `clip={best.policy}` diverged")
+        thresholds = f"{math.sqrt(lower * now):.2g},{format_override_value(now)},{math.sqrt(upper * now):.2g}"
+        overrides[THRESHOLD] = f"{THRESHOLD}={thresholds}"
+    seeds = ",".join(str(seed) for seed in range(1, max(2 * len(best.objectives), 3) + 1))
+    command = ["python", "train.py", "-m", *table.fixed, *overrides.values(), f"{SEED}={seeds}"]
+    rest = "" if table.commands else ", with the other overrides of these runs"
+    reason = f" ({'; '.join(reasons)})" if reasons else ""
+    return f"Next: {_code(shlex.join(command))}{rest}{reason}."
 
 
-def _alike(table: Table, row: Row, best: Row) -> bool:
-    """Whether two rows differ by their threshold alone."""
+def _differ_in_threshold_only(table: Table, row: Row, best: Row) -> bool:
     return all(row.values.get(key) == best.values.get(key) for key in table.columns if key not in (THRESHOLD, POLICY))
 
 
-def _unfinished(table: Table, resume: str) -> list[str]:
-    trials = table.trials
-    failed = sum(trial.result.state in FAILED for trial in trials)
-    waiting = sum(trial.result.state in OPEN for trial in trials)
-    if not failed and not waiting:
+def _incomplete(table: Table, resume: str) -> list[str]:
+    """A sentence on the runs that failed or have not ended; none if all ended."""
+    states = [trial.result.state for trial in table.trials]
+    failed, unfinished = (sum(state in group for state in states) for group in (FAILED, UNFINISHED))
+    if not failed and not unfinished:
         return []
-    parts = [f"{count} {word}" for count, word in ((failed, "failed"), (waiting, "not ended")) if count]
-    return [f"This is not the whole sweep: of {len(trials)} runs {' and '.join(parts)}. `{resume}` runs what is left."]
+    parts = [f"{count} {word}" for count, word in ((failed, "failed"), (unfinished, "did not end")) if count]
+    return [f"The sweep is incomplete: of {_runs(len(states))}, {' and '.join(parts)}. To run them: {_code(resume)}."]
 
 
 def _mean(row: Row) -> str:
@@ -164,4 +166,7 @@ def _runs(count: int) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text}`"
+    """A Markdown code span, between more backticks than the text has in a row."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"`{text}`"

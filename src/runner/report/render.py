@@ -1,4 +1,4 @@
-"""report.md, report.html and what is printed: the same table, pictures and words."""
+"""The table, plots and conclusion of a report as Markdown, as one HTML page, and as text for the terminal."""
 
 import base64
 import html
@@ -6,87 +6,88 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from runner.report.aggregate import FAILED, OPEN, Row, Table, override_value
-from runner.report.conclusion import conclusion
-from runner.sweeps.results import columns, relative_path
+from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
+from runner.report.conclusion import CODE, conclusion
+from runner.sweeps.results import columns, shell_path
 
 
 def heading(table: Table) -> str:
-    """How many runs there are, and how they ended."""
+    """The numbers of configurations and runs, and how the runs ended."""
     counts = Counter(trial.result.state for trial in table.trials)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    doubled = f"; {table.duplicates} duplicates are not counted" if table.duplicates else ""
-    return f"{len(table.rows)} configurations, {len(table.trials)} runs: {states}{doubled}."
+    duplicates = f"; {table.duplicates} duplicates are not counted" if table.duplicates else ""
+    return f"{len(table.rows)} configurations, {len(table.trials)} runs: {states}{duplicates}."
 
 
 def cells(table: Table) -> list[list[str]]:
-    """The table's head and rows; columns that would be empty are left out."""
+    """The table's header and rows, without columns that would be empty."""
     rows = table.rows
     extra = {
         "diverged": [str(row.counts["diverged"] or "") for row in rows],
         "failed": [str(row.count(FAILED) or "") for row in rows],
-        "not ended": [str(row.count(OPEN) or "") for row in rows],
+        "unfinished": [str(row.count(UNFINISHED) or "") for row in rows],
         "pruned": [str(row.counts["pruned"] or "") for row in rows],
     }
     kept = {name: column for name, column in extra.items() if any(column)}
     keys = [re.sub(r"\.name$", "", key) for key in table.columns]
-    lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", ""]]
+    lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", "note"]]
     best = next(iter(table.clean), None)
     for number, row in enumerate(rows):
-        values = [override_value(row.values[key]) if row.values.get(key) is not None else "-" for key in table.columns]
+        values = [_cell(row.values.get(key)) for key in table.columns]
         clipped = "" if row.clipped is None else f"{100 * row.clipped:.1f} %"
         norm = "" if row.norm is None else f"{row.norm:.3g}"
-        note = ("best, a tie" if row.tied else "best") if row is best else "tied with the best" if row.tied else ""
+        note = ("best, tied" if row.tied else "best") if row is best else "tied with the best" if row.tied else ""
         lines.append([*values, objective(row), f"{len(row.objectives)} of {len(row.trials)}",
                       *(column[number] for column in kept.values()), clipped, norm, note])  # fmt: skip
     return lines
 
 
+def _cell(value: Any) -> str:
+    return "-" if value is None else format_override_value(value)
+
+
 def objective(row: Row) -> str:
-    """Mean and standard deviation."""
+    """The mean objective ± its standard deviation over seeds, where more than one finished."""
     if not row.objectives:
         return "-"
     return f"{row.mean:.4f}" + ("" if row.deviation is None else f" ± {row.deviation:.4f}")
 
 
-EXPLAINED = (
+LEGEND = (
     "Objective: the best validation loss of a run, mean ± standard deviation over the seeds that finished. "
-    "Configurations that diverged at a seed stand below those that did not, whatever their mean. "
-    "A tie: the means are no more than the sum of their standard errors apart."
+    "Configurations that diverged at a seed are ranked below those that did not, whatever their mean. "
+    "A tie: the means differ by no more than the sum of their standard errors."
 )
 
 
 def text(table: Table, resume: str) -> str:
-    """What is printed."""
-    words = " ".join(conclusion(table, resume)).replace("`", "")
-    return "\n".join([heading(table), "", *columns(cells(table)), "", words])
+    """The report as text for a terminal."""
+    closing = CODE.sub(lambda code: code[2].strip(), " ".join(conclusion(table, resume)))
+    return "\n".join([heading(table), "", *columns(cells(table)), "", closing])
 
 
-def problems(table: Table) -> list[str]:
-    """A line for every run that failed or was killed: why, and where its log is."""
-    found = []
-    for trial in table.trials:
-        result = trial.result
-        if result.state in FAILED:
-            found.append(f"{relative_path(result.folder)}: {result.state}: {result.reason}")
-    return found
+def failures(table: Table) -> list[str]:
+    """A line for every run that failed, was rejected or was killed: its folder, state and reason."""
+    failed = [trial.result for trial in table.trials if trial.result.state in FAILED]
+    return [f"{shell_path(result.folder)}: {result.state}: {result.reason}" for result in failed]
 
 
-def markdown(table: Table, pictures: dict[str, Path], title: str, resume: str) -> str:
-    """report.md; the pictures stand beside it."""
+def markdown(table: Table, figures: dict[str, Path], title: str, resume: str) -> str:
+    """The content of report.md. figures: PNGs in the same folder, by caption."""
     head, *rows = cells(table)
-    asked = ["```bash", *table.commands, "```", ""] if table.commands else []
-    lines = [f"# {title}", "", *asked, heading(table), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    commands = ["```bash", *table.commands, "```", ""] if table.commands else []
+    lines = [f"# {title}", "", *commands, heading(table), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row, values in zip(table.rows, rows, strict=True):
         best = table.clean and row is table.clean[0]
         lines.append(f"| {' | '.join(f'**{value}**' if best and value else value for value in values)} |")
-    lines += ["", EXPLAINED, ""]
-    for caption, path in pictures.items():
+    lines += ["", LEGEND, ""]
+    for caption, path in figures.items():
         lines += [f"![{caption}]({path.name})", "", f"*{caption}.*", ""]
-    if found := problems(table):
-        lines += ["## Failed", "", *(f"- {line}" for line in found), ""]
-    return "\n".join([*lines, "## What to take", "", " ".join(conclusion(table, resume)), ""])
+    if failed := failures(table):
+        lines += ["## Failed runs", "", *(f"- {line}" for line in failed), ""]
+    return "\n".join([*lines, "## Conclusion", "", " ".join(conclusion(table, resume)), ""])
 
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -96,8 +97,8 @@ figcaption{color:#555;font-size:14px}code{background:#f3f3f3;padding:0 .2rem}.an
 padding-left:1rem}"""
 
 
-def page(table: Table, pictures: dict[str, Path], title: str, resume: str) -> str:
-    """report.html: one file with its pictures in it, which asks no network for anything."""
+def page(table: Table, figures: dict[str, Path], title: str, resume: str) -> str:
+    """The content of report.html: one file with the figures embedded, which loads nothing from the network."""
     head, *rows = cells(table)
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f"<pre>{html.escape(command)}</pre>" for command in table.commands]
@@ -105,15 +106,17 @@ def page(table: Table, pictures: dict[str, Path], title: str, resume: str) -> st
     for row, values in zip(table.rows, rows, strict=True):
         best = bool(table.clean) and row is table.clean[0]
         body.append(_row(values, "td", ' class="best"' if best else ""))
-    body += ["</table>", f"<p>{html.escape(EXPLAINED)}</p>"]
-    for caption, path in pictures.items():
+    body += ["</table>", f"<p>{html.escape(LEGEND)}</p>"]
+    for caption, path in figures.items():
         data = base64.b64encode(path.read_bytes()).decode()
         body.append(f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
                     f"<figcaption>{html.escape(caption)}.</figcaption></figure>")  # fmt: skip
-    if found := problems(table):
-        body.append("<h2>Failed</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in found) + "</ul>")
-    words = re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(" ".join(conclusion(table, resume)), quote=False))
-    body.append(f'<h2>What to take</h2><p class="answer">{words}</p>')
+    if failed := failures(table):
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in failed)
+        body.append(f"<h2>Failed runs</h2><ul>{items}</ul>")
+    escaped = html.escape(" ".join(conclusion(table, resume)), quote=False)
+    closing = CODE.sub(lambda code: f"<code>{code[2].strip()}</code>", escaped)
+    body.append(f'<h2>Conclusion</h2><p class="answer">{closing}</p>')
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n")  # fmt: skip
 

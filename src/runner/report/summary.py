@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from runner.printable import printable
 from runner.runs.run import Interrupted, Run, RunStopped, resume_command
-from runner.sweeps.results import relative_path
+from runner.sweeps.results import relative_path, shell_path
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +24,14 @@ def show(
     dropped: int = 0,
     sample: str | None = None,
 ) -> None:
-    """Prints and logs the summary of a run.
+    """Logs the summary of a run, which the log prints.
 
-    stopped: what ended it early. losses: the first and the last logged training loss. best: the best validation
-    loss and its step. clipped: the share of logged steps in which anything was limited. norms: those before
-    clipping. dropped: how many steps were left out. sample: something that the model made.
+    stopped: the exception that ended it early. losses: the first and the last logged training loss. best: the best
+    validation loss and its step. clipped: the share of logged steps in which anything was clipped. norms: the logged
+    norms before clipping. dropped: the number of steps that were skipped. sample: text that the model generated.
     """
     status = run.status
-    state = "finished" if stopped is None else f"{stopped.state}: {stopped}"
+    state = "finished" if stopped is None else f"{stopped.state}: {printable(str(stopped), keep='')}"
     rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
     if losses is not None:
         with np.errstate(invalid="ignore"):  # between two infinite norms
@@ -42,9 +43,9 @@ def show(
     if dropped:
         rows["dropped"] = f"{dropped} steps"
     if sample:
-        rows["sample"] = sample.strip().replace("\n", "\n" + " " * 13)
-    folder = relative_path(run.folder)
+        rows["sample"] = printable(sample.strip()).replace("\n", "\n" + " " * 13)
+    folder = shell_path(run.folder)
     rows |= {"run": folder, "TensorBoard": f"tensorboard --logdir {folder}"}
     if isinstance(stopped, Interrupted):
-        rows["to resume"] = resume_command(Path(folder))
+        rows["to resume"] = resume_command(Path(relative_path(run.folder)))
     log.info("\n%s", "\n".join(f"{name:<13}{text}" for name, text in rows.items()))

@@ -12,6 +12,7 @@ from runner.runs.files import write_atomically
 
 STATUS = "status.json"
 FIELDS = ("state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of")
+TYPES = {"state": str, "step": int, "steps": int, "objective": int | float | None, "pid": int}  # of what is relied on
 HEARTBEAT_TIMEOUT = 600.0  # seconds without a heartbeat after which a run that no lock shows counts as killed
 
 
@@ -22,12 +23,14 @@ def initial_status(steps: int) -> dict[str, Any]:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none that can be read and has all fields."""
+    """What status.json says; empty where there is none that can be read and has all fields, of the right types."""
     try:
         found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.keys() >= set(FIELDS) else {}
+    if not isinstance(found, dict) or not found.keys() >= set(FIELDS):
+        return {}
+    return found if all(isinstance(found[name], kind) for name, kind in TYPES.items()) else {}
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, a few at once: started, watched, interrupted, and reported one line each."""
+"""Runs the jobs of a sweep, several at once: starts, watches and interrupts them, and prints a line for each."""
 
 import itertools
 import signal
@@ -14,57 +14,58 @@ from typing import Protocol
 
 from runner.config import Sweep
 from runner.errors import MISTAKE, quote_override, say
+from runner.printable import printable
 from runner.runs.log import output_of
 from runner.runs.run import SAVED, SIGNALS
 from runner.runs.status import actual_state, change_status
 from runner.sweeps.results import Job, Plan, Result, read_one
 
 HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
-POLL = 0.05  # seconds between two looks at the running jobs
+POLL_SECONDS = 0.05
 
 
 class Process(Protocol):
-    """A started job."""
+    """The process of a started job."""
 
     @property
     def id(self) -> str | None:
-        """The number that a cluster gave it."""
+        """The job ID at the cluster; None for a process on this machine."""
 
     def poll(self) -> int | None:
-        """Its exit status, negative for a signal that ended it; None while it runs."""
+        """The exit status, negative for a signal that ended the process; None while it runs."""
 
     def send(self, number: int) -> bool:
-        """Sends a signal to it; False if it cannot take one yet."""
+        """Sends a signal to the process; False if it cannot receive one yet."""
 
 
 class Launcher(Protocol):
-    """Starts jobs."""
+    """Starts jobs on this machine or on a cluster."""
 
     def start(self, folder: Path, command: Sequence[str]) -> Process:
-        """Starts the command of the job whose folder this is."""
+        """Starts the command of the job with this folder."""
 
 
 class Source(Protocol):
-    """Where the jobs come from. total: how many there are to be."""
+    """Supplies the jobs of a grid or of a search. total: the number of jobs."""
 
     total: int
 
     def next(self) -> Job | None:
-        """The next job to start; None when there is none."""
+        """The next job to start; None if there is none."""
 
-    def watch(self, job: Job) -> str | None:
-        """Why a running job is to be ended early, as pruned; None if it is not."""
+    def prune_reason(self, job: Job) -> str | None:
+        """The reason to end a running job early, as pruned; None to let it run."""
 
     def ended(self, result: Result) -> None:
-        """Takes in how a job ended."""
+        """Records the result of a job that has ended."""
 
     def conclusion(self) -> str:
-        """What is printed below the table of the jobs."""
+        """The text to print below the table of the jobs."""
 
 
 @dataclass
 class Running:
-    """A started job. sent: the last signal that it was sent; pruned: why a search has ended it."""
+    """A started job. sent: the last signal that was sent to it; pruned: the reason why a search ended it."""
 
     job: Job
     process: Process
@@ -72,7 +73,7 @@ class Running:
     pruned: str | None = None
 
     def send(self, number: int) -> None:
-        """Sends it a signal, unless that was the last one."""
+        """Sends a signal to the job, unless it was the last one sent."""
         if self.sent != number and self.process.send(number):
             self.sent = number
 
@@ -80,7 +81,7 @@ class Running:
 class Jobs:
     """Runs the jobs of a sweep.
 
-    folder: the sweep's. command: what stands before the overrides of a job.
+    folder: the sweep's folder. command: the program and its flags, which precede the overrides of a job.
     """
 
     def __init__(self, folder: Path, plan: Plan, settings: Sweep, command: Sequence[str], launcher: Launcher):
@@ -88,47 +89,48 @@ class Jobs:
         self._command, self._launcher = list(command), launcher
         self._running: list[Running] = []
         self._done = 0
-        self._signaled: list[int] = []  # the signals that the sweep itself was sent
-        self._counter = ""  # what the last line says
-        self._rejected = False  # no further job is started
+        self._received: list[int] = []  # signals sent to the sweep itself
+        self._counter = ""  # the text of the terminal's last line
+        self._rejected = False  # whether a job was rejected, after which no further job starts
 
     def run(self, source: Source) -> int | None:
-        """Runs all jobs of the source to their end; returns the signal that ended the sweep early, if one did."""
+        """Runs all jobs of the source until they end; returns the signal that ended the sweep early, if any."""
         with self._signals():
             try:
                 self._start(source)
                 while self._running:
-                    time.sleep(POLL)
+                    time.sleep(POLL_SECONDS)
                     self._forward_signals()
                     self._collect(source)
                     self._start(source)
                     self._show_counter(source.total)
-            finally:  # nothing is left behind by an error of the sweep itself, such as a full disk
+            finally:  # an error of the sweep itself, such as a full disk, leaves no job running
                 self._end_running()
-        return self._signaled[0] if self._signaled else None
+        return self._received[0] if self._received else None
 
     def _end_running(self) -> None:
         for running in self._running:
             running.send(signal.SIGTERM)
         while any(running.process.poll() is None for running in self._running):
-            time.sleep(POLL)
+            time.sleep(POLL_SECONDS)
 
     def _forward_signals(self) -> None:
-        """A signal to the sweep asks its jobs to save and end; a second one kills them."""
-        if self._signaled:
-            first = self._signaled[0] if self._signaled[0] in SIGNALS else signal.SIGTERM
+        """Passes the first signal that the sweep received to its jobs, which save and end; a second one kills them."""
+        if self._received:
+            first = self._received[0] if self._received[0] in SIGNALS else signal.SIGTERM
             for running in self._running:
-                running.send(first if len(self._signaled) == 1 else signal.SIGKILL)
+                running.send(first if len(self._received) == 1 else signal.SIGKILL)
 
     def _start(self, source: Source) -> None:
-        """Starts jobs until as many run as are to run at once."""
-        while len(self._running) < self._settings.jobs and not self._rejected and not self._signaled:
+        """Starts jobs until `sweep.jobs` of them run."""
+        while len(self._running) < self._settings.jobs and not self._rejected and not self._received:
             if (job := source.next()) is None:
                 return
             folder = self._folder / str(job.number)
-            if (found := read_one(folder, job)).ended or found.state == "running":  # since the sweep was read
-                say(f"job {job.number} is {found.state} already, and left alone")
-                source.ended(found)
+            result = read_one(folder, job)
+            if result.ended or result.state == "running":  # another process ran or resumed it in the meantime
+                say(f"job {job.number} is already {result.state}, and is not started")
+                source.ended(result)
                 continue
             process = self._launcher.start(folder, [*self._command, *_arguments(job, folder)])
             self._running.append(Running(job, process))
@@ -138,7 +140,7 @@ class Jobs:
                 self._plan.write(self._folder)
 
     def _collect(self, source: Source) -> None:
-        """Takes in the jobs that have ended, and ends those that the source prunes."""
+        """Records the jobs that have ended, and ends those that the source prunes."""
         for running in list(self._running):
             if (code := running.process.poll()) is None:
                 _prune(running, source)
@@ -150,7 +152,7 @@ class Jobs:
             source.ended(result)
             if result.state == "rejected" and not self._settings.keep_going and not self._rejected:
                 self._rejected = True
-                say("no further job is started, since what is wrong with one is likely wrong with the next; "
+                say("no further job starts, since the others are likely to be rejected too; "
                     "sweep.keep_going=true starts them")  # fmt: skip
 
     def _report(self, result: Result) -> None:
@@ -161,7 +163,7 @@ class Jobs:
         say(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
 
     def _show_counter(self, total: int) -> None:
-        """On a terminal, a last line that is replaced whenever it changes."""
+        """Shows the progress in the last line of a terminal."""
         text = f"{self._done} of {total} ended, {len(self._running)} running" if self._running else ""
         if sys.stdout.isatty() and text != self._counter:
             self._counter = text
@@ -169,15 +171,15 @@ class Jobs:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Signals that ask for an end are noted in the block, that of a closed terminal too."""
+        """Collects the signals that ask for an end in the block; SIGHUP, sent by a closed terminal, is one."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def note(number: int, frame: FrameType | None) -> None:
-            self._signaled.append(number)
+        def collect(number: int, frame: FrameType | None) -> None:
+            self._received.append(number)
 
-        earlier = {number: signal.signal(number, note) for number in (*SIGNALS, *HANGUP)}
+        earlier = {number: signal.signal(number, collect) for number in (*SIGNALS, *HANGUP)}
         try:
             yield
         finally:
@@ -186,17 +188,17 @@ class Jobs:
 
 
 def _prune(running: Running, source: Source) -> None:
-    """Asks a job to end early if the source says so."""
+    """Asks a job to end if the source has a reason to prune it."""
     if running.pruned is None:
-        running.pruned = source.watch(running.job)
+        running.pruned = source.prune_reason(running.job)
         if running.pruned is not None:
             running.send(signal.SIGTERM)
 
 
 def _arguments(job: Job, folder: Path) -> list[str]:
-    """The arguments of a job: interrupted and killed jobs are resumed, all others start.
+    """The arguments of a job: an interrupted or killed job is resumed, any other starts from the beginning.
 
-    What an earlier attempt left in the folder of a job that starts is kept, under another name.
+    The folder of an earlier attempt is renamed, not deleted.
     """
     if (folder / SAVED).is_file() and actual_state(folder) in ("interrupted", "killed"):
         return [f"resume={quote_override(str(folder))}"]
@@ -208,26 +210,28 @@ def _arguments(job: Job, folder: Path) -> list[str]:
 
 
 def record_end(folder: Path, job: Job, code: int, pruned: str | None) -> Result:
-    """Writes into the status of a job how it ended, where it could not do so itself, or was pruned; its result.
+    """Completes the status of a job that was killed, failed before it wrote one, or was pruned; returns its result.
 
-    A job that could not be resumed stays as it was, for the next time, and its result says that it was rejected.
+    The status of a job that could not be resumed stays interrupted or killed, so that it can be resumed later; its
+    result is rejected.
     """
-    said = _last_line(output_of(folder)) or f"exit status {code}"
+    output = _last_line(output_of(folder)) or f"exit status {code}"
     if (state := actual_state(folder)) in (None, "killed"):
         if code < 0:
             change_status(folder, state="killed", reason=signal.Signals(-code).name)
         elif state is None or code != MISTAKE:
-            change_status(folder, state="rejected" if code == MISTAKE else "failed", reason=said)
+            change_status(folder, state="rejected" if code == MISTAKE else "failed", reason=output)
     elif state == "interrupted" and pruned is not None:
         change_status(folder, state="pruned", reason=pruned)
     result = read_one(folder, job)
     refused = code == MISTAKE and result.state in ("interrupted", "killed")
-    return replace(result, state="rejected", objective=None, reason=said) if refused else result
+    return replace(result, state="rejected", objective=None, reason=printable(output, keep="")) if refused else result
 
 
-def _last_line(output: Path) -> str | None:
+def _last_line(path: Path) -> str | None:
+    """The last line of a job's output that is not empty."""
     try:
-        lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return None
     return next((line.removeprefix("error: ") for line in reversed(lines) if line.strip()), None)

@@ -11,15 +11,15 @@ from runner.runs.log import output_of
 
 
 class LocalLauncher:
-    """Starts jobs. at_once: how many run at the same time; each gets a share of the cores, and one of several GPUs."""
+    """Starts jobs, each with a share of the CPU cores, and one of several GPUs. at_once: how many run concurrently."""
 
     def __init__(self, at_once: int):
         self._at_once = at_once
         self._gpus = visible_gpus()
-        self._users: dict[str, list[LocalJob]] = {gpu: [] for gpu in self._gpus}
+        self._jobs: dict[str, list[LocalJob]] = {gpu: [] for gpu in self._gpus}
 
     def start(self, folder: Path, command: Sequence[str]) -> "LocalJob":
-        """Starts the command of the job whose folder this is; what it prints is appended to `<folder>.log`."""
+        """Starts the command of the job with this folder; its output is appended to `<folder>.log`."""
         environment = dict(os.environ)
         if self._at_once > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self._at_once)))
@@ -27,36 +27,36 @@ class LocalLauncher:
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with output_of(folder).open("ab") as output:
-            # A session of its own: Ctrl-C reaches the sweep alone, which passes it on once.
+            # In a session of its own: Ctrl-C signals only the sweep, which forwards it once.
             job = LocalJob(
                 subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                                  env=environment, start_new_session=True)
             )  # fmt: skip
         if gpu is not None:
-            self._users[gpu].append(job)
+            self._jobs[gpu].append(job)
         return job
 
     def _free_gpu(self) -> str | None:
-        """The GPU with the fewest running jobs; None where there are not several."""
+        """The GPU with the fewest running jobs; None with fewer than two GPUs, or one job at a time."""
         if len(self._gpus) < 2 or self._at_once < 2:
             return None
-        return min(self._gpus, key=lambda gpu: sum(job.poll() is None for job in self._users[gpu]))
+        return min(self._gpus, key=lambda gpu: sum(job.poll() is None for job in self._jobs[gpu]))
 
 
 class LocalJob:
-    """A running child process."""
+    """A job as a child process."""
 
-    id = None  # no cluster has a number for it
+    id = None
 
     def __init__(self, process: subprocess.Popen[bytes]):
         self._process = process
 
     def poll(self) -> int | None:
-        """Its exit status, negative for a signal; None while it runs."""
+        """The exit status, negative for a signal; None while the process runs."""
         return self._process.poll()
 
     def send(self, number: int) -> bool:
-        """Sends a signal to it; SIGKILL to its helper processes, too."""
+        """Sends a signal to the process; SIGKILL also to its child processes."""
         with suppress(ProcessLookupError):
             if number == signal.SIGKILL:
                 os.killpg(self._process.pid, number)
@@ -66,12 +66,12 @@ class LocalJob:
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that CUDA will offer, by the names that CUDA_VISIBLE_DEVICES takes."""
+    """The GPUs visible to CUDA, by the names that CUDA_VISIBLE_DEVICES takes."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
     driver = Path("/proc/driver/nvidia/gpus")

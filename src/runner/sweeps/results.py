@@ -1,16 +1,19 @@
-"""What a sweep planned and how every job ended: sweep.json and the status.json of each job, read without torch."""
+"""The plan of a sweep (sweep.json) and the results of its jobs (their status.json), read without torch."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.printable import printable
 from runner.runs.files import write_atomically
 from runner.runs.log import LOG, output_of
 from runner.runs.status import actual_state, read_status
 from runner.sweeps import slurm
+from runner.tracking.tags import hparam_value
 
 PLAN = "sweep.json"
 ENDED = ("finished", "diverged", "pruned", "duplicate")  # the states that are results
@@ -18,10 +21,10 @@ ENDED = ("finished", "diverged", "pruned", "duplicate")  # the states that are r
 
 @dataclass(frozen=True)
 class Job:
-    """One point of the grid.
+    """One point of a sweep.
 
-    config: the hash of its configuration. duplicate_of: the number of an earlier job with an equal one.
-    swept: the value of every swept key. values: those of its keys that are not the same in all jobs.
+    config: the hash of its configuration. duplicate_of: the number of an earlier job with the same configuration.
+    swept: the value of every swept key. values: the values of the keys that are not the same in all jobs.
     """
 
     number: int
@@ -33,18 +36,18 @@ class Job:
 
     @property
     def point(self) -> str:
-        """What tells it from the other jobs, as it stood on the command line."""
-        own = [each for each in self.overrides if each.lstrip("+").partition("=")[0] in self.swept]
-        return " ".join(own or self.overrides)
+        """The overrides of the swept keys, which set the job apart from the others, as a shell takes them."""
+        swept = [override for override in self.overrides if override.lstrip("+").partition("=")[0] in self.swept]
+        return shlex.join(swept or self.overrides)
 
 
 @dataclass
 class Plan:
-    """A sweep as it was asked for, and what it has started: sweep.json.
+    """The content of sweep.json: what was requested, all jobs, and which of them were submitted to a cluster.
 
-    arguments: those of the command line. config_name: of the primary configuration. method: as in `sweep.method`; the
-    jobs of a search are added as they are proposed. common: the values that all jobs share. submitted: the numbers of
-    the jobs that were handed to a cluster, as text, with the cluster's own; cluster: its kind.
+    arguments: those of the command line. config_name: the primary configuration file. method: as in `sweep.method`;
+    the jobs of a search are added as they are proposed. common: the values that all jobs share. cluster: as in
+    `sweep.slurm.cluster`. submitted: the cluster's job IDs by job number, as text.
     """
 
     arguments: list[str]
@@ -56,12 +59,12 @@ class Plan:
     submitted: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replaces sweep.json in the sweep's folder as a whole."""
+        """Replaces sweep.json in the sweep's folder atomically."""
         write_atomically(folder / PLAN, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """The plan of a sweep, or None where there is none that can be read."""
+    """The plan of a sweep; None if sweep.json is missing or damaged."""
     try:
         content = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         return Plan(**(content | {"jobs": [Job(**job) for job in content["jobs"]]}))
@@ -70,17 +73,33 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def swept(folder: Path) -> dict[str, Any] | None:
-    """The swept keys and their values in the job whose folder this is; None for a folder that is no job's."""
+    """The swept keys and their values in the job whose folder this is; None for a folder that is not a job's.
+
+    Where a key has numbers in some jobs and text in others, such as 2 and infinity, all its values are text:
+    TensorBoard's server cannot sort a column of both.
+    """
     plan = read_plan(folder.parent)
-    return next((job.swept for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
+    job = next((job for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
+    if plan is None or job is None:
+        return None
+    return {key: _as_text(value) if _is_mixed(key, plan) else value for key, value in job.swept.items()}
+
+
+def _is_mixed(key: str, plan: Plan) -> bool:
+    values = [value for job in plan.jobs if (value := job.swept.get(key)) is not None]
+    return len({isinstance(hparam_value(value), str) for value in values}) > 1
+
+
+def _as_text(value: Any) -> Any:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended, or how far it is.
+    """The state of a job and, if it has ended, its result.
 
-    state: one of status.json's, or killed (it says running, but no process is), queued (the cluster has it) and
-    missing (nothing is known of it).
+    state: that of status.json, or killed (status.json says running, but no process runs it), queued (pending at the
+    cluster) or missing (no status).
     """
 
     job: Job
@@ -93,6 +112,7 @@ class Result:
 
     @property
     def ended(self) -> bool:
+        """Whether the job has a result and is not run again."""
         return self.state in ENDED
 
 
@@ -102,7 +122,7 @@ def read(folder: Path, plan: Plan) -> list[Result]:
 
 
 def state_of(folder: Path) -> str | None:
-    """The state of a run as it is, see `actual_state`, also of a job that a cluster runs."""
+    """The actual state of a run (see `actual_state`), or of a job on a cluster."""
     plan = read_plan(folder.parent)
     job = next((job for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
     scheduled = None if plan is None or job is None else _scheduled(folder.parent, plan, job)
@@ -110,40 +130,41 @@ def state_of(folder: Path) -> str | None:
 
 
 def _scheduled(folder: Path, plan: Plan, job: Job) -> bool | None:
-    """Whether the cluster still has a job; None for one that was never handed to a cluster, or has a result."""
-    if plan.cluster is None or (number := plan.submitted.get(str(job.number))) is None:
+    """Whether a job is pending or running at the cluster; None if it was not submitted, or has a result."""
+    if plan.cluster is None or (job_id := plan.submitted.get(str(job.number))) is None:
         return None
     if read_status(folder / str(job.number)).get("state") in ENDED:
         return None
-    return slurm.is_pending_or_running(folder, plan.cluster, number)
+    return slurm.is_pending_or_running(folder, plan.cluster, job_id)
 
 
 def read_one(folder: Path, job: Job, scheduled: bool | None = None) -> Result:
-    """The result of the job in this folder. scheduled: what the cluster says of it, see `actual_state`."""
+    """The result of the job in this folder. scheduled: whether the cluster has the job, see `actual_state`."""
     state, status = actual_state(folder, scheduled), read_status(folder)
     if scheduled and state in (None, "interrupted", "killed", "failed", "rejected"):
         return Result(job, folder, "queued")
     if state is None:
         return Result(job, folder, "missing")
-    if not status:  # it holds its lock, and has not written its status yet
+    if not status:  # the job holds its lock, but has not written its status yet
         return Result(job, folder, state)
     reason = None if state == "running" else status["reason"]
     if state == "killed" and reason is None:
-        reason = f"no sign of life since {status['updated']}"
+        reason = f"no heartbeat since {status['updated']}"
     if state == "duplicate":
         reason = f"of job {status['duplicate_of']}"
+    reason = None if reason is None else printable(str(reason), keep="")
     return Result(job, folder, state, status["step"], status["steps"], status["objective"], reason)
 
 
 def table(results: Sequence[Result]) -> str:
-    """How every job ended, and where its log is."""
+    """A table of the jobs with their states and logs, the reasons of those that did not finish, and the counts."""
     rows = [("job", "state", "step", "objective", "point", "log")]
     for result in results:
         step = f"{result.step}/{result.steps}" if result.steps and result.state != "duplicate" else ""
         objective = "" if result.objective is None else f"{result.objective:.4f}"
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
         logs = (result.folder / LOG, output_of(result.folder))
-        log = next((relative_path(path) for path in logs if path.is_file() and path.stat().st_size), "")
+        log = next((shell_path(path) for path in logs if path.is_file() and path.stat().st_size), "")
         rows.append((str(result.job.number), state, step, objective, result.job.point, log))
     reasons = [
         f"job {result.job.number} {result.state}: {result.reason}"
@@ -156,11 +177,16 @@ def table(results: Sequence[Result]) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows with their columns below each other."""
+    """The rows as lines of text, with aligned columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def relative_path(path: Path) -> str:
-    """A path as short as the working directory allows."""
+    """A path, relative to the working directory if it is below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shell_path(path: Path) -> str:
+    """`relative_path`, quoted for a shell where that is necessary."""
+    return shlex.quote(relative_path(path))

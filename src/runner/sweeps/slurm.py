@@ -16,19 +16,19 @@ from runner.runs.log import output_of
 from runner.runs.status import process_exists, read_status
 
 FOLDER = ".submitit"  # in the sweep's folder: what submitit writes
-TO_FILE = 'exec "$@" >> "$0" 2>&1'  # for a shell: a command whose output is appended to a file
+TO_FILE = 'exec "$@" >> "$0" 2>&1'  # for `sh -c`: runs the arguments after $0, and appends their output to $0
 
 
 def require(cluster: str) -> None:
-    """Raises UserError where submitit or the cluster is absent."""
+    """Raises UserError if submitit is not installed, or the cluster is not reachable from here."""
     if importlib.util.find_spec("submitit") is None:
         raise UserError('sweep.launcher=slurm needs submitit: pip install -c constraints.txt -e ".[slurm]"')
     if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise UserError("sweep.launcher=slurm: there is no sbatch here; sweep.slurm.cluster=local tries it out")
+        raise UserError("sweep.launcher=slurm: no sbatch on this machine; sweep.slurm.cluster=local tries it out")
 
 
 class SlurmLauncher:
-    """Submits jobs. sweep: the folder of the sweep."""
+    """Submits jobs through submitit. sweep: the folder of the sweep."""
 
     def __init__(self, sweep: Path, settings: Slurm):
         import submitit
@@ -48,8 +48,8 @@ class SlurmLauncher:
         )
 
     def start(self, folder: Path, command: Sequence[str]) -> "SlurmJob":
-        """Submits the command of the job whose folder this is."""
-        # With cluster=local Ctrl-C would reach submitit's own process, which kills its job: see `SlurmJob.send`.
+        """Submits the command of the job with this folder."""
+        # With cluster=local, Ctrl-C would reach submitit's own process, which would kill its job.
         earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             job = self._executor.submit(subprocess.call, ["sh", "-c", TO_FILE, str(output_of(folder)), *command])
@@ -59,14 +59,14 @@ class SlurmLauncher:
 
 
 class SlurmJob:
-    """A submitted job. id: the number that the cluster gave it."""
+    """A submitted job. id: its job ID at the cluster."""
 
     def __init__(self, folder: Path, job: Any, cluster: str):
         self._folder, self._job, self._cluster = folder, job, cluster
         self.id = str(job.job_id)
 
     def poll(self) -> int | None:
-        """The exit status of the command, -9 where the cluster ended it; None while it waits or runs."""
+        """The exit status of the command, -9 if the cluster ended it; None while it is pending or runs."""
         from submitit.core.utils import UncompletedJobError
 
         if not self._job.done():
@@ -77,12 +77,12 @@ class SlurmJob:
         return -signal.SIGKILL if isinstance(error, UncompletedJobError) else FAILED
 
     def send(self, number: int) -> bool:
-        """Asks the job to save and end, by SIGTERM, or kills it; a job that still waits is cancelled.
+        """Asks the job to save and end by SIGTERM, or kills it; a pending job is cancelled.
 
-        False if the job has not said yet which process it is.
+        False if the job has not written its process ID yet.
         """
         if self._cluster == "slurm":
-            # Only job steps are signaled: submitit ignores SIGTERM there, but not SIGINT; the job saves and ends.
+            # Without --batch only job steps are signaled; there submitit ignores SIGTERM, but not SIGINT.
             name = "KILL" if number == signal.SIGKILL else "TERM"
             subprocess.run(["scancel", f"--signal={name}", self.id], check=False)
             subprocess.run(["scancel", "--state=PENDING", self.id], check=False)
@@ -95,7 +95,7 @@ class SlurmJob:
 
 
 def is_pending_or_running(sweep: Path, cluster: str, number: str) -> bool | None:
-    """Whether a job that some process submitted earlier has not ended yet; None where the cluster cannot be asked."""
+    """Whether a submitted job has not ended yet; None if the cluster cannot be asked. number: its job ID."""
     if importlib.util.find_spec("submitit") is None or (cluster == "slurm" and shutil.which("sacct") is None):
         return None
     import submitit

@@ -1,4 +1,4 @@
-"""The arguments of a sweep: which keys have several values or an interval, and which have one value."""
+"""The search space: for each argument of a sweep, its value, its values or its interval."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,13 @@ from runner.compose import Composer
 from runner.config import Project
 from runner.errors import UserError, quote_override
 
-# Settings of the sweep itself and of its folder, which no job is given.
-NOT_FOR_JOBS = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")
+# Settings of the sweep itself and of its folder; they are not passed to the jobs.
+SWEEP_ONLY = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """What a search draws from. low, high: its ends; log: whether on a logarithmic scale."""
+    """An interval to search. low, high: its ends; log: whether the scale is logarithmic."""
 
     low: float
     high: float
@@ -27,9 +27,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Axis:
-    """One argument. line: as it was written; key: the dotted key or group; values: the argument once for each value.
+    """One argument. line: its text; key: the dotted key or group; values: an override for each value.
 
-    swept: it has several values, or an interval, whose two ends the values are.
+    swept: whether it has several values or an interval. The values of an interval are its two ends.
     """
 
     line: str
@@ -40,59 +40,59 @@ class Axis:
 
 
 def axes(composer: Composer[Any], arguments: Sequence[str]) -> list[Axis]:
-    """The arguments in their order. Raises UserError for those that a sweep cannot have."""
+    """The axes of the arguments, in their order. Raises UserError for an argument that a sweep cannot have."""
     return [_axis(override, composer.project) for override in composer.parse(arguments)]
 
 
 def points(axes: Sequence[Axis]) -> Iterator[list[str]]:
-    """Every combination of the values, as lists of overrides; the last argument changes fastest."""
+    """Every combination of the values, as a list of overrides; the last argument changes fastest."""
     return map(list, itertools.product(*(axis.values for axis in axes)))
 
 
-def for_job(override: str) -> bool:
-    """Whether a job is given this override."""
-    return not override.lstrip("+~").startswith(NOT_FOR_JOBS)
+def is_passed_to_jobs(override: str) -> bool:
+    """Whether the jobs of a sweep are given an override of its command line."""
+    return not override.lstrip("+~").startswith(SWEEP_ONLY)
 
 
 def _axis(override: Override, project: Project[Any]) -> Axis:
-    line, key = str(override.input_line), override.get_key_element()
-    named = override.key_or_group
+    line, key = str(override.input_line), override.key_or_group
     if not override.is_sweep_override():
         line = _absolute(line, override, project)
-        return Axis(line, named, [line])
-    if named.startswith(("sweep.", "hydra")):
+        return Axis(line, key, [line])
+    if key.startswith(("sweep.", "hydra")):
         raise UserError(f"{line}: a setting of the whole sweep has one value")
-    if isinstance(value := override.value(), IntervalSweep):
-        if key != named:
+    written = override.get_key_element()  # with + and the package
+    values = override.value()
+    if isinstance(values, IntervalSweep):
+        if written != key:
             raise UserError(f"{line}: an interval is given without +")
-        interval = _interval(line, value)
-        return Axis(
-            line, key.lstrip("+"), [f"{key}={_number(end)}" for end in (interval.low, interval.high)], True, interval
-        )
-    if getattr(value, "shuffle", False):
-        raise UserError(f"{line}: cannot be shuffled, since a job is known by its number")
-    values = [f"{key}={each}" for each in override.sweep_string_iterator()]
-    if not values:
+        interval = _interval(line, values)
+        return Axis(line, key, [f"{key}={_number(end)}" for end in (interval.low, interval.high)], True, interval)
+    if getattr(values, "shuffle", False):
+        raise UserError(f"{line}: cannot be shuffled, since jobs are identified by their numbers")
+    overrides = [f"{written}={value}" for value in override.sweep_string_iterator()]
+    if not overrides:
         raise UserError(f"{line}: there is nothing to sweep over")
-    if named in project.path_keys:
-        values = [f"{key}={_path(each)}" for each in override.sweep_iterator()]
-        line = f"{key}={','.join(each.partition('=')[2] for each in values)}"
-    return Axis(line, key.lstrip("+"), values, True)
+    if key in project.path_keys:
+        paths = [_absolute_path(value) for value in override.sweep_iterator()]
+        overrides = [f"{written}={path}" for path in paths]
+        line = f"{written}={','.join(paths)}"
+    return Axis(line, written.lstrip("+"), overrides, True)
 
 
 def _absolute(line: str, override: Override, project: Project[Any]) -> str:
-    """The override with its value made absolute where it is a path: `outputs/latest` will be this sweep itself."""
+    """The override with an absolute value if it is a path: `outputs/latest` will point to this sweep."""
     value = override.value()
     if override.key_or_group == "hydra.searchpath" and isinstance(value, list):
-        paths = [str(each) if "pkg://" in str(each) else f"file://{_resolved(each)}" for each in value]
+        paths = [str(path) if "pkg://" in str(path) else f"file://{_resolved(path)}" for path in value]
         return f"hydra.searchpath=[{','.join(map(quote_override, paths))}]"
     if override.key_or_group not in project.path_keys or not isinstance(value, str) or "${" in value:
         return line
     return f"{line.partition('=')[0]}={quote_override(str(Path(value).resolve()))}"
 
 
-def _path(value: Any) -> str:
-    """A swept value made absolute, as Hydra's grammar writes it; null stays."""
+def _absolute_path(value: Any) -> str:
+    """A swept path made absolute, in Hydra's override grammar; null stays null."""
     text = value.text if isinstance(value, QuotedString) else value
     return "null" if text is None else quote_override(str(_resolved(text)))
 
@@ -110,5 +110,5 @@ def _interval(line: str, value: IntervalSweep) -> Interval:
 
 
 def _number(value: float) -> str:
-    """Without a fraction where there is none, as keys of whole numbers need it."""
+    """A number as an override's value; an integer without a fraction, since integer keys accept no other."""
     return str(int(value)) if value.is_integer() else repr(value)

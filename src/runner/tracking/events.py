@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written in the thread that logs: an error of writing is raised where it happens."""
+"""Writes TensorBoard event files in the calling thread, so that a write error is raised where it happens."""
 
 import itertools
 import os
@@ -12,16 +12,16 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from runner.runs.files import add_path_to_oserror
 
 EVENTS = "events.out.tfevents.*"
-FLUSH_SECONDS = 2.0  # so long at most, while events come, one waits before TensorBoard can read it
+FLUSH_SECONDS = 2.0  # between two flushes while events are written; until a flush, TensorBoard does not see them
 
-_numbers = itertools.count()  # files of one process that are begun in the same second have different names
+_numbers = itertools.count()  # distinguishes the files that one process begins within a second
 
 
 class EventWriter:
     """Writes a new event file into a folder.
 
-    purge_step: TensorBoard forgets what it has read of this step and of later ones. Every method raises OSError, which
-    names the file, where it cannot be written.
+    purge_step: TensorBoard discards what it has read of this step and of later ones. Every method raises OSError,
+    which names the file, if it cannot be written.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None):
@@ -36,7 +36,7 @@ class EventWriter:
         self.flush()
 
     def add(self, event: Event, step: int = 0) -> None:
-        """Appends an event, with the step and the present time written into it."""
+        """Appends an event, after setting its step and its wall time."""
         event.step, event.wall_time = step, time.time()
         with add_path_to_oserror(self._path):
             self._records.write(event.SerializeToString())
@@ -44,7 +44,7 @@ class EventWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when everything so far is in the file."""
+        """Writes buffered events to the file."""
         with add_path_to_oserror(self._path):
             self._file.flush()
         self._next_flush = time.monotonic() + FLUSH_SECONDS

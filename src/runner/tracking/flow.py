@@ -1,6 +1,6 @@
-"""The gradient-flow picture: every parameter's norm before and after clipping, on one logarithmic axis.
+"""The gradient-flow plot: every parameter's norm before and after clipping, on one logarithmic axis.
 
-Drawn with Pillow, which TensorBoard brings along: matplotlib would cost a run a second at its start.
+Drawn with Pillow, which TensorBoard installs: importing matplotlib would add a second to the start of a run.
 """
 
 import io
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
 
-WIDTH, ROW, TOP, BOTTOM, MARGIN = 900, 20, 46, 30, 14
-MOST = 60  # rows; of more parameters the picture shows the modules
+WIDTH, ROW, TOP, BOTTOM, MARGIN = 900, 20, 46, 30, 14  # pixels; ROW is the height of one row
+MAX_ROWS = 60  # with more parameters, the plot shows modules
 BEFORE, AFTER = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
 
 
-class Picture(NamedTuple):
+class Image(NamedTuple):
     """A PNG and its size in pixels."""
 
     png: bytes
@@ -24,34 +24,35 @@ class Picture(NamedTuple):
     height: int
 
 
-def draw(step: int, norms: Mapping[str, tuple[float, float]]) -> Picture:
-    """By parameter, in the model's order, top to bottom: (norm before, norm after); 0 where there was no gradient."""
-    from PIL import Image, ImageDraw, ImageFont
+def draw(step: int, norms: Mapping[str, tuple[float, float]]) -> Image:
+    """The plot of a step. norms: (before, after) by parameter, drawn from top to bottom; 0 without a gradient."""
+    import PIL.Image
+    from PIL import ImageDraw, ImageFont
 
-    rows = norms if len(norms) <= MOST else by_module(norms)
+    rows = norms if len(norms) <= MAX_ROWS else by_module(norms)
     font = ImageFont.load_default(13)
     left = MARGIN + int(max((font.getlength(name) for name in rows), default=0)) + MARGIN
     height = TOP + ROW * max(len(rows), 1) + BOTTOM
-    image = Image.new("RGB", (WIDTH, height), "white")
+    image = PIL.Image.new("RGB", (WIDTH, height), "white")
     pen = ImageDraw.Draw(image)
     pen.text((MARGIN, 6), f"2-norm of each gradient at step {step}", "black", font)
     _legend(pen, font)
     low, high = decades([norm for pair in rows.values() for norm in pair])
 
-    def across(norm: float) -> float:
+    def x_of(norm: float) -> float:
         return left + (math.log10(norm) - low) / (high - low) * (WIDTH - MARGIN - 8 - left)
 
     for decade in range(low, high + 1, 1 + (high - low) // 14):
-        x = across(10.0**decade)
+        x = x_of(10.0**decade)
         pen.line([(x, TOP), (x, height - BOTTOM)], "#DDDDDD")
         pen.text((x, height - BOTTOM + 6), f"1e{decade}", "black", font, anchor="ma")
-    for number, (name, pair) in enumerate(rows.items()):
-        middle = TOP + ROW * number + ROW // 2
+    for index, (name, pair) in enumerate(rows.items()):
+        middle = TOP + ROW * index + ROW // 2
         pen.text((left - MARGIN, middle), name, "black", font, anchor="rm")
-        before, after = (across(norm) if 0 < norm < math.inf else None for norm in pair)
+        before, after = (x_of(norm) if 0 < norm < math.inf else None for norm in pair)
         if before is None:
-            word = "no gradient" if pair[0] == 0 else "not finite"
-            pen.text((left + 4, middle), word, "#666666", font, anchor="lm")
+            note = "no gradient" if pair[0] == 0 else "not finite"
+            pen.text((left + 4, middle), note, "#666666", font, anchor="lm")
             continue
         if after is not None:
             pen.line([(before, middle), (after, middle)], "#999999", 2)
@@ -60,11 +61,11 @@ def draw(step: int, norms: Mapping[str, tuple[float, float]]) -> Picture:
             pen.ellipse([(after - 3, middle - 3), (after + 3, middle + 3)], fill=AFTER)
     buffer = io.BytesIO()
     image.quantize(64).save(buffer, "PNG")
-    return Picture(buffer.getvalue(), WIDTH, height)
+    return Image(buffer.getvalue(), WIDTH, height)
 
 
 def by_module(norms: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """The norms of all gradients below each module: as deep as the names go while there are at most MOST of them."""
+    """The norms of each module's gradients together, at the deepest level with at most MAX_ROWS modules."""
     depth = max(name.count(".") for name in norms)
     grouped: dict[str, tuple[float, float]] = {}
     while depth > 0:
@@ -73,21 +74,21 @@ def by_module(norms: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float
             key = ".".join(name.split(".")[:depth])
             sums = grouped.get(key, (0.0, 0.0))
             grouped[key] = (math.hypot(sums[0], before), math.hypot(sums[1], after))
-        if len(grouped) <= MOST:
+        if len(grouped) <= MAX_ROWS:
             return grouped
         depth -= 1
-    return dict(list((grouped or norms).items())[:MOST])
+    return dict(list((grouped or norms).items())[:MAX_ROWS])
 
 
 def decades(norms: list[float]) -> tuple[int, int]:
-    """The powers of ten around all norms that a logarithm has, at least one apart."""
+    """The exponents of the powers of ten around all positive, finite norms; at least one decade apart."""
     logs = [math.log10(norm) for norm in norms if 0 < norm < math.inf] or [0.0]
     low = math.floor(min(logs))
     return low, max(math.ceil(max(logs)), low + 1)
 
 
 def _legend(pen: "ImageDraw.ImageDraw", font: "ImageFont.ImageFont | ImageFont.FreeTypeFont") -> None:
-    """A ring for before and a dot for after, so that they are told apart without their colours."""
+    """A ring for before and a dot for after, which differ without their colors too."""
     pen.ellipse([(MARGIN, 28), (MARGIN + 12, 40)], outline=BEFORE, width=2)
     pen.text((MARGIN + 18, 26), "before clipping", BEFORE, font)
     pen.ellipse([(MARGIN + 143, 31), (MARGIN + 149, 37)], fill=AFTER)

@@ -1,7 +1,7 @@
-"""metrics.jsonl: a run's scalars as JSON, one object per line, readable while the run is going. Imports no torch.
+"""metrics.jsonl: a run's scalars as JSON, one object per line, readable during the run. Imports no torch.
 
-A line holds a step and the values of some tags at that step: `{"step": 20, "loss/train": 1.5, "lr": 0.1}`. A step that
-is evaluated has a second line, with the values of the evaluation. A value that is not finite is NaN, Infinity or
+A line holds a step and the values of tags at that step: `{"step": 20, "loss/train": 1.5, "lr": 0.1}`. A step with an
+evaluation has a second line, with the values of the evaluation. A value that is not finite is NaN, Infinity or
 -Infinity, as Python's json module writes and reads them.
 """
 
@@ -18,7 +18,7 @@ Points = list[tuple[int, float]]
 
 
 class MetricsWriter:
-    """Appends to the metrics.jsonl of a run's folder; every line is in the file when `write` returns."""
+    """Appends to the metrics.jsonl in a run's folder; each line is in the file when `write` returns."""
 
     def __init__(self, folder: Path):
         self._path = folder / METRICS
@@ -39,22 +39,21 @@ class MetricsWriter:
 def read(folder: Path, tags: Collection[str] | None = None) -> dict[str, Points]:
     """The steps and values in a run's metrics.jsonl by tag, in ascending order of the steps.
 
-    tags: those to be returned, if the run has them; None: all. Of several values at one step the last one counts. A
-    last line that is not whole yet is ignored, and without a file there are no tags. Raises UserError for any other
-    line that is not such an object.
+    tags: those to return, if the run has them; None: all. If a step has several values, the last one counts. An
+    incomplete last line is ignored; without a file, the result is empty. Raises UserError for any other invalid line.
     """
     path = folder / METRICS
     try:
-        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        complete, _, _ = path.read_bytes().rpartition(b"\n")
     except FileNotFoundError:
         return {}
-    found: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    values: dict[str, dict[int, float]] = {}  # by tag and step
+    for number, line in enumerate(complete.splitlines(), start=1):
         try:
             scalars = json.loads(line)
             step = int(scalars.pop("step"))
             for tag in scalars if tags is None else scalars.keys() & tags:
-                found.setdefault(tag, {})[step] = float(scalars[tag])
+                values.setdefault(tag, {})[step] = float(scalars[tag])
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{path}: line {number} is not a JSON object with a step and numbers") from error
-    return {tag: sorted(points.items()) for tag, points in found.items()}
+    return {tag: sorted(points.items()) for tag, points in values.items()}

@@ -1,20 +1,23 @@
 """The names of the scalars that a run logs, and the layout of TensorBoard's charts of them. Imports no torch."""
 
+import json
+import math
 from functools import cache
+from typing import Any
 
 LOSS, VALIDATION = "loss/train", "loss/val"
 METRIC = "metric/"  # before the name of each metric of an evaluation
-OBJECTIVE = "best/objective"  # the first of all tags, so that HParams shows it beside the swept keys
+OBJECTIVE = "best/objective"  # sorts first of all tags, so that HParams shows it beside the swept keys
 BEFORE, AFTER = "grad_norm/before", "grad_norm/after"
 LIMIT, FRACTION, SCALE = "clip/limit", "clip/fraction", "clip/scale"
 LR, SPEED, DROPPED = "lr", "steps_per_second", "dropped"
 WEIGHT_NORM, UPDATE_RATIO = "weight_norm", "update_ratio"
-STEP = (LOSS, BEFORE, AFTER, LIMIT, FRACTION, SCALE, LR, SPEED, DROPPED)  # those of every logged step
+STEP = (LOSS, BEFORE, AFTER, LIMIT, FRACTION, SCALE, LR, SPEED, DROPPED)  # the tags of every logged step
 
 OVERLAY = {
     "gradient clipping": {
         "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
-        "what clipping takes away": ["Margin", [AFTER, AFTER, BEFORE]],
+        "norm removed by clipping": ["Margin", [AFTER, AFTER, BEFORE]],
         "limit": ["Multiline", ["^clip/limit$"]],
         "share of blocks limited": ["Multiline", ["^clip/fraction$"]],
     },
@@ -24,6 +27,14 @@ OVERLAY = {
 
 @cache
 def step_with_parameters(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The tags of a step at which every parameter is logged: all norms before clipping, then all norms after."""
+    """The tags of a step that logs every parameter: first all norms before clipping, then all norms after."""
     norms = (f"grad_norm_{side}/{name}" for side in ("before", "after") for name in names)
     return (*STEP, WEIGHT_NORM, UPDATE_RATIO, *norms)
+
+
+def hparam_value(value: Any) -> str | float:
+    """A swept value as the HParams table shows it: a finite number, or text."""
+    if isinstance(value, str):
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else json.dumps(value)

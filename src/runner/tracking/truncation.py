@@ -1,4 +1,4 @@
-"""Brings a run's event files and metrics.jsonl back to a checkpoint. Imports no torch."""
+"""Truncates a run's event files and metrics.jsonl to a checkpoint. Imports no torch."""
 
 import logging
 import os
@@ -11,28 +11,28 @@ log = logging.getLogger(__name__)
 
 
 def log_lengths(folder: Path) -> dict[str, int]:
-    """The lengths in bytes of a folder's event files and of its metrics.jsonl, by name."""
+    """The lengths in bytes of the event files and of metrics.jsonl in a folder, by file name."""
     return {path.name: path.stat().st_size for path in _logs(folder)}
 
 
 def truncate_logs(folder: Path, lengths: dict[str, int]) -> None:
-    """Truncates the logs to the `log_lengths` in a checkpoint, since what came after it will be logged again.
+    """Truncates the logs to the `log_lengths` in a checkpoint, since a resumed run logs the later steps again.
 
-    A file without a length was begun after the checkpoint, and is deleted.
+    A file without a length was created after the checkpoint, and is deleted.
     """
-    found = {path.name: path for path in _logs(folder)}
-    for name in lengths.keys() - found:
+    paths = {path.name: path for path in _logs(folder)}
+    for name in lengths.keys() - paths:
         log.warning("%s: gone, and its points with it", folder / name)
-    for name, path in found.items():
+    for name, path in paths.items():
         length = lengths.get(name)
         if length is None:
             path.unlink()
             continue
-        if path.stat().st_size < length:  # as after a power cut
+        if path.stat().st_size < length:  # as after a power failure
             log.warning("%s: points are missing at its end", path)
             if name != METRICS:
-                continue  # the resumed run begins an event file of its own
-            length = path.read_bytes().rfind(b"\n") + 1  # the resumed run appends, but not to half a line
+                continue  # the resumed run writes a new event file
+            length = path.read_bytes().rfind(b"\n") + 1  # the resumed run appends after the last complete line
         os.truncate(path, length)
 
 

@@ -1,0 +1,99 @@
+"""The runs of sweeps as a report reads them: the configuration, the result and the logged series of each."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from runner.errors import UserError
+from runner.runs.run import SAVED
+from runner.runs.status import STATUS
+from runner.sweeps.results import PLAN, Job, Plan, Result, read_one, read_plan
+from runner.sweeps.results import read as read_results
+from runner.tracking import metrics
+from runner.tracking.tags import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
+
+TAGS = (LOSS, VALIDATION, BEFORE, AFTER, LIMIT, FRACTION)
+SEED = "seed"
+
+
+class Series(NamedTuple):
+    """One tag of one run: steps [n] in ascending order, and values [n]."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+@dataclass
+class Trial:
+    """One run: its configuration by dotted key (values), how it ended (result), and what it logged (series)."""
+
+    values: dict[str, Any]
+    result: Result
+    series: dict[str, Series] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run finished, with an objective."""
+        return self.result.state == "finished" and self.result.objective is not None
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """The jobs of a sweep, or the runs in a folder, without their series. Raises UserError if there are none."""
+    if (plan := read_plan(folder)) is not None:
+        return [Trial(plan.common | result.job.values, result) for result in read_results(folder, plan)]
+    runs = [folder] if (folder / STATUS).is_file() else sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    if not runs:
+        raise UserError(f"{folder}: no sweep and no run: neither {PLAN} nor {STATUS}, in it or in its folders")
+    return [Trial(_saved_values(run), read_one(run, Job(number, [], ""))) for number, run in enumerate(runs)]
+
+
+def read_series(run: Path) -> dict[str, Series]:
+    """The series under `TAGS` in a run's metrics.jsonl."""
+    return {
+        tag: Series(np.array([step for step, _ in points]), np.array([value for _, value in points]))
+        for tag, points in metrics.read(run, TAGS).items()
+    }
+
+
+def sweep_command(plan: Plan) -> str:
+    """The command that started a sweep, without Hydra's own settings."""
+    return shlex.join(["python", "train.py", "-m", *_without_hydra(plan.arguments)])
+
+
+def fixed_overrides(plan: Plan) -> list[str]:
+    """The overrides that all jobs of a sweep share, except the seed: they belong to any follow-up sweep."""
+    swept = {key for job in plan.jobs[:1] for key in job.swept}
+    by_key = [(line.lstrip("+").partition("=")[0], line) for line in _without_hydra(plan.arguments) if "=" in line]
+    return [line for key, line in by_key if key not in (*swept, SEED) and not key.startswith("sweep.")]
+
+
+def _without_hydra(arguments: Sequence[str]) -> list[str]:
+    """The arguments without Hydra's own settings, except `hydra.searchpath`, which adds options to conf/."""
+    names = [(argument.lstrip("+"), argument) for argument in arguments]
+    return [line for name, line in names if not name.startswith("hydra") or name.startswith("hydra.searchpath=")]
+
+
+def _saved_values(run: Path) -> dict[str, Any]:
+    """The values in a run's config.yaml by dotted key; the folder's name for a run that failed before it was saved."""
+    try:
+        saved = yaml.load((run / SAVED).read_text(encoding="utf-8"), _Loader)
+    except OSError:
+        return {"run": run.name}
+    return {key: value for key, value in _flatten(saved) if not key.startswith("sweep.")}
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser where it is installed
+
+
+def _flatten(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

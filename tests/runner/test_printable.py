@@ -1,0 +1,80 @@
+"""Text from data and files on its way to a terminal: nothing in it may move the cursor or hide what follows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.errors import exit_with_error
+from runner.printable import printable
+from runner.report import summary
+from runner.runs.run import Run
+from runner.runs.status import change_status, initial_status, write_status
+from runner.sweeps.jobs import record_end
+from runner.sweeps.results import Job, Plan, read_one, table
+from scripts import status as script
+
+HOSTILE = "a\x1b[2Jb\rc\u202ed\x9be\x07"
+ESCAPED = "a\\x1b[2Jb\\rc\\u202ed\\x9be\\x07"
+LETTERS = "Größe, жизнь, 日本語, مرحبا, हिन्दी, 한국어, e\u0301, \U0001f469\u200d\U0001f52c"  # the last with a joiner
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (HOSTILE, ESCAPED),
+        ("one\ntwo\tthree", "one\ntwo\tthree"),
+        ("\u2066x\u2069 \u2028 \ud800 \x00 \x7f", "\\u2066x\\u2069 \\u2028 \\ud800 \\x00 \\x7f"),
+        (LETTERS, LETTERS),
+    ],
+)
+def test_what_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_sample_in_the_summary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(tmp_path, 3)
+    with run.recorded(), caplog.at_level("INFO"):
+        summary.show(run, None, sample=f"первая {HOSTILE}\nsecond")
+    (message,) = caplog.messages
+    assert f"sample       первая {ESCAPED}\n             second\n" in message
+    assert not set("\x1b\r\x07\x9b\u202e") & set(message)
+
+
+@pytest.mark.parametrize("state", ["failed", "rejected", "diverged"])
+def test_a_reason_in_the_table_of_a_sweep(
+    state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, in the sweep's table and in that of scripts/status.py."""
+    monkeypatch.chdir(tmp_path)
+    job = Job(0, ["seed=1"], "")
+    Plan([], [job]).write(tmp_path)
+    (tmp_path / "0").mkdir()
+    write_status(tmp_path / "0", initial_status(3) | {"state": state, "reason": f"first\n{HOSTILE}"})
+    assert f"job 0 {state}: first\\n{ESCAPED}\n" in table([read_one(tmp_path / "0", job)])
+    script.main([str(tmp_path)])
+    assert f"{state} at step 0 of 3 (first\\n{ESCAPED})" in capsys.readouterr().out
+
+
+def test_the_last_line_that_a_job_printed(tmp_path: Path) -> None:
+    (tmp_path / "0.log").write_bytes(f"first\n{HOSTILE}\n".encode() + b"\xff\n")
+    (tmp_path / "0").mkdir()
+    result = record_end(tmp_path / "0", Job(0, [], ""), 7, None)
+    assert result.reason == "\ufffd"
+    (tmp_path / "1.log").write_text(f"first\nerror: {HOSTILE}\n", newline="")
+    result = record_end(tmp_path / "1", Job(1, [], ""), 7, None)
+    assert result.reason == ESCAPED.partition("\\r")[2], "a carriage return begins a line, too"
+
+
+def test_an_error_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        exit_with_error(f"data.path={HOSTILE}: no such file")
+    assert capsys.readouterr().err == f"error: data.path={ESCAPED}: no such file\n"
+
+
+def test_a_status_that_another_program_wrote(tmp_path: Path) -> None:
+    """Its host and time are printed, too."""
+    write_status(tmp_path, initial_status(3) | {"pid": 2**22 + 1, "updated": HOSTILE})
+    change_status(tmp_path, host="elsewhere")
+    assert read_one(tmp_path, Job(0, [], "")).reason == f"no heartbeat since {ESCAPED}"
+    assert json.loads((tmp_path / "status.json").read_text())["updated"] == HOSTILE
