@@ -98,7 +98,7 @@ def checkpoints(*overrides: str) -> str:
 
 def seconds_of_a_checkpoint(config: Train, run: Path) -> float:
     """The mean time in which the state of a finished run is collected, written and synced to the disk."""
-    state, found = build(config), checkpoint.newest(run)
+    state, found = build(config), checkpoint.load_newest(run)
     assert found is not None
     path, content = found
     state.load_state_dict(content, path)

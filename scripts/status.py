@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line
+from runner.errors import Parser, UserError, one_line_errors
 from runner.runs.run import resume_command
 from runner.runs.status import read_status
 from runner.sweeps.results import read_plan, state_of
@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description="Says how runs are doing.")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs and of sweeps")
     args = parser.parse_args(arguments)
-    with one_line():
+    with one_line_errors():
         for folder in args.runs:
             plan = read_plan(folder)
             for run in [folder] if plan is None else (folder / str(job.number) for job in plan.jobs):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evidence.common import train_in_folder
 from evidence.faults import Tally
 from runner.runs.status import read_status
-from tests.same import same
+from tests.comparison import assert_identical
 from tests.trainer.support import SMALL, text_file
 from trainer.data import Batch, Dataset
 from trainer.models import clone_state
@@ -120,7 +120,7 @@ def problem_of(state: TrainState, spoilt: Spoilt, run: Path) -> str:
 
 def _left_out(state: TrainState, spoilt: Spoilt) -> str:
     try:
-        same(spoilt.before, spoilt.after)
+        assert_identical(spoilt.before, spoilt.after)
     except AssertionError as error:
         return f"the step was left out, but changed {error}"
     return "" if state.history.dropped == 1 else f"{state.history.dropped} steps were left out"

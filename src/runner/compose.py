@@ -23,19 +23,19 @@ from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from runner.config import Config, Project
 from runner.errors import (
-    HYDRAS_GROUPS,
+    REPLACED_HYDRA_GROUPS,
     UserError,
-    hydras_choice,
-    is_mistake,
-    missing,
+    is_user_error,
+    missing_value,
+    replaced_hydra_group,
     unknown_key,
     unknown_option,
-    unreadable,
+    unparsable_override,
 )
-from runner.runs.run import SAVED
+from runner.runs.run import CONFIG_FILE
 
-BARE = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError, OSError)
-LARGEST = 1 << 20  # bytes of a saved configuration, which has two to five thousand
+UNDECLARED_ERRORS = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError, OSError)
+MAX_CONFIG_BYTES = 1 << 20  # bytes of a saved configuration, which has two to five thousand
 
 
 def register(project: Project[Any]) -> None:
@@ -76,10 +76,10 @@ class Composer(Generic[Config]):
         with hydra.initialize_config_dir(folder, version_base="1.3", job_name=self.project.script.stem):
             try:
                 yield GlobalHydra.instance().config_loader()
-            except BARE as error:
-                if is_mistake(error):  # some of the declared types are a ValueError or an OSError as well
+            except UNDECLARED_ERRORS as error:
+                if is_user_error(error):  # some of the declared types are a ValueError or an OSError as well
                     raise
-                raise UserError(_bare_error(error, self.project)) from error
+                raise UserError(_undeclared_error(error, self.project)) from error
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
@@ -91,9 +91,9 @@ class Composer(Generic[Config]):
             else:
                 _check_options(parsed, loader)
             config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
-            for group in HYDRAS_GROUPS:
+            for group in REPLACED_HYDRA_GROUPS:
                 if (choice := config.hydra.runtime.choices[group]) != "basic":  # Hydra's default
-                    raise UserError(hydras_choice(f"{group}={choice}"))
+                    raise UserError(replaced_hydra_group(f"{group}={choice}"))
             return config
 
     def checked(self, overrides: Sequence[str]) -> Config:
@@ -114,7 +114,7 @@ class Composer(Generic[Config]):
 def _parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
     for override in overrides:
         if not override.partition("=")[0].strip("+"):
-            raise UserError(unreadable(override))
+            raise UserError(unparsable_override(override))
     parsed: list[Override] = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     return parsed
 
@@ -146,7 +146,7 @@ def _check_folders(overrides: Sequence[Override]) -> None:
                 raise UserError(f"{override.input_line}: no such folder of configurations: {path}")
 
 
-def _bare_error(error: Exception, project: Project[Any]) -> str:
+def _undeclared_error(error: Exception, project: Project[Any]) -> str:
     """A line for an error that Hydra lets through: it names neither a key nor a file."""
     if isinstance(error, UnicodeDecodeError):
         for path in sorted(project.conf.rglob("*.yaml")):
@@ -189,7 +189,7 @@ def _check_names(
             raise UserError(unknown_key(_join(path, key), owner, project, overrides))
     for name in names:
         if name not in node:
-            raise UserError(missing(_join(path, name), project))
+            raise UserError(missing_value(_join(path, name), project))
     if issubclass(owner, Option) and owner.__dict__.get("name") is None:
         raise UserError(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
                         f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
@@ -200,9 +200,9 @@ def load(folder: Path, project: Project[Config]) -> Config:
 
     Raises UserError if the folder holds none, or one of another version of the program.
     """
-    path = folder / SAVED
+    path = folder / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{folder}: not the folder of a run; it has no {SAVED}")
+        raise UserError(f"{folder}: not the folder of a run; it has no {CONFIG_FILE}")
     saved = read_yaml(path)
     config = OmegaConf.structured(project.schema)
     for group, base in project.groups.items():
@@ -236,13 +236,13 @@ def read_yaml(path: Path) -> DictConfig:
     Raises UserError for anything else than such a file.
     """
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path}: {path.stat().st_size:,} bytes are not the configuration of a run")
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"{path}: not the configuration of a run, which has no aliases")
         saved = OmegaConf.create(text)
-    except (*BARE, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (*UNDECLARED_ERRORS, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not the configuration of a run: {' '.join(str(error).split())}") from error
     if not isinstance(saved, DictConfig):
         raise UserError(f"{path}: not the configuration of a run")

@@ -31,9 +31,9 @@ class UserError(Exception):
     """What the user can correct: the message names the key, the value, and what is allowed."""
 
 
-MISTAKE = 2  # the exit status of a user's mistake
-FAILED = 1  # and of what is wrong with the machine or the program
-HYDRAS_GROUPS = {  # groups of Hydra's own, and the settings in their stead
+EXIT_USER_ERROR = 2  # the exit status of a user's mistake
+EXIT_FAILURE = 1  # and of what is wrong with the machine or the program
+REPLACED_HYDRA_GROUPS = {  # groups of Hydra's own, and the settings in their stead
     "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
     "hydra/launcher": "sweep.jobs=4 runs four jobs at once, and sweep.launcher=slurm runs them on a cluster",
 }
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def one_line(project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
+def one_line_errors(project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback.
 
     project, overrides: those of the configuration that is composed in the block, for hints at the nearest key.
@@ -57,18 +57,18 @@ def one_line(project: Project[Any] | None = None, overrides: Sequence[str] = ())
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_mistake(error):
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_user_error(error):
             raise
         exit_with_error(explain(error, project, overrides))
 
 
-def exit_with_error(message: str, code: int = MISTAKE) -> NoReturn:
+def exit_with_error(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
     """Ends the program with one line."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Prints to stdout at once. A reader that has closed its end, as in `… | head`, is no error."""
     try:
         print(text, flush=True)
@@ -84,7 +84,7 @@ def explain(error: BaseException, project: Project[Any] | None = None, overrides
     return " ".join(line.split())
 
 
-def is_mistake(error: BaseException) -> bool:
+def is_user_error(error: BaseException) -> bool:
     """Whether the user can correct it: an error of a declared type, of this program, Hydra, OmegaConf or YAML.
 
     A path that is longer than the file system allows can only be the user's.
@@ -98,11 +98,11 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
         case UserError() | InvalidField():
             return str(error)
         case OverrideParseException():
-            return unreadable(error.override)
+            return unparsable_override(error.override)
         case MissingConfigException(options=[*options], missing_cfg_file=str(path)):
             group, _, option = path.rpartition("/")
-            if group in HYDRAS_GROUPS:
-                return hydras_choice(f"{group}={option}")
+            if group in REPLACED_HYDRA_GROUPS:
+                return replaced_hydra_group(f"{group}={option}")
             if not options and "/" in group:
                 return f"{path}: no such file; a study chooses with `override /{group.rpartition('/')[2]}: {option}`"
             return unknown_option(group, option, options)
@@ -115,7 +115,7 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case MissingMandatoryValue():
-            return missing(str(error.full_key), project)
+            return missing_value(str(error.full_key), project)
         case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and error.value is not None:
             return wrong_value(str(error.full_key), error.value, owner)
         case OmegaConfBaseException() if error.full_key:
@@ -128,13 +128,13 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
     return None
 
 
-def hydras_choice(override: str) -> str:
+def replaced_hydra_group(override: str) -> str:
     """Hydra's own sweeper or launcher was chosen or configured, which this program does not use."""
-    group = next(group for group in HYDRAS_GROUPS if override.replace(".", "/").lstrip("+~").startswith(group))
-    return f"{override}: not used here; {HYDRAS_GROUPS[group]}"
+    group = next(group for group in REPLACED_HYDRA_GROUPS if override.replace(".", "/").lstrip("+~").startswith(group))
+    return f"{override}: not used here; {REPLACED_HYDRA_GROUPS[group]}"
 
 
-def unreadable(override: str) -> str:
+def unparsable_override(override: str) -> str:
     """An override that Hydra's grammar does not take."""
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -148,7 +148,7 @@ def unreadable(override: str) -> str:
 def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
     """An option that a group does not have."""
     options = sorted(options)
-    hint = nearest(str(option), options)
+    hint = nearest_name(str(option), options)
     meant = f"did you mean {group}={hint}? There" if hint else "there"
     return f"{group}={format_value(option)}: no such option; {meant} are {', '.join(options)}"
 
@@ -173,8 +173,8 @@ def unknown_key(
         return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"
     path = f"{parent}." if parent else ""
     names = [field.name for field in dataclasses.fields(owner) if field.name != "name"] if owner else []
-    near = nearest(leaf, names)
-    hint = path + near if near else nearest_anywhere(key, project)
+    near = nearest_name(leaf, names)
+    hint = path + near if near else nearest_key(key, project)
     there = ", ".join(path + each for each in names)
     return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
 
@@ -185,23 +185,23 @@ def wrong_value(key: str, value: Any, owner: type) -> str:
     return f"{key}={format_value(value)}: must be {allowed(owner, leaf)}"
 
 
-def missing(key: str, project: Project[Any] | None = None) -> str:
+def missing_value(key: str, project: Project[Any] | None = None) -> str:
     """A key without a value."""
     options = _options(key, project)
     return f"{key}: has no value" + (f"; choose one of {', '.join(sorted(options))}" if options else "")
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant."""
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
 
 
-def nearest_anywhere(key: str, project: Project[Any] | None) -> str | None:
+def nearest_key(key: str, project: Project[Any] | None) -> str | None:
     """The nearest key of the whole tree: by its last part when that alone is known, else by its spelling."""
     keys = sorted({name for name, _ in project.all_keys()}) if project else []
     leaf = key.rpartition(".")[2]
     ends = [each for each in keys if each.rpartition(".")[2] == leaf]
-    return ends[0] if ends else nearest(key, keys)
+    return ends[0] if ends else nearest_name(key, keys)
 
 
 def _options(group: str, project: Project[Any] | None) -> dict[str, type[Any]]:

@@ -10,10 +10,10 @@ from gradclip.errors import InvalidField
 from runner.compose import Composer, load
 from runner.config import field
 from runner.errors import UserError
-from runner.runs.run import save
+from runner.runs.run import save_config
+from tests.comparison import scalars
 from tests.runner.support import PROJECT, compose, composer, train
 from tests.runner.toy.toy import Toy
-from tests.same import scalars
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from tests.same import scalars
 )  # fmt: skip
 def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = compose(*overrides)
-    save(config, tmp_path)
+    save_config(config, tmp_path)
     assert load(tmp_path, PROJECT) == config
 
 
@@ -64,7 +64,7 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.
     assert type(config.clip) is Half
     assert train(config, tmp_path / "run").state == "finished"
     assert dict(scalars(tmp_path / "run"))["clip/limit"] == dict(scalars(tmp_path / "run"))["grad_norm/after"]
-    save(config, tmp_path / "run")
+    save_config(config, tmp_path / "run")
     assert load(tmp_path / "run", PROJECT) == config
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from runner.config import Sweep
 from runner.runs import lock
-from runner.runs.status import STATUS, actual_state, change_status, initial_status, write_status
+from runner.runs.status import STATUS_FILE, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
 from runner.sweeps.jobs import Jobs, Source
 from runner.sweeps.local import LocalLauncher
@@ -398,6 +398,6 @@ def test_one_definition_of_running(tmp_path: Path) -> None:
     assert actual_state(tmp_path) == results.read_one(tmp_path, job).state == "running", "whatever its status says"
     lock.release(tmp_path)
     for damaged in ("", "{", "[]", '{"state": "finished"}', "\0\xff"):
-        (tmp_path / STATUS).write_text(damaged)
+        (tmp_path / STATUS_FILE).write_text(damaged)
         assert results.read_one(tmp_path, job).state == "missing"
     assert results.read_one(tmp_path / "nowhere", job).state == "missing"

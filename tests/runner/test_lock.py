@@ -29,7 +29,7 @@ def test_who_only_asks_for_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
     lock.hold(tmp_path)
     lock.release(tmp_path)
     code = "import fcntl, sys, time\nfile = open(sys.argv[1])\nfcntl.lockf(file, fcntl.LOCK_SH)\nprint(flush=True)\n"
-    asks = [sys.executable, "-c", f"{code}time.sleep(0.05)", str(tmp_path / lock.NAME)]
+    asks = [sys.executable, "-c", f"{code}time.sleep(0.05)", str(tmp_path / lock.LOCK_FILE)]
     with subprocess.Popen(asks, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -12,8 +12,8 @@ from runner.runs.run import Run
 from runner.runs.status import actual_state
 from runner.tracking.events import EVENTS
 from tests import programs
+from tests.comparison import assert_identical, assert_same_run, points, scalars
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
-from tests.same import points, same, same_run, scalars
 
 # The loss rises, so that only the first evaluation is the best, and what is logged after it belongs to no checkpoint.
 STEPS = 12
@@ -37,7 +37,7 @@ def resumed(whole: Path, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert status(folder)["state"] == "finished"
     assert status(folder)["objective"] == status(whole / "run")["objective"]
-    same_run(whole / "run", folder, STEPS)
+    assert_same_run(whole / "run", folder, STEPS)
 
 
 @pytest.mark.parametrize("step", [3, 7, 12])
@@ -50,7 +50,7 @@ def test_a_killed_run_is_resumed(whole: Path, step: int) -> None:
     assert actual_state(folder) == "killed"
     (whole / "incident").unlink()
     (events,) = folder.glob(EVENTS)
-    found = checkpoint.newest(folder)
+    found = checkpoint.load_newest(folder)
     assert found is not None
     if step == 7:
         assert events.stat().st_size > found[1]["logs"][events.name], "points that will come again"
@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
     expected = scalars(whole / "run")
     assert scalars(folder) | {CONFIG: []} == expected | {CONFIG: []}
     one, other = (checkpoint.load(where / "checkpoints" / "step_12.pt") for where in (folder, whole / "run"))
-    same(one | {"logs": None}, other | {"logs": None})
+    assert_identical(one | {"logs": None}, other | {"logs": None})
 
 
 # -- what may change
@@ -137,7 +137,7 @@ def test_a_change_that_would_make_it_another_run_is_refused(
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
     for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
                        ("run/config.yaml", "not the folder of a run"),
-                       ("run/checkpoints", "resume=run/checkpoints: not a run, since it has no config.yaml"),
+                       ("run/checkpoints", "resume=run/checkpoints: not a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
         assert line in refused([f"resume={name}"], capsys)
 
@@ -208,7 +208,7 @@ def test_without_a_checkpoint_a_run_begins_anew(tmp_path: Path) -> None:
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.unlink()
     train(compose(), tmp_path / "run", resumed=True)
-    same_run(tmp_path / "whole", tmp_path / "run", 6)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", 6)
 
 
 def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

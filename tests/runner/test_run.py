@@ -21,8 +21,8 @@ from runner.runs import checkpoint, lock
 from runner.runs.files import write_atomically
 from runner.runs.run import Diverged, Interrupted, Run, update_latest_symlink
 from tests import programs
+from tests.comparison import assert_identical
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, real_program, status, train
-from tests.same import same
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_latest_is_moved_and_never_leaves_outputs(tmp_path: Path) -> None:
 
 def test_checkpoints_last_and_best(tmp_path: Path) -> None:
     train(compose("steps=9", "checkpoint.every=3", "checkpoint.keep=2", "evaluate_every=3"), tmp_path)
-    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step_6.pt", "step_9.pt"]
+    assert [path.name for path in checkpoint.step_files(tmp_path)] == ["step_6.pt", "step_9.pt"]
     best = checkpoint.load(checkpoint.find(tmp_path, "best"))
     assert best["best"] == status(tmp_path)["objective"]
     assert checkpoint.find(tmp_path, "6") == tmp_path / "checkpoints" / "step_6.pt"
@@ -336,7 +336,7 @@ def test_damage_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         except UserError:
             refused += 1
         else:
-            same(found, content | {"format": checkpoint.FORMAT}, f"bit {bit} ")
+            assert_identical(found, content | {"format": checkpoint.FORMAT}, f"bit {bit} ")
     assert refused > len(bits) / 2
 
 
@@ -358,7 +358,7 @@ def test_another_format_is_refused_in_one_line(content: dict[str, Any], tmp_path
     torch.save(content, path)
     path.write_bytes(path.read_bytes() + f"\ngradclip checkpoint, format 4, sha256 {'0' * 64}\n".encode())
     line = f"{path}: a checkpoint in another format than this program's 5, such as an older version's"
-    for read in (lambda: checkpoint.load(path), lambda: checkpoint.newest(tmp_path)):
+    for read in (lambda: checkpoint.load(path), lambda: checkpoint.load_newest(tmp_path)):
         with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
             read()
 

@@ -120,7 +120,7 @@ MISTAKES = [
     ("data.windowé=1", "data.windowé=1: 'data.windowé' cannot be read as a key"),
     ("resume=nope", "resume=nope: there is no nope"),
     ("resume=latest", "resume=latest: there is no outputs/latest"),
-    ("resume=taken", "resume=taken: not a run, since it has no config.yaml"),
+    ("resume=taken", "resume=taken: not a run; it has no config.yaml"),
     ("resum=latest", "resum=latest: no such key; did you mean resume?"),
     ("-m resume=taken seed=1,2", "resume=taken: does not go with --multirun"),
     ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),

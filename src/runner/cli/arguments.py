@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from runner.errors import HYDRAS_GROUPS, Parser, UserError, hydras_choice
+from runner.errors import REPLACED_HYDRA_GROUPS, Parser, UserError, replaced_hydra_group
 
 REFUSED = {  # flags of Hydra's that are not offered, and why
     "--config-path": "conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds another",
@@ -53,8 +53,8 @@ def check_overrides(overrides: Sequence[Override]) -> None:
     """Raises UserError, with the setting that is used instead, for a choice of Hydra's own launcher or sweeper."""
     for override in overrides:
         key = override.key_or_group
-        if key.replace(".", "/").startswith(tuple(HYDRAS_GROUPS)):
-            raise UserError(hydras_choice(str(override.input_line)))
+        if key.replace(".", "/").startswith(tuple(REPLACED_HYDRA_GROUPS)):
+            raise UserError(replaced_hydra_group(str(override.input_line)))
         if key == "hydra.mode":
             raise UserError(f"{override.input_line}: -m makes a sweep; leave this out")
 

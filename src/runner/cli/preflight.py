@@ -17,7 +17,7 @@ from runner.cli import arguments, resume
 from runner.cli.help import help_text
 from runner.compose import Composer, checked, register, without_hydra
 from runner.config import Project
-from runner.errors import UserError, one_line, say
+from runner.errors import UserError, one_line_errors, print_line
 from runner.runs.run import check_new
 from runner.sweeps import sweep
 
@@ -37,14 +37,14 @@ def preflight(project: Project[Any], argv: Sequence[str] | None = None) -> None:
     if args.hydra_help or args.version or args.shell_completion:
         register(project)
         return
-    with one_line(project, args.overrides):
+    with one_line_errors(project, args.overrides):
         _check_processes()
         arguments.check(args)
         composer = Composer(project, args.config_name or "train")
         parsed = composer.parse(args.overrides)
         arguments.check_overrides(parsed)
         if args.help:
-            say(help_text(composer, composer.compose(args.overrides)))
+            print_line(help_text(composer, composer.compose(args.overrides)))
             sys.exit(0)
         if (name := resume.requested_run(parsed)) is not None:
             sys.exit(resume.resume(project, name, parsed, args))
@@ -82,5 +82,5 @@ def _show(args: Namespace, config: DictConfig) -> None:
     if args.package and OmegaConf.select(config, args.package) is None:
         raise UserError(f"--package={args.package}: no such part of the configuration")
     if args.cfg == "job" and not args.package:
-        say(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
+        print_line(OmegaConf.to_yaml(without_hydra(config), resolve=args.resolve).rstrip())
         sys.exit(0)

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from runner.cli.run import execute
 from runner.compose import checked, load, read_yaml
 from runner.config import Config, Project, flatten, incompatible_keys
-from runner.errors import UserError, say
+from runner.errors import UserError, print_line
 from runner.runs import log
-from runner.runs.run import SAVED
+from runner.runs.run import CONFIG_FILE
 from runner.runs.status import read_status
 from runner.sweeps.results import state_of
 
@@ -42,7 +42,7 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
     folder = folder_of(name)
     settings = resumed_settings(folder, project, overrides)
     if args.cfg:
-        say(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
+        print_line(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
         return 0
     _set_hydra_config(folder)
     log.configure(folder)
@@ -56,10 +56,10 @@ def folder_of(name: str) -> Path:
     shown = f"resume={name}"
     if not folder.is_dir():
         raise UserError(f"{shown}: {'not the folder of a run' if folder.exists() else f'there is no {folder}'}")
-    if not (folder / SAVED).is_file():
-        jobs = sorted(path.parent.name for path in folder.glob(f"*/{SAVED}"))
-        what = f"a sweep; name one of its jobs: {folder}/{jobs[0]}" if jobs else f"not a run, since it has no {SAVED}"
-        raise UserError(f"{shown}: {what}")
+    if not (folder / CONFIG_FILE).is_file():
+        jobs = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+        reason = f"a sweep; name one of its jobs: {folder}/{jobs[0]}" if jobs else f"not a run; it has no {CONFIG_FILE}"
+        raise UserError(f"{shown}: {reason}")
     if (state := state_of(folder.resolve())) == "running":
         raise UserError(f"{shown}: process {read_status(folder).get('pid')} is training in it")
     if state == "duplicate":

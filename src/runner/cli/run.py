@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from runner.compose import checked
 from runner.config import Project, RunConfig, resolve_paths
-from runner.errors import FAILED, UserError, exit_with_error
+from runner.errors import EXIT_FAILURE, UserError, exit_with_error
 from runner.runs import lock, log
 from runner.runs.files import is_unwritable
-from runner.runs.run import Run, remove_rejected, resume_command, save
+from runner.runs.run import Run, remove_rejected, resume_command, save_config
 from runner.sweeps.results import swept
 
 
@@ -38,7 +38,7 @@ def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed
     try:
         lock.hold(folder)
         if not resumed:
-            save(settings, folder)  # first of all: with it a run can be resumed, wherever it is killed
+            save_config(settings, folder)  # first of all: with it a run can be resumed, wherever it is killed
         record = Run(folder, settings.steps, resumed=resumed, swept=in_sweep, latest=in_sweep is None)
         with record.recorded():
             project.execute(settings, record)
@@ -53,6 +53,6 @@ def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed
     except OSError as error:
         if not is_unwritable(error):
             raise
-        exit_with_error(f"{error.filename}: {error.strerror}; to resume it: {resume_command(folder)}", FAILED)
+        exit_with_error(f"{error.filename}: {error.strerror}; to resume it: {resume_command(folder)}", EXIT_FAILURE)
     if code := record.outcome().code:
         sys.exit(code)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gradclip.policies import Policy
 from runner.errors import UserError, quote_override
-from runner.runs.status import STATUS
+from runner.runs.status import STATUS_FILE
 from runner.sweeps.results import Job, Plan, Result, read_one, read_plan
 from runner.sweeps.results import read as read_results
 from runner.tracking import metrics
@@ -218,9 +218,9 @@ def _fixed(plan: Plan) -> list[str]:
 def _trials(folder: Path) -> list[Trial]:
     if (plan := read_plan(folder)) is not None:
         return [Trial(plan.common | result.job.values, result) for result in read_results(folder, plan)]
-    runs = [folder] if (folder / STATUS).is_file() else sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    runs = [folder] if (folder / STATUS_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{STATUS_FILE}"))
     if not runs:
-        missing = f"it has neither sweep.json nor {STATUS}, nor has a folder in it"
+        missing = f"it has neither sweep.json nor {STATUS_FILE}, nor has a folder in it"
         raise UserError(f"{folder}: no sweep and no run; {missing}")
     found = []
     for number, run in enumerate(runs):

@@ -14,7 +14,7 @@ from typing import IO, Any
 import torch
 
 from runner.errors import UserError
-from runner.runs.files import add_path_to_oserror, part_of, remove_parts, sync_folder, write_atomically
+from runner.runs.files import add_path_to_oserror, part_path, remove_part_files, sync_folder, write_atomically
 
 FORMAT = 5  # of the content; format 4 and older had a checksum behind the archive, and no format in it
 
@@ -32,7 +32,7 @@ def save(folder: Path, content: dict[str, Any], *, keep: int) -> Path:
     """
     path = _path(folder, content["step"])
     _write(path, content)
-    for old in steps(folder)[:-keep]:
+    for old in step_files(folder)[:-keep]:
         old.unlink()
     return path
 
@@ -44,7 +44,7 @@ def save_best(folder: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def steps(folder: Path) -> list[Path]:
+def step_files(folder: Path) -> list[Path]:
     """The checkpoints of a run by their steps, the newest last."""
     found = [path for path in (folder / "checkpoints").glob("step_*.pt") if path.stem[5:].isdecimal()]
     return sorted(found, key=_step)
@@ -66,19 +66,19 @@ def find(folder: Path, which: str) -> Path:
         return _path(folder, which)
     if which != "last":
         return Path(which)
-    if (found := newest(folder)) is None:
+    if (found := load_newest(folder)) is None:
         raise UserError(f"{folder}: has no checkpoint")
     return found[0]
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest good checkpoint and its content; a warning names each newer one that is not good.
 
     None if there is no checkpoint at all. Raises UserError if none of them is good, or if one has another format: then
     no older one is taken in its place.
     """
     best = folder / "checkpoints" / "best.pt"
-    files = [*([best] if best.exists() else []), *reversed(steps(folder))]
+    files = [*([best] if best.exists() else []), *reversed(step_files(folder))]
     good: list[tuple[Path, dict[str, Any]]] = []
     bad: list[UserError] = []
     for path in files:
@@ -102,9 +102,9 @@ def quarantine_corrupt(folder: Path, chosen: Path | None, step: int) -> None:
     A damaged file with a higher step would otherwise count as one of the newest, and push good ones out.
     Where best.pt was chosen, the run was killed before it could write step_<step>.pt, so best.pt is copied to it.
     """
-    remove_parts(folder)
-    remove_parts(folder / "checkpoints")
-    for path in steps(folder):
+    remove_part_files(folder)
+    remove_part_files(folder / "checkpoints")
+    for path in step_files(folder):
         if _step(path) >= step and path != chosen:
             try:
                 load(path)
@@ -163,7 +163,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     A crash at any moment leaves the old file as it was. Raises OSError, which names the file, where it cannot be
     written.
     """
-    part = part_of(path)
+    part = part_path(path)
     with add_path_to_oserror(path):
         if not path.parent.is_dir():
             path.parent.mkdir()

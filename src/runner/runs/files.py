@@ -11,7 +11,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, e
 
 def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
     """A reader sees the old file or the new one, never half of it; with `sync` a power cut changes nothing of that."""
-    part = part_of(path)
+    part = part_path(path)
     with add_path_to_oserror(path):
         with part.open("wb") as file:
             file.write(content)
@@ -23,12 +23,12 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
             sync_folder(path.parent)
 
 
-def part_of(path: Path) -> Path:
+def part_path(path: Path) -> Path:
     """Where a file is written before it gets its name."""
     return path.with_name(f".{path.name}.part")
 
 
-def remove_parts(folder: Path) -> None:
+def remove_part_files(folder: Path) -> None:
     """Deletes what writers that were killed left behind."""
     for part in folder.glob(".*.part"):
         part.unlink()

@@ -15,7 +15,7 @@ from runner.errors import UserError
 if sys.platform != "win32":
     import fcntl
 
-NAME = ".lock"
+LOCK_FILE = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of a file system without locks
 _held: dict[Path, int] = {}  # to close another descriptor of a file drops the process's lock on it
 
@@ -25,7 +25,7 @@ def hold(folder: Path) -> None:
     folder = folder.resolve()
     if folder in _held:
         return
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     for pause in (0.05, 0.1, 0.2, 0.0):  # another process may be calling `is_held`
         if (taken := _take(descriptor)) is not False:
             break
@@ -48,9 +48,9 @@ def is_held(folder: Path) -> bool | None:
     folder = folder.resolve()
     if folder in _held:
         return True
-    if not (folder / NAME).exists():
+    if not (folder / LOCK_FILE).exists():
         return False
-    descriptor = os.open(folder / NAME, os.O_RDONLY)  # needs no right to write
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)  # needs no right to write
     try:
         taken = _take(descriptor, shared=True)
     finally:

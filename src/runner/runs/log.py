@@ -8,10 +8,10 @@ from typing import TextIO
 
 from runner.runs.files import is_unwritable
 
-LOG = "train.log"
+LOG_FILE = "train.log"
 
 
-def output_of(folder: Path) -> Path:
+def job_output_path(folder: Path) -> Path:
     """The file with all that a job of this folder printed, its errors too."""
     return folder.with_name(f"{folder.name}.log")
 
@@ -58,7 +58,7 @@ def configure(folder: Path) -> None:
             },
             "handlers": {
                 "screen": {"()": Screen, "formatter": "message"},
-                "file": {"()": LogFile, "path": folder / LOG, "formatter": "time"},
+                "file": {"()": LogFile, "path": folder / LOG_FILE, "formatter": "time"},
             },
             "root": {"level": min(logging.getLogger().level, logging.INFO), "handlers": ["screen", "file"]},
         }

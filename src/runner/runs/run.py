@@ -21,14 +21,14 @@ from runner.config import RunConfig
 from runner.errors import UserError, quote_override
 from runner.runs import lock
 from runner.runs.files import is_unwritable, write_atomically
-from runner.runs.log import LOG
-from runner.runs.status import STATUS, initial_status, now, read_status, write_status
+from runner.runs.log import LOG_FILE
+from runner.runs.status import STATUS_FILE, initial_status, now, read_status, write_status
 
 log = logging.getLogger(__name__)
 
-SAVED = "config.yaml"
+CONFIG_FILE = "config.yaml"
 # Exit statuses by state; that of an interrupted run is 128 + the signal.
-CODES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
+EXIT_STATUSES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
 # The last two are notices of a scheduler that it is about to take the machine away; submitit has Slurm send SIGUSR2.
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -113,7 +113,7 @@ class Run:
         """
         self.begun = True
         if self.resumed:
-            save(config, self.folder)
+            save_config(config, self.folder)
             self.update(step=step, objective=objective)
         if self._latest:
             update_latest_symlink(self.folder)
@@ -157,7 +157,7 @@ class Run:
     def outcome(self) -> RunOutcome:
         """How the run ended."""
         state = self._status["state"]
-        return RunOutcome(state, CODES[state] if state in CODES else 128 + (self.stop or 0))
+        return RunOutcome(state, EXIT_STATUSES[state] if state in EXIT_STATUSES else 128 + (self.stop or 0))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -182,15 +182,15 @@ class Run:
                 signal.signal(number, handler)
 
 
-def save(config: RunConfig, folder: Path) -> None:
+def save_config(config: RunConfig, folder: Path) -> None:
     """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
     text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-    write_atomically(folder / SAVED, text.encode(), sync=True)
+    write_atomically(folder / CONFIG_FILE, text.encode(), sync=True)
 
 
 def _first_files(output_subdir: str | None) -> list[str]:
     """What a start writes before the run begins. output_subdir: Hydra's name of its own folder in it."""
-    return [SAVED, STATUS, LOG, *([output_subdir] if output_subdir else [])]
+    return [CONFIG_FILE, STATUS_FILE, LOG_FILE, *([output_subdir] if output_subdir else [])]
 
 
 def check_new(key: str, name: str, output_subdir: str | None) -> None:
@@ -198,10 +198,10 @@ def check_new(key: str, name: str, output_subdir: str | None) -> None:
     folder = Path(name).absolute()
     if (file := next((file for file in _first_files(output_subdir) if (folder / file).exists()), None)) is not None:
         raise UserError(f"{key}={name}: holds a run already, since {file} is there")
-    check_can_be_made(key, name)
+    check_creatable(key, name)
 
 
-def check_can_be_made(key: str, name: str) -> None:
+def check_creatable(key: str, name: str) -> None:
     """Raises UserError, with the key that names the folder, if it is not there and cannot be made."""
     folder = Path(name).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -214,7 +214,7 @@ def remove_rejected(folder: Path, output_subdir: str | None) -> None:
 
     None of these files was there before the start: see `check_new`.
     """
-    for name in (*_first_files(output_subdir), lock.NAME):
+    for name in (*_first_files(output_subdir), lock.LOCK_FILE):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if folder != Path.cwd() and not any(folder.iterdir()):

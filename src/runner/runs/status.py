@@ -10,7 +10,7 @@ from typing import Any
 from runner.runs import lock
 from runner.runs.files import write_atomically
 
-STATUS = "status.json"
+STATUS_FILE = "status.json"
 FIELDS = ("state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of")
 HEARTBEAT_TIMEOUT = 600.0  # seconds without a heartbeat after which a run that no lock shows counts as killed
 
@@ -24,7 +24,7 @@ def initial_status(steps: int) -> dict[str, Any]:
 def read_status(folder: Path) -> dict[str, Any]:
     """What status.json says; empty where there is none that can be read and has all fields."""
     try:
-        found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+        found = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and found.keys() >= set(FIELDS) else {}
@@ -32,7 +32,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:
     """Replaces status.json as a whole."""
-    write_atomically(folder / STATUS, (json.dumps(status, indent=1) + "\n").encode())
+    write_atomically(folder / STATUS_FILE, (json.dumps(status, indent=1) + "\n").encode())
 
 
 def change_status(folder: Path, **changes: Any) -> None:

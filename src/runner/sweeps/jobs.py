@@ -13,9 +13,9 @@ from types import FrameType
 from typing import Protocol
 
 from runner.config import Sweep
-from runner.errors import MISTAKE, quote_override, say
-from runner.runs.log import output_of
-from runner.runs.run import SAVED, SIGNALS
+from runner.errors import EXIT_USER_ERROR, print_line, quote_override
+from runner.runs.log import job_output_path
+from runner.runs.run import CONFIG_FILE, SIGNALS
 from runner.runs.status import actual_state, change_status
 from runner.sweeps.results import Job, Plan, Result, read_one
 
@@ -127,7 +127,7 @@ class Jobs:
                 return
             folder = self._folder / str(job.number)
             if (found := read_one(folder, job)).ended or found.state == "running":  # since the sweep was read
-                say(f"job {job.number} is {found.state} already, and left alone")
+                print_line(f"job {job.number} is {found.state} already, and left alone")
                 source.ended(found)
                 continue
             process = self._launcher.start(folder, [*self._command, *_arguments(job, folder)])
@@ -150,7 +150,7 @@ class Jobs:
             source.ended(result)
             if result.state == "rejected" and not self._settings.keep_going and not self._rejected:
                 self._rejected = True
-                say("no further job is started, since what is wrong with one is likely wrong with the next; "
+                print_line("no further job is started, since what is wrong with one is likely wrong with the next; "
                     "sweep.keep_going=true starts them")  # fmt: skip
 
     def _report(self, result: Result) -> None:
@@ -158,7 +158,7 @@ class Jobs:
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
         clear = f"\r{'':<40}\r" if self._counter else ""
         self._counter = ""
-        say(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
+        print_line(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
 
     def _show_counter(self, total: int) -> None:
         """On a terminal, a last line that is replaced whenever it changes."""
@@ -198,7 +198,7 @@ def _arguments(job: Job, folder: Path) -> list[str]:
 
     What an earlier attempt left in the folder of a job that starts is kept, under another name.
     """
-    if (folder / SAVED).is_file() and actual_state(folder) in ("interrupted", "killed"):
+    if (folder / CONFIG_FILE).is_file() and actual_state(folder) in ("interrupted", "killed"):
         return [f"resume={quote_override(str(folder))}"]
     if folder.exists():
         state = actual_state(folder) or "incomplete"
@@ -212,16 +212,16 @@ def record_end(folder: Path, job: Job, code: int, pruned: str | None) -> Result:
 
     A job that could not be resumed stays as it was, for the next time, and its result says that it was rejected.
     """
-    said = _last_line(output_of(folder)) or f"exit status {code}"
+    said = _last_line(job_output_path(folder)) or f"exit status {code}"
     if (state := actual_state(folder)) in (None, "killed"):
         if code < 0:
             change_status(folder, state="killed", reason=signal.Signals(-code).name)
-        elif state is None or code != MISTAKE:
-            change_status(folder, state="rejected" if code == MISTAKE else "failed", reason=said)
+        elif state is None or code != EXIT_USER_ERROR:
+            change_status(folder, state="rejected" if code == EXIT_USER_ERROR else "failed", reason=said)
     elif state == "interrupted" and pruned is not None:
         change_status(folder, state="pruned", reason=pruned)
     result = read_one(folder, job)
-    refused = code == MISTAKE and result.state in ("interrupted", "killed")
+    refused = code == EXIT_USER_ERROR and result.state in ("interrupted", "killed")
     return replace(result, state="rejected", objective=None, reason=said) if refused else result
 
 

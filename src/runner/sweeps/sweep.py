@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import config as schemas
 from runner.compose import Composer
-from runner.errors import UserError, quote_override, say
-from runner.runs.run import check_can_be_made, update_latest_symlink
+from runner.errors import UserError, print_line, quote_override
+from runner.runs.run import check_creatable, update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import grid, slurm
 from runner.sweeps.grid import Points
@@ -77,7 +77,7 @@ def main(composer: Composer[Any], arguments: list[str]) -> int:
 def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
     """A sweep that no process has started: its points are composed and checked."""
     sweep = _checked(composer, arguments, None)
-    check_can_be_made("hydra.sweep.dir", relative_path(sweep.folder))
+    check_creatable("hydra.sweep.dir", relative_path(sweep.folder))
     if (sweep.folder / PLAN).exists():
         raise UserError(f"hydra.sweep.dir={relative_path(sweep.folder)}: holds a sweep already")
     if taken := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
@@ -193,18 +193,18 @@ def run(sweep: Sweep) -> int:
                 change_status(sweep.folder / str(job.number), state="duplicate", duplicate_of=job.duplicate_of)
         for result in sweep.results:
             if result.state in ("running", "queued"):
-                say(f"job {result.job.number} is {result.state} already, and left alone")
+                print_line(f"job {result.job.number} is {result.state} already, and left alone")
         update_latest_symlink(sweep.folder)
         jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
-        say(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {relative_path(sweep.folder)}")
+        print_line(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {relative_path(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
-    say(f"\n{table(results)}{source.conclusion()}")
+    print_line(f"\n{table(results)}{source.conclusion()}")
     again = shlex.join(["python", "train.py", f"sweep.resume={quote_override(relative_path(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
-    say(f"report: {shlex.join(['python', 'scripts/report.py', relative_path(sweep.folder)])}")
-    say(f"sweep: {relative_path(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
+    print_line(f"report: {shlex.join(['python', 'scripts/report.py', relative_path(sweep.folder)])}")
+    print_line(f"sweep: {relative_path(sweep.folder)}" + (f"; to run what is left: {again}" if unfinished else ""))
     if stopped is not None:
         return 128 + stopped
     return int(any(result.state not in (*ENDED, "running", "queued") for result in results))

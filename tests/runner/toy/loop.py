@@ -89,7 +89,7 @@ def execute(config: Toy, run: Run) -> None:
 
 
 def resume(state: State, run: Run) -> None:
-    found = checkpoint.newest(run.folder)
+    found = checkpoint.load_newest(run.folder)
     if found is not None:
         state.load_state_dict(found[1], found[0])
     checkpoint.quarantine_corrupt(run.folder, found[0] if found else None, state.step)

@@ -51,7 +51,7 @@ def metrics(folder: Path) -> list[str]:
     return re.sub(r', "steps_per_second": [^,}]+', "", text).splitlines()
 
 
-def same(one: Any, other: Any, path: str = "") -> None:
+def assert_identical(one: Any, other: Any, path: str = "") -> None:
     """Fails, with the place, unless two saved trees are equal bit for bit."""
     assert type(one) is type(other), path
     if isinstance(one, Tensor):
@@ -60,22 +60,22 @@ def same(one: Any, other: Any, path: str = "") -> None:
     elif isinstance(one, dict):
         assert one.keys() == other.keys(), path
         for key in one:
-            same(one[key], other[key], f"{path}.{key}")
+            assert_identical(one[key], other[key], f"{path}.{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), path
         for place, pair in enumerate(zip(one, other, strict=True)):
-            same(*pair, f"{path}[{place}]")
+            assert_identical(*pair, f"{path}[{place}]")
     else:
         assert one == other or one != one, f"{path}: {one} is not {other}"
 
 
-def same_run(one: Path, other: Path, step: int) -> None:
+def assert_same_run(one: Path, other: Path, step: int) -> None:
     """The last and the best checkpoint, all points, and metrics.jsonl, of two runs."""
     for which in (f"step_{step}.pt", "best.pt"):
         contents = [checkpoint.load(folder / "checkpoints" / which) for folder in (one, other)]
         for content in contents:
             del content["logs"]  # their lengths hold the times
-        same(*contents)
+        assert_identical(*contents)
     assert scalars(one) == scalars(other)
     assert metrics(one) == metrics(other)
     for folder in (one, other):
