@@ -23,15 +23,14 @@ from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from runner.config import Config, Project
 from runner.errors import (
-    REPLACED_HYDRA_GROUPS,
     UserError,
     is_user_error,
     missing_value,
-    replaced_hydra_group,
     unknown_key,
     unknown_option,
     unparsable_override,
 )
+from runner.hydra_settings import check_hydra_settings, check_searchpath
 from runner.runs.run import CONFIG_FILE
 
 UNDECLARED_ERRORS = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError, OSError)
@@ -87,13 +86,11 @@ class Composer(Generic[Config]):
         with self._initialized() as loader:
             parsed = _parsed(overrides, loader)
             if added := [override for override in parsed if override.key_or_group == "hydra.searchpath"]:
-                _check_folders(added)  # they may add options, which only Hydra knows and then checks by itself
+                check_searchpath(added)  # they may add options, which only Hydra knows and then checks by itself
             else:
                 _check_options(parsed, loader)
             config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
-            for group in REPLACED_HYDRA_GROUPS:
-                if (choice := config.hydra.runtime.choices[group]) != "basic":  # Hydra's default
-                    raise UserError(replaced_hydra_group(f"{group}={choice}"))
+            check_hydra_settings(config.hydra, self.project.script.stem)
             return config
 
     def checked(self, overrides: Sequence[str]) -> Config:
@@ -135,15 +132,6 @@ def _check_options(overrides: Sequence[Override], loader: ConfigLoader) -> None:
             raise UserError(f"{line}: the group is there already; write {line.lstrip('+')}")
         if value not in (options := loader.get_group_options(group)):
             raise UserError(unknown_option(group, value, options))
-
-
-def _check_folders(overrides: Sequence[Override]) -> None:
-    """Raises UserError for a folder in hydra.searchpath that does not exist, of which Hydra only warns."""
-    for override in overrides:
-        value = override.value()
-        for path in map(str, value if isinstance(value, list) else []):
-            if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_dir():
-                raise UserError(f"{override.input_line}: no such folder of configurations: {path}")
 
 
 def _undeclared_error(error: Exception, project: Project[Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from gradclip import fields
 from gradclip.fields import Checked, Option, field_type
 from gradclip.policies import Policy
+from runner.runs.files import expand_home
 
 
 def field(help: str, *, mutable_on_resume: bool = False, path: bool = False, **limits: Any) -> Any:
@@ -207,13 +208,13 @@ def _mutable(config: Checked, prefix: str) -> Iterator[str]:
 
 
 def resolve_paths(config: Checked, base: Path) -> None:
-    """Makes every field that is a path absolute, links resolved, so that a run can be resumed from anywhere.
+    """Makes every field that is a path absolute, with `~` expanded and links resolved, in place.
 
-    base: the folder from which relative paths count.
+    A run can then be resumed from anywhere. base: the folder that relative paths start from.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, Checked):
             resolve_paths(value, base)
         elif field.metadata.get("path") and value is not None:
-            setattr(config, field.name, str((base / value).resolve()))
+            setattr(config, field.name, str((base / expand_home(value)).resolve()))

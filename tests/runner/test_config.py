@@ -8,9 +8,10 @@ import pytest
 from gradclip import ClipByNorm, Policy
 from gradclip.errors import InvalidField
 from runner.compose import Composer, load
-from runner.config import field
+from runner.config import field, resolve_paths
 from runner.errors import UserError
 from runner.runs.run import save_config
+from runner.sweeps.space import axes
 from tests.comparison import scalars
 from tests.runner.support import PROJECT, compose, composer, train
 from tests.runner.toy.toy import Toy
@@ -43,6 +44,32 @@ def test_what_is_no_saved_configuration_is_refused(content: str, line: str, tmp_
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=line):
         load(tmp_path, PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("~/x.txt", "{home}/x.txt"),
+        ("~", "{home}"),
+        ("x/~y.txt", "{base}/x/~y.txt"),
+        ("~no-such-user/x", "{base}/~no-such-user/x"),
+    ],
+)
+def test_a_home_directory_in_a_path_is_expanded(
+    value: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is quoted on the command line or stands in a file; a shell expands only the unquoted one."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = compose(f"initial='{value}'")
+    resolve_paths(config, tmp_path / "base")
+    assert config.initial == expected.format(home=tmp_path / "home", base=tmp_path / "base")
+
+
+def test_a_home_directory_in_a_path_of_a_sweep_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for line, values in (("initial='~/x'", ["x"]), ("initial='~/x','~/y'", ["x", "y"])):
+        (axis,) = axes(composer(), [line])
+        assert axis.values == [f"initial={tmp_path / value}" for value in values]
 
 
 def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,17 @@ def test_what_is_mutable_on_resume_is_taken(tmp_path: Path) -> None:
     assert load(folder, PROJECT) == config
 
 
+def test_paths_of_a_resumed_run_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path counts from the folder in which the run is resumed, and ~ is the home directory."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    finished(tmp_path)
+    for word, expected in (("other", tmp_path / "later" / "other"), ("'~/other'", tmp_path / "other")):
+        (tmp_path / "later").mkdir(exist_ok=True)
+        done = program("resume='~/run'", f"incident={word}", f"steps={9 + len(word)}", cwd=tmp_path / "later")
+        assert done.returncode == 0, done.stderr
+        assert load(tmp_path / "run", PROJECT).incident == str(expected)
+
+
 def test_a_run_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
@@ -39,6 +40,7 @@ def preflight(project: Project[Any], argv: Sequence[str] | None = None) -> None:
         return
     with one_line_errors(project, args.overrides):
         _check_processes()
+        _check_working_directory()
         arguments.check(args)
         composer = Composer(project, args.config_name or "train")
         parsed = composer.parse(args.overrides)
@@ -51,6 +53,10 @@ def preflight(project: Project[Any], argv: Sequence[str] | None = None) -> None:
         if sweep.is_requested(args.multirun, parsed):
             if flag := "--cfg" if args.cfg else "--info" if args.info else None:
                 raise UserError(f"{flag}: shows the configuration of a single run")
+            if wrong := next((override for override in parsed if override.key_or_group == "hydra.run.dir"), None):
+                raise UserError(
+                    f"{wrong.input_line}: is the folder of a single run; that of a sweep is hydra.sweep.dir"
+                )
             sys.exit(sweep.main(composer, args.overrides))
         config = composer.compose(args.overrides)
         _check(config, composer, args)
@@ -64,12 +70,20 @@ def _check_processes() -> None:
         raise UserError(f"WORLD_SIZE={world_size}: one process trains a model here; start train.py without torchrun")
 
 
+def _check_working_directory() -> None:
+    """Raises UserError for a folder name in which Hydra, which keeps the path as a value, finds an interpolation."""
+    if "${" in str(Path.cwd()):
+        raise UserError(f"{Path.cwd()}: cannot be the working directory, since Hydra reads ${{ as an interpolation")
+
+
 def _check(config: DictConfig, composer: Composer[Any], args: Namespace) -> None:
     """Raises UserError and InvalidField for a configuration that is not that of a single new run."""
     if config.hydra.mode == RunMode.MULTIRUN:
         raise UserError("hydra.mode=MULTIRUN: -m makes a sweep; leave this out of the file")
     settings = checked(config, composer.project, args.overrides)
-    if given := next((each for each in args.overrides if each.lstrip("+").startswith("sweep.")), None):
+    if given := next(
+        (each for each in args.overrides if each.lstrip("+").startswith(("sweep.", "hydra.sweep."))), None
+    ):
         raise UserError(f"{given}: there is no sweep; add -m")
     if settings.resume is not None:
         raise UserError(f"resume={settings.resume}: belongs on the command line, and in no file")

@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 
 from runner.cli.run import execute
 from runner.compose import checked, load, read_yaml
-from runner.config import Config, Project, flatten, incompatible_keys
+from runner.config import Config, Project, flatten, incompatible_keys, resolve_paths
 from runner.errors import UserError, print_line
 from runner.runs import log
+from runner.runs.files import expand_home
 from runner.runs.run import CONFIG_FILE
 from runner.runs.status import read_status
 from runner.sweeps.results import state_of
@@ -52,7 +53,7 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
 
 def folder_of(name: str) -> Path:
     """The folder of the run that is meant; raises UserError if there is none that can be resumed."""
-    folder = LATEST if name == "latest" else Path(name)
+    folder = LATEST if name == "latest" else expand_home(name)
     shown = f"resume={name}"
     if not folder.is_dir():
         raise UserError(f"{shown}: {'not the folder of a run' if folder.exists() else f'there is no {folder}'}")
@@ -80,6 +81,7 @@ def resumed_settings(folder: Path, project: Project[Config], overrides: Sequence
         _check_form(override, project)
         OmegaConf.update(config, override.key_or_group, override.value())
     later = checked(config, project, [str(override.input_line) for override in chosen])
+    resolve_paths(later, Path.cwd())
     values = flatten(later)
     if names := incompatible_keys(flatten(saved), later):
         given = ", ".join(f"{name}={values.get(name)}" for name in names)

@@ -202,7 +202,9 @@ def check_new(key: str, name: str, output_subdir: str | None) -> None:
 
 
 def check_creatable(key: str, name: str) -> None:
-    """Raises UserError, with the key that names the folder, if it is not there and cannot be made."""
+    """Raises UserError, with the key that names the folder, if it does not exist and cannot be created."""
+    if "${" in name:
+        raise UserError(f"{key}={name}: cannot be the folder of a run, since Hydra reads ${{ as an interpolation")
     folder = Path(name).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):

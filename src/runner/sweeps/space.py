@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, QuotedStri
 from runner.compose import Composer
 from runner.config import Project
 from runner.errors import UserError, quote_override
+from runner.runs.files import expand_home
 
 # Settings of the sweep itself and of its folder, which no job is given.
 NOT_FOR_JOBS = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")
@@ -88,7 +89,7 @@ def _absolute(line: str, override: Override, project: Project[Any]) -> str:
         return f"hydra.searchpath=[{','.join(map(quote_override, paths))}]"
     if override.key_or_group not in project.path_keys or not isinstance(value, str) or "${" in value:
         return line
-    return f"{line.partition('=')[0]}={quote_override(str(Path(value).resolve()))}"
+    return f"{line.partition('=')[0]}={quote_override(str(_resolved(value)))}"
 
 
 def _path(value: Any) -> str:
@@ -98,7 +99,7 @@ def _path(value: Any) -> str:
 
 
 def _resolved(path: Any) -> Path:
-    return Path(str(path).removeprefix("file://")).resolve()
+    return expand_home(str(path).removeprefix("file://")).resolve()
 
 
 def _interval(line: str, value: IntervalSweep) -> Interval:

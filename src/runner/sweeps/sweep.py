@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner import config as schemas
 from runner.compose import Composer
 from runner.errors import UserError, print_line, quote_override
+from runner.runs.files import expand_home
 from runner.runs.run import check_creatable, update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import grid, slurm
@@ -89,7 +90,7 @@ def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
 
 def unfinished(composer: Composer[Any], name: str, arguments: list[str]) -> Sweep:
     """A sweep that was planned earlier. Its points are the same; other `sweep` settings may be given."""
-    folder = (LATEST if name == "latest" else Path(name)).resolve()  # outputs/latest will point to it
+    folder = (LATEST if name == "latest" else expand_home(name)).resolve()  # outputs/latest will point to it
     if (plan := read_plan(folder)) is None:
         raise UserError(f"sweep.resume={name}: not the folder of a sweep; it has no {PLAN} that can be read")
     if wrong := next(
