@@ -67,31 +67,24 @@ class Composer(Generic[Config]):
 
     @contextmanager
     def _initialized(self) -> Iterator[ConfigLoader]:
-        """Hydra is initialized for this project in the block, and as it was before after it.
-
-        An error in the block that names no key, as Hydra raises for some values and damaged files, becomes a UserError.
-        """
+        """Hydra is initialized for this project in the block; after it, the earlier state is back."""
         folder = str(self.project.conf)
         with hydra.initialize_config_dir(folder, version_base="1.3", job_name=self.project.script.stem):
-            try:
-                yield GlobalHydra.instance().config_loader()
-            except UNDECLARED_ERRORS as error:
-                if is_user_error(error):  # some of the declared types are a ValueError or an OSError as well
-                    raise
-                raise UserError(_undeclared_error(error, self.project)) from error
+            yield GlobalHydra.instance().config_loader()
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
         register(self.project)  # another project may have been registered since
         with self._initialized() as loader:
-            parsed = _parsed(overrides, loader)
+            parsed = _parsed(overrides, loader, self.project)
             if added := [override for override in parsed if override.key_or_group == "hydra.searchpath"]:
                 check_searchpath(added)  # they may add options, which only Hydra knows and then checks by itself
             else:
                 _check_options(parsed, loader)
-            config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
-            check_hydra_settings(config.hydra, self.project.script.stem)
-            return config
+            with _declared_errors(self.project):
+                config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
+        check_hydra_settings(config.hydra, self.project.script.stem)
+        return config
 
     def checked(self, overrides: Sequence[str]) -> Config:
         """The configuration that these overrides give, as objects. Raises as `compose` and `checked` do."""
@@ -100,7 +93,7 @@ class Composer(Generic[Config]):
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """The overrides, parsed by Hydra's grammar. Raises UserError and OverrideParseException."""
         with self._initialized() as loader:
-            return _parsed(overrides, loader)
+            return _parsed(overrides, loader, self.project)
 
     def options(self) -> dict[str, list[str]]:
         """The options of every group in conf/, without Hydra's own groups and the schemas."""
@@ -108,11 +101,27 @@ class Composer(Generic[Config]):
             return {group: loader.get_group_options(group) for group in _groups(loader)}
 
 
-def _parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
+@contextmanager
+def _declared_errors(project: Project[Any]) -> Iterator[None]:
+    """Turns an error that Hydra raises in the block without naming a key into a UserError.
+
+    Hydra does so for some values and damaged files. The block holds calls of Hydra only: an error of this program or
+    of a project's own code stays what it is.
+    """
+    try:
+        yield
+    except UNDECLARED_ERRORS as error:
+        if is_user_error(error):  # some of the declared types are a ValueError or an OSError as well
+            raise
+        raise UserError(_undeclared_error(error, project)) from error
+
+
+def _parsed(overrides: Sequence[str], loader: ConfigLoader, project: Project[Any]) -> list[Override]:
     for override in overrides:
         if not override.partition("=")[0].strip("+"):
             raise UserError(unparsable_override(override))
-    parsed: list[Override] = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    with _declared_errors(project):
+        parsed: list[Override] = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     return parsed
 
 

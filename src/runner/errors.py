@@ -23,7 +23,7 @@ from omegaconf.errors import (
 )
 
 from gradclip.errors import InvalidField, format_value
-from gradclip.fields import Checked, allowed
+from gradclip.fields import Checked, Option, allowed
 from runner.config import Project
 
 
@@ -37,6 +37,8 @@ REPLACED_HYDRA_GROUPS = {  # groups of Hydra's own, and the settings in their st
     "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
     "hydra/launcher": "sweep.jobs=4 runs four jobs at once, and sweep.launcher=slurm runs them on a cluster",
 }
+ASSIGNMENT_ERROR = re.compile(r"Invalid type assigned: \w+ is not a subclass of (?P<kind>\w+)\. value: (?P<value>.*)")
+MERGE_ERROR = re.compile(r"In '(.+?)'.*Merge error: \w+ is not a subclass of (\w+)\. value: ([^\n]*)", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,10 +116,22 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
             return f"{override}: several values are a sweep: add -m; a list is written {as_list}"
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
+        case ConfigCompositionException() if merge := MERGE_ERROR.search(str(error)):
+            return scalar_for_node(*merge.groups(), project)
         case MissingMandatoryValue():
             return missing_value(str(error.full_key), project)
-        case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and error.value is not None:
-            return wrong_value(str(error.full_key), error.value, owner)
+        case OmegaConfBaseException(full_key=str(key)) if key in (project.groups if project else ()):
+            return missing_value(key, project)
+        case OmegaConfBaseException(full_key=str(key), object_type=type() as owner) if _names_value(
+            error
+        ) and _has_field(owner, key):
+            return wrong_value(key, error.value, owner)
+        case OmegaConfBaseException(full_key=str(key)) if "is not Optional" in str(error):
+            return f"{key}: must not be null"
+        case OmegaConfBaseException(full_key=str(key)) if assigned := ASSIGNMENT_ERROR.search(str(error)):
+            value, group = assigned["value"], _group_of(assigned["kind"], project)
+            form = f"an option is chosen by {group}@{key}={value}" if group else "must be given by its keys"
+            return f"{key}={value}: {form}"
         case OmegaConfBaseException() if error.full_key:
             return f"{error.full_key}: {error.msg or error}".split("\n")[0]
         case yaml.MarkedYAMLError() if error.problem_mark:
@@ -153,6 +167,31 @@ def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
     return f"{group}={format_value(option)}: no such option; {meant} are {', '.join(options)}"
 
 
+def scalar_for_node(file: str, kind: str, value: str, project: Project[Any] | None = None) -> str:
+    """A plain value, in a file, of a key whose values are nodes: an option of a group, or keys below it.
+
+    file: relative to conf/, without its ending. kind: the name of the class that describes the node.
+    """
+    if (group := _group_of(kind, project)) is None:
+        keys = [
+            key for key, field in (project.all_keys() if project else ()) if getattr(field.type, "__name__", "") == kind
+        ]
+        return f"{file}.yaml: {keys[0] if keys else kind}: {value}: must be given by its keys"
+    base = project.groups[group] if project else Option
+    if value not in base.options:
+        return f"{file}.yaml: {unknown_option(group, value, base.options)}"
+    entry = f"override /{group}: {value}" if "/" in file else f"{group}: {value}"
+    return f"{file}.yaml: {group}: {value}: an option is chosen in the defaults list: defaults: [{entry}]"
+
+
+def _group_of(kind: str, project: Project[Any] | None) -> str | None:
+    """The group with a class of this name."""
+    for group, base in (project.groups if project else {}).items():
+        if kind in {schema.__name__ for schema in (base, *base.options.values())}:
+            return group
+    return None
+
+
 def unknown_key(
     key: str, owner: type | None, project: Project[Any] | None = None, overrides: Sequence[str] = ()
 ) -> str:
@@ -161,7 +200,7 @@ def unknown_key(
     written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
     line = f"{written}: no such key"
     if key in ("experiment", "debug"):
-        return f"{written}: its file has to begin with the line # @package _global_"
+        return f"{written}: is chosen on the command line, and its file has to begin with # @package _global_"
     if not _is_schema(owner):
         return line
     group = parent.split(".")[0]
@@ -216,6 +255,14 @@ def _options_with(group: str, leaf: str, project: Project[Any] | None) -> list[t
 
 def _is_schema(owner: Any) -> bool:
     return isinstance(owner, type) and issubclass(owner, Checked)
+
+
+def _names_value(error: OmegaConfBaseException) -> bool:
+    return error.value is not None or "is not Optional" in str(error)
+
+
+def _has_field(owner: type, key: str) -> bool:
+    return _is_schema(owner) and key.rpartition(".")[2] in {field.name for field in dataclasses.fields(owner)}
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

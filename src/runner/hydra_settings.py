@@ -53,9 +53,12 @@ def _folder_exists(path: str) -> bool:
 
 
 def _package_exists(path: str) -> bool:
+    name = path.replace("/", ".")
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
     try:
-        spec = find_spec(path.replace("/", "."))
-    except (ImportError, ValueError):  # a parent is not a package, or the name is empty
+        spec = find_spec(name)
+    except ModuleNotFoundError:  # it has no parent, or one that is not a package
         return False
     return spec is not None and spec.origin is not None  # Hydra reads no package without an __init__.py
 

@@ -44,7 +44,7 @@ ILLEGAL = [
     ("hydra/job_logging=default hydra.job_logging.root.level=LOUD", "hydra.job_logging.root: must have handlers"),
     ("hydra/job_logging=nope", "hydra/job_logging=nope: no such option; did you mean hydra/job_logging=none?"),
     ("hydra/hydra_logging=nope", "hydra/hydra_logging=nope: no such option; did you mean hydra/hydra_logging=none?"),
-    ("hydra.run.dir=null", "hydra.run.dir: field 'hydra.run.dir' is not Optional"),
+    ("hydra.run.dir=null", "hydra.run.dir: must not be null"),
     ("hydra.run.dir=run/${nope}", "hydra.run.dir: Interpolation key 'nope' not found"),
     ("hydra.run.dir='\\${run}'", "hydra.run.dir=${run}: cannot be the folder of a run, since Hydra reads ${"),
     ("hydra.run.dir=[run]", "hydra.run.dir: Cannot convert 'list' to string"),

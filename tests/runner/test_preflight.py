@@ -12,7 +12,7 @@ import pytest
 
 from runner.cli import preflight as cli
 from runner.compose import Composer
-from runner.errors import UserError
+from runner.errors import UserError, explain
 from tests.runner.support import PROJECT, TRAIN, program, real_program, refused
 from tests.support import ENV, ROOT
 
@@ -101,6 +101,22 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("clip:\n  max: none", "clip.max=none: must be a number above 0"),
         ("clip: [1", "typo.yaml, line 3: not YAML"),
         ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+        (
+            "clip: value",
+            "experiment/typo.yaml: clip: value: an option is chosen in the defaults list: defaults: [overri",
+        ),
+        ("schedule: linear", "in the defaults list: defaults: [override /schedule: linear]"),
+        ("clip: nrom", "experiment/typo.yaml: clip=nrom: no such option; did you mean clip=norm?"),
+        ("clip: null", "clip: has no value; choose one of adagc, agc,"),
+        ("clip: [value]", "experiment/typo.yaml: clip=['value']: no such option; did you mean clip=value?"),
+        ("log: 3", "experiment/typo.yaml: log: 3: must be given by its keys"),
+        ("log: null", "log: must not be null"),
+        ("sweep: {slurm: 4}", "experiment/typo.yaml: sweep.slurm: 4: must be given by its keys"),
+        ("steps: null", "steps=null: must be a whole number of at least 1"),
+        (
+            "experiment: calm",
+            "experiment=typo: is chosen on the command line, and its file has to begin with # @package",
+        ),
         ("defaults:\n  - override /hydra/launcher: joblib", "hydra/launcher=joblib: not used here; sweep.jobs=4"),
         ("defaults:\n  - override /hydra/sweeper: optuna", "hydra/sweeper=optuna: not used here; sweep.method=grid or"),
         ("- 3", "Cannot merge DictConfig with ListConfig"),
@@ -114,6 +130,18 @@ def test_a_mistake_in_a_file_is_one_line(
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
     assert line in refused(["hydra.searchpath=[file://more]", "experiment=typo"], capsys)
+
+
+def test_an_option_as_a_value_in_the_primary_file(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Which has no `override` before its entries."""
+    conf = tmp_path_factory.mktemp("project") / "conf"
+    shutil.copytree(PROJECT.conf, conf)
+    (conf / "train.yaml").write_text((conf / "train.yaml").read_text() + "\nclip: value\n")
+    project = replace(PROJECT, root=conf.parent)
+    with pytest.raises(Exception, match="not a subclass") as error:
+        Composer(project).compose([])
+    assert explain(error.value, project).endswith("train.yaml: clip: value: an option is chosen in the defaults list: "
+                                                  "defaults: [clip: value]")  # fmt: skip
 
 
 def test_an_option_without_its_schema_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,6 +172,22 @@ def test_a_bug_is_not_taken_for_a_mistake(
     with pytest.raises(ValueError, match="a bug"):
         cli.preflight(PROJECT, ["train.py"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [ValueError, AttributeError, AssertionError, OSError])
+def test_a_bug_beside_hydras_composition_is_not_taken_for_a_mistake(
+    error: type[Exception], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra lets errors of these types through for some values; only those of its own calls become one line."""
+
+    def fail(*arguments: object) -> None:
+        raise error("a bug")
+
+    for name in ("_check_options", "check_hydra_settings"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"runner.compose.{name}", fail)
+            with pytest.raises(error, match="a bug"):
+                cli.preflight(PROJECT, ["train.py"])
 
 
 def test_several_processes_are_refused_before_a_folder_exists(tmp_path: Path) -> None:

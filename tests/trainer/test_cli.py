@@ -17,7 +17,7 @@ from tests.programs import run
 from tests.support import ROOT
 from tests.trainer.options import missing, names
 from tests.trainer.support import compose, refused
-from trainer.project import PROJECT
+from trainer.project import PROJECT, composer
 from trainer.run import execute_in_folder
 
 MODELS = ", ".join(names("model"))
@@ -205,6 +205,23 @@ def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsy
     (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
     assert line in refused([SEARCHPATH, "experiment=typo"], capsys)
     assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize("group", sorted(PROJECT.groups))
+def test_an_option_as_a_value_in_an_experiment_file(group: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer shows the form that works, for every group and each of its options."""
+    (here / "more" / "experiment").mkdir(parents=True)
+    file = here / "more" / "experiment" / "typo.yaml"
+    for option in composer().options()[group]:
+        file.write_text(f"# @package _global_\n{group}: {option}\n")
+        line = refused([SEARCHPATH, "experiment=typo"], capsys)
+        form = f"[override /{group}: {option}]"
+        assert (
+            line
+            == f"experiment/typo.yaml: {group}: {option}: an option is chosen in the defaults list: defaults: {form}"
+        )
+        file.write_text(f"# @package _global_\ndefaults: {form}\n")
+        assert composer().compose([SEARCHPATH, "experiment=typo"])[group].name == option
 
 
 @pytest.mark.parametrize(("arguments", "line"), UNBUILDABLE, ids=[arguments for arguments, _ in UNBUILDABLE])
