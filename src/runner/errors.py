@@ -18,6 +18,8 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     ConfigTypeError,
+    GrammarParseError,
+    InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -117,29 +119,32 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case ConfigCompositionException() if merge := MERGE_ERROR.search(str(error)):
-            return scalar_for_node(*merge.groups(), project)
+            return scalar_for_node(merge[1], merge[2], merge[3], project)
         case MissingMandatoryValue():
             return missing_value(str(error.full_key), project)
+        case InterpolationResolutionError() | GrammarParseError() if error.full_key:
+            return first_line(error)
         case OmegaConfBaseException(full_key=str(key)) if key in (project.groups if project else ()):
             return missing_value(key, project)
-        case OmegaConfBaseException(full_key=str(key), object_type=type() as owner) if _names_value(
-            error
-        ) and _has_field(owner, key):
+        case OmegaConfBaseException(full_key=str(key), object_type=type() as owner) if _has_field(owner, key):
             return wrong_value(key, error.value, owner)
         case OmegaConfBaseException(full_key=str(key)) if "is not Optional" in str(error):
             return f"{key}: must not be null"
         case OmegaConfBaseException(full_key=str(key)) if assigned := ASSIGNMENT_ERROR.search(str(error)):
-            value, group = assigned["value"], _group_of(assigned["kind"], project)
-            form = f"an option is chosen by {group}@{key}={value}" if group else "must be given by its keys"
-            return f"{key}={value}: {form}"
+            return _wrong_node(key, assigned["kind"], assigned["value"], project)
         case OmegaConfBaseException() if error.full_key:
-            return f"{error.full_key}: {error.msg or error}".split("\n")[0]
+            return first_line(error)
         case yaml.MarkedYAMLError() if error.problem_mark:
             mark = error.problem_mark
             return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
         case yaml.reader.ReaderError():
             return f"{error.name}: not YAML: {error.reason}"
     return None
+
+
+def first_line(error: OmegaConfBaseException) -> str:
+    """What OmegaConf says of a key, without the lines that repeat the key and its type."""
+    return f"{error.full_key}: {error.msg or error}".split("\n")[0]
 
 
 def replaced_hydra_group(override: str) -> str:
@@ -182,6 +187,12 @@ def scalar_for_node(file: str, kind: str, value: str, project: Project[Any] | No
         return f"{file}.yaml: {unknown_option(group, value, base.options)}"
     entry = f"override /{group}: {value}" if "/" in file else f"{group}: {value}"
     return f"{file}.yaml: {group}: {value}: an option is chosen in the defaults list: defaults: [{entry}]"
+
+
+def _wrong_node(key: str, kind: str, value: str, project: Project[Any] | None) -> str:
+    group = _group_of(kind, project)
+    form = f"an option is chosen by {group}@{key}={value}" if group else "must be given by its keys"
+    return f"{key}={value}: {form}"
 
 
 def _group_of(kind: str, project: Project[Any] | None) -> str | None:
@@ -255,10 +266,6 @@ def _options_with(group: str, leaf: str, project: Project[Any] | None) -> list[t
 
 def _is_schema(owner: Any) -> bool:
     return isinstance(owner, type) and issubclass(owner, Checked)
-
-
-def _names_value(error: OmegaConfBaseException) -> bool:
-    return error.value is not None or "is not Optional" in str(error)
 
 
 def _has_field(owner: type, key: str) -> bool:

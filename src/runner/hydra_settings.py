@@ -28,8 +28,9 @@ def check_hydra_settings(hydra: DictConfig, job_name: str) -> None:
     for group in REPLACED_HYDRA_GROUPS:
         if (choice := hydra.runtime.choices[group]) != "basic":  # Hydra's default
             raise UserError(replaced_hydra_group(f"{group}={choice}"))
-    values = OmegaConf.to_container(hydra, resolve=False)  # folder names may refer to what is known at the start only
-    assert isinstance(values, dict)
+    values: Any = OmegaConf.to_container(
+        hydra, resolve=False
+    )  # folder names may refer to what is known at the start only
     _check_folder("hydra.run.dir", values["run"]["dir"])
     _check_folder("hydra.sweep.dir", values["sweep"]["dir"])
     if values["job"]["chdir"]:
