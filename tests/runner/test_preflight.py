@@ -7,13 +7,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gradclip import ClipByNorm
 from runner.cli import preflight as cli
 from runner.compose import Composer
+from runner.config import Log
 from runner.errors import UserError, explain
 from tests.runner.support import PROJECT, TRAIN, program, real_program, refused
+from tests.runner.toy.toy import Toy
 from tests.support import ENV, ROOT
 
 # The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
@@ -130,6 +134,25 @@ def test_a_mistake_in_a_file_is_one_line(
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
     assert line in refused(["hydra.searchpath=[file://more]", "experiment=typo"], capsys)
+
+
+@pytest.mark.parametrize("form", ["{key}=2", "+{key}=2", "-m seed=1,2 {key}=2", "-m {key}=2,3", "experiment=old"])
+@pytest.mark.parametrize(("owner", "key"), [(Toy, "parts"), (Log, "log.parts"), (ClipByNorm, "clip.parts")])
+def test_a_key_that_was_removed_is_answered_with_its_successor(
+    owner: type[Any],
+    key: str,
+    form: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At the root, in a node and in an option, wherever it is set."""
+    monkeypatch.setattr(owner, "removed", {"parts": "pieces=2 does the same"})
+    (here / "more" / "experiment").mkdir(parents=True)
+    content = "parts: 2" if owner is Toy else f"{key.partition('.')[0]}:\n  parts: 2"
+    (here / "more" / "experiment" / "old.yaml").write_text(f"# @package _global_\n{content}\n")
+    line = refused(["hydra.searchpath=[file://more]", *form.format(key=key).split()], capsys)
+    assert re.match(rf"{re.escape(key)}(=2)?: no such key any more: pieces=2 does the same( \(.*\))?$", line)
 
 
 def test_an_option_as_a_value_in_the_primary_file(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,12 +1,14 @@
 """A run that was ended anywhere and is resumed is, bit for bit, the run that was never ended."""
 
+import re
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 
 from runner.compose import load
-from runner.errors import UserError
+from runner.errors import UserError, quote_override
 from runner.runs import checkpoint
 from runner.runs.run import Run
 from runner.runs.status import actual_state
@@ -14,6 +16,7 @@ from runner.tracking.events import EVENTS
 from tests import programs
 from tests.comparison import assert_identical, assert_same_run, points, scalars
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
+from tests.runner.toy.toy import Toy
 
 # The loss rises, so that only the first evaluation is the best, and what is logged after it belongs to no checkpoint.
 STEPS = 12
@@ -78,6 +81,32 @@ def test_an_interrupted_run_finishes_its_step_and_is_resumed(whole: Path, number
     assert (found["state"], found["reason"], found["step"]) == ("interrupted", number.name, 7)
     assert checkpoint.find(folder, "7").exists()
     resumed(whole, folder)
+
+
+@pytest.mark.parametrize("name", ["a b[c], d", 'it\'s "x"=$y', "~a\\b"])
+def test_the_printed_commands_run_as_a_shell_reads_them(whole: Path, name: str) -> None:
+    """For a run in a folder whose name has characters that a shell or Hydra's grammar reads as its own."""
+    (whole / "incident").write_text("wait 7")
+    (reached := whole / "incident.reached").unlink(missing_ok=True)
+    arguments = (*RISING, f"hydra.run.dir={quote_override(f'./{name}')}")
+    with programs.Program(TRAIN, *arguments, cwd=whole) as run:
+        wait_for(reached.exists)
+        run.send_signal(signal.SIGTERM)
+        output, errors = run.communicate(timeout=60)
+    (whole / "incident").unlink()
+    assert (run.returncode, errors) == (143, "")
+    assert shlex.split(printed("TensorBoard", output)) == ["tensorboard", "--logdir", name]
+    python, script, *resume = shlex.split(printed("to resume", output))
+    assert (python, script) == ("python", TRAIN.name)
+    done = program(*resume, cwd=whole)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_run(whole / "run", whole / name, STEPS)
+
+
+def printed(row: str, output: str) -> str:
+    """The text behind a row's name in the summary of a run."""
+    (text,) = re.findall(rf"^{row} +(.*)$", output, re.MULTILINE)
+    return str(text)
 
 
 def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
@@ -183,6 +212,15 @@ def test_a_run_of_another_version_is_refused(
         (tmp_path / "run" / "config.yaml").write_text(other)
         line = refused(["resume=run", "steps=9"], capsys)
         assert line.endswith(f"run/config.yaml: written by another version of this program: {what}")
+
+
+def test_a_removed_key_of_a_resumed_run_is_answered_with_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Toy, "removed", {"parts": "pieces=2 does the same"})
+    assert refused(["resume=run", "parts=2"], capsys) == "parts=2: no such key any more: pieces=2 does the same"
 
 
 def test_a_project_can_fix_the_steps(

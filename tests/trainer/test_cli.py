@@ -73,6 +73,8 @@ MISTAKES = [
     ("clip=chain clip.max=1", "clip.max=1.0: must be set in a link: clip.links.<label>.max"),
     ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1.0: must be a number above 0"),
     ("clip=chain clip.links.whole.maks=1", "clip.links.whole.maks=1: no such key"),
+    ("clip=chain clip@clip.links.whole=agc clip.links.whole.exclude_last=true",
+     "clip.links.whole.exclude_last=true: no such key any more: clip.exclude says which"),
     ("clip=chain clip@clip.links.whole=zclp", "clip=zclp: no such option; did you mean clip=zclip?"),
     ("clip.include=weight", "clip.include=weight: must be a list of patterns"),
     ("clip.name=value", "clip.name=value: must be norm, which the option itself sets"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from runner.runs.run import Interrupted, Run, RunStopped, resume_command
-from runner.sweeps.results import relative_path
+from runner.sweeps.results import relative_path, shell_path
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def show(
         rows["dropped"] = f"{dropped} steps"
     if sample:
         rows["sample"] = sample.strip().replace("\n", "\n" + " " * 13)
-    folder = relative_path(run.folder)
+    folder = shell_path(run.folder)
     rows |= {"run": folder, "TensorBoard": f"tensorboard --logdir {folder}"}
     if isinstance(stopped, Interrupted):
-        rows["to resume"] = resume_command(Path(folder))
+        rows["to resume"] = resume_command(Path(relative_path(run.folder)))
     log.info("\n%s", "\n".join(f"{name:<13}{text}" for name, text in rows.items()))

@@ -225,7 +225,8 @@ def remove_rejected(folder: Path, output_subdir: str | None) -> None:
 
 def resume_command(folder: Path) -> str:
     """The command that resumes the run in a folder, as a shell takes it."""
-    return shlex.join(["python", "train.py", f"resume={quote_override(str(folder))}"])
+    name = f"./{folder}" if str(folder).startswith("~") else str(folder)  # a leading ~ would be the home directory
+    return shlex.join(["python", "train.py", f"resume={quote_override(name)}"])
 
 
 def update_latest_symlink(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What a sweep planned and how every job ended: sweep.json and the status.json of each job, read without torch."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -162,5 +163,10 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def relative_path(path: Path) -> str:
-    """A path as short as the working directory allows."""
+    """A path, relative to the working directory if it is below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def shell_path(path: Path) -> str:
+    """`relative_path`, quoted for a shell where that is necessary."""
+    return shlex.quote(relative_path(path))
