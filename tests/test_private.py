@@ -157,6 +157,16 @@ def test_what_is_used_is_listed_and_what_is_listed_is_used() -> None:
     assert in_table - used == set(), "in the table of docs/decisions.md, but not in the code"
 
 
+def test_nothing_is_written_for_windows() -> None:
+    """It is not supported: a run syncs its folder and locks a file by POSIX calls."""
+    pattern = re.compile(
+        r"win32|msvcrt|os\.name\b|creationflags|WindowsPath|hasattr\((signal|os), \"(SIG|sysconf|getload)"
+    )
+    others = [path for path in sources() if path != Path(__file__).relative_to(ROOT)]
+    found = [str(path) for path in others if pattern.search((ROOT / path).read_text(encoding="utf-8"))]
+    assert found == []
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

@@ -5,15 +5,12 @@ lock belongs to one process, and the system drops it when that process ends, how
 """
 
 import errno
+import fcntl
 import os
-import sys
 import time
 from pathlib import Path
 
 from runner.errors import UserError
-
-if sys.platform != "win32":
-    import fcntl
 
 LOCK_FILE = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of a file system without locks
@@ -60,8 +57,6 @@ def is_held(folder: Path) -> bool | None:
 
 def _take(descriptor: int, *, shared: bool = False) -> bool | None:
     """Whether the lock was free; None where the file system has none."""
-    if sys.platform == "win32":
-        return None
     try:
         fcntl.lockf(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -30,8 +30,7 @@ CONFIG_FILE = "config.yaml"
 # Exit statuses by state; that of an interrupted run is 128 + the signal.
 EXIT_STATUSES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
 # The last two are notices of a scheduler that it is about to take the machine away; submitit has Slurm send SIGUSR2.
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
-SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 
 
 class RunStopped(Exception):

@@ -19,7 +19,6 @@ from runner.runs.run import CONFIG_FILE, SIGNALS
 from runner.runs.status import actual_state, change_status
 from runner.sweeps.results import Job, Plan, Result, read_one
 
-HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 POLL = 0.05  # seconds between two looks at the running jobs
 
 
@@ -177,7 +176,7 @@ class Jobs:
         def note(number: int, frame: FrameType | None) -> None:
             self._signaled.append(number)
 
-        earlier = {number: signal.signal(number, note) for number in (*SIGNALS, *HANGUP)}
+        earlier = {number: signal.signal(number, note) for number in (*SIGNALS, signal.SIGHUP)}
         try:
             yield
         finally:
