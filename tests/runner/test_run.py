@@ -20,6 +20,8 @@ from runner.errors import UserError
 from runner.runs import checkpoint, lock
 from runner.runs.files import write_atomically
 from runner.runs.run import Diverged, Interrupted, Run, update_latest_symlink
+from runner.runs.status import actual_state, initial_status, read_status, write_status
+from runner.sweeps.results import Job, read_one, table
 from tests import programs
 from tests.comparison import assert_identical
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, real_program, status, train
@@ -164,6 +166,25 @@ def test_a_mistake_after_a_run_has_begun_removes_nothing(tmp_path: Path) -> None
 
 
 # -- the status file
+
+DAMAGED = [("state", 3), ("state", ["running"]), ("step", "4"), ("steps", None), ("objective", "low"), ("reason", {}),
+           ("pid", "1"), ("pid", -1), ("pid", 0), ("pid", 2**80), ("host", None), ("duplicate_of", "0")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), DAMAGED, ids=[f"{field}={value}" for field, value in DAMAGED])
+def test_a_damaged_status_is_none(field: str, value: Any, tmp_path: Path) -> None:
+    """A number that is not a process's would reach every process when the job is stopped."""
+    write_status(tmp_path, initial_status(3) | {"host": "elsewhere", field: value})
+    assert read_status(tmp_path) == {}
+    assert actual_state(tmp_path) is None
+    assert "missing" in table([read_one(tmp_path, Job(0, [], ""))])
+
+
+@pytest.mark.parametrize("value", [None, 3, "yesterday", "2020-01-01T00:00:00", [], "9999-99-99"])
+def test_a_heartbeat_that_is_no_time_is_none(value: Any, tmp_path: Path) -> None:
+    write_status(tmp_path, initial_status(3) | {"host": "elsewhere", "updated": value})
+    assert actual_state(tmp_path) == "killed"
+    assert "killed" in table([read_one(tmp_path, Job(0, [], ""))])
 
 
 def test_outcomes(tmp_path: Path) -> None:

@@ -11,7 +11,19 @@ from runner.runs import lock
 from runner.runs.files import write_atomically
 
 STATUS_FILE = "status.json"
-FIELDS = ("state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of")
+FIELDS: dict[str, Any] = {  # the type of each field; a time that cannot be read counts as an old one
+    "state": str,
+    "step": int,
+    "steps": int,
+    "objective": float | int | None,
+    "reason": str | None,
+    "started": object,
+    "updated": object,
+    "pid": int,
+    "host": str,
+    "duplicate_of": int | None,
+}
+MAX_PID = 2**31 - 1
 HEARTBEAT_TIMEOUT = 600.0  # seconds without a heartbeat after which a run that no lock shows counts as killed
 
 
@@ -22,12 +34,15 @@ def initial_status(steps: int) -> dict[str, Any]:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none that can be read and has all fields."""
+    """The content of status.json; empty unless it can be read, has all fields, and each has a value of its type."""
     try:
-        found = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) and found.keys() >= set(FIELDS) else {}
+    if not isinstance(content, dict) or not content.keys() >= FIELDS.keys():
+        return {}
+    typed = all(isinstance(content[name], kind) for name, kind in FIELDS.items())
+    return content if typed and 0 < content["pid"] <= MAX_PID else {}
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:
