@@ -14,7 +14,6 @@ import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -22,18 +21,19 @@ from omegaconf.errors import OmegaConfBaseException
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from runner.config import Config, Project
-from runner.errors import (
-    UserError,
-    is_user_error,
-    missing_value,
-    unknown_key,
-    unknown_option,
-    unparsable_override,
+from runner.errors import UserError
+from runner.hydra_settings import check_hydra_settings
+from runner.messages import missing_value, unknown_key, unknown_option
+from runner.overrides import (
+    UNDECLARED_ERRORS,
+    check_options,
+    check_searchpath,
+    declared_errors,
+    option_groups,
+    parse_overrides,
 )
-from runner.hydra_settings import check_hydra_settings, check_searchpath
 from runner.runs.run import CONFIG_FILE
 
-UNDECLARED_ERRORS = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError, OSError)
 MAX_CONFIG_BYTES = 1 << 20  # bytes of a saved configuration, which has two to five thousand
 
 
@@ -76,12 +76,12 @@ class Composer(Generic[Config]):
         """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
         register(self.project)  # another project may have been registered since
         with self._initialized() as loader:
-            parsed = _parsed(overrides, loader, self.project)
+            parsed = parse_overrides(overrides, loader, self.project)
             if added := [override for override in parsed if override.key_or_group == "hydra.searchpath"]:
                 check_searchpath(added)  # they may add options, which only Hydra knows and then checks by itself
             else:
-                _check_options(parsed, loader)
-            with _declared_errors(self.project):
+                check_options(parsed, loader)
+            with declared_errors(self.project):
                 config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
         check_hydra_settings(config.hydra, self.project.script.stem)
         return config
@@ -93,63 +93,12 @@ class Composer(Generic[Config]):
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """The overrides, parsed by Hydra's grammar. Raises UserError and OverrideParseException."""
         with self._initialized() as loader:
-            return _parsed(overrides, loader, self.project)
+            return parse_overrides(overrides, loader, self.project)
 
     def options(self) -> dict[str, list[str]]:
         """The options of every group in conf/, without Hydra's own groups and the schemas."""
         with self._initialized() as loader:
-            return {group: loader.get_group_options(group) for group in _groups(loader)}
-
-
-@contextmanager
-def _declared_errors(project: Project[Any]) -> Iterator[None]:
-    """Turns an error that Hydra raises in the block without naming a key into a UserError.
-
-    Hydra does so for some values and damaged files. The block holds calls of Hydra only: an error of this program or
-    of a project's own code stays what it is.
-    """
-    try:
-        yield
-    except UNDECLARED_ERRORS as error:
-        if is_user_error(error):  # some of the declared types are a ValueError or an OSError as well
-            raise
-        raise UserError(_undeclared_error(error, project)) from error
-
-
-def _parsed(overrides: Sequence[str], loader: ConfigLoader, project: Project[Any]) -> list[Override]:
-    for override in overrides:
-        if not override.partition("=")[0].strip("+"):
-            raise UserError(unparsable_override(override))
-    with _declared_errors(project):
-        parsed: list[Override] = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    return parsed
-
-
-def _groups(loader: ConfigLoader) -> list[str]:
-    return [name for name in loader.list_groups("") if name not in ("hydra", "schema")]
-
-
-def _check_options(overrides: Sequence[Override], loader: ConfigLoader) -> None:
-    """Raises UserError for an option that its group lacks: for half of them Hydra raises an error without a name."""
-    groups = _groups(loader)
-    for override in overrides:
-        group, value = override.key_or_group, override.value()
-        if group not in groups or override.is_delete() or override.is_sweep_override() or isinstance(value, dict):
-            continue
-        if override.is_add() or override.is_force_add():
-            line = str(override.input_line)
-            raise UserError(f"{line}: the group is there already; write {line.lstrip('+')}")
-        if value not in (options := loader.get_group_options(group)):
-            raise UserError(unknown_option(group, value, options))
-
-
-def _undeclared_error(error: Exception, project: Project[Any]) -> str:
-    """A line for an error that Hydra lets through: it names neither a key nor a file."""
-    if isinstance(error, UnicodeDecodeError):
-        for path in sorted(project.conf.rglob("*.yaml")):
-            if error.object.startswith(path.read_bytes()[:1024]):
-                return f"{path}: not UTF-8: {error}"
-    return f"{project.conf}: cannot be composed: {type(error).__name__}: {error}"
+            return {group: loader.get_group_options(group) for group in option_groups(loader)}
 
 
 def checked(config: DictConfig, project: Project[Config], overrides: Sequence[str] = ()) -> Config:

@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 from gradclip import fields
 from gradclip.fields import Checked, Option, field_type
 from gradclip.policies import Policy
-from runner.runs.files import expand_home
 
 
 def field(help: str, *, mutable_on_resume: bool = False, path: bool = False, **limits: Any) -> Any:
@@ -165,6 +164,11 @@ class Project(Generic[Config]):
         """The dotted keys whose value is the path of a file."""
         return frozenset(name for name, field in self.all_keys() if field.metadata.get("path"))
 
+    @cached_property
+    def text_keys(self) -> frozenset[str]:
+        """The dotted keys whose value is text, or text or null."""
+        return frozenset(name for name, field in self.all_keys() if field.type in (str, str | None))
+
     def all_keys(self) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
         """Every dotted key that some choice of options has, with its field."""
         return _keys(self.schema, self.groups, "")
@@ -218,3 +222,11 @@ def resolve_paths(config: Checked, base: Path) -> None:
             resolve_paths(value, base)
         elif field.metadata.get("path") and value is not None:
             setattr(config, field.name, str((base / expand_home(value)).resolve()))
+
+
+def expand_home(path: str) -> Path:
+    """The path with `~` at its start replaced by the home directory; unchanged if there is no user of that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

@@ -1,16 +1,14 @@
 """Values of Hydra's own keys, checked where Hydra or the runner would otherwise fail in the middle of a start."""
 
 import logging
-from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from runner.errors import REPLACED_HYDRA_GROUPS, UserError, replaced_hydra_group
-from runner.runs.files import expand_home
+from runner.config import expand_home
+from runner.errors import UserError
+from runner.messages import REPLACED_HYDRA_GROUPS, replaced_hydra_group
 from runner.runs.lock import LOCK_FILE
 from runner.runs.log import LOG_FILE
 from runner.runs.run import CONFIG_FILE
@@ -38,30 +36,6 @@ def check_hydra_settings(hydra: DictConfig, job_name: str) -> None:
     _check_verbose(values["verbose"])
     _check_output_subdir(hydra.output_subdir)
     _check_job_logging(values, job_name)
-
-
-def check_searchpath(overrides: Sequence[Override]) -> None:
-    """Raises UserError for a folder or package in `hydra.searchpath` that does not exist: Hydra only warns."""
-    for override in overrides:
-        value = override.value()
-        for path in map(str, value if isinstance(value, list) else []):
-            if not (_package_exists(path[6:]) if path.startswith("pkg://") else _folder_exists(path)):
-                raise UserError(f"{override.input_line}: no such folder of configurations: {path}")
-
-
-def _folder_exists(path: str) -> bool:
-    return Path(path.removeprefix("file://")).is_dir()
-
-
-def _package_exists(path: str) -> bool:
-    name = path.replace("/", ".")
-    if not all(part.isidentifier() for part in name.split(".")):
-        return False
-    try:
-        spec = find_spec(name)
-    except ModuleNotFoundError:  # it has no parent, or one that is not a package
-        return False
-    return spec is not None and spec.origin is not None  # Hydra reads no package without an __init__.py
 
 
 def _check_folder(key: str, name: str) -> None:

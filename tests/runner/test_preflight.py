@@ -39,6 +39,10 @@ MISTAKES = [
     ("~clip", "clip: has no value; choose one of adagc, agc,"),
     ("initial=é", "initial=é: cannot be read; put the value in quotes of its own: \"initial='é'\""),
     ("initial=~/x", "initial=~/x: cannot be read; put the value in quotes of its own: \"initial='~/x'\""),
+    ("hydra.run.dir=2024_01", "number 202401; put the value in quotes of its own: \"hydra.run.dir='2024_01'\""),
+    ("initial=1_000", "initial=1_000: is read as the number 1000; put the value in quotes"),
+    ("resume=1e3", "resume=1e3: is read as the number 1000.0; put the value in quotes"),
+    ("-m seed=1,2 hydra.sweep.dir=1_0", "hydra.sweep.dir=1_0: is read as the number 10; put the value in quotes"),
     ("hydra.run.dir='~/x'", "hydra.run.dir=~/x: Hydra does not expand ~; write /"),
     ("-m seed=1,2 hydra.sweep.dir='~/x'", "hydra.sweep.dir=~/x: Hydra does not expand ~; write /"),
     ("resume='~/x'", "resume=~/x: there is no /"),
@@ -206,7 +210,7 @@ def test_a_bug_beside_hydras_composition_is_not_taken_for_a_mistake(
     def fail(*arguments: object) -> None:
         raise error("a bug")
 
-    for name in ("_check_options", "check_hydra_settings"):
+    for name in ("check_options", "check_hydra_settings"):
         with monkeypatch.context() as patch:
             patch.setattr(f"runner.compose.{name}", fail)
             with pytest.raises(error, match="a bug"):

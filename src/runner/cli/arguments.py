@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from runner.errors import REPLACED_HYDRA_GROUPS, Parser, UserError, replaced_hydra_group
+from runner.errors import Parser, UserError
+from runner.messages import REPLACED_HYDRA_GROUPS, replaced_hydra_group
 
 REFUSED = {  # flags of Hydra's that are not offered, and why
     "--config-path": "conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds another",

@@ -12,10 +12,9 @@ from omegaconf import OmegaConf
 
 from runner.cli.run import execute
 from runner.compose import checked, load, read_yaml
-from runner.config import Config, Project, flatten, incompatible_keys, resolve_paths
+from runner.config import Config, Project, expand_home, flatten, incompatible_keys, resolve_paths
 from runner.errors import UserError, print_line
 from runner.runs import log
-from runner.runs.files import expand_home
 from runner.runs.run import CONFIG_FILE
 from runner.runs.status import read_status
 from runner.sweeps.results import state_of

@@ -23,14 +23,6 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
             sync_folder(path.parent)
 
 
-def expand_home(path: str) -> Path:
-    """The path with `~` at its start replaced by the home directory; unchanged if there is no user of that name."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
 def part_path(path: Path) -> Path:
     """Where a file is written before it gets its name."""
     return path.with_name(f".{path.name}.part")

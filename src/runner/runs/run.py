@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.config import RunConfig
-from runner.errors import UserError, quote_override
+from runner.errors import UserError, quote_path
 from runner.runs import lock
 from runner.runs.files import is_unwritable, write_atomically
 from runner.runs.log import LOG_FILE
@@ -224,8 +224,7 @@ def remove_rejected(folder: Path, output_subdir: str | None) -> None:
 
 def resume_command(folder: Path) -> str:
     """The command that resumes the run in a folder, as a shell takes it."""
-    name = f"./{folder}" if str(folder).startswith("~") else str(folder)  # a leading ~ would be the home directory
-    return shlex.join(["python", "train.py", f"resume={quote_override(name)}"])
+    return shlex.join(["python", "train.py", f"resume={quote_path(str(folder))}"])
 
 
 def update_latest_symlink(folder: Path) -> None:

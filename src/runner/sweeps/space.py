@@ -9,9 +9,8 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
 
 from runner.compose import Composer
-from runner.config import Project
+from runner.config import Project, expand_home
 from runner.errors import UserError, quote_override
-from runner.runs.files import expand_home
 
 # Settings of the sweep itself and of its folder, which no job is given.
 NOT_FOR_JOBS = ("sweep.", "hydra.sweep.", "hydra.run.", "hydra.sweeper.")

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner import config as schemas
 from runner.compose import Composer
+from runner.config import expand_home
 from runner.errors import UserError, print_line, quote_override
-from runner.runs.files import expand_home
 from runner.runs.run import check_creatable, update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import grid, slurm
