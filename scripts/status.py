@@ -1,4 +1,4 @@
-"""Says how runs, or the jobs of sweeps, are doing: `python scripts/status.py outputs/latest`."""
+"""Prints the state of runs and of the jobs of sweeps: `python scripts/status.py outputs/latest`."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from runner.sweeps.results import read_plan, state_of
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Says how runs are doing.")
+    parser = Parser(description="Prints the state of runs and of the jobs of sweeps.")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs and of sweeps")
     args = parser.parse_args(arguments)
     with one_line_errors():
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def describe(folder: Path) -> str:
-    """One line. Raises UserError where there is no run."""
+    """The state of the run in a folder, in one line. Raises UserError if the folder is not that of a run."""
     state, found = state_of(folder.resolve()), read_status(folder)
     if state is None and read_plan(folder.parent) is not None:
         return "missing, since it has not started"

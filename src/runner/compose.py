@@ -1,4 +1,4 @@
-"""Hydra in, checked dataclasses out: the one module in which a configuration becomes objects."""
+"""Composes configurations with Hydra and turns them into checked dataclasses; no other module does."""
 
 import dataclasses
 import secrets
@@ -34,13 +34,13 @@ from runner.overrides import (
 )
 from runner.runs.run import CONFIG_FILE
 
-MAX_CONFIG_BYTES = 1 << 20  # bytes of a saved configuration, which has two to five thousand
+MAX_CONFIG_BYTES = 1 << 20  # a saved configuration has two to five thousand
 
 
 def register(project: Project[Any]) -> None:
-    """Stores a project's schemas in Hydra's ConfigStore, under `schema/`, and defines the resolver `run_name`.
+    """Stores a project's schemas under `schema/` in Hydra's ConfigStore, and defines the resolver `run_name`.
 
-    The store is the process's, not the project's.
+    All projects of a process share the store.
     """
     store = ConfigStore.instance()
     store.store(name="train", node=project.schema, group="schema")
@@ -52,14 +52,14 @@ def register(project: Project[Any]) -> None:
 
 @cache
 def run_name() -> str:
-    """The name of this process's run folder, `<date>_<time>_<6 hex>`: the same in every composition of a process."""
+    """A name for the run folder, `<date>_<time>_<6 hex>`; it is the same in every composition of a process."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
 
 
 class Composer(Generic[Config]):
     """Composes the configurations of a project from its conf/, as `@hydra.main` does.
 
-    name: the primary configuration file, without its ending.
+    name: the primary configuration file, without the ending.
     """
 
     def __init__(self, project: Project[Config], name: str = "train"):
@@ -67,18 +67,18 @@ class Composer(Generic[Config]):
 
     @contextmanager
     def _initialized(self) -> Iterator[ConfigLoader]:
-        """Hydra is initialized for this project in the block; after it, the earlier state is back."""
+        """Initializes Hydra for this project in the block, and restores its earlier state afterwards."""
         folder = str(self.project.conf)
         with hydra.initialize_config_dir(folder, version_base="1.3", job_name=self.project.script.stem):
             yield GlobalHydra.instance().config_loader()
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
+        """The whole configuration, with Hydra's own node. Raises UserError and what Hydra and OmegaConf raise."""
         register(self.project)  # another project may have been registered since
         with self._initialized() as loader:
             parsed = parse_overrides(overrides, loader, self.project)
             if added := [override for override in parsed if override.key_or_group == "hydra.searchpath"]:
-                check_searchpath(added)  # they may add options, which only Hydra knows and then checks by itself
+                check_searchpath(added)  # the folders may add options, which Hydra alone finds and checks
             else:
                 check_options(parsed, loader)
             with declared_errors(self.project):
@@ -87,7 +87,7 @@ class Composer(Generic[Config]):
         return config
 
     def checked(self, overrides: Sequence[str]) -> Config:
-        """The configuration that these overrides give, as objects. Raises as `compose` and `checked` do."""
+        """The configuration for these overrides as dataclasses. Raises what `compose` and `checked` raise."""
         return checked(self.compose(overrides), self.project, overrides)
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
@@ -102,10 +102,10 @@ class Composer(Generic[Config]):
 
 
 def checked(config: DictConfig, project: Project[Config], overrides: Sequence[str] = ()) -> Config:
-    """The dataclasses that a composed configuration of a project describes.
+    """Turns a composed configuration of a project into its dataclasses.
 
-    Raises InvalidField for a value out of range, with its whole key, and UserError for an unknown key
-    (which Hydra accepts with `+`) or for values that do not agree.
+    Raises InvalidField, with the dotted key, for a value out of range, and UserError for an unknown key
+    (which Hydra accepts with `+`) and for values that do not go together.
     """
     built = checked_node(without_hydra(config), "", project, overrides)
     assert isinstance(built, project.schema)
@@ -113,7 +113,7 @@ def checked(config: DictConfig, project: Project[Config], overrides: Sequence[st
 
 
 def checked_node(config: DictConfig, name: str, project: Project[Any], overrides: Sequence[str] = ()) -> Any:
-    """The dataclass that a node describes. name: its dotted key, empty for the root. Raises as `checked` does."""
+    """Turns a node into its dataclass. name: its dotted key, empty for the root. Raises what `checked` raises."""
     for path, node in _typed_nodes(config, name):
         owner = schema_of(node)
         assert owner is not None
@@ -128,7 +128,7 @@ def checked_node(config: DictConfig, name: str, project: Project[Any], overrides
 def _check_names(
     node: DictConfig, owner: type[Checked], path: str, project: Project[Any], overrides: Sequence[str]
 ) -> None:
-    """Raises UserError unless a node has the fields of its schema, and is an option that its group offers."""
+    """Raises UserError unless a node has exactly the fields of its schema, and an option names its schema."""
     names = {field.name for field in dataclasses.fields(owner)}
     for key in node:
         if key not in names:
@@ -142,9 +142,9 @@ def _check_names(
 
 
 def load(folder: Path, project: Project[Config]) -> Config:
-    """The configuration with which a run was made, whatever the files in conf/ say today.
+    """Loads the configuration that a run saved; the files in conf/ are not read.
 
-    Raises UserError if the folder holds none, or one of another version of the program.
+    Raises UserError if there is none, or one that another version of the program saved.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -153,13 +153,13 @@ def load(folder: Path, project: Project[Config]) -> Config:
     config = OmegaConf.structured(project.schema)
     for group, base in project.groups.items():
         config[group] = _typed(OmegaConf.select(saved, group), base, group, path)
-    if difference := _unlike(saved, config, ""):
-        raise UserError(f"{path}: written by another version of this program: {difference}")
+    if found := _difference(saved, config, ""):
+        raise UserError(f"{path}: written by another version of this program: {found}")
     return checked(OmegaConf.merge(config, saved), project)  # type: ignore[arg-type]
 
 
-def _unlike(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
-    """The first key that a saved configuration and today's schema do not both have, in words."""
+def _difference(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
+    """Names the first key that only one of a saved configuration and the schema has; None if they agree."""
     owner = schema_of(schema)
     if owner is None:
         return None
@@ -168,18 +168,18 @@ def _unlike(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
         if key not in set(saved):
             return f"it has no {_join(path, key)}"
         if key not in names:
-            return f"{_join(path, key)} is no key of this one"
+            return f"{_join(path, key)} is not a key of this one"
         node, inner = saved[key], schema.get(key)
         below = isinstance(node, DictConfig) and isinstance(inner, DictConfig)
-        if below and (found := _unlike(node, inner, _join(path, key))) is not None:
+        if below and (found := _difference(node, inner, _join(path, key))) is not None:
             return found
     return None
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """The plain values of a file in a run's folder. Nothing in it is executed, and no alias is expanded.
+    """Reads the plain values of a YAML file in a run's folder, without interpreting tags or expanding aliases.
 
-    Raises UserError for anything else than such a file.
+    Raises UserError for a file that is too large, is not YAML or has aliases.
     """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -196,7 +196,7 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
-    """The schema that a saved node names, with those of the links of a chain in it."""
+    """The schema that a saved option names, with the schemas of the links if it is a chain."""
     name = saved.get("name") if isinstance(saved, DictConfig) else None
     if name not in base.options:
         raise UserError(f"{path}: {unknown_option(group, name, base.options)}")
@@ -209,7 +209,7 @@ def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The configuration without Hydra's own node: a copy, unless it has none."""
+    """A copy of the configuration without Hydra's own node; the configuration itself if it has none."""
     if "hydra" not in config:
         return config
     copy = config.copy()
@@ -219,7 +219,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _typed_nodes(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """Every node with a schema, the inner ones first, so that an error comes with its whole path."""
+    """Yields every node with a schema and its dotted key, inner nodes first, so that an error has the whole key."""
     for key in map(str, node):
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
@@ -234,6 +234,6 @@ def _join(path: str, key: Any) -> str:
 
 
 def schema_of(node: DictConfig) -> type[Checked] | None:
-    """The dataclass whose types a node enforces."""
+    """The dataclass that a node is checked against; None for a plain node."""
     owner = OmegaConf.get_type(node)
     return owner if isinstance(owner, type) and issubclass(owner, Checked) else None

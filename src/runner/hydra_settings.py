@@ -1,4 +1,4 @@
-"""Values of Hydra's own keys, checked where Hydra or the runner would otherwise fail in the middle of a start."""
+"""Checks of Hydra's own keys, for values with which Hydra or the runner would fail while a run starts."""
 
 import logging
 from pathlib import Path
@@ -19,7 +19,7 @@ LEVELS = logging.getLevelNamesMapping()
 
 
 def check_hydra_settings(hydra: DictConfig, job_name: str) -> None:
-    """Raises UserError, with the key and the value, for a setting of Hydra's that a run or a sweep cannot have.
+    """Raises UserError, with the key and the value, for a setting of Hydra with which no run can start.
 
     hydra: Hydra's own node of a composed configuration. job_name: `hydra.job.name` unless it is set.
     """
@@ -28,7 +28,7 @@ def check_hydra_settings(hydra: DictConfig, job_name: str) -> None:
             raise UserError(replaced_hydra_group(f"{group}={choice}"))
     values: Any = OmegaConf.to_container(
         hydra, resolve=False
-    )  # folder names may refer to what is known at the start only
+    )  # folder names may have interpolations that only a started run can resolve
     _check_folder("hydra.run.dir", values["run"]["dir"])
     _check_folder("hydra.sweep.dir", values["sweep"]["dir"])
     if values["job"]["chdir"]:

@@ -208,7 +208,7 @@ def test_a_run_of_another_version_is_refused(
     monkeypatch.chdir(tmp_path)
     config = (tmp_path / "run" / "config.yaml").read_text()
     for other, what in ((config.replace("  keep_going: false\n", ""), "it has no sweep.keep_going"),
-                        (config + "fold: true\n", "fold is no key of this one")):  # fmt: skip
+                        (config + "fold: true\n", "fold is not a key of this one")):  # fmt: skip
         (tmp_path / "run" / "config.yaml").write_text(other)
         line = refused(["resume=run", "steps=9"], capsys)
         assert line.endswith(f"run/config.yaml: written by another version of this program: {what}")

@@ -1,7 +1,4 @@
-"""What happens before `@hydra.main`: every mistake in the arguments ends the program in one line.
-
-Resumed runs and sweeps do not need `@hydra.main`, and are started from here.
-"""
+"""What happens before `@hydra.main`: the arguments are checked, and resumed runs and sweeps are started."""
 
 import os
 import signal
@@ -26,14 +23,14 @@ from runner.sweeps import sweep
 def preflight(project: Project[Any], argv: Sequence[str] | None = None) -> None:
     """Returns if the arguments describe a single run, for `@hydra.main` to start; ends the program otherwise.
 
-    A mistake is answered in one line with exit status 2, before any folder exists. `--help`, `--cfg job`, `resume=RUN`
-    and `-m` are answered here, with the exit status of what they did. argv: sys.argv by default.
+    A user error is answered in one line with exit status 2, before any folder exists. `--help`, `--cfg job`,
+    `resume=RUN` and `-m` are handled here, and end with their own exit status. argv: sys.argv by default.
     """
     argv = sys.argv if argv is None else argv
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a run itself listens, there is nothing to save
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a run handles it, there is no state to save
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 loses no line
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows every line
     args = arguments.parse(argv[1:])
     if args.hydra_help or args.version or args.shell_completion:
         register(project)
@@ -71,7 +68,7 @@ def _check_processes() -> None:
 
 
 def _check_working_directory() -> None:
-    """Raises UserError for a folder name in which Hydra, which keeps the path as a value, finds an interpolation."""
+    """Raises UserError if the path has `${`: Hydra stores it as a value, and would resolve the interpolation."""
     if "${" in str(Path.cwd()):
         raise UserError(f"{Path.cwd()}: cannot be the working directory, since Hydra reads ${{ as an interpolation")
 
@@ -81,18 +78,17 @@ def _check(config: DictConfig, composer: Composer[Any], args: Namespace) -> None
     if config.hydra.mode == RunMode.MULTIRUN:
         raise UserError("hydra.mode=MULTIRUN: -m makes a sweep; leave this out of the file")
     settings = checked(config, composer.project, args.overrides)
-    if given := next(
-        (each for each in args.overrides if each.lstrip("+").startswith(("sweep.", "hydra.sweep."))), None
-    ):
-        raise UserError(f"{given}: there is no sweep; add -m")
+    of_sweep = [override for override in args.overrides if override.lstrip("+").startswith(("sweep.", "hydra.sweep."))]
+    if of_sweep:
+        raise UserError(f"{of_sweep[0]}: there is no sweep; add -m")
     if settings.resume is not None:
-        raise UserError(f"resume={settings.resume}: belongs on the command line, and in no file")
+        raise UserError(f"resume={settings.resume}: belongs on the command line, not in a file")
     if not args.cfg and not args.info:
         check_new("hydra.run.dir", config.hydra.run.dir, config.hydra.output_subdir)
 
 
 def _show(args: Namespace, config: DictConfig) -> None:
-    """Prints what `--cfg job` does; the other forms of `--cfg` are left to Hydra."""
+    """Prints the configuration for `--cfg job`, without Hydra's node; Hydra handles the other forms of `--cfg`."""
     if args.package and OmegaConf.select(config, args.package) is None:
         raise UserError(f"--package={args.package}: no such part of the configuration")
     if args.cfg == "job" and not args.package:

@@ -1,4 +1,4 @@
-"""A run, from its checked configuration to its exit status."""
+"""Starts a new run or resumes one, from its checked configuration to its exit status."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ from runner.sweeps.results import swept
 
 
 def run(project: Project[Any], config: DictConfig) -> None:
-    """A new run, in the folder that Hydra made: what the function decorated with `@hydra.main` does."""
+    """Starts a new run in the folder that Hydra created; called by the function decorated with `@hydra.main`."""
     job = HydraConfig.get()
-    if job.job_logging.get("root") is None:  # hydra/job_logging=none, the default in conf/: the runner's own log
+    if job.job_logging.get("root") is None:  # hydra/job_logging=none, the default in conf/
         log.configure(Path(job.runtime.output_dir))
     settings = checked(config, project)
     resolve_paths(settings, Path(job.runtime.cwd))
@@ -29,16 +29,16 @@ def run(project: Project[Any], config: DictConfig) -> None:
 
 
 def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed: bool = False) -> None:
-    """Runs, or resumes a run, in a folder that exists. Ends the program unless the run finished.
+    """Starts or resumes a run in an existing folder. Ends the program unless the run finished.
 
-    A mistake that only building the run can find is one line and exit status 2.
+    A user error that only building the run can find is answered in one line with exit status 2.
     """
     in_sweep = swept(folder)
     record = None
     try:
         lock.hold(folder)
         if not resumed:
-            save_config(settings, folder)  # first of all: with it a run can be resumed, wherever it is killed
+            save_config(settings, folder)  # first, so that a run killed at any later moment can be resumed
         record = Run(folder, settings.steps, resumed=resumed, swept=in_sweep, latest=in_sweep is None)
         with record.recorded():
             project.execute(settings, record)
