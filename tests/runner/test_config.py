@@ -1,4 +1,4 @@
-"""Configurations as objects: saved and loaded, from whatever options there are."""
+"""Configurations as dataclasses: saved, loaded, and extended by new options."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple
         ("x" * (1 << 21), "bytes are not the configuration of a run"),
     ],
 )
-def test_what_is_no_saved_configuration_is_refused(content: str, line: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_saved_configuration_is_refused(content: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=line):
         load(tmp_path, PROJECT)
@@ -58,7 +58,7 @@ def test_what_is_no_saved_configuration_is_refused(content: str, line: str, tmp_
 def test_a_home_directory_in_a_path_is_expanded(
     value: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it is quoted on the command line or stands in a file; a shell expands only the unquoted one."""
+    """A shell does not expand `~` in quotes or in a file."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     config = compose(f"initial='{value}'")
     resolve_paths(config, tmp_path / "base")
@@ -73,7 +73,7 @@ def test_a_home_directory_in_a_path_of_a_sweep_is_expanded(tmp_path: Path, monke
 
 
 def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is offered, checked, run and saved; and the laws of clipping are held against every `Policy.options`."""
+    """It can be chosen, checked, run, saved and loaded; tests/gradclip tests each of `Policy.options`."""
     monkeypatch.setattr(Policy, "options", dict(Policy.options))
 
     @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Hydra's own keys that the runner depends on: each works, or is answered in one line before a folder exists."""
+"""Hydra's own keys that the runner depends on: each value works, or is refused in one line before a folder exists."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from tests.runner.support import files, program, refused, status
 LONG = 300 * "x"
 RUN = r"outputs/runs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{6}"
 
-# The arguments, and the run's folder as a pattern.
+# The arguments, and a pattern of the path of the run's folder.
 LEGAL = [
     ("hydra.verbose=[a,b]", RUN),
     ("hydra.verbose=true", RUN),
@@ -77,7 +77,7 @@ ILLEGAL = [
 
 @pytest.mark.parametrize(("arguments", "folder"), LEGAL, ids=[arguments[:40] for arguments, _ in LEGAL])
 def test_a_legal_value_of_hydras_keys(arguments: str, folder: str, tmp_path: Path) -> None:
-    """The run finishes, and its log and the printed paths are those of any other run."""
+    """The run finishes; its log is train.log, and the printed path is relative to the working directory."""
     words = [word.format(here=tmp_path) for word in re.split(r" (?=hydra)", arguments)]
     done = program(*words, "steps=1", "evaluate_every=1", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -100,7 +100,7 @@ def test_an_illegal_value_of_hydras_keys(
 
 
 def test_a_rejected_run_removes_nothing_outside_its_folder(tmp_path: Path) -> None:
-    """Hydra's files are removed with a run that cannot be built, wherever `hydra.output_subdir` says that they are."""
+    """A run that cannot be built removes Hydra's folder, so `hydra.output_subdir` must not name another one."""
     assert program("hydra.run.dir=runs/first", "steps=1", "evaluate_every=1", cwd=tmp_path).returncode == 0
     before = files(tmp_path)
     done = program("hydra.run.dir=runs/second", "hydra.output_subdir=..", "initial=nowhere", cwd=tmp_path)
@@ -109,7 +109,7 @@ def test_a_rejected_run_removes_nothing_outside_its_folder(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["x=y", "a b[c]", "q'u\"o,te", "a$b"])
-def test_any_other_name_of_the_working_directory(name: str, tmp_path: Path) -> None:
+def test_special_characters_in_the_name_of_the_working_directory(name: str, tmp_path: Path) -> None:
     (here := tmp_path / name).mkdir()
     done = program("steps=1", "evaluate_every=1", cwd=here)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""What is checked before a run: each mistake is one line with exit status 2, and nothing is made or imported for it."""
+"""The checks before a run: each user error is one line with exit status 2, and no folder is created."""
 
 import re
 import runpy
@@ -20,8 +20,8 @@ from tests.runner.support import PROJECT, TRAIN, program, real_program, refused
 from tests.runner.toy.toy import Toy
 from tests.support import ENV, ROOT
 
-# The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
-MISTAKES = [
+# The arguments, and a part of the one line: the key, the value, what is allowed, the nearest known name.
+USER_ERRORS = [
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are autoclip, none, norm, value, zclip"),
     ("schedule=null", "schedule=null: no such option; there are constant, linear"),
     ("clp=norm", "clp=norm: no such key; did you mean clip?"),
@@ -96,8 +96,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments[:40] for arguments, _ in MISTAKES])
-def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("arguments", "line"), USER_ERRORS, ids=[arguments[:40] for arguments, _ in USER_ERRORS])
+def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert line in refused(arguments.split(), capsys)
     assert sorted(path.name for path in here.iterdir()) == ["file", "swept", "taken"]
 
@@ -132,7 +132,7 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("\0", "typo.yaml: not YAML: special characters are not allowed"),
     ],
 )
-def test_a_mistake_in_a_file_is_one_line(
+def test_a_user_error_in_a_file_is_one_line(
     content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "more" / "experiment").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_a_mistake_in_a_file_is_one_line(
 
 @pytest.mark.parametrize("form", ["{key}=2", "+{key}=2", "-m seed=1,2 {key}=2", "-m {key}=2,3", "experiment=old"])
 @pytest.mark.parametrize(("owner", "key"), [(Toy, "parts"), (Log, "log.parts"), (ClipByNorm, "clip.parts")])
-def test_a_key_that_was_removed_is_answered_with_its_successor(
+def test_a_removed_key_is_answered_with_what_replaces_it(
     owner: type[Any],
     key: str,
     form: str,
@@ -150,7 +150,7 @@ def test_a_key_that_was_removed_is_answered_with_its_successor(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """At the root, in a node and in an option, wherever it is set."""
+    """For keys of the root, of a node and of an option, on the command line and in a file."""
     monkeypatch.setattr(owner, "removed", {"parts": "pieces=2 does the same"})
     (here / "more" / "experiment").mkdir(parents=True)
     content = "parts: 2" if owner is Toy else f"{key.partition('.')[0]}:\n  parts: 2"
@@ -160,7 +160,7 @@ def test_a_key_that_was_removed_is_answered_with_its_successor(
 
 
 def test_an_option_as_a_value_in_the_primary_file(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Which has no `override` before its entries."""
+    """Its defaults list has entries without `override`."""
     conf = tmp_path_factory.mktemp("project") / "conf"
     shutil.copytree(PROJECT.conf, conf)
     (conf / "train.yaml").write_text((conf / "train.yaml").read_text() + "\nclip: value\n")
@@ -188,10 +188,10 @@ def test_a_file_that_is_not_text_is_named(here: Path, tmp_path_factory: pytest.T
 
 
 @pytest.mark.parametrize("parent", ["hydra", "omegaconf"])
-def test_a_bug_is_not_taken_for_a_mistake(
+def test_a_bug_is_a_traceback(
     parent: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Wherever the code lies: an error of the schema's own code is a traceback."""
+    """An error of the schema's own code, also below a folder named like a library."""
     (here / parent).mkdir()
     (here / parent / "bug.py").write_text("def check(config):\n    raise ValueError('a bug')\n")
     module = runpy.run_path(str(here / parent / "bug.py"))
@@ -202,10 +202,10 @@ def test_a_bug_is_not_taken_for_a_mistake(
 
 
 @pytest.mark.parametrize("error", [ValueError, AttributeError, AssertionError, OSError])
-def test_a_bug_beside_hydras_composition_is_not_taken_for_a_mistake(
+def test_a_bug_beside_hydras_composition_is_a_traceback(
     error: type[Exception], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hydra lets errors of these types through for some values; only those of its own calls become one line."""
+    """Hydra raises errors of these types for some values; only those of its own calls become one line."""
 
     def fail(*arguments: object) -> None:
         raise error("a bug")
@@ -218,7 +218,7 @@ def test_a_bug_beside_hydras_composition_is_not_taken_for_a_mistake(
 
 
 def test_several_processes_are_refused_before_a_folder_exists(tmp_path: Path) -> None:
-    """As torchrun starts them, which would train the same run in each."""
+    """torchrun starts several, each of which would train the same run."""
     done = program(cwd=tmp_path, WORLD_SIZE="4", RANK="1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: WORLD_SIZE=4: one process trains a model here")
@@ -226,13 +226,13 @@ def test_several_processes_are_refused_before_a_folder_exists(tmp_path: Path) ->
     assert program(cwd=tmp_path, WORLD_SIZE="1").returncode == 0
 
 
-def test_nothing_more_than_a_line_for_a_closed_pipe(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     command = f"{sys.executable} {TRAIN} --cfg job | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hydra_full_error_shows_the_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(Exception, match="no such option"):
         cli.preflight(PROJECT, ["train.py", "clip=nrom"])
@@ -259,7 +259,7 @@ def test_the_program_itself(tmp_path: Path) -> None:
 
 TORCH_FREE = [["--help"], ["--cfg", "job"], ["clip.maks=1"], ["clip=nrom"], ["clip.max=-1"], ["-m", "seed=1,-1"],
               ["-m", "seed=1,2", "sweep.dry_run=true"], ["resume=nope"], ["-sc", "query=bash"]]  # fmt: skip
-STARTS = f"""
+PROGRAM = f"""
 import io, os, runpy, sys
 from contextlib import redirect_stderr, redirect_stdout
 os.environ["COMP_LINE"], os.environ["COMP_POINT"] = "python train.py clip=n", "99"
@@ -284,13 +284,13 @@ def python(code: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_what_comes_before_a_run_needs_neither_torch_nor_optuna(tmp_path: Path) -> None:
+def test_the_checks_import_neither_torch_nor_optuna(tmp_path: Path) -> None:
     code = "import sys, runner.cli.preflight, runner.sweeps.grid, runner.config, tests.runner.toy.toy\n"
     assert python(code + "print({'torch', 'optuna'} & set(sys.modules))", tmp_path) == "set()\n"
 
 
-def test_mistakes_and_questions_are_answered_without_torch(tmp_path: Path) -> None:
-    *codes, completed = python(STARTS, tmp_path).splitlines()
+def test_errors_and_help_are_printed_without_torch(tmp_path: Path) -> None:
+    *codes, completed = python(PROGRAM, tmp_path).splitlines()
     assert codes == ["0", "0", "2", "2", "2", "2", "0", "2", "None"]
     assert completed == "['clip=none', 'clip=norm']"
     assert list(tmp_path.iterdir()) == []
