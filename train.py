@@ -1,4 +1,4 @@
-"""Trains what conf/ describes: `python train.py clip=norm clip.max=1.0`, and `--help` for the rest."""
+"""Trains the model that conf/ describes: `python train.py clip=norm clip.max=1.0`; `--help` lists all settings."""
 
 import sys
 from pathlib import Path
@@ -19,5 +19,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    preflight(PROJECT)  # answers mistakes, --help, resume=… and -m, and returns for a single run
+    preflight(PROJECT)  # handles user errors, --help, resume=… and -m; returns for a single new run
     main()

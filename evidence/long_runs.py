@@ -98,7 +98,7 @@ def checkpoints(*overrides: str) -> str:
 
 def seconds_of_a_checkpoint(config: Train, run: Path) -> float:
     """The mean time to collect the state of a finished run, write it and sync it to the disk."""
-    state, newest = build(config), checkpoint.newest(run)
+    state, newest = build(config), checkpoint.load_newest(run)
     assert newest is not None
     path, content = newest
     state.load_state_dict(content, path)

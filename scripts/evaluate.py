@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line
+from runner.errors import Parser, UserError, one_line_errors
 from runner.printable import printable
 from trainer.project import load
 
@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, a step, or a file")
     args = parser.parse_args(arguments)
-    with one_line():
+    with one_line_errors():
         step, loss, metrics, sample = measure(args.run, args.checkpoint)
     print(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **metrics}.items()))
     if sample:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, one_line
+from runner.errors import Parser, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, a step, or a file")
     parser.add_argument("--to", type=Path, help="the file that is written; model.safetensors in the run's folder")
     args = parser.parse_args(arguments)
-    with one_line():
+    with one_line_errors():
         path = export(args.run, args.checkpoint, args.to)
     print(path)
 

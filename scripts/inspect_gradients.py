@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, one_line
+from runner.errors import Parser, one_line_errors
 from trainer.project import PROJECT, compose
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(arguments)
     if args.steps < 1:
         parser.error(f"--steps={args.steps}: must be at least 1")
-    with one_line(PROJECT, args.overrides):
+    with one_line_errors(PROJECT, args.overrides):
         config = compose(*args.overrides)
         from trainer import inspection
 

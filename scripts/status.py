@@ -1,11 +1,11 @@
-"""Says how runs, or the jobs of sweeps, are doing: `python scripts/status.py outputs/latest`."""
+"""Prints the state of runs and of the jobs of sweeps: `python scripts/status.py outputs/latest`."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line
+from runner.errors import Parser, UserError, one_line_errors
 from runner.printable import printable
 from runner.runs.run import resume_command
 from runner.runs.status import read_status
@@ -13,10 +13,10 @@ from runner.sweeps.results import read_plan, state_of
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Says how runs are doing.")
+    parser = Parser(description="Prints the state of runs and of the jobs of sweeps.")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs and of sweeps")
     args = parser.parse_args(arguments)
-    with one_line():
+    with one_line_errors():
         for folder in args.runs:
             plan = read_plan(folder)
             for run in [folder] if plan is None else (folder / str(job.number) for job in plan.jobs):
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def describe(folder: Path) -> str:
-    """One line. Raises UserError where there is no run."""
+    """The state of the run in a folder, in one line. Raises UserError if the folder is not that of a run."""
     state, found = state_of(folder.resolve()), read_status(folder)
     if state is None and read_plan(folder.parent) is not None:
         return "missing, since it has not started"

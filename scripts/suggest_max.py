@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, one_line
+from runner.errors import Parser, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--tag", help="the scalar with the norm before clipping; default: grad_norm/before")
     args = parser.parse_args(arguments)
-    with one_line():
+    with one_line_errors():
         from runner.report.advice import advise
 
         print(advise(args.run, args.tag) if args.tag else advise(args.run))

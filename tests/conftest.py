@@ -1,4 +1,4 @@
-"""One thread, so that tests neither disturb each other nor depend on the machine."""
+"""Fixtures for all tests: torch uses one thread, and logging is reset after each test."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start, too; read when torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, also by programs that tests start
 
 import torch
 
@@ -20,6 +20,6 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quiet_log() -> Iterator[None]:
-    """The log goes to pytest, whatever a run in this process set up."""
+    """Resets the log level that a run in this process may have set."""
     yield
     logging.getLogger().setLevel(logging.WARNING)

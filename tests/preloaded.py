@@ -1,4 +1,4 @@
-"""What tests/programs.py's server imports for its programs: building a first optimizer imports a second's worth."""
+"""Imported by the fork server of tests/programs.py: building the first optimizer imports modules for about a second."""
 
 import torch
 

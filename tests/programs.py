@@ -1,7 +1,7 @@
-"""Programs as a user starts them, each in a process of its own, but forked where torch is imported already.
+"""Runs programs in processes forked from a server that has imported torch already.
 
-Importing it costs a program of a few steps most of its time. Of a real start it lacks just that: what it imports
-is there, torch has its one thread, and it hashes strings as its siblings do. tests/support.py has real starts.
+Importing torch takes most of the time of a program with few steps. Other differences from a new interpreter: modules
+are imported, torch has one thread, and all programs have the same hash seed. tests/support.py starts interpreters.
 """
 
 import atexit
@@ -23,21 +23,21 @@ import pytest
 
 from tests.support import ROOT
 
-BEFORE = ["tests.programs", "tests.runner.toy.loop", "trainer.project", "trainer.run", "tests.preloaded"]
+PRELOADED = ["tests.programs", "tests.runner.toy.loop", "trainer.project", "trainer.run", "tests.preloaded"]
 OUTPUTS = ("stdout", "stderr")
 SERVER: Any = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(BEFORE)
+SERVER.set_forkserver_preload(PRELOADED)
 
 
 def start_server() -> None:
-    """Starts what forks the programs, unless it runs; it has to be given the path to the modules that it imports."""
+    """Starts the fork server unless it runs, with a PYTHONPATH from which it can import PRELOADED."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
         forkserver.ensure_running()
 
 
 class Program:
-    """`python SCRIPT ARGUMENTS` in a folder; what subprocess.Popen has and the tests use."""
+    """`python SCRIPT ARGUMENTS` in a folder, with the part of the interface of subprocess.Popen that the tests use."""
 
     def __init__(self, script: str | Path, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None):
         self._written = Path(tempfile.mkdtemp(prefix="program"))
@@ -46,7 +46,7 @@ class Program:
         start_server()
         self._process = SERVER.Process(target=_run, args=(command, str(cwd), environment, str(self._written)))
         self._process.start()
-        atexit.register(self.kill)  # multiprocessing would wait for it
+        atexit.register(self.kill)  # otherwise multiprocessing would wait for the process
         self.args, self.pid = command, self._process.pid
 
     @property
@@ -65,7 +65,7 @@ class Program:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Waits for its end; all that it wrote to stdout and stderr."""
+        """Waits for the end of the program; returns its stdout and stderr."""
         self.wait(timeout)
         out, err = ((self._written / name).read_text(encoding="utf-8") for name in OUTPUTS)
         return out, err
@@ -88,16 +88,16 @@ class Program:
 def run(
     script: str | Path, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """The program run to its end."""
+    """Runs a program to its end."""
     with Program(script, *arguments, cwd=cwd, env=env) as program:
         out, err = program.communicate(timeout)
     return subprocess.CompletedProcess(program.args, program.wait(), out, err)
 
 
 def _run(command: list[str], cwd: str, environment: dict[str, str], written: str) -> None:
-    """In the child: all that a new interpreter would set up.
+    """Runs the script in the forked process, with the outputs, environment and path of a new interpreter.
 
-    At its end, multiprocessing joins the threads and flushes the outputs; functions of atexit are not called.
+    When it ends, multiprocessing joins the threads and flushes the outputs; functions of atexit are not called.
     """
     for number, output in enumerate(OUTPUTS, start=1):
         file = os.open(Path(written) / output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -106,7 +106,7 @@ def _run(command: list[str], cwd: str, environment: dict[str, str], written: str
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:] = [str(Path(command[0]).resolve().parent), *(each for each in sys.path if each not in ("", str(ROOT)))]
+    sys.path[:] = [str(Path(command[0]).resolve().parent), *(path for path in sys.path if path not in ("", str(ROOT)))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command)
         runpy.run_path(command[0], run_name="__main__")

@@ -1,4 +1,4 @@
-"""What several test files need: configurations, runs and gradients."""
+"""Helpers for several test files: policies, gradients, and train.py as a program."""
 
 import os
 import subprocess
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from gradclip.policies import BlockPolicy, Policy
 
 ROOT = Path(__file__).parents[1]
-ENV = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # for `python -c …`, which no train.py gives a path
+ENV = os.environ | {"PYTHONPATH": str(ROOT / "src")}  # for `python -c …`, where no train.py extends the path
 
 
 def program(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """`python train.py …` as a user starts it."""
+    """Runs `python train.py …` to its end, in a new interpreter."""
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @cache
 def configured_policies() -> dict[str, Policy]:
-    """Every option of conf/clip, by name."""
+    """The policies of conf/clip with their default values, by name."""
     from trainer.project import compose
 
     return {name: compose(f"clip={name}").clip for name in sorted(Policy.options)}
@@ -53,7 +53,7 @@ def policy_id(policy: Policy) -> str:
 
 
 def with_gradients(gradients: Sequence[Tensor | None]) -> nn.ParameterDict:
-    """Parameters p0, p1, … of the gradients' shapes and types, holding them."""
+    """Zero parameters p0, p1, …, one for each gradient, with its shape and dtype; None gives a shape of [3]."""
     parameters = nn.ParameterDict()
     for number, gradient in enumerate(gradients):
         like = torch.zeros(3) if gradient is None else gradient
@@ -64,13 +64,13 @@ def with_gradients(gradients: Sequence[Tensor | None]) -> nn.ParameterDict:
 
 
 def exact(gradient: Tensor) -> NDArray[np.float64]:
-    """A gradient's elements in float64, outside torch."""
+    """A gradient as a flat NumPy array in float64."""
     values: NDArray[np.float64] = gradient.detach().to(torch.float64).numpy().ravel()
     return values
 
 
 def exact_norm(gradients: Sequence[Tensor | None], p: float = 2.0) -> float:
-    """The p-norm of all elements together, by NumPy in float64, scaled by the largest so that no power overflows."""
+    """The p-norm of all elements together, in float64; scaled by the largest element so that no power overflows."""
     values = np.concatenate([exact(gradient) for gradient in gradients if gradient is not None] or [np.zeros(0)])
     values = np.abs(values)
     largest = values.max(initial=0.0)

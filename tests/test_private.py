@@ -1,7 +1,7 @@
-"""Private interfaces of other packages are used exactly where docs/decisions.md lists them.
+"""The private interfaces of other packages in use are those listed in docs/decisions.md.
 
-Private is a name that begins with an underscore, and what reaches into another package without one: a replaced
-method, a rewritten `sys.argv`, a frame's variables. Code in strings is not read, and neither is `evidence/`.
+A name that begins with an underscore is private, and so are a replaced method, a rewritten `sys.argv` and a frame's
+variables. Code in strings and in `evidence/` is not searched.
 """
 
 import ast
@@ -22,7 +22,7 @@ SETTABLE = {
     "wall_time",
     "simple_value",
 }  # documented as ones to assign
-REPLACED = {"error", "handleError"}  # methods that were replaced by assignment once
+REPLACED = {"error", "handleError"}  # methods that must not be replaced by assignment
 WITHOUT_UNDERSCORE = {"unwrap", "f_locals", "mallopt", "set_start_method"}
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}  # functions and methods that take an attribute's name
 
@@ -38,7 +38,7 @@ def is_private(name: str) -> bool:
 
 
 def definitions(tree: ast.AST) -> set[str]:
-    """Functions, classes, variables of modules and classes, and attributes of `self` and `cls`."""
+    """The names that a file defines: functions, classes, variables, and attributes of `self` and `cls`."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -57,7 +57,7 @@ def is_self(node: ast.expr) -> bool:
 
 
 def imports(tree: ast.AST) -> dict[str, str]:
-    """Local name -> dotted name of everything that is imported; `import a.b` binds `a`."""
+    """The dotted names of all imports by their local names; `import a.b` binds `a`."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -75,10 +75,10 @@ def is_own(dotted: str) -> bool:
 
 
 def foreign_names(tree: ast.AST, private: set[str], assigned: set[str]) -> Iterator[str]:
-    """The names of other packages that a file uses although they are private, or that it replaces.
+    """The private names of other packages that a file uses, and the names that it replaces in them.
 
-    private: names with an underscore that are the project's own as the file sees it. assigned: the names of the
-    project's own attributes. A name that belongs to an imported module is dotted.
+    private: names of the project itself that the file may use although they begin with an underscore. assigned: the
+    names of all attributes of the project. A name that belongs to an imported module is dotted.
     """
     bound = imports(tree)
     for dotted in bound.values():
@@ -96,7 +96,7 @@ def foreign_names(tree: ast.AST, private: set[str], assigned: set[str]) -> Itera
 
 
 def named_attribute(node: ast.AST) -> ast.Attribute | None:
-    """`a.b` for `getattr(a, "b")` and its like; also for `setattr("a.b", …)`, as of pytest's MonkeyPatch."""
+    """`a.b` for `getattr(a, "b")`, `setattr(a, "b", …)` and pytest's `setattr("a.b", …)`; None for other nodes."""
     if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in BY_NAME:
         return None
     match node.args:
@@ -109,7 +109,7 @@ def named_attribute(node: ast.AST) -> ast.Attribute | None:
 
 
 def foreign_module(node: ast.Attribute, bound: dict[str, str]) -> str | None:
-    """The dotted name of what has the attribute, if that belongs to an imported module of another package."""
+    """The dotted name of the object with the attribute, if it belongs to a module of another package."""
     root, _, rest = ast.unparse(node.value).partition(".")
     if root not in bound or is_own(bound[root]):
         return None
@@ -117,13 +117,13 @@ def foreign_module(node: ast.Attribute, bound: dict[str, str]) -> str | None:
 
 
 def uses() -> set[tuple[str, str]]:
-    """(name, file) of every private interface in use."""
+    """The private interfaces in use, as (name, file)."""
     trees = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in sources()}
     defined = {path: definitions(tree) for path, tree in trees.items()}
     everything = set().union(*defined.values())
     found: set[tuple[str, str]] = set()
     for path, tree in trees.items():
-        # A file's own names and those of the files that it imports; the tests look into all of the project.
+        # The names of the file and of the files that it imports; tests may use those of the whole project.
         known = (
             everything
             if path.parts[0] == "tests"
@@ -142,7 +142,7 @@ def imported_files(tree: ast.AST) -> Iterator[Path]:
 
 
 def listed() -> set[tuple[str, str]]:
-    """(name, file) of every row of the table in docs/decisions.md."""
+    """The rows of the table in docs/decisions.md, as (name, file)."""
     text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
     section = text.partition("\n## Private interfaces\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
@@ -150,11 +150,21 @@ def listed() -> set[tuple[str, str]]:
     return {(name, file) for names, files in pairs for name in names for file in files}
 
 
-def test_what_is_used_is_listed_and_what_is_listed_is_used() -> None:
+def test_the_table_lists_the_private_interfaces_in_use() -> None:
     used, in_table = uses(), listed()
     assert in_table
-    assert used - in_table == set(), "not in the table of docs/decisions.md"
-    assert in_table - used == set(), "in the table of docs/decisions.md, but not in the code"
+    assert used - in_table == set(), "missing in the table of docs/decisions.md"
+    assert in_table - used == set(), "in the table of docs/decisions.md, but not used"
+
+
+def test_there_is_no_code_for_windows() -> None:
+    """Windows is not supported: a run syncs its folder and locks a file by POSIX calls."""
+    pattern = re.compile(
+        r"win32|msvcrt|os\.name\b|creationflags|WindowsPath|hasattr\((signal|os), \"(SIG|sysconf|getload)"
+    )
+    others = [path for path in sources() if path != Path(__file__).relative_to(ROOT)]
+    found = [str(path) for path in others if pattern.search((ROOT / path).read_text(encoding="utf-8"))]
+    assert found == []
 
 
 @pytest.mark.parametrize(

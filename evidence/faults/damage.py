@@ -9,8 +9,8 @@ from typing import Any
 from evidence.faults import Tally
 from runner.errors import UserError
 from runner.runs import checkpoint
-from runner.runs.run import save
-from tests.same import same
+from runner.runs.run import save_config
+from tests.comparison import assert_identical
 from tests.trainer.support import SMALL, text_file
 from trainer.project import compose
 from trainer.run import execute_in_folder
@@ -33,7 +33,7 @@ def small_run(folder: Path, *overrides: str) -> Path:
                      "clip=zclip", *overrides)  # fmt: skip
     run = folder / "run"
     run.mkdir(parents=True)
-    save(config, run)
+    save_config(config, run)
     execute_in_folder(config, run)
     return run
 
@@ -47,8 +47,8 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
         "bit-identical to the saved one, or the error says that none is good; never a wrong content",
     )
     chance, run = random.Random(seed), small_run(folder)
-    path = checkpoint.steps(run)[-1]
-    whole, saved, before = path.read_bytes(), checkpoint.load(path), checkpoint.load(checkpoint.steps(run)[-2])
+    path = checkpoint.step_files(run)[-1]
+    whole, saved, before = path.read_bytes(), checkpoint.load(path), checkpoint.load(checkpoint.step_files(run)[-2])
     (run / "checkpoints" / "best.pt").unlink()
     versions = [(f"cut at {number}/{cuts}", whole[: len(whole) * number // cuts]) for number in range(cuts)]
     for _ in range(flips):
@@ -66,7 +66,7 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
     for number in range(none_good):
         all_bad = folder / f"all_bad{number}"
         shutil.copytree(run, all_bad)
-        for damaged_path in checkpoint.steps(all_bad):
+        for damaged_path in checkpoint.step_files(all_bad):
             damaged_path.write_bytes(damaged_path.read_bytes()[: chance.randrange(len(whole))])
         tally.count(_says_none_is_good(all_bad), f"all bad, {number}")
     return tally
@@ -75,7 +75,7 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
 def _is_loaded(path: Path, saved: dict[str, Any]) -> bool:
     """Whether the file is accepted and its content is bit-identical to the saved one."""
     try:
-        same(checkpoint.load(path), saved)
+        assert_identical(checkpoint.load(path), saved)
     except (UserError, AssertionError):
         return False
     return True
@@ -85,9 +85,9 @@ def _falls_back(run: Path, path: Path, before: dict[str, Any]) -> bool:
     warnings, logger = WarningCollector(), logging.getLogger("runner.runs.checkpoint")
     logger.addHandler(warnings)
     try:
-        newest = checkpoint.newest(run)
+        newest = checkpoint.load_newest(run)
         assert newest is not None
-        same(newest[1], before)
+        assert_identical(newest[1], before)
     except (UserError, AssertionError):
         return False
     finally:
@@ -97,7 +97,7 @@ def _falls_back(run: Path, path: Path, before: dict[str, Any]) -> bool:
 
 def _says_none_is_good(run: Path) -> bool:
     try:
-        checkpoint.newest(run)
+        checkpoint.load_newest(run)
     except UserError as error:
         return "none of 2 checkpoints is good" in str(error)
     return False

@@ -12,7 +12,7 @@ from evidence.faults.kills import RUNS
 from runner.runs import checkpoint
 from runner.runs.status import read_status
 from runner.tracking.truncation import log_lengths
-from tests.same import same_run
+from tests.comparison import assert_same_run
 from tests.trainer.support import text_file
 
 STEPS = 120
@@ -93,7 +93,7 @@ def _until_done(
     )
     if run.returncode != 1 or len(lines) != 1 or not lines[0].startswith("error: ") or what == "nothing":
         return what, f"ended with {run.returncode}: {errors}"
-    for path in checkpoint.steps(folder):
+    for path in checkpoint.step_files(folder):
         checkpoint.load(path)  # all of them are good
     if list((folder / "checkpoints").glob(".*.part")):
         return what, "a partial checkpoint was left"
@@ -103,7 +103,7 @@ def _until_done(
     if rest.returncode:
         return what, f"was not resumed: {rest.returncode}: {errors}"
     try:
-        same_run(whole, folder, STEPS)
+        assert_same_run(whole, folder, STEPS)
     except AssertionError as error:
         return what, f"not the same run: {error}"
     return what, ""

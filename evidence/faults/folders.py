@@ -34,8 +34,8 @@ def shared(folder: Path, seconds: int, races: int) -> Tally:
 
     with ThreadPoolExecutor(2) as pool:
         for code, errors in pool.map(second, range(seconds)):
-            one_line = errors.startswith("error: ") and errors.count("\n") == 1
-            tally.count(code == 2 and one_line and first.poll() is None, f"{code}: {errors}")
+            one_line_errors = errors.startswith("error: ") and errors.count("\n") == 1
+            tally.count(code == 2 and one_line_errors and first.poll() is None, f"{code}: {errors}")
     if actual_state(run) != "running":
         tally.lost.append(f"its state is reported as {actual_state(run)}")
     kill(first)

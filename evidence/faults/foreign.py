@@ -18,7 +18,7 @@ import torch
 from evidence.faults import Tally
 from evidence.faults.damage import small_run
 from runner.cli.preflight import preflight
-from runner.errors import one_line, quote_override
+from runner.errors import one_line_errors, quote_override
 from runner.runs import checkpoint
 from scripts import evaluate
 from tests.trainer.support import SMALL
@@ -97,7 +97,7 @@ def refused(act: Callable[[], object]) -> str:
     """Describes what was wrong with a refusal, which must be one line and status 2; empty if nothing was."""
     error = io.StringIO()
     try:
-        with redirect_stderr(error), redirect_stdout(io.StringIO()), one_line():
+        with redirect_stderr(error), redirect_stdout(io.StringIO()), one_line_errors():
             act()
     except SystemExit as end:
         line = error.getvalue()

@@ -13,7 +13,7 @@ import torch
 from evidence.faults import Tally
 from gradclip.fields import Checked, field_type
 from runner.cli.preflight import preflight
-from runner.errors import one_line
+from runner.errors import one_line_errors
 from tests.trainer.support import text_file
 from trainer import data, models
 from trainer.config import Train
@@ -126,7 +126,7 @@ def one(arguments: list[str]) -> tuple[str, str]:
         with contextlib.redirect_stderr(error), contextlib.redirect_stdout(out), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             preflight(PROJECT, ["train.py", *arguments])
-            with one_line(PROJECT, arguments):
+            with one_line_errors(PROJECT, arguments):
                 return built(compose(*arguments)), ""
     except SystemExit as end:
         line = error.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evidence.faults import Tally, kill, start, start_or_resume, wait_for_a_step
 from runner.runs.status import actual_state, read_status
-from tests.same import same_run
+from tests.comparison import assert_same_run
 from tests.trainer.support import text_file
 
 EVERY = ("log.progress=false", "evaluate_every=7", "log.parameters_every=5", "data.batch_size=4", "data.window=64",
@@ -84,7 +84,7 @@ def _killed_run(
 
 def _difference(whole: Path, parts: Path) -> str:
     try:
-        same_run(whole, parts, read_status(whole)["steps"])
+        assert_same_run(whole, parts, read_status(whole)["steps"])
     except AssertionError as error:
         return f"not the same run: {error}"
     return ""

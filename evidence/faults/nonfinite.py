@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from evidence.common import train_in_folder
 from evidence.faults import Tally
 from runner.runs.status import read_status
-from tests.same import same
+from tests.comparison import assert_identical
 from tests.trainer.support import SMALL, text_file
 from trainer.data import Batch, Dataset
 from trainer.models import clone_state
@@ -120,7 +120,7 @@ def problem_of(state: TrainState, corrupted: CorruptedDataset, run: Path) -> str
 
 def _dropped(state: TrainState, corrupted: CorruptedDataset) -> str:
     try:
-        same(corrupted.before, corrupted.after)
+        assert_identical(corrupted.before, corrupted.after)
     except AssertionError as error:
         return f"the step was dropped, but changed {error}"
     return "" if state.history.dropped == 1 else f"{state.history.dropped} steps were dropped"

@@ -12,7 +12,7 @@ from evidence import benchmark, pages
 from evidence.benchmarks import cases, clip, engine, frameworks, growth, measure, policies, rows, start, step
 from evidence.processes import memory
 from gradclip import Policy
-from tests.same import shown_scalars
+from tests.comparison import shown_scalars
 from tests.support import exact_norm
 
 

@@ -1,4 +1,4 @@
-"""Hydra in, checked dataclasses out: the one module in which a configuration becomes objects."""
+"""Composes configurations with Hydra and turns them into checked dataclasses; no other module does."""
 
 import dataclasses
 import secrets
@@ -14,7 +14,6 @@ import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -22,26 +21,26 @@ from omegaconf.errors import OmegaConfBaseException
 from gradclip.errors import InvalidField
 from gradclip.fields import Checked, Option
 from runner.config import Config, Project
-from runner.errors import (
-    HYDRAS_GROUPS,
-    UserError,
-    hydras_choice,
-    is_mistake,
-    missing,
-    unknown_key,
-    unknown_option,
-    unreadable,
+from runner.errors import UserError
+from runner.hydra_settings import check_hydra_settings
+from runner.messages import missing_value, unknown_key, unknown_option
+from runner.overrides import (
+    UNDECLARED_ERRORS,
+    check_options,
+    check_searchpath,
+    declared_errors,
+    option_groups,
+    parse_overrides,
 )
-from runner.runs.run import SAVED
+from runner.runs.run import CONFIG_FILE
 
-BARE = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError, OSError)
-LARGEST = 1 << 20  # bytes of a saved configuration, which has two to five thousand
+MAX_CONFIG_BYTES = 1 << 20  # a saved configuration has two to five thousand
 
 
 def register(project: Project[Any]) -> None:
-    """Stores a project's schemas in Hydra's ConfigStore, under `schema/`, and defines the resolver `run_name`.
+    """Stores a project's schemas under `schema/` in Hydra's ConfigStore, and defines the resolver `run_name`.
 
-    The store is the process's, not the project's.
+    All projects of a process share the store.
     """
     store = ConfigStore.instance()
     store.store(name="train", node=project.schema, group="schema")
@@ -53,14 +52,14 @@ def register(project: Project[Any]) -> None:
 
 @cache
 def run_name() -> str:
-    """The name of this process's run folder, `<date>_<time>_<6 hex>`: the same in every composition of a process."""
+    """A name for the run folder, `<date>_<time>_<6 hex>`; it is the same in every composition of a process."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
 
 
 class Composer(Generic[Config]):
     """Composes the configurations of a project from its conf/, as `@hydra.main` does.
 
-    name: the primary configuration file, without its ending.
+    name: the primary configuration file, without the ending.
     """
 
     def __init__(self, project: Project[Config], name: str = "train"):
@@ -68,98 +67,45 @@ class Composer(Generic[Config]):
 
     @contextmanager
     def _initialized(self) -> Iterator[ConfigLoader]:
-        """Hydra is initialized for this project in the block, and as it was before after it.
-
-        An error in the block that names no key, as Hydra raises for some values and damaged files, becomes a UserError.
-        """
+        """Initializes Hydra for this project in the block, and restores its earlier state afterwards."""
         folder = str(self.project.conf)
         with hydra.initialize_config_dir(folder, version_base="1.3", job_name=self.project.script.stem):
-            try:
-                yield GlobalHydra.instance().config_loader()
-            except BARE as error:
-                if is_mistake(error):  # some of the declared types are a ValueError or an OSError as well
-                    raise
-                raise UserError(_bare_error(error, self.project)) from error
+            yield GlobalHydra.instance().config_loader()
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The whole tree, Hydra's own node included. Raises UserError and what Hydra and OmegaConf raise."""
+        """The whole configuration, with Hydra's own node. Raises UserError and what Hydra and OmegaConf raise."""
         register(self.project)  # another project may have been registered since
         with self._initialized() as loader:
-            parsed = _parsed(overrides, loader)
+            parsed = parse_overrides(overrides, loader, self.project)
             if added := [override for override in parsed if override.key_or_group == "hydra.searchpath"]:
-                _check_folders(added)  # they may add options, which only Hydra knows and then checks by itself
+                check_searchpath(added)  # the folders may add options, which Hydra alone finds and checks
             else:
-                _check_options(parsed, loader)
-            config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
-            for group in HYDRAS_GROUPS:
-                if (choice := config.hydra.runtime.choices[group]) != "basic":  # Hydra's default
-                    raise UserError(hydras_choice(f"{group}={choice}"))
-            return config
+                check_options(parsed, loader)
+            with declared_errors(self.project):
+                config = hydra.compose(self.name, list(overrides), return_hydra_config=True)
+        check_hydra_settings(config.hydra, self.project.script.stem)
+        return config
 
     def checked(self, overrides: Sequence[str]) -> Config:
-        """The configuration that these overrides give, as objects. Raises as `compose` and `checked` do."""
+        """The configuration for these overrides as dataclasses. Raises what `compose` and `checked` raise."""
         return checked(self.compose(overrides), self.project, overrides)
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
         """The overrides, parsed by Hydra's grammar. Raises UserError and OverrideParseException."""
         with self._initialized() as loader:
-            return _parsed(overrides, loader)
+            return parse_overrides(overrides, loader, self.project)
 
     def options(self) -> dict[str, list[str]]:
         """The options of every group in conf/, without Hydra's own groups and the schemas."""
         with self._initialized() as loader:
-            return {group: loader.get_group_options(group) for group in _groups(loader)}
-
-
-def _parsed(overrides: Sequence[str], loader: ConfigLoader) -> list[Override]:
-    for override in overrides:
-        if not override.partition("=")[0].strip("+"):
-            raise UserError(unreadable(override))
-    parsed: list[Override] = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    return parsed
-
-
-def _groups(loader: ConfigLoader) -> list[str]:
-    return [name for name in loader.list_groups("") if name not in ("hydra", "schema")]
-
-
-def _check_options(overrides: Sequence[Override], loader: ConfigLoader) -> None:
-    """Raises UserError for an option that its group lacks: for half of them Hydra raises an error without a name."""
-    groups = _groups(loader)
-    for override in overrides:
-        group, value = override.key_or_group, override.value()
-        if group not in groups or override.is_delete() or override.is_sweep_override() or isinstance(value, dict):
-            continue
-        if override.is_add() or override.is_force_add():
-            line = str(override.input_line)
-            raise UserError(f"{line}: the group is there already; write {line.lstrip('+')}")
-        if value not in (options := loader.get_group_options(group)):
-            raise UserError(unknown_option(group, value, options))
-
-
-def _check_folders(overrides: Sequence[Override]) -> None:
-    """Raises UserError for a folder in hydra.searchpath that does not exist, of which Hydra only warns."""
-    for override in overrides:
-        value = override.value()
-        for path in map(str, value if isinstance(value, list) else []):
-            if not path.startswith("pkg://") and not Path(path.removeprefix("file://")).is_dir():
-                raise UserError(f"{override.input_line}: no such folder of configurations: {path}")
-
-
-def _bare_error(error: Exception, project: Project[Any]) -> str:
-    """A line for an error that Hydra lets through: it names neither a key nor a file."""
-    if isinstance(error, UnicodeDecodeError):
-        for path in sorted(project.conf.rglob("*.yaml")):
-            if error.object.startswith(path.read_bytes()[:1024]):
-                return f"{path}: not UTF-8: {error}"
-    return f"{project.conf}: cannot be composed: {type(error).__name__}: {error}"
+            return {group: loader.get_group_options(group) for group in option_groups(loader)}
 
 
 def checked(config: DictConfig, project: Project[Config], overrides: Sequence[str] = ()) -> Config:
-    """The dataclasses that a composed configuration of a project describes.
+    """Turns a composed configuration of a project into its dataclasses.
 
-    Raises InvalidField for a value out of range, with its whole key, and UserError for an unknown key
-    (which Hydra accepts with `+`) or for values that do not agree.
+    Raises InvalidField, with the dotted key, for a value out of range, and UserError for an unknown key
+    (which Hydra accepts with `+`) and for values that do not go together.
     """
     built = checked_node(without_hydra(config), "", project, overrides)
     assert isinstance(built, project.schema)
@@ -167,7 +113,7 @@ def checked(config: DictConfig, project: Project[Config], overrides: Sequence[st
 
 
 def checked_node(config: DictConfig, name: str, project: Project[Any], overrides: Sequence[str] = ()) -> Any:
-    """The dataclass that a node describes. name: its dotted key, empty for the root. Raises as `checked` does."""
+    """Turns a node into its dataclass. name: its dotted key, empty for the root. Raises what `checked` raises."""
     for path, node in _typed_nodes(config, name):
         owner = schema_of(node)
         assert owner is not None
@@ -182,38 +128,38 @@ def checked_node(config: DictConfig, name: str, project: Project[Any], overrides
 def _check_names(
     node: DictConfig, owner: type[Checked], path: str, project: Project[Any], overrides: Sequence[str]
 ) -> None:
-    """Raises UserError unless a node has the fields of its schema, and is an option that its group offers."""
+    """Raises UserError unless a node has exactly the fields of its schema, and an option names its schema."""
     names = {field.name for field in dataclasses.fields(owner)}
     for key in node:
         if key not in names:
             raise UserError(unknown_key(_join(path, key), owner, project, overrides))
     for name in names:
         if name not in node:
-            raise UserError(missing(_join(path, name), project))
+            raise UserError(missing_value(_join(path, name), project))
     if issubclass(owner, Option) and owner.__dict__.get("name") is None:
         raise UserError(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
                         f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
 
 
 def load(folder: Path, project: Project[Config]) -> Config:
-    """The configuration with which a run was made, whatever the files in conf/ say today.
+    """Loads the configuration that a run saved; the files in conf/ are not read.
 
-    Raises UserError if the folder holds none, or one of another version of the program.
+    Raises UserError if there is none, or one that another version of the program saved.
     """
-    path = folder / SAVED
+    path = folder / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"{folder}: not the folder of a run; it has no {SAVED}")
+        raise UserError(f"{folder}: not the folder of a run; it has no {CONFIG_FILE}")
     saved = read_yaml(path)
     config = OmegaConf.structured(project.schema)
     for group, base in project.groups.items():
         config[group] = _typed(OmegaConf.select(saved, group), base, group, path)
-    if difference := _unlike(saved, config, ""):
-        raise UserError(f"{path}: written by another version of this program: {difference}")
+    if found := _difference(saved, config, ""):
+        raise UserError(f"{path}: written by another version of this program: {found}")
     return checked(OmegaConf.merge(config, saved), project)  # type: ignore[arg-type]
 
 
-def _unlike(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
-    """The first key that a saved configuration and today's schema do not both have, in words."""
+def _difference(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
+    """Names the first key that only one of a saved configuration and the schema has; None if they agree."""
     owner = schema_of(schema)
     if owner is None:
         return None
@@ -222,27 +168,27 @@ def _unlike(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
         if key not in set(saved):
             return f"it has no {_join(path, key)}"
         if key not in names:
-            return f"{_join(path, key)} is no key of this one"
+            return f"{_join(path, key)} is not a key of this one"
         node, inner = saved[key], schema.get(key)
         below = isinstance(node, DictConfig) and isinstance(inner, DictConfig)
-        if below and (found := _unlike(node, inner, _join(path, key))) is not None:
+        if below and (found := _difference(node, inner, _join(path, key))) is not None:
             return found
     return None
 
 
 def read_yaml(path: Path) -> DictConfig:
-    """The plain values of a file in a run's folder. Nothing in it is executed, and no alias is expanded.
+    """Reads the plain values of a YAML file in a run's folder, without interpreting tags or expanding aliases.
 
-    Raises UserError for anything else than such a file.
+    Raises UserError for a file that is too large, is not YAML or has aliases.
     """
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UserError(f"{path}: {path.stat().st_size:,} bytes are not the configuration of a run")
         text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise UserError(f"{path}: not the configuration of a run, which has no aliases")
         saved = OmegaConf.create(text)
-    except (*BARE, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (*UNDECLARED_ERRORS, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not the configuration of a run: {' '.join(str(error).split())}") from error
     if not isinstance(saved, DictConfig):
         raise UserError(f"{path}: not the configuration of a run")
@@ -250,7 +196,7 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
-    """The schema that a saved node names, with those of the links of a chain in it."""
+    """The schema that a saved option names, with the schemas of the links if it is a chain."""
     name = saved.get("name") if isinstance(saved, DictConfig) else None
     if name not in base.options:
         raise UserError(f"{path}: {unknown_option(group, name, base.options)}")
@@ -263,7 +209,7 @@ def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The configuration without Hydra's own node: a copy, unless it has none."""
+    """A copy of the configuration without Hydra's own node; the configuration itself if it has none."""
     if "hydra" not in config:
         return config
     copy = config.copy()
@@ -273,7 +219,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _typed_nodes(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """Every node with a schema, the inner ones first, so that an error comes with its whole path."""
+    """Yields every node with a schema and its dotted key, inner nodes first, so that an error has the whole key."""
     for key in map(str, node):
         if OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
@@ -288,6 +234,6 @@ def _join(path: str, key: Any) -> str:
 
 
 def schema_of(node: DictConfig) -> type[Checked] | None:
-    """The dataclass whose types a node enforces."""
+    """The dataclass that a node is checked against; None for a plain node."""
     owner = OmegaConf.get_type(node)
     return owner if isinstance(owner, type) and issubclass(owner, Checked) else None

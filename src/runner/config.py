@@ -1,4 +1,4 @@
-"""What the runner reads of a run's configuration, and how a project introduces itself to the runner. No torch here."""
+"""The part of a run's configuration that the runner reads, and the description of a project. Imports no torch."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -14,17 +14,17 @@ from gradclip.policies import Policy
 
 
 def field(help: str, *, mutable_on_resume: bool = False, path: bool = False, **limits: Any) -> Any:
-    """A field of a schema, as `gradclip.fields.field` makes it, with what the runner wants to know of it.
+    """A field of a schema: that of `gradclip.fields.field` with two properties that the runner reads.
 
-    mutable_on_resume: the steps that were taken do not depend on it, so a resumed run may have another value.
-    path: it names a file, and is made absolute before the run is saved.
+    mutable_on_resume: the steps already taken do not depend on it, so a resumed run may have another value.
+    path: the value is the path of a file, which is made absolute before the run is saved.
     """
     return fields.field(help, metadata={"mutable_on_resume": mutable_on_resume, "path": path}, **limits)
 
 
 @dataclass(kw_only=True)
 class Log(Checked):
-    """What is written, and how often."""
+    """What a run logs, and how often."""
 
     every: int = field(
         "steps between two points in TensorBoard; evaluations and checkpoints add theirs",
@@ -32,7 +32,7 @@ class Log(Checked):
         mutable_on_resume=True,
     )
     parameters_every: int = field(
-        "the same for each parameter's norms, weight_norm and update_ratio, at logged steps",
+        "steps between two points of each parameter's norms, of weight_norm and of update_ratio, at logged steps",
         ge=1,
         mutable_on_resume=True,
     )
@@ -49,7 +49,7 @@ class Log(Checked):
 
 @dataclass(kw_only=True)
 class Checkpoint(Checked):
-    """What is kept of a run."""
+    """When checkpoints are written, and which are kept."""
 
     every: int = field("steps between two checkpoints; the last step is always one", ge=1, mutable_on_resume=True)
     keep: int = field("how many of the newest checkpoints stay, beside the best", ge=1, mutable_on_resume=True)
@@ -57,7 +57,7 @@ class Checkpoint(Checked):
 
 @dataclass(kw_only=True)
 class Slurm(Checked):
-    """What a job of a sweep asks Slurm for; read with `sweep.launcher=slurm` only."""
+    """The resources that a job of a sweep requests from Slurm, with `sweep.launcher=slurm`."""
 
     cluster: str = field(
         "slurm, or local to run what would be submitted on this machine", choices=("slurm", "local"), default="slurm"
@@ -74,7 +74,7 @@ class Slurm(Checked):
 
 @dataclass(kw_only=True)
 class Sweep(Checked):
-    """What `-m` does; a single run does not read it. The defaults stand here, since no project needs others."""
+    """The settings of `-m`, which a single run does not read. Their defaults are the same for every project."""
 
     method: str = field(
         "grid: every combination of the values; optuna: a search", choices=("grid", "optuna"), default="grid"
@@ -88,14 +88,14 @@ class Sweep(Checked):
     )
     command: str | None = field("the command that runs a job; null: this Python and this train.py", default=None)
     trials: int = field("with method=optuna: how many jobs the search has in all", ge=1, default=30)
-    hours: float | None = field("with method=optuna: no job starts later than so long after this process", gt=0,
+    hours: float | None = field("with method=optuna: hours after which no further job starts", gt=0,
                                 default=None)  # fmt: skip
-    slurm: Slurm = field("what a job asks Slurm for", default_factory=Slurm)
+    slurm: Slurm = field("the resources that a job requests from Slurm", default_factory=Slurm)
 
 
 @dataclass(kw_only=True)
 class RunConfig(Checked):
-    """Base of a project's root schema: the part of a run's configuration that the runner reads.
+    """Base class of a project's root schema: the part of a run's configuration that the runner reads.
 
     A field whose type is a group of options (a direct subclass of `gradclip.fields.Option`) is a group in conf/.
     """
@@ -103,16 +103,16 @@ class RunConfig(Checked):
     clip: Policy = field("how gradients are limited")
 
     steps: int = field("optimizer steps", ge=1, le=10**12, mutable_on_resume=True)
-    seed: int = field("seed of everything random; 0 is one too", ge=0, le=2**32 - 1)
-    log: Log = field("what is written, and how often")
-    checkpoint: Checkpoint = field("what is kept of a run")
+    seed: int = field("seed of all random numbers", ge=0, le=2**32 - 1)
+    log: Log = field("what is logged, and how often")
+    checkpoint: Checkpoint = field("when checkpoints are written, and which are kept")
     resume: str | None = field(
         "a run's folder, or latest: that run is resumed where it stopped, as it was configured", mutable_on_resume=True
     )
-    sweep: Sweep = field("what -m does", default_factory=Sweep)
+    sweep: Sweep = field("settings of -m", default_factory=Sweep)
 
     def fixed_steps(self) -> str | None:
-        """Why a resumed run cannot have another number of steps; None, as here, where it can."""
+        """The reason why a resumed run cannot have another number of steps; None if it can."""
         return None
 
 
@@ -121,7 +121,7 @@ Config = TypeVar("Config", bound=RunConfig)
 
 @dataclass(frozen=True)
 class Project(Generic[Config]):
-    """A project as the runner sees it.
+    """A project that the runner runs.
 
     schema: the dataclass at the root of its configuration. run: "module:function", called as
     `function(config, run)` with a `Config` and a `runner.runs.run.Run`, and imported only then.
@@ -134,38 +134,43 @@ class Project(Generic[Config]):
 
     @property
     def conf(self) -> Path:
-        """The folder of its configuration files."""
+        """The folder of the configuration files."""
         return self.root / "conf"
 
     @property
     def script(self) -> Path:
-        """The program that a user starts."""
+        """The program that starts a run."""
         return self.root / "train.py"
 
     @property
     def module(self) -> str:
-        """The module with the function that runs it."""
+        """The module of the function that executes a run."""
         return self.run.partition(":")[0]
 
     @property
     def execute(self) -> Callable[..., None]:
-        """The function that runs it, which imports torch."""
+        """The function that executes a run; its module, and with it torch, is imported now."""
         function: Callable[..., None] = getattr(import_module(self.module), self.run.partition(":")[2])
         return function
 
     @cached_property
     def groups(self) -> dict[str, type[Any]]:
-        """The groups of options, and the base class of each."""
-        kinds = {field.name: field_type(self.schema, field.name) for field in dataclasses.fields(self.schema)}
-        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Option)}
+        """The groups of options in conf/ by name, each with the base class of its options."""
+        types = {field.name: field_type(self.schema, field.name) for field in dataclasses.fields(self.schema)}
+        return {name: base for name, base in types.items() if isinstance(base, type) and issubclass(base, Option)}
 
     @cached_property
     def path_keys(self) -> frozenset[str]:
         """The dotted keys whose value is the path of a file."""
         return frozenset(name for name, field in self.all_keys() if field.metadata.get("path"))
 
+    @cached_property
+    def text_keys(self) -> frozenset[str]:
+        """The dotted keys whose value is text, or text or null."""
+        return frozenset(name for name, field in self.all_keys() if field.type in (str, str | None))
+
     def all_keys(self) -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
-        """Every dotted key that some choice of options has, with its field."""
+        """Every dotted key that exists with some choice of options, with its field."""
         return _keys(self.schema, self.groups, "")
 
 
@@ -179,7 +184,7 @@ def _keys(owner: type, groups: Mapping[str, type[Any]], prefix: str) -> Iterator
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every value of a checked configuration under its dotted key."""
+    """All values of a checked configuration by their dotted keys."""
     values: dict[str, Any] = {}
     for name, value in (config if isinstance(config, dict) else vars(config)).items():
         inner = isinstance(value, Checked | dict)
@@ -188,9 +193,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def incompatible_keys(earlier: Mapping[str, Any], later: Checked) -> list[str]:
-    """The keys in which a configuration differs so from an earlier, flattened one that it is another run's.
+    """The sorted keys whose values differ from an earlier, flattened configuration although they must not.
 
-    Keys that are `mutable_on_resume` in the later one may differ.
+    Keys that are `mutable_on_resume` in the later configuration may differ.
     """
     values, mutable = flatten(later), set(_mutable(later, ""))
     missing = object()
@@ -207,13 +212,21 @@ def _mutable(config: Checked, prefix: str) -> Iterator[str]:
 
 
 def resolve_paths(config: Checked, base: Path) -> None:
-    """Makes every field that is a path absolute, links resolved, so that a run can be resumed from anywhere.
+    """Makes every field that is a path absolute, with `~` expanded and links resolved, in place.
 
-    base: the folder from which relative paths count.
+    A run can then be resumed from anywhere. base: the folder that relative paths start from.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, Checked):
             resolve_paths(value, base)
         elif field.metadata.get("path") and value is not None:
-            setattr(config, field.name, str((base / value).resolve()))
+            setattr(config, field.name, str((base / expand_home(value)).resolve()))
+
+
+def expand_home(path: str) -> Path:
+    """The path with `~` at its start replaced by the home directory; unchanged if there is no user of that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

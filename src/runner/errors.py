@@ -1,14 +1,12 @@
-"""Every error of a configuration as one line that names the key, the value, what is allowed, and the nearest name."""
+"""UserError, and how an error of the user becomes one line and exit status 2."""
 
 import argparse
-import dataclasses
-import difflib
 import errno
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -18,59 +16,71 @@ from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
     ConfigTypeError,
+    GrammarParseError,
+    InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
-from gradclip.errors import InvalidField, format_value
-from gradclip.fields import Checked, Option, allowed
+from gradclip.errors import InvalidField
 from runner.config import Project
+from runner.messages import (
+    REPLACED_HYDRA_GROUPS,
+    has_field,
+    missing_value,
+    replaced_hydra_group,
+    scalar_in_file,
+    scalar_override,
+    unknown_key,
+    unknown_option,
+    unparsable_override,
+    wrong_value,
+)
 from runner.printable import printable
 
 
 class UserError(Exception):
-    """What the user can correct: the message names the key, the value, and what is allowed."""
+    """An error that the user can correct; the message names the key, the value, and what is allowed."""
 
 
-MISTAKE = 2  # the exit status of a user's mistake
-FAILED = 1  # and of what is wrong with the machine or the program
-HYDRAS_GROUPS = {  # groups of Hydra's own, and the settings in their stead
-    "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
-    "hydra/launcher": "sweep.jobs=4 runs four jobs at once, and sweep.launcher=slurm runs them on a cluster",
-}
+EXIT_FAILURE = 1  # a bug, or an error of the machine such as a full disk
+EXIT_USER_ERROR = 2
+ASSIGNMENT_ERROR = re.compile(r"Invalid type assigned: \w+ is not a subclass of (?P<kind>\w+)\. value: (?P<value>.*)")
+MERGE_ERROR = re.compile(r"In '(.+?)'.*Merge error: \w+ is not a subclass of (\w+)\. value: ([^\n]*)", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads a script's arguments, and answers a wrong one in one line without the usage."""
+    """An argument parser that answers a wrong argument in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         exit_with_error(message)
 
 
 @contextmanager
-def one_line(project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """A user's mistake becomes one line on stderr and exit status 2; HYDRA_FULL_ERROR=1 shows the traceback.
+def one_line_errors(project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Turns a user error raised in the block into one line on stderr and exit status 2.
 
-    project, overrides: those of the configuration that is composed in the block, for hints at the nearest key.
+    HYDRA_FULL_ERROR=1 shows its traceback instead. project, overrides: those of the configuration that is composed in
+    the block, for hints at the nearest key.
     """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_mistake(error):
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_user_error(error):
             raise
         exit_with_error(explain(error, project, overrides))
 
 
-def exit_with_error(message: str, code: int = MISTAKE) -> NoReturn:
-    """Ends the program with one line."""
+def exit_with_error(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
+    """Ends the program with one line on stderr."""
     print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 
-def say(text: str) -> None:
-    """Prints to stdout at once. A reader that has closed its end, as in `… | head`, is no error."""
+def print_line(text: str) -> None:
+    """Prints to stdout and flushes. A pipe that its reader has closed, as in `… | head`, is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -78,32 +88,34 @@ def say(text: str) -> None:
 
 
 def explain(error: BaseException, project: Project[Any] | None = None, overrides: Sequence[str] = ()) -> str:
-    """The one line for an error that composing or checking a project's configuration with these overrides raised."""
-    line = next((line for cause in _causes(error) if (line := _line(cause, project, overrides))), None)
-    if line is None:
-        line = str(error)
-    return " ".join(line.split())
+    """The message, in one line, for an error raised while a configuration was composed or checked.
+
+    project, overrides: those of the configuration.
+    """
+    messages = (_message(cause, project, overrides) for cause in _causes(error))
+    message = next((message for message in messages if message), str(error))
+    return " ".join(message.split())
 
 
-def is_mistake(error: BaseException) -> bool:
-    """Whether the user can correct it: an error of a declared type, of this program, Hydra, OmegaConf or YAML.
+def is_user_error(error: BaseException) -> bool:
+    """Whether the type of an error says that the user can correct it; any other error is shown with its traceback.
 
-    A path that is longer than the file system allows can only be the user's.
+    Such types are those of this program, Hydra, OmegaConf and PyYAML, and OSError for a path that is too long.
     """
     declared = UserError | InvalidField | HydraException | OmegaConfBaseException | yaml.YAMLError
     return isinstance(error, declared) or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG)
 
 
-def _line(error: BaseException, project: Project[Any] | None, overrides: Sequence[str]) -> str | None:
+def _message(error: BaseException, project: Project[Any] | None, overrides: Sequence[str]) -> str | None:
     match error:
         case UserError() | InvalidField():
             return str(error)
         case OverrideParseException():
-            return unreadable(error.override)
+            return unparsable_override(error.override)
         case MissingConfigException(options=[*options], missing_cfg_file=str(path)):
             group, _, option = path.rpartition("/")
-            if group in HYDRAS_GROUPS:
-                return hydras_choice(f"{group}={option}")
+            if group in REPLACED_HYDRA_GROUPS:
+                return replaced_hydra_group(f"{group}={option}")
             if not options and "/" in group:
                 return f"{path}: no such file; a study chooses with `override /{group.rpartition('/')[2]}: {option}`"
             return unknown_option(group, option, options)
@@ -115,14 +127,22 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
             return f"{override}: several values are a sweep: add -m; a list is written {as_list}"
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
+        case ConfigCompositionException() if merge := MERGE_ERROR.search(str(error)):
+            return scalar_in_file(merge[1], merge[2], merge[3], project)
         case MissingMandatoryValue():
-            return missing(str(error.full_key), project)
-        case OmegaConfBaseException(object_type=type() as owner) if _is_schema(owner) and (
-            error.value is not None or "not Optional" in str(error)
-        ):
-            return wrong_value(str(error.full_key), error.value, owner)
+            return missing_value(str(error.full_key), project)
+        case InterpolationResolutionError() | GrammarParseError() if error.full_key:
+            return _first_line(error)
+        case OmegaConfBaseException(full_key=str(key)) if key in (project.groups if project else ()):
+            return missing_value(key, project)
+        case OmegaConfBaseException(full_key=str(key), object_type=type() as owner) if has_field(owner, key):
+            return wrong_value(key, error.value, owner)
+        case OmegaConfBaseException(full_key=str(key)) if "is not Optional" in str(error):
+            return f"{key}: must not be null"
+        case OmegaConfBaseException(full_key=str(key)) if assigned := ASSIGNMENT_ERROR.search(str(error)):
+            return scalar_override(key, assigned["kind"], assigned["value"], project)
         case OmegaConfBaseException() if error.full_key:
-            return f"{error.full_key}: {error.msg or error}".split("\n")[0]
+            return _first_line(error)
         case yaml.MarkedYAMLError() if error.problem_mark:
             mark = error.problem_mark
             return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
@@ -131,109 +151,33 @@ def _line(error: BaseException, project: Project[Any] | None, overrides: Sequenc
     return None
 
 
-def hydras_choice(override: str) -> str:
-    """Hydra's own sweeper or launcher was chosen or configured, which this program does not use."""
-    group = next(group for group in HYDRAS_GROUPS if override.replace(".", "/").lstrip("+~").startswith(group))
-    return f"{override}: not used here; {HYDRAS_GROUPS[group]}"
+def first_line(error: OmegaConfBaseException) -> str:
+    """What OmegaConf says of a key, without the lines that repeat the key and its type."""
+    return f"{error.full_key}: {error.msg or error}".split("\n")[0]
 
 
-def unreadable(override: str) -> str:
-    """An override that Hydra's grammar does not take."""
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        return f"{override}: an override is key=value, and a flag begins with -"
-    if not re.fullmatch(r"[~+]*[A-Za-z_][\w/@-]*(\.[\w@-]+)*", key, re.ASCII):
-        return f"{override}: {key!r} cannot be read as a key"
-    quoted = value.replace("'", "\\'")
-    return f"{override}: cannot be read; put the value in quotes of its own: \"{key}='{quoted}'\""
-
-
-def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
-    """An option that a group does not have."""
-    options = sorted(options)
-    hint = nearest(str(option), options)
-    meant = f"did you mean {group}={hint}? There" if hint else "there"
-    return f"{group}={format_value(option)}: no such option; {meant} are {', '.join(options)}"
-
-
-def unknown_key(
-    key: str, owner: type | None, project: Project[Any] | None = None, overrides: Sequence[str] = ()
-) -> str:
-    """A key that the node it stands in does not have; the overrides may say which value it was to get."""
-    parent, _, leaf = key.rpartition(".")
-    written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
-    line = f"{written}: no such key"
-    if key in ("experiment", "debug"):
-        return f"{written}: its file has to begin with the line # @package _global_"
-    if not _is_schema(owner):
-        return line
-    group = parent.split(".")[0]
-    name = getattr(owner, "name", None)
-    if owner and issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
-        return f"{line}; conf/{group}/<option>.yaml has to begin with its schema: " + (
-            f"defaults: [/schema/{group}/<option>@_here_, _self_]"
-        )
-    if advice := getattr(owner, "removed", {}).get(leaf):
-        return f"{line} any more: {advice}"
-    line += f" in {group}={name}" if name else ""
-    if others := [option for option, has in _options_with(group, leaf, project) if has]:
-        return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"
-    path = f"{parent}." if parent else ""
-    names = [field.name for field in dataclasses.fields(owner) if field.name != "name"] if owner else []
-    near = nearest(leaf, names)
-    hint = path + near if near else nearest_anywhere(key, project)
-    there = ", ".join(path + each for each in names)
-    return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
-
-
-def wrong_value(key: str, value: Any, owner: type) -> str:
-    """A value of the wrong type or out of range."""
-    leaf = key.rpartition(".")[2]
-    return f"{key}={format_value(value)}: must be {allowed(owner, leaf)}"
-
-
-def missing(key: str, project: Project[Any] | None = None) -> str:
-    """A key without a value."""
-    options = _options(key, project)
-    return f"{key}: has no value" + (f"; choose one of {', '.join(sorted(options))}" if options else "")
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
-
-
-def nearest_anywhere(key: str, project: Project[Any] | None) -> str | None:
-    """The nearest key of the whole tree: by its last part when that alone is known, else by its spelling."""
-    keys = sorted({name for name, _ in project.all_keys()}) if project else []
-    leaf = key.rpartition(".")[2]
-    ends = [each for each in keys if each.rpartition(".")[2] == leaf]
-    return ends[0] if ends else nearest(key, keys)
-
-
-def _options(group: str, project: Project[Any] | None) -> dict[str, type[Any]]:
-    groups = project.groups if project else {}
-    return groups[group].options if group in groups else {}
-
-
-def _options_with(group: str, leaf: str, project: Project[Any] | None) -> list[tuple[str, bool]]:
-    options = _options(group, project)
-    return [(name, any(f.name == leaf for f in dataclasses.fields(schema))) for name, schema in options.items()]
-
-
-def _is_schema(owner: Any) -> bool:
-    return isinstance(owner, type) and issubclass(owner, Checked)
+def _first_line(error: OmegaConfBaseException) -> str:
+    """OmegaConf's message about a key, without the lines that repeat the key and its type."""
+    return f"{error.full_key}: {error.msg or error}".split("\n")[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def quote_override(value: str) -> str:
-    """A text as Hydra's grammar reads it back: in quotes where it needs them."""
+    """A text as the value of an override, in quotes if Hydra's grammar needs them to read back the same text."""
     if re.fullmatch(r"[A-Za-z0-9_./:*?@%|+-]+", value):
         return value
     # A backslash stands for itself, but before a quote.
-    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value) + "'"
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + match[2].replace("'", "\\'"), value) + "'"
+
+
+def quote_path(path: str) -> str:
+    """A path as the value of an override, which is not read as a number, as null or as a home directory."""
+    number = r"[+-]?(\.?\d[\d_.]*(e[+-]?\d+)?|nan|inf)"
+    ambiguous = path.startswith("~") or re.fullmatch(rf"{number}|true|false|null", path, re.IGNORECASE)
+    return quote_override(f"./{path}" if ambiguous else path)

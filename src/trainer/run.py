@@ -65,7 +65,7 @@ def resume(state: TrainState, run: Run) -> None:
 
     Raises UserError if there are only bad ones, or if the checkpoint belongs to another run.
     """
-    found = checkpoint.newest(run.folder)
+    found = checkpoint.load_newest(run.folder)
     if found is not None:
         path, content = found
         state.load_state_dict(content, path)

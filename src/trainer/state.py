@@ -145,8 +145,8 @@ def _build_model(config: Train, dataset: Dataset, device: torch.device) -> nn.Mo
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate" not in str(error):
             raise
         raise UserError(f"model={config.model.name}: its weights do not fit into the memory of {device}") from error
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
-    if device.type == "cpu" and memory is not None and 2 * weights > memory:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device.type == "cpu" and 2 * weights > memory:
         raise UserError(
             f"model={config.model.name}: its weights and their gradients need {2 * weights / 1e9:,.0f} GB, "
             f"and this machine has {memory / 1e9:,.0f}"

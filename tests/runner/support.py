@@ -1,4 +1,4 @@
-"""What several tests of the runner need: the toy project composed, checked, run and started."""
+"""Helpers for the tests of the runner: the toy project is composed, run in this process, or started as a program."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from tests import programs
 from tests.runner.toy.toy import PROJECT, Toy
 
 TRAIN = PROJECT.root / "train.py"
-COUNTER = PROJECT.root.parent / "counter" / "train.py"  # the same without torch
+COUNTER = PROJECT.root.parent / "counter" / "train.py"  # a project that does not import torch
 FIELDS = {"state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of"}
 
 
@@ -35,12 +35,12 @@ def _composed(overrides: tuple[str, ...]) -> Toy:
 
 
 def compose(*overrides: str) -> Toy:
-    """The configuration of these overrides, which many tests ask for, as an object of its own."""
+    """The configuration for these overrides, as a new object; the composition is cached."""
     return copy.deepcopy(_composed(overrides))
 
 
 def train(config: Toy, folder: Path, *, resumed: bool = False, swept: dict[str, Any] | None = None) -> RunOutcome:
-    """A run, or the rest of one, in this process."""
+    """Runs, or resumes a run, in this process."""
     run = Run(folder, config.steps, resumed=resumed, swept=swept)
     with run.recorded():
         PROJECT.execute(config, run)
@@ -48,18 +48,18 @@ def train(config: Toy, folder: Path, *, resumed: bool = False, swept: dict[str, 
 
 
 def program(*arguments: str, cwd: Path, script: Path = TRAIN, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py …` to its end, in a process that has torch already."""
+    """Runs `python train.py …` to its end, in a process forked with torch imported."""
     return programs.run(script, *arguments, cwd=cwd, env=os.environ | environment)
 
 
 def real_program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`python train.py …` as a user starts it."""
+    """Runs `python train.py …` to its end, in a new interpreter."""
     command = [sys.executable, str(TRAIN), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which `preflight` ends the program."""
+    """The line after `error: ` with which `preflight` ends the program."""
     with pytest.raises(SystemExit) as end:
         preflight(PROJECT, ["train.py", *arguments])
     output = capsys.readouterr()
@@ -79,12 +79,12 @@ def statuses(sweep: Path, count: int) -> list[dict[str, Any]]:
 
 
 def files(folder: Path) -> Mapping[Path, bytes]:
-    """All that a folder holds."""
+    """The content of every file in a folder, by path."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def wait_for(what: Callable[[], Any]) -> None:
+def wait_for(condition: Callable[[], Any]) -> None:
     deadline = time.monotonic() + 60
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

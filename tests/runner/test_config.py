@@ -1,4 +1,4 @@
-"""Configurations as objects: saved and loaded, from whatever options there are."""
+"""Configurations as dataclasses: saved, loaded, and extended by new options."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +8,13 @@ import pytest
 from gradclip import ClipByNorm, Policy
 from gradclip.errors import InvalidField
 from runner.compose import Composer, load
-from runner.config import field
+from runner.config import field, resolve_paths
 from runner.errors import UserError
-from runner.runs.run import save
+from runner.runs.run import save_config
+from runner.sweeps.space import axes
+from tests.comparison import scalars
 from tests.runner.support import PROJECT, compose, composer, train
 from tests.runner.toy.toy import Toy
-from tests.same import scalars
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from tests.same import scalars
 )  # fmt: skip
 def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = compose(*overrides)
-    save(config, tmp_path)
+    save_config(config, tmp_path)
     assert load(tmp_path, PROJECT) == config
 
 
@@ -39,14 +40,40 @@ def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple
         ("x" * (1 << 21), "bytes are not the configuration of a run"),
     ],
 )
-def test_what_is_no_saved_configuration_is_refused(content: str, line: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_saved_configuration_is_refused(content: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=line):
         load(tmp_path, PROJECT)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("~/x.txt", "{home}/x.txt"),
+        ("~", "{home}"),
+        ("x/~y.txt", "{base}/x/~y.txt"),
+        ("~no-such-user/x", "{base}/~no-such-user/x"),
+    ],
+)
+def test_a_home_directory_in_a_path_is_expanded(
+    value: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell does not expand `~` in quotes or in a file."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = compose(f"initial='{value}'")
+    resolve_paths(config, tmp_path / "base")
+    assert config.initial == expected.format(home=tmp_path / "home", base=tmp_path / "base")
+
+
+def test_a_home_directory_in_a_path_of_a_sweep_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for line, values in (("initial='~/x'", ["x"]), ("initial='~/x','~/y'", ["x", "y"])):
+        (axis,) = axes(composer(), [line])
+        assert axis.values == [f"initial={tmp_path / value}" for value in values]
+
+
 def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is offered, checked, run and saved; and the laws of clipping are held against every `Policy.options`."""
+    """It can be chosen, checked, run, saved and loaded; tests/gradclip tests each of `Policy.options`."""
     monkeypatch.setattr(Policy, "options", dict(Policy.options))
 
     @dataclass(kw_only=True)
@@ -64,7 +91,7 @@ def test_a_policy_is_one_class_and_one_file(tmp_path: Path, monkeypatch: pytest.
     assert type(config.clip) is Half
     assert train(config, tmp_path / "run").state == "finished"
     assert dict(scalars(tmp_path / "run"))["clip/limit"] == dict(scalars(tmp_path / "run"))["grad_norm/after"]
-    save(config, tmp_path / "run")
+    save_config(config, tmp_path / "run")
     assert load(tmp_path / "run", PROJECT) == config
 
 

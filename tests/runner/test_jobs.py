@@ -15,7 +15,7 @@ from runner.config import Sweep
 from runner.errors import quote_override
 from runner.report import aggregate
 from runner.runs import lock
-from runner.runs.status import STATUS, actual_state, change_status, initial_status, write_status
+from runner.runs.status import STATUS_FILE, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
 from runner.sweeps.jobs import Jobs, Source, record_end
 from runner.sweeps.local import LocalLauncher
@@ -474,7 +474,7 @@ def test_running_has_one_definition(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "finished"}', "\0\xff"])
 def test_a_status_that_is_not_json_or_incomplete_is_missing(text: str, tmp_path: Path) -> None:
-    (tmp_path / STATUS).write_text(text)
+    (tmp_path / STATUS_FILE).write_text(text)
     assert results.read_one(tmp_path, Job(0, [], "")).state == "missing"
 
 

@@ -12,33 +12,33 @@ from runner.runs.run import Run
 from runner.runs.status import actual_state
 
 
-def test_the_lock_is_this_processs_until_the_run_ends(tmp_path: Path) -> None:
+def test_a_run_holds_its_lock_until_it_ends(tmp_path: Path) -> None:
     run = Run(tmp_path, 3)
     assert lock.is_held(tmp_path)
     with run.recorded():
         assert lock.is_held(tmp_path)
     assert not lock.is_held(tmp_path)
     lock.hold(tmp_path)
-    lock.hold(tmp_path)  # once more is the same
+    lock.hold(tmp_path)  # no effect the second time
     lock.release(tmp_path)
     assert not lock.is_held(tmp_path)
 
 
-def test_who_only_asks_for_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
-    """`status.py` holds it for a moment."""
+def test_a_query_of_the_lock_does_not_prevent_a_run(tmp_path: Path) -> None:
+    """`status.py` holds the lock for a moment."""
     lock.hold(tmp_path)
     lock.release(tmp_path)
     code = "import fcntl, sys, time\nfile = open(sys.argv[1])\nfcntl.lockf(file, fcntl.LOCK_SH)\nprint(flush=True)\n"
-    asks = [sys.executable, "-c", f"{code}time.sleep(0.05)", str(tmp_path / lock.NAME)]
-    with subprocess.Popen(asks, stdout=subprocess.PIPE) as process:
+    query = [sys.executable, "-c", f"{code}time.sleep(0.05)", str(tmp_path / lock.LOCK_FILE)]
+    with subprocess.Popen(query, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         lock.hold(tmp_path)
     lock.release(tmp_path)
 
 
-def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run trains there, and one that was killed is told by its process."""
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run can train there, and a killed one is recognized by its missing process."""
 
     def lockf(*arguments: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")

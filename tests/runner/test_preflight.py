@@ -1,4 +1,4 @@
-"""What is checked before a run: each mistake is one line with exit status 2, and nothing is made or imported for it."""
+"""The checks before a run: each user error is one line with exit status 2, and no folder is created."""
 
 import re
 import runpy
@@ -7,17 +7,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gradclip import ClipByNorm
 from runner.cli import preflight as cli
 from runner.compose import Composer
-from runner.errors import UserError
+from runner.config import Log
+from runner.errors import UserError, explain
 from tests.runner.support import PROJECT, TRAIN, program, real_program, refused
+from tests.runner.toy.toy import Toy
 from tests.support import ENV, ROOT
 
-# The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
-MISTAKES = [
+# The arguments, and a part of the one line: the key, the value, what is allowed, the nearest known name.
+USER_ERRORS = [
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are autoclip, none, norm, value, zclip"),
     ("schedule=null", "schedule=null: no such option; there are constant, linear"),
     ("clp=norm", "clp=norm: no such key; did you mean clip?"),
@@ -34,6 +38,14 @@ MISTAKES = [
     ("~seed", "seed: has no value"),
     ("~clip", "clip: has no value; choose one of adagc, agc,"),
     ("initial=é", "initial=é: cannot be read; put the value in quotes of its own: \"initial='é'\""),
+    ("initial=~/x", "initial=~/x: cannot be read; put the value in quotes of its own: \"initial='~/x'\""),
+    ("hydra.run.dir=2024_01", "number 202401; put the value in quotes of its own: \"hydra.run.dir='2024_01'\""),
+    ("initial=1_000", "initial=1_000: is read as the number 1000; put the value in quotes"),
+    ("resume=1e3", "resume=1e3: is read as the number 1000.0; put the value in quotes"),
+    ("-m seed=1,2 hydra.sweep.dir=1_0", "hydra.sweep.dir=1_0: is read as the number 10; put the value in quotes"),
+    ("hydra.run.dir='~/x'", "hydra.run.dir=~/x: Hydra does not expand ~; write /"),
+    ("-m seed=1,2 hydra.sweep.dir='~/x'", "hydra.sweep.dir=~/x: Hydra does not expand ~; write /"),
+    ("resume='~/x'", "resume=~/x: there is no /"),
     ("steps", "steps: an override is key=value, and a flag begins with -"),
     ("seed=1,2", "seed=1,2: several values are a sweep: add -m; a list is written seed=[1,2]"),
     ("-m seed=1,-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295 (job 1: seed=-1)"),
@@ -84,8 +96,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments[:40] for arguments, _ in MISTAKES])
-def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("arguments", "line"), USER_ERRORS, ids=[arguments[:40] for arguments, _ in USER_ERRORS])
+def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert line in refused(arguments.split(), capsys)
     assert sorted(path.name for path in here.iterdir()) == ["file", "swept", "taken"]
 
@@ -97,6 +109,22 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("clip:\n  max: none", "clip.max=none: must be a number above 0"),
         ("clip: [1", "typo.yaml, line 3: not YAML"),
         ("defaults:\n  - override /clip: nrom", "clip=nrom: no such option; did you mean clip=norm?"),
+        (
+            "clip: value",
+            "experiment/typo.yaml: clip: value: an option is chosen in the defaults list: defaults: [overri",
+        ),
+        ("schedule: linear", "in the defaults list: defaults: [override /schedule: linear]"),
+        ("clip: nrom", "experiment/typo.yaml: clip=nrom: no such option; did you mean clip=norm?"),
+        ("clip: null", "clip: has no value; choose one of adagc, agc,"),
+        ("clip: [value]", "experiment/typo.yaml: clip=['value']: no such option; did you mean clip=value?"),
+        ("log: 3", "experiment/typo.yaml: log: 3: must be given by its keys"),
+        ("log: null", "log: must not be null"),
+        ("sweep: {slurm: 4}", "experiment/typo.yaml: sweep.slurm: 4: must be given by its keys"),
+        ("steps: null", "steps=null: must be a whole number of at least 1"),
+        (
+            "experiment: calm",
+            "experiment=typo: is chosen on the command line, and its file has to begin with # @package",
+        ),
         ("defaults:\n  - override /hydra/launcher: joblib", "hydra/launcher=joblib: not used here; sweep.jobs=4"),
         ("defaults:\n  - override /hydra/sweeper: optuna", "hydra/sweeper=optuna: not used here; sweep.method=grid or"),
         ("- 3", "Cannot merge DictConfig with ListConfig"),
@@ -104,12 +132,43 @@ def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: py
         ("\0", "typo.yaml: not YAML: special characters are not allowed"),
     ],
 )
-def test_a_mistake_in_a_file_is_one_line(
+def test_a_user_error_in_a_file_is_one_line(
     content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
     assert line in refused(["hydra.searchpath=[file://more]", "experiment=typo"], capsys)
+
+
+@pytest.mark.parametrize("form", ["{key}=2", "+{key}=2", "-m seed=1,2 {key}=2", "-m {key}=2,3", "experiment=old"])
+@pytest.mark.parametrize(("owner", "key"), [(Toy, "parts"), (Log, "log.parts"), (ClipByNorm, "clip.parts")])
+def test_a_removed_key_is_answered_with_what_replaces_it(
+    owner: type[Any],
+    key: str,
+    form: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """For keys of the root, of a node and of an option, on the command line and in a file."""
+    monkeypatch.setattr(owner, "removed", {"parts": "pieces=2 does the same"})
+    (here / "more" / "experiment").mkdir(parents=True)
+    content = "parts: 2" if owner is Toy else f"{key.partition('.')[0]}:\n  parts: 2"
+    (here / "more" / "experiment" / "old.yaml").write_text(f"# @package _global_\n{content}\n")
+    line = refused(["hydra.searchpath=[file://more]", *form.format(key=key).split()], capsys)
+    assert re.match(rf"{re.escape(key)}(=2)?: no such key any more: pieces=2 does the same( \(.*\))?$", line)
+
+
+def test_an_option_as_a_value_in_the_primary_file(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its defaults list has entries without `override`."""
+    conf = tmp_path_factory.mktemp("project") / "conf"
+    shutil.copytree(PROJECT.conf, conf)
+    (conf / "train.yaml").write_text((conf / "train.yaml").read_text() + "\nclip: value\n")
+    project = replace(PROJECT, root=conf.parent)
+    with pytest.raises(Exception, match="not a subclass") as error:
+        Composer(project).compose([])
+    assert explain(error.value, project).endswith("train.yaml: clip: value: an option is chosen in the defaults list: "
+                                                  "defaults: [clip: value]")  # fmt: skip
 
 
 def test_an_option_without_its_schema_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,10 +188,10 @@ def test_a_file_that_is_not_text_is_named(here: Path, tmp_path_factory: pytest.T
 
 
 @pytest.mark.parametrize("parent", ["hydra", "omegaconf"])
-def test_a_bug_is_not_taken_for_a_mistake(
+def test_a_bug_is_a_traceback(
     parent: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Wherever the code lies: an error of the schema's own code is a traceback."""
+    """An error of the schema's own code, also below a folder named like a library."""
     (here / parent).mkdir()
     (here / parent / "bug.py").write_text("def check(config):\n    raise ValueError('a bug')\n")
     module = runpy.run_path(str(here / parent / "bug.py"))
@@ -142,8 +201,24 @@ def test_a_bug_is_not_taken_for_a_mistake(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("error", [ValueError, AttributeError, AssertionError, OSError])
+def test_a_bug_beside_hydras_composition_is_a_traceback(
+    error: type[Exception], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra raises errors of these types for some values; only those of its own calls become one line."""
+
+    def fail(*arguments: object) -> None:
+        raise error("a bug")
+
+    for name in ("check_options", "check_hydra_settings"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"runner.compose.{name}", fail)
+            with pytest.raises(error, match="a bug"):
+                cli.preflight(PROJECT, ["train.py"])
+
+
 def test_several_processes_are_refused_before_a_folder_exists(tmp_path: Path) -> None:
-    """As torchrun starts them, which would train the same run in each."""
+    """torchrun starts several, each of which would train the same run."""
     done = program(cwd=tmp_path, WORLD_SIZE="4", RANK="1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: WORLD_SIZE=4: one process trains a model here")
@@ -151,13 +226,13 @@ def test_several_processes_are_refused_before_a_folder_exists(tmp_path: Path) ->
     assert program(cwd=tmp_path, WORLD_SIZE="1").returncode == 0
 
 
-def test_nothing_more_than_a_line_for_a_closed_pipe(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     command = f"{sys.executable} {TRAIN} --cfg job | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_full_errors_on_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hydra_full_error_shows_the_traceback(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(Exception, match="no such option"):
         cli.preflight(PROJECT, ["train.py", "clip=nrom"])
@@ -184,7 +259,7 @@ def test_the_program_itself(tmp_path: Path) -> None:
 
 TORCH_FREE = [["--help"], ["--cfg", "job"], ["clip.maks=1"], ["clip=nrom"], ["clip.max=-1"], ["-m", "seed=1,-1"],
               ["-m", "seed=1,2", "sweep.dry_run=true"], ["resume=nope"], ["-sc", "query=bash"]]  # fmt: skip
-STARTS = f"""
+PROGRAM = f"""
 import io, os, runpy, sys
 from contextlib import redirect_stderr, redirect_stdout
 os.environ["COMP_LINE"], os.environ["COMP_POINT"] = "python train.py clip=n", "99"
@@ -209,13 +284,13 @@ def python(code: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_what_comes_before_a_run_needs_neither_torch_nor_optuna(tmp_path: Path) -> None:
+def test_the_checks_import_neither_torch_nor_optuna(tmp_path: Path) -> None:
     code = "import sys, runner.cli.preflight, runner.sweeps.grid, runner.config, tests.runner.toy.toy\n"
     assert python(code + "print({'torch', 'optuna'} & set(sys.modules))", tmp_path) == "set()\n"
 
 
-def test_mistakes_and_questions_are_answered_without_torch(tmp_path: Path) -> None:
-    *codes, completed = python(STARTS, tmp_path).splitlines()
+def test_errors_and_help_are_printed_without_torch(tmp_path: Path) -> None:
+    *codes, completed = python(PROGRAM, tmp_path).splitlines()
     assert codes == ["0", "0", "2", "2", "2", "2", "0", "2", "None"]
     assert completed == "['clip=none', 'clip=norm']"
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A project as the runner sees it: its groups and keys, and what their metadata says."""
+"""The description of a project: its groups and keys, and the metadata of its fields."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_all_keys_are_those_of_every_option() -> None:
     assert not keys["seed"].metadata["mutable_on_resume"]
 
 
-def test_the_function_that_runs_it_is_found_by_its_name() -> None:
+def test_the_function_that_executes_a_run_is_imported_by_name() -> None:
     from tests.runner.toy import loop
 
     assert PROJECT.module == "tests.runner.toy.loop"
@@ -68,7 +68,7 @@ def test_paths_become_absolute_with_their_links_resolved(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("schedule", "why"), [("constant", None), ("linear", "schedule=linear spans all steps")])
-def test_a_project_says_where_the_steps_are_fixed(schedule: str, why: str | None) -> None:
+def test_a_project_says_why_the_steps_are_fixed(schedule: str, why: str | None) -> None:
     assert compose(f"schedule={schedule}").fixed_steps() == why
     assert RunConfig.fixed_steps(compose()) is None
 

@@ -1,19 +1,22 @@
-"""A run that was ended anywhere and is resumed is, bit for bit, the run that was never ended."""
+"""A run that is interrupted and resumed equals, bit for bit, one that was never interrupted."""
 
+import re
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 
 from runner.compose import load
-from runner.errors import UserError
+from runner.errors import UserError, quote_override
 from runner.runs import checkpoint
 from runner.runs.run import Run
 from runner.runs.status import actual_state
 from runner.tracking.events import EVENTS
 from tests import programs
+from tests.comparison import assert_identical, assert_same_run, points, scalars
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
-from tests.same import points, same, same_run, scalars
+from tests.runner.toy.toy import Toy
 
 # The loss rises, so that only the first evaluation is the best, and what is logged after it belongs to no checkpoint.
 STEPS = 12
@@ -24,7 +27,7 @@ RISING = (f"steps={STEPS}", "evaluate_every=2", "checkpoint.every=4", "lr=1.0", 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happens to, and its folder."""
+    """The folder of an uninterrupted run with the arguments RISING."""
     here = tmp_path_factory.mktemp("whole")
     assert program(*RISING, "hydra.run.dir=run", cwd=here).returncode == 0
     assert status(here / "run")["objective"] == checkpoint.load(here / "run" / "checkpoints" / "best.pt")["best"]
@@ -32,17 +35,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resumed(whole: Path, folder: Path) -> None:
-    """Resumes the run and compares it with the whole one."""
+    """Resumes the run, and compares it with the uninterrupted one."""
     done = program(f"resume={folder}", cwd=whole)
     assert done.returncode == 0, done.stderr
     assert status(folder)["state"] == "finished"
     assert status(folder)["objective"] == status(whole / "run")["objective"]
-    same_run(whole / "run", folder, STEPS)
+    assert_same_run(whole / "run", folder, STEPS)
 
 
 @pytest.mark.parametrize("step", [3, 7, 12])
 def test_a_killed_run_is_resumed(whole: Path, step: int) -> None:
-    """Before the first checkpoint but the best one, between two, and before the last step."""
+    """Before any checkpoint but the best one, between two checkpoints, and before the last step."""
     (whole / "incident").write_text(f"kill {step}")
     killed = program(*RISING, f"hydra.run.dir=killed_{step}", cwd=whole)
     assert killed.returncode == -signal.SIGKILL
@@ -50,10 +53,10 @@ def test_a_killed_run_is_resumed(whole: Path, step: int) -> None:
     assert actual_state(folder) == "killed"
     (whole / "incident").unlink()
     (events,) = folder.glob(EVENTS)
-    found = checkpoint.newest(folder)
+    found = checkpoint.load_newest(folder)
     assert found is not None
     if step == 7:
-        assert events.stat().st_size > found[1]["logs"][events.name], "points that will come again"
+        assert events.stat().st_size > found[1]["logs"][events.name], "no point after the checkpoint"
     resumed(whole, folder)
     assert len(list(folder.glob(EVENTS))) == 2
 
@@ -80,8 +83,34 @@ def test_an_interrupted_run_finishes_its_step_and_is_resumed(whole: Path, number
     resumed(whole, folder)
 
 
-def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
-    """Counted among the newest, it would push good ones out. What a killed writer left behind is deleted."""
+@pytest.mark.parametrize("name", ["a b[c], d", 'it\'s "x"=$y', "~a\\b"])
+def test_the_printed_commands_run_as_a_shell_reads_them(whole: Path, name: str) -> None:
+    """For a run in a folder whose name has special characters of a shell, of Hydra's grammar or of both."""
+    (whole / "incident").write_text("wait 7")
+    (reached := whole / "incident.reached").unlink(missing_ok=True)
+    arguments = (*RISING, f"hydra.run.dir={quote_override(f'./{name}')}")
+    with programs.Program(TRAIN, *arguments, cwd=whole) as run:
+        wait_for(reached.exists)
+        run.send_signal(signal.SIGTERM)
+        output, errors = run.communicate(timeout=60)
+    (whole / "incident").unlink()
+    assert (run.returncode, errors) == (143, "")
+    assert shlex.split(printed("TensorBoard", output)) == ["tensorboard", "--logdir", name]
+    python, script, *resume = shlex.split(printed("to resume", output))
+    assert (python, script) == ("python", TRAIN.name)
+    done = program(*resume, cwd=whole)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_run(whole / "run", whole / name, STEPS)
+
+
+def printed(row: str, output: str) -> str:
+    """The text of a row in the summary of a run."""
+    (text,) = re.findall(rf"^{row} +(.*)$", output, re.MULTILINE)
+    return str(text)
+
+
+def test_a_damaged_checkpoint_is_renamed(whole: Path) -> None:
+    """Counted among the newest, it would cause good ones to be deleted. Half-written files are deleted."""
     folder = whole / "damaged"
     assert program(*RISING, f"hydra.run.dir={folder}", "steps=9", cwd=whole).returncode == 0
     last = folder / "checkpoints" / "step_9.pt"
@@ -95,10 +124,10 @@ def test_a_damaged_checkpoint_is_set_aside(whole: Path) -> None:
     expected = scalars(whole / "run")
     assert scalars(folder) | {CONFIG: []} == expected | {CONFIG: []}
     one, other = (checkpoint.load(where / "checkpoints" / "step_12.pt") for where in (folder, whole / "run"))
-    same(one | {"logs": None}, other | {"logs": None})
+    assert_identical(one | {"logs": None}, other | {"logs": None})
 
 
-# -- what may change
+# -- changes of the configuration
 
 
 def finished(folder: Path, *overrides: str) -> None:
@@ -137,13 +166,13 @@ def test_a_change_that_would_make_it_another_run_is_refused(
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
     for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
                        ("run/config.yaml", "not the folder of a run"),
-                       ("run/checkpoints", "resume=run/checkpoints: not a run, since it has no config.yaml"),
+                       ("run/checkpoints", "resume=run/checkpoints: not a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
         assert line in refused([f"resume={name}"], capsys)
 
 
-def test_what_is_mutable_on_resume_is_taken(tmp_path: Path) -> None:
-    """In the same folder, with the change written into its configuration, its first log and Hydra's files kept."""
+def test_a_key_that_is_mutable_on_resume_may_change(tmp_path: Path) -> None:
+    """In the same folder; config.yaml has the new values, and the earlier log and Hydra's files are kept."""
     finished(tmp_path)
     folder = tmp_path / "run"
     hydras = files(folder / ".hydra")
@@ -160,18 +189,38 @@ def test_what_is_mutable_on_resume_is_taken(tmp_path: Path) -> None:
     assert load(folder, PROJECT) == config
 
 
+def test_paths_of_a_resumed_run_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is relative to the working directory of the resumed run, and ~ is the home directory."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    finished(tmp_path)
+    for word, expected in (("other", tmp_path / "later" / "other"), ("'~/other'", tmp_path / "other")):
+        (tmp_path / "later").mkdir(exist_ok=True)
+        done = program("resume='~/run'", f"incident={word}", f"steps={9 + len(word)}", cwd=tmp_path / "later")
+        assert done.returncode == 0, done.stderr
+        assert load(tmp_path / "run", PROJECT).incident == str(expected)
+
+
 def test_a_run_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its configuration lacks a key, or has one that is gone; or its checkpoints have another format."""
+    """Its configuration lacks a key, or has one that no longer exists."""
     finished(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = (tmp_path / "run" / "config.yaml").read_text()
     for other, what in ((config.replace("  keep_going: false\n", ""), "it has no sweep.keep_going"),
-                        (config + "fold: true\n", "fold is no key of this one")):  # fmt: skip
+                        (config + "fold: true\n", "fold is not a key of this one")):  # fmt: skip
         (tmp_path / "run" / "config.yaml").write_text(other)
         line = refused(["resume=run", "steps=9"], capsys)
         assert line.endswith(f"run/config.yaml: written by another version of this program: {what}")
+
+
+def test_a_removed_key_of_a_resumed_run_is_answered_with_what_replaces_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Toy, "removed", {"parts": "pieces=2 does the same"})
+    assert refused(["resume=run", "parts=2"], capsys) == "parts=2: no such key any more: pieces=2 does the same"
 
 
 def test_a_project_can_fix_the_steps(
@@ -183,8 +232,8 @@ def test_a_project_can_fix_the_steps(
     assert refused(["resume=run"], capsys) == "run: has finished its 6 steps"
 
 
-def test_a_refused_resume_leaves_no_trace(tmp_path: Path) -> None:
-    """Neither in its configuration, or it could not be resumed any more, nor in its status."""
+def test_a_refused_resume_changes_no_file(tmp_path: Path) -> None:
+    """Neither the configuration, without which the run could not be resumed later, nor the status."""
     train(compose(), tmp_path / "run")
     before = files(tmp_path)
     with pytest.raises(UserError, match=r"step_6\.pt: saved with another seed"):
@@ -192,7 +241,7 @@ def test_a_refused_resume_leaves_no_trace(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-def test_a_resumed_run_says_that_it_trains_only_when_it_begins(tmp_path: Path) -> None:
+def test_a_resumed_run_is_running_only_after_begin(tmp_path: Path) -> None:
     train(compose(), tmp_path)
     run = Run(tmp_path, 9, resumed=True)
     assert status(tmp_path)["state"] == "finished"
@@ -202,16 +251,16 @@ def test_a_resumed_run_says_that_it_trains_only_when_it_begins(tmp_path: Path) -
     assert [found[name] for name in ("state", "step", "steps", "objective")] == ["running", 3, 9, 0.5]
 
 
-def test_without_a_checkpoint_a_run_begins_anew(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_resumed_from_step_1(tmp_path: Path) -> None:
     train(compose(), tmp_path / "whole")
     train(compose(), tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.unlink()
     train(compose(), tmp_path / "run", resumed=True)
-    same_run(tmp_path / "whole", tmp_path / "run", 6)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", 6)
 
 
-def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_event_file_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(compose(), tmp_path)
     (events,) = tmp_path.glob(EVENTS)
     events.unlink()
@@ -219,8 +268,8 @@ def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogC
     assert f"{events}: gone, and its points with it" in caplog.messages
 
 
-def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path) -> None:
-    """HParams' start is a point of the run too, and is not written twice."""
+def test_a_resumed_job_keeps_its_row_in_hparams(tmp_path: Path) -> None:
+    """The start of its HParams session is written once."""
     train(compose(), tmp_path, swept={"seed": 1})
     train(compose("steps=9"), tmp_path, resumed=True, swept={"seed": 1})
     found = [(tag, step) for tag, step, _ in points(tmp_path) if tag == "_hparams_/session_start_info"]

@@ -1,4 +1,4 @@
-"""The contract of a run's folder, its status, its exit status, and its checkpoints."""
+"""A run's folder, status, exit status and checkpoints."""
 
 import errno
 import os
@@ -20,9 +20,11 @@ from runner.errors import UserError
 from runner.runs import checkpoint, lock
 from runner.runs.files import write_atomically
 from runner.runs.run import Diverged, Interrupted, Run, update_latest_symlink
+from runner.runs.status import actual_state, initial_status, read_status, write_status
+from runner.sweeps.results import Job, read_one, table
 from tests import programs
+from tests.comparison import assert_identical
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, real_program, status, train
-from tests.same import same
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_the_summary(finished: tuple[Path, str]) -> None:
         assert re.search(pattern, text, re.MULTILINE), (pattern, text)
 
 
-def test_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
+def test_runs_started_in_the_same_second_have_two_folders(tmp_path: Path) -> None:
     runs = [programs.Program(TRAIN, cwd=tmp_path) for _ in range(2)]
     assert [run.wait(timeout=120) for run in runs] == [0, 0]
     assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2
@@ -107,10 +109,10 @@ def test_paths_are_saved_absolute(tmp_path: Path) -> None:
     assert load(tmp_path / "run", PROJECT).initial == str(tmp_path / "one")
 
 
-# -- what only building can tell
+# -- errors of building
 
 
-def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_built_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
     assert program(cwd=tmp_path).returncode == 0
     (run,) = (tmp_path / "outputs" / "runs").iterdir()
     done = program("initial=nowhere", cwd=tmp_path)
@@ -120,7 +122,7 @@ def test_what_cannot_be_built_is_one_line_and_leaves_no_folder(tmp_path: Path) -
     assert (tmp_path / "outputs" / "latest").resolve() == run.resolve()
 
 
-def test_a_folder_that_was_there_before_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_rejected_run_leaves_an_existing_folder_unchanged(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     for folder in ("run", "."):
@@ -130,14 +132,14 @@ def test_a_folder_that_was_there_before_is_left_as_it_was(tmp_path: Path) -> Non
         assert files(tmp_path) == before
 
 
-def test_full_errors_on_request(tmp_path: Path) -> None:
+def test_hydra_full_error_shows_the_traceback(tmp_path: Path) -> None:
     done = program("initial=nowhere", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert (done.returncode, "Traceback" in done.stderr) == (1, True)
     assert list((tmp_path / "outputs" / "runs").iterdir()) == []
 
 
-def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both found no folder when they looked, and the one that is refused removes nothing."""
+def test_a_folder_locked_by_another_process_is_left_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes may both find that the folder does not exist; the one that is refused removes nothing."""
 
     def refuse(folder: Path) -> None:
         raise UserError(f"{folder}: another process is training in it")
@@ -155,7 +157,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path, monkeypa
     assert (tmp_path / "run" / ".hydra" / "config.yaml").is_file()
 
 
-def test_a_mistake_after_a_run_has_begun_removes_nothing(tmp_path: Path) -> None:
+def test_a_user_error_after_a_run_has_begun_removes_nothing(tmp_path: Path) -> None:
     (tmp_path / "incident").write_text("mistake 3")
     done = program("incident=incident", "hydra.run.dir=run", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "error: a mistake\n")
@@ -164,6 +166,25 @@ def test_a_mistake_after_a_run_has_begun_removes_nothing(tmp_path: Path) -> None
 
 
 # -- the status file
+
+DAMAGED = [("state", 3), ("state", ["running"]), ("step", "4"), ("steps", None), ("objective", "low"), ("reason", {}),
+           ("pid", "1"), ("pid", -1), ("pid", 0), ("pid", 2**80), ("host", None), ("duplicate_of", "0")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), DAMAGED, ids=[f"{field}={value}" for field, value in DAMAGED])
+def test_a_damaged_status_is_ignored(field: str, value: Any, tmp_path: Path) -> None:
+    """With a process id of -1 or 0, stopping the job would signal other processes."""
+    write_status(tmp_path, initial_status(3) | {"host": "elsewhere", field: value})
+    assert read_status(tmp_path) == {}
+    assert actual_state(tmp_path) is None
+    assert "missing" in table([read_one(tmp_path, Job(0, [], ""))])
+
+
+@pytest.mark.parametrize("value", [None, 3, "yesterday", "2020-01-01T00:00:00", [], "9999-99-99"])
+def test_a_heartbeat_that_cannot_be_read_is_expired(value: Any, tmp_path: Path) -> None:
+    write_status(tmp_path, initial_status(3) | {"host": "elsewhere", "updated": value})
+    assert actual_state(tmp_path) == "killed"
+    assert "killed" in table([read_one(tmp_path, Job(0, [], ""))])
 
 
 def test_outcomes(tmp_path: Path) -> None:
@@ -186,7 +207,7 @@ def test_outcomes(tmp_path: Path) -> None:
     assert status(tmp_path)["reason"] == "ZeroDivisionError: division by zero"
 
 
-def test_a_second_sigint_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_sigint_ends_the_run_at_once(tmp_path: Path) -> None:
     run = Run(tmp_path, 5)
 
     def interrupted() -> None:
@@ -225,7 +246,7 @@ def test_a_folder_takes_one_process_at_a_time(tmp_path: Path) -> None:
     assert done.stdout == f"{tmp_path}: another process is training in it\n"
 
 
-def test_latest_is_moved_and_never_leaves_outputs(tmp_path: Path) -> None:
+def test_latest_points_to_the_newest_run_in_outputs(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "outputs" / "runs" / name).mkdir(parents=True)
         update_latest_symlink(tmp_path / "outputs" / "runs" / name)
@@ -240,7 +261,7 @@ def test_latest_is_moved_and_never_leaves_outputs(tmp_path: Path) -> None:
 
 def test_checkpoints_last_and_best(tmp_path: Path) -> None:
     train(compose("steps=9", "checkpoint.every=3", "checkpoint.keep=2", "evaluate_every=3"), tmp_path)
-    assert [path.name for path in checkpoint.steps(tmp_path)] == ["step_6.pt", "step_9.pt"]
+    assert [path.name for path in checkpoint.step_files(tmp_path)] == ["step_6.pt", "step_9.pt"]
     best = checkpoint.load(checkpoint.find(tmp_path, "best"))
     assert best["best"] == status(tmp_path)["objective"]
     assert checkpoint.find(tmp_path, "6") == tmp_path / "checkpoints" / "step_6.pt"
@@ -262,24 +283,22 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeyp
     assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == 1
 
 
-def test_a_checkpoint_is_on_the_disk_before_the_one_it_replaces_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """File, name and folder are synced, the folder's own name too, and only then is an old one deleted."""
+def test_a_checkpoint_is_synced_before_an_old_one_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, its rename and its folder are synced first, and so is the name of the folder."""
     calls: list[str] = []
 
-    def noting(where: Any, name: str, shown: Callable[..., str]) -> None:
-        real = getattr(where, name)
+    def record_calls(owner: Any, name: str, describe: Callable[..., str]) -> None:
+        original = getattr(owner, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            calls.append(f"{name} {shown(*arguments)}")
-            return real(*arguments, **named)
+            calls.append(f"{name} {describe(*arguments)}")
+            return original(*arguments, **named)
 
-        monkeypatch.setattr(where, name, call)
+        monkeypatch.setattr(owner, name, call)
 
-    noting(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink().name)
-    noting(Path, "replace", lambda path, to: f"{path.name} {to.name}")
-    noting(Path, "unlink", lambda path, **named: path.name)
+    record_calls(os, "fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink().name)
+    record_calls(Path, "replace", lambda path, to: f"{path.name} {to.name}")
+    record_calls(Path, "unlink", lambda path, **named: path.name)
     for step in (1, 2):
         checkpoint.save(tmp_path, {"step": step}, keep=1)
     writes = [
@@ -288,7 +307,7 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_it_replaces_is_gone(
     assert calls == [f"fsync {tmp_path.name}", *writes[0], *writes[1], "unlink step_1.pt"]
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     torch.save({"model": 1}, tmp_path / "foreign.pt")
     torch.save({"code": Path("x")}, tmp_path / "pickle.pt")
@@ -306,7 +325,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         checkpoint.find(tmp_path, "last")
 
 
-def test_a_changed_bit_or_a_missing_end_is_damage(tmp_path: Path) -> None:
+def test_a_changed_bit_or_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, {"step": 1, "value": torch.ones(1000)}, keep=1)
     whole = path.read_bytes()
     data = whole.index(torch.ones(1000).numpy().tobytes())
@@ -319,13 +338,13 @@ def test_a_changed_bit_or_a_missing_end_is_damage(tmp_path: Path) -> None:
             checkpoint.load(path)
 
 
-def test_damage_is_refused_or_changes_nothing(tmp_path: Path) -> None:
-    """Every bit of the archive's directory, and of a sample of the bytes before it: some bits are read by nothing."""
+def test_damage_is_refused_or_has_no_effect(tmp_path: Path) -> None:
+    """For each bit of the archive's directory and of a sample of the bytes before it; some bits are never read."""
     content = {"step": 1, "value": torch.arange(8.0), "name": "x"}
     path = checkpoint.save(tmp_path, content, keep=1)
     whole = path.read_bytes()
     directory = whole.index(b"PK\x01\x02")
-    bits = [8 * place + place % 8 for place in range(0, directory, 7)] + [*range(8 * directory, 8 * len(whole))]
+    bits = [8 * index + index % 8 for index in range(0, directory, 7)] + [*range(8 * directory, 8 * len(whole))]
     refused = 0
     for bit in bits:
         changed = bytearray(whole)
@@ -336,11 +355,11 @@ def test_damage_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         except UserError:
             refused += 1
         else:
-            same(found, content | {"format": checkpoint.FORMAT}, f"bit {bit} ")
+            assert_identical(found, content | {"format": checkpoint.FORMAT}, f"bit {bit} ")
     assert refused > len(bits) / 2
 
 
-def test_nothing_is_unpickled_before_it_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoint.save(tmp_path, {"step": 1, "value": torch.ones(1000)}, keep=1)
     changed = bytearray(path.read_bytes())
     changed[len(changed) // 2] ^= 1
@@ -352,20 +371,20 @@ def test_nothing_is_unpickled_before_it_was_checked(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("content", [{"step": 1}, {"step": 1, "format": 6}], ids=["older", "newer"])
 def test_another_format_is_refused_in_one_line(content: dict[str, Any], tmp_path: Path) -> None:
-    """And no older checkpoint is taken in its place. An older version wrote a checksum behind the archive."""
+    """Older checkpoints are not used instead. Older versions wrote a checksum after the archive."""
     checkpoint.save(tmp_path, {"step": 1}, keep=9)
     path = tmp_path / "checkpoints" / "step_2.pt"
     torch.save(content, path)
     path.write_bytes(path.read_bytes() + f"\ngradclip checkpoint, format 4, sha256 {'0' * 64}\n".encode())
     line = f"{path}: a checkpoint in another format than this program's 5, such as an older version's"
-    for read in (lambda: checkpoint.load(path), lambda: checkpoint.newest(tmp_path)):
+    for read in (lambda: checkpoint.load(path), lambda: checkpoint.load_newest(tmp_path)):
         with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
             read()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 0.999])
-def test_an_error_of_writing_names_the_file(share: float, tmp_path: Path) -> None:
-    """Wherever in the file the disk is full, and nothing is left of it."""
+def test_a_write_error_names_the_file(share: float, tmp_path: Path) -> None:
+    """At whatever size of the file the disk is full; no partial file is left."""
     content = {"step": 1, "values": {str(number): torch.ones(number * 100) for number in range(20)}}
     path = checkpoint.save(tmp_path, content, keep=1)
     whole = path.read_bytes()
@@ -377,5 +396,5 @@ def test_an_error_of_writing_names_the_file(share: float, tmp_path: Path) -> Non
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert (raised.value.errno, raised.value.filename) == (errno.EFBIG, str(path))
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert path.read_bytes() == whole

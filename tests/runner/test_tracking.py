@@ -33,9 +33,9 @@ from runner.tracking.events import EVENTS
 from runner.tracking.tags import step_with_parameters
 from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import truncate_logs
+from tests.comparison import shown_scalars
 from tests.runner.support import compose, composer, status, train
 from tests.runner.toy import loop
-from tests.same import shown_scalars
 from tests.support import ENV, exact_norm
 
 EVERY_STEP = {"loss/train", "grad_norm/before", "grad_norm/after", "clip/limit", "clip/scale", "clip/fraction", "lr",

@@ -1,4 +1,4 @@
-"""The command line: every mistake one line and status 2, no folder made, no torch loaded."""
+"""The command line: every user error is one line and exit status 2, without a folder and without torch."""
 
 import json
 import re
@@ -17,15 +17,15 @@ from tests.programs import run
 from tests.support import ROOT
 from tests.trainer.options import missing, names
 from tests.trainer.support import compose, refused
-from trainer.project import PROJECT
+from trainer.project import PROJECT, composer
 from trainer.run import execute_in_folder
 
 MODELS = ", ".join(names("model"))
 SEARCHPATH = "hydra.searchpath=[file://more]"
 EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experiment/*.yaml")))
 
-# The arguments, and what the one line says: the key, the value, what is allowed, the nearest known name.
-MISTAKES = [
+# The arguments, and a part of the one line: the key, the value, what is allowed, the nearest known name.
+USER_ERRORS = [
     ("clip=agc clip.exclude_last=false", "clip.exclude_last=false: no such key any more: clip.exclude says which"),
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
     ("model=transformer", f"model=transformer: no such option; there are {MODELS}"),
@@ -79,6 +79,8 @@ MISTAKES = [
     ("clip=chain clip@clip.links.whole=chain", "clip.links.whole=chain: must be a policy other than chain"),
     ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1.0: must be a number above 0"),
     ("clip=chain clip.links.whole.maks=1", "clip.links.whole.maks=1: no such key"),
+    ("clip=chain clip@clip.links.whole=agc clip.links.whole.exclude_last=true",
+     "clip.links.whole.exclude_last=true: no such key any more: clip.exclude says which"),
     ("clip=chain clip@clip.links.whole=zclp", "clip=zclp: no such option; did you mean clip=zclip?"),
     ("clip.include=weight", "clip.include=weight: must be a list of patterns"),
     ("clip.name=value", "clip.name=value: must be norm, which the option itself sets"),
@@ -126,7 +128,7 @@ MISTAKES = [
     ("data.windowé=1", "data.windowé=1: 'data.windowé' cannot be read as a key"),
     ("resume=nope", "resume=nope: there is no nope"),
     ("resume=latest", "resume=latest: there is no outputs/latest"),
-    ("resume=taken", "resume=taken: not a run, since it has no config.yaml"),
+    ("resume=taken", "resume=taken: not a run; it has no config.yaml"),
     ("resum=latest", "resum=latest: no such key; did you mean resume?"),
     ("-m resume=taken seed=1,2", "resume=taken: does not go with --multirun"),
     ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
@@ -141,16 +143,16 @@ MISTAKES = [
     ("--experimental-rerun=x", "--experimental-rerun: not offered"),
 ]  # fmt: skip
 
-# Of them, those of a model or a data set that may have been deleted.
+# The same for options of groups, some of which a fork may have deleted.
 OF_OPTIONS = [
     ("model=mlp data=line data.low=1e39", "data.low=1e+39: must be a number of at least -1e+30 and at most 1e+30"),
     ("model=mlp data=digits model.hidden=[0]", "model.hidden=[0]: must be a list of numbers of at least 1"),
     ("model=linear_net", "model=linear_net takes points, but data=text yields characters"),
     ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters (job 1: model=mlp)"),
 ]  # fmt: skip
-MISTAKES += [(arguments, line) for arguments, line in OF_OPTIONS if not missing(arguments.split())]
+USER_ERRORS += [(arguments, line) for arguments, line in OF_OPTIONS if not missing(arguments.split())]
 
-# What only building the run can tell.
+# Errors that only building the run finds.
 UNBUILDABLE = [
     ("data.path=/no/such/file", "data.path=/no/such/file: no such file"),
     ("data.path=.", "data.path=.: not a file"),
@@ -181,8 +183,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("arguments", "line"), MISTAKES, ids=[arguments for arguments, _ in MISTAKES])
-def test_a_mistake_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("arguments", "line"), USER_ERRORS, ids=[arguments for arguments, _ in USER_ERRORS])
+def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = refused(arguments.split(), capsys)
     assert line in found
     assert not (here / "outputs").exists()
@@ -213,8 +215,25 @@ def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsy
     assert not (here / "outputs").exists()
 
 
+@pytest.mark.parametrize("group", sorted(PROJECT.groups))
+def test_an_option_as_a_value_in_an_experiment_file(group: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message shows the form that works, for every option of a group."""
+    (here / "more" / "experiment").mkdir(parents=True)
+    file = here / "more" / "experiment" / "typo.yaml"
+    for option in composer().options()[group]:
+        file.write_text(f"# @package _global_\n{group}: {option}\n")
+        line = refused([SEARCHPATH, "experiment=typo"], capsys)
+        form = f"[override /{group}: {option}]"
+        assert (
+            line
+            == f"experiment/typo.yaml: {group}: {option}: an option is chosen in the defaults list: defaults: {form}"
+        )
+        file.write_text(f"# @package _global_\ndefaults: {form}\n")
+        assert composer().compose([SEARCHPATH, "experiment=typo"])[group].name == option
+
+
 @pytest.mark.parametrize(("arguments", "line"), UNBUILDABLE, ids=[arguments for arguments, _ in UNBUILDABLE])
-def test_what_only_building_can_tell_is_one_line(arguments: str, line: str, here: Path) -> None:
+def test_an_error_of_building_is_one_line(arguments: str, line: str, here: Path) -> None:
     if arguments == "device=cuda" and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(UserError) as error:
@@ -234,9 +253,7 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,anomaly"]
 )
-def test_flags_and_options_in_any_order_and_spelling(
-    arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_and_options_in_any_order(arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan is written before the first job starts: this sweep is interrupted before that."""
     monkeypatch.setattr("runner.sweeps.jobs.Jobs.run", lambda self, source: signal.SIGINT)
     with pytest.raises(SystemExit) as end:
@@ -248,7 +265,7 @@ def test_flags_and_options_in_any_order_and_spelling(
     assert [*jobs[0]["swept"].values(), *jobs[1]["swept"].values()] == expected
 
 
-def test_a_sweep_asked_for_in_a_file_is_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_in_a_file_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "grid.yaml").write_text(
         '# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: "1,-2"\n'
@@ -280,7 +297,7 @@ def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.Capt
     assert "schema" not in text.replace("its one line from the schema", "")
 
 
-# -- without torch, and fast
+# -- without torch
 
 ANSWERED = [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]]
 REFUSED = [["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"], ["resume=nope"],
@@ -288,7 +305,7 @@ REFUSED = [["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"], ["
 
 
 def test_no_torch(tmp_path: Path) -> None:
-    """One interpreter runs train.py with all of them in turn, each to its end."""
+    """One interpreter runs train.py with all arguments in turn, each to its end."""
     code = dedent(f"""
         import runpy, sys
         for arguments in {ANSWERED + REFUSED}:

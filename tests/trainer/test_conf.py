@@ -10,7 +10,7 @@ import yaml
 from gradclip.fields import Checked
 from gradclip.policies import Policy
 from runner.config import flatten
-from runner.runs.run import save
+from runner.runs.run import save_config
 from tests.support import configured_policies, policies
 from tests.trainer.options import names
 from tests.trainer.support import compose
@@ -37,7 +37,7 @@ def test_every_option_composes_into_its_own_class_and_is_saved(overrides: list[s
         part = getattr(config, group)
         assert type(part) is GROUPS[group].options[name]
         assert part.name == name
-    save(config, tmp_path)
+    save_config(config, tmp_path)
     assert load(tmp_path) == config
 
 
@@ -101,7 +101,7 @@ def test_a_study_begins_with_its_command_and_what_it_shows(path: Path) -> None:
 @pytest.mark.parametrize("debug", ["", *composer().options()["debug"]])
 def test_every_experiment_composes_with_every_debug_option(experiment: str, debug: str, tmp_path: Path) -> None:
     config = compose(f"experiment={experiment}", *([f"debug={debug}"] if debug else []))
-    save(config, tmp_path)
+    save_config(config, tmp_path)
     assert load(tmp_path) == config
 
 
@@ -129,5 +129,5 @@ def test_every_value_has_a_key_of_the_project() -> None:
 )  # fmt: skip
 def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = compose(*overrides)
-    save(config, tmp_path)
+    save_config(config, tmp_path)
     assert load(tmp_path) == config

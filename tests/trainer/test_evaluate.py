@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.runs.run import save
+from runner.runs.run import save_config
 from runner.runs.status import read_status
 from scripts import evaluate
 from tests.programs import run
@@ -22,7 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("here")
     config = small(here, "data.sample=30")
     assert execute_in_folder(config, here / "run").state == "finished"
-    save(config, here / "run")
+    save_config(config, here / "run")
     return here / "run"
 
 

@@ -27,10 +27,10 @@ from runner.config import flatten
 from runner.errors import UserError
 from runner.report import summary
 from runner.runs import checkpoint
-from runner.runs.run import Run, save
+from runner.runs.run import Run, save_config
 from runner.runs.status import actual_state, read_status
+from tests.comparison import assert_identical, assert_same_run, points, scalars, shown_scalars
 from tests.programs import run
-from tests.same import points, same, same_run, scalars, shown_scalars
 from tests.support import ROOT
 from tests.trainer.options import missing, names, need_precision
 from tests.trainer.resumption import COMMON, DIGITS, LINE, STEPS, TEXT, Killed, config_for, ended_at, until_done
@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(
     ended_at(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
     ends = until_done(config, tmp_path / "parts")
     assert ends == ["killed", "killed", "interrupted", "interrupted", "killed", "killed", "finished"]
-    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
@@ -110,7 +110,7 @@ def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step:
     execute_in_folder(config, tmp_path / "whole")
     ended_at(monkeypatch, {step: signal.SIGINT})
     assert until_done(config, tmp_path / "parts") == ["interrupted", "finished"]
-    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
 def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, m
                 execute_in_folder(config, tmp_path / name)
         assert (tmp_path / name / "checkpoints" / "step_12.pt").exists() == (name == "show")
         assert execute_in_folder(config, tmp_path / name, resumed=True).state == "finished"
-        same_run(tmp_path / "whole", tmp_path / name, STEPS)
+        assert_same_run(tmp_path / "whole", tmp_path / name, STEPS)
 
 
 def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypat
     for where, name in ((os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "unlink"), (Path, "rename")):
         monkeypatch.setattr(where, name, deadly(getattr(where, name)))
     assert until_done(config, tmp_path / "parts") == ["killed"] * 7 + ["finished"]
-    same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
 def test_a_signal_before_the_last_step_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pyt
     assert "resumed after step 8 from step_8.pt" in caplog.messages
     assert {path.name for path in folder.iterdir()} == {"step_8.pt", "step_12.pt", "step_12.pt.damaged", "best.pt"}
     assert not (folder.parent / ".half.pt.part").exists()
-    same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", STEPS)
 
 
 def test_checkpoints_of_an_older_version_are_refused_by_their_format(tmp_path: Path) -> None:
@@ -250,11 +250,11 @@ def test_the_best_checkpoint_is_one_too(tmp_path: Path, monkeypatch: pytest.Monk
     ended_at(monkeypatch, {7: None})
     with pytest.raises(Killed):
         execute_in_folder(config, tmp_path / "run")
-    found = checkpoint.newest(tmp_path / "run")
+    found = checkpoint.load_newest(tmp_path / "run")
     assert found is not None
     assert (found[0].name, found[1]["step"]) == ("best.pt", 5)
     execute_in_folder(config, tmp_path / "run", resumed=True)
-    same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", STEPS)
 
 
 # -- what may change
@@ -264,7 +264,7 @@ def finished(folder: Path, *overrides: str) -> Train:
     """The configuration of a small run that has ended, in folder/run."""
     config = config_for(folder, (*TEXT, *overrides))
     (folder / "run").mkdir()
-    save(config, folder / "run")
+    save_config(config, folder / "run")
     assert execute_in_folder(config, folder / "run").state == "finished"
     return config
 
@@ -290,7 +290,7 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
     execute_in_folder(changed, tmp_path / "run", resumed=True)
     one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_15.pt") for name in ("whole", "run"))
     for part in ("model", "optimizer", "clipper", "random", "hidden"):
-        same(one[part], other[part], part)
+        assert_identical(one[part], other[part], part)
     assert load(tmp_path / "run") == changed
 
 
@@ -326,7 +326,7 @@ def test_overrides_that_would_make_it_another_run(
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
     for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
                        ("small.txt", "not the folder of a run"), (".", "resume=.: a sweep; name one of its jobs: "),
-                       ("run/checkpoints", "resume=run/checkpoints: not a run, since it has no config.yaml"),
+                       ("run/checkpoints", "resume=run/checkpoints: not a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
         assert line in refused([f"resume={name}"], capsys)
     assert {path: path.read_bytes() for path in before} == before

@@ -1,4 +1,4 @@
-"""train.py itself: a run, a divergence, a bug, and the sweep of the README."""
+"""train.py as a program: a run, a divergence, the sweep of the README, and a search."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_divergence_is_exit_status_3(tmp_path: Path) -> None:
 
 
 def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
-    """It runs to its end though jobs without clipping diverge, and leaves the contract's files."""
+    """It runs to its end although jobs without clipping diverge, and writes the files of a sweep."""
     text = text_file(tmp_path, 8000)
     wild = (f"data.path={text}", "steps=20", "model.hidden=32", "data.sample=0", "optimizer.lr=20", "evaluate_every=10")
     grid = ("clip=none,norm", "clip.max=0.5,1.0", "seed=1")  # with two of its three policies and one of its seeds
@@ -67,7 +67,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
 
 
 def test_a_search(tmp_path: Path) -> None:
-    """Its jobs are runs of this project, and the best one is a command of train.py."""
+    """Its jobs are runs of this project, and the printed command repeats the best one."""
     arguments = (f"data.path={text_file(tmp_path)}", *SMALL, "steps=2", "evaluate_every=1", "clip=norm")
     search = ("sweep.method=optuna", "clip.max=tag(log,interval(0.1,10))", "sweep.trials=2", "sweep.jobs=2")
     done = programs.run(ROOT / "train.py", "-m", *search, *arguments, cwd=tmp_path)
@@ -81,12 +81,12 @@ def test_a_search(tmp_path: Path) -> None:
 
 
 def hparams(run: Path) -> dict[str, str | float]:
-    """The swept keys and their values, as TensorBoard's HParams gets them."""
+    """The swept keys and their values in the HParams of a run."""
     (path,) = run.glob("events*")
     for event in EventFileLoader(str(path)).Load():
         for value in event.summary.value:
             if value.tag == "_hparams_/session_start_info":
                 data = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
-                found = data.session_start_info.hparams
-                return {key: found[key].string_value or found[key].number_value for key in found}
+                hparams = data.session_start_info.hparams
+                return {key: value.string_value or value.number_value for key, value in hparams.items()}
     raise AssertionError(f"{run}: no HParams")

@@ -1,4 +1,4 @@
-"""The arguments of train.py: Hydra's own, read before `@hydra.main` reads them again."""
+"""The command-line arguments of train.py, those of Hydra, parsed and checked before `@hydra.main` parses them."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from runner.errors import HYDRAS_GROUPS, Parser, UserError, hydras_choice
+from runner.errors import Parser, UserError
+from runner.messages import REPLACED_HYDRA_GROUPS, replaced_hydra_group
 
-REFUSED = {  # flags of Hydra's that are not offered, and why
+NOT_OFFERED = {  # flags of Hydra, and what to use instead
     "--config-path": "conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds another",
     "--config-dir": "'hydra.searchpath=[file://FOLDER]' adds a folder of configurations",
     "--experimental-rerun": "it runs code from a file; use the overrides",
@@ -16,7 +17,7 @@ REFUSED = {  # flags of Hydra's that are not offered, and why
 
 
 def parse(arguments: Sequence[str]) -> Namespace:
-    """The overrides and Hydra's flags; a wrong flag ends the program in one line."""
+    """Parses the overrides and Hydra's flags; an unknown flag ends the program in one line."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     for short, name in (("-h", "--help"), ("-r", "--run"), ("-m", "--multirun"), ("-sc", "--shell-completion")):
@@ -38,8 +39,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def check(args: Namespace) -> None:
-    """Raises UserError for flags that are not offered, and for those that do not go together."""
-    for flag, instead in REFUSED.items():
+    """Raises UserError for flags that are not offered or do not go together."""
+    for flag, instead in NOT_OFFERED.items():
         if _value(args, flag):
             raise UserError(f"{flag}: not offered: {instead}")
     if len(given := [flag for flag in ("--run", "--multirun", "--cfg", "--info") if _value(args, flag)]) > 1:
@@ -50,11 +51,11 @@ def check(args: Namespace) -> None:
 
 
 def check_overrides(overrides: Sequence[Override]) -> None:
-    """Raises UserError, with the setting that is used instead, for a choice of Hydra's own launcher or sweeper."""
+    """Raises UserError for a setting of Hydra's launcher, sweeper or mode, with what replaces it."""
     for override in overrides:
         key = override.key_or_group
-        if key.replace(".", "/").startswith(tuple(HYDRAS_GROUPS)):
-            raise UserError(hydras_choice(str(override.input_line)))
+        if key.replace(".", "/").startswith(tuple(REPLACED_HYDRA_GROUPS)):
+            raise UserError(replaced_hydra_group(str(override.input_line)))
         if key == "hydra.mode":
             raise UserError(f"{override.input_line}: -m makes a sweep; leave this out")
 

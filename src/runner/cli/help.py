@@ -1,4 +1,4 @@
-"""The text of `--help`: the groups, and every key with its value and its one line from the schema."""
+"""The text of `--help`: the groups of options, and every key with its value and its help from the schema."""
 
 import dataclasses
 from typing import Any
@@ -15,8 +15,8 @@ Trains a model with clipped gradients, and shows their norms before and after cl
   python train.py [group=option] [key=value] …             one run
   python train.py -m clip=none,norm clip.max=0.5,1 …       a sweep: a run for every combination
   python train.py -m sweep.method=optuna 'clip.max=tag(log,interval(0.1,10))'   a search
-  python train.py resume=RUN [key=value] …                 an earlier run, resumed where it stopped
-  python train.py sweep.resume=SWEEP                       what is left of a sweep
+  python train.py resume=RUN [key=value] …                 resume an earlier run
+  python train.py sweep.resume=SWEEP                       run the unfinished jobs of a sweep
   python train.py [group=option] --help                    the keys of other options
   python train.py … --cfg job                              the configuration; nothing is run
   eval "$(python train.py -sc install=bash)"               tab completion (zsh, fish: see --hydra-help)
@@ -24,7 +24,7 @@ Trains a model with clipped gradients, and shows their norms before and after cl
 
 
 def help_text(composer: Composer[Any], config: DictConfig) -> str:
-    """For the options and values of a composed configuration."""
+    """The text for a composed configuration: its options in brackets, and its values."""
     chosen = config.hydra.runtime.choices
     groups = [
         f"  {group:<12}" + "  ".join(f"[{option}]" if option == chosen.get(group) else option for option in options)
@@ -37,7 +37,7 @@ def help_text(composer: Composer[Any], config: DictConfig) -> str:
 
 
 def _rows(node: DictConfig, path: str = "") -> list[tuple[str, str]]:
-    """A line for every key of a node and of the nodes below it, the node's own keys first."""
+    """The pairs of `key=value` and help for a node and the nodes below it, the node's own keys first."""
     owner = schema_of(node)
     assert owner is not None
     own, below = [], []

@@ -1,4 +1,4 @@
-"""`resume=RUN`: which run is resumed, and with which configuration. Hydra's main function is not called for it."""
+"""`resume=RUN`: finds the run and its configuration, and executes it without `@hydra.main`."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from runner.cli.run import execute
 from runner.compose import checked, load, read_yaml
-from runner.config import Config, Project, flatten, incompatible_keys
-from runner.errors import UserError, say
+from runner.config import Config, Project, expand_home, flatten, incompatible_keys, resolve_paths
+from runner.errors import UserError, print_line
 from runner.runs import log
-from runner.runs.run import SAVED
+from runner.runs.run import CONFIG_FILE
 from runner.runs.status import read_status
 from runner.sweeps.results import state_of
 
@@ -23,18 +23,18 @@ LATEST = Path("outputs") / "latest"
 
 
 def requested_run(overrides: Sequence[Override]) -> str | None:
-    """The value of `resume=` on the command line."""
-    found = [override for override in overrides if override.key_or_group == "resume"]
-    for override in found:
+    """The value of `resume=` on the command line; None without one."""
+    given = [override for override in overrides if override.key_or_group == "resume"]
+    for override in given:
         if override.is_sweep_override():
             raise UserError(f"{override.input_line}: one run is resumed at a time")
-    return None if not found or (value := found[-1].value()) is None else str(value)
+    return None if not given or (value := given[-1].value()) is None else str(value)
 
 
 def resume(project: Project[Any], name: str, overrides: Sequence[Override], args: Namespace) -> int:
-    """Resumes a run with its saved configuration and the allowed overrides on top; returns its exit status.
+    """Resumes a run with its saved configuration, changed by the allowed overrides; returns its exit status.
 
-    Raises UserError, before anything is written, for a run that cannot be resumed and for other overrides.
+    Raises UserError, before anything is written, for a run that cannot be resumed and for any other override.
     """
     if args.multirun or args.info or args.config_name:
         flag = "--multirun" if args.multirun else "--info" if args.info else "--config-name"
@@ -42,7 +42,7 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
     folder = folder_of(name)
     settings = resumed_settings(folder, project, overrides)
     if args.cfg:
-        say(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
+        print_line(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
         return 0
     _set_hydra_config(folder)
     log.configure(folder)
@@ -51,35 +51,37 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
 
 
 def folder_of(name: str) -> Path:
-    """The folder of the run that is meant; raises UserError if there is none that can be resumed."""
-    folder = LATEST if name == "latest" else Path(name)
-    shown = f"resume={name}"
+    """The folder of a run, by its path or `latest`; raises UserError unless it can be resumed."""
+    folder = LATEST if name == "latest" else expand_home(name)
+    setting = f"resume={name}"
     if not folder.is_dir():
-        raise UserError(f"{shown}: {'not the folder of a run' if folder.exists() else f'there is no {folder}'}")
-    if not (folder / SAVED).is_file():
-        jobs = sorted(path.parent.name for path in folder.glob(f"*/{SAVED}"))
-        what = f"a sweep; name one of its jobs: {folder}/{jobs[0]}" if jobs else f"not a run, since it has no {SAVED}"
-        raise UserError(f"{shown}: {what}")
+        raise UserError(f"{setting}: {'not the folder of a run' if folder.exists() else f'there is no {folder}'}")
+    if not (folder / CONFIG_FILE).is_file():
+        jobs = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+        reason = f"a sweep; name one of its jobs: {folder}/{jobs[0]}" if jobs else f"not a run; it has no {CONFIG_FILE}"
+        raise UserError(f"{setting}: {reason}")
     if (state := state_of(folder.resolve())) == "running":
-        raise UserError(f"{shown}: process {read_status(folder).get('pid')} is training in it")
+        raise UserError(f"{setting}: process {read_status(folder).get('pid')} is training in it")
     if state == "duplicate":
-        raise UserError(f"{shown}: it was not run, since it repeats job {read_status(folder).get('duplicate_of')}")
+        raise UserError(
+            f"{setting}: it was not run, since it is a duplicate of job {read_status(folder).get('duplicate_of')}"
+        )
     return folder.resolve()
 
 
 def resumed_settings(folder: Path, project: Project[Config], overrides: Sequence[Override]) -> Config:
-    """The saved configuration of a run with the overrides on top.
+    """The saved configuration of a run, changed by the overrides.
 
-    Raises UserError, with the names, for overrides of keys that are not mutable on resume, and where nothing is left
-    to do.
+    Raises UserError, with the keys, for values that must not change on resume, and if the run has finished its steps.
     """
     saved = load(folder, project)
     config = OmegaConf.structured(saved)
-    chosen = [override for override in overrides if override.key_or_group != "resume"]
-    for override in chosen:
+    changes = [override for override in overrides if override.key_or_group != "resume"]
+    for override in changes:
         _check_form(override, project)
         OmegaConf.update(config, override.key_or_group, override.value())
-    later = checked(config, project, [str(override.input_line) for override in chosen])
+    later = checked(config, project, [str(override.input_line) for override in changes])
+    resolve_paths(later, Path.cwd())
     values = flatten(later)
     if names := incompatible_keys(flatten(saved), later):
         given = ", ".join(f"{name}={values.get(name)}" for name in names)
@@ -94,16 +96,17 @@ def resumed_settings(folder: Path, project: Project[Config], overrides: Sequence
 
 
 def mutable_keys(project: Project[Any]) -> str:
-    """The keys that a resumed run may have other values of, listed."""
+    """The keys whose values may change on resume, separated by commas."""
     keys = {name for name, field in project.all_keys() if field.metadata.get("mutable_on_resume")}
     return ", ".join(sorted(keys - {"resume"}))
 
 
 def _check_form(override: Override, project: Project[Any]) -> None:
+    """Raises UserError unless an override of a resumed run gives one value to one existing key."""
     line, name = str(override.input_line), override.key_or_group
     allowed = f"what can change is {mutable_keys(project)}"
     if override.is_sweep_override():
-        raise UserError(f"{line}: one run is resumed at a time; there is nothing to sweep over")
+        raise UserError(f"{line}: one run is resumed at a time")
     if name.startswith("hydra"):
         raise UserError(f"{line}: a run is resumed in its own folder, and not by Hydra; {allowed}")
     if name in project.groups or name in ("experiment", "debug") or "@" in line.partition("=")[0]:
@@ -113,9 +116,9 @@ def _check_form(override: Override, project: Project[Any]) -> None:
 
 
 def _set_hydra_config(folder: Path) -> None:
-    """What `HydraConfig.get()` answers in a resumed run: the values of its first start, with the folder of this one.
+    """Sets what `HydraConfig.get()` returns in a resumed run: the values of its first start, with its present folder.
 
-    Nothing is set for a run that Hydra did not start.
+    Does nothing for a run that Hydra did not start.
     """
     path = folder / ".hydra" / "hydra.yaml"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A run, from its checked configuration to its exit status."""
+"""Starts a new run or resumes one, from its checked configuration to its exit status."""
 
 import os
 import signal
@@ -11,17 +11,17 @@ from omegaconf import DictConfig
 
 from runner.compose import checked
 from runner.config import Project, RunConfig, resolve_paths
-from runner.errors import FAILED, UserError, exit_with_error
+from runner.errors import EXIT_FAILURE, UserError, exit_with_error
 from runner.runs import lock, log
 from runner.runs.files import is_unwritable
-from runner.runs.run import Run, remove_rejected, resume_command, save
+from runner.runs.run import Run, remove_rejected, resume_command, save_config
 from runner.sweeps.results import swept
 
 
 def run(project: Project[Any], config: DictConfig) -> None:
-    """A new run, in the folder that Hydra made: what the function decorated with `@hydra.main` does."""
+    """Starts a new run in the folder that Hydra created; called by the function decorated with `@hydra.main`."""
     job = HydraConfig.get()
-    if job.job_logging.get("root") is None:  # hydra/job_logging=none, the default in conf/: the runner's own log
+    if job.job_logging.get("root") is None:  # hydra/job_logging=none, the default in conf/
         log.configure(Path(job.runtime.output_dir))
     settings = checked(config, project)
     resolve_paths(settings, Path(job.runtime.cwd))
@@ -29,16 +29,16 @@ def run(project: Project[Any], config: DictConfig) -> None:
 
 
 def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed: bool = False) -> None:
-    """Runs, or resumes a run, in a folder that exists. Ends the program unless the run finished.
+    """Starts or resumes a run in an existing folder. Ends the program unless the run finished.
 
-    A mistake that only building the run can find is one line and exit status 2.
+    A user error that only building the run can find is answered in one line with exit status 2.
     """
     in_sweep = swept(folder)
     record = None
     try:
         lock.hold(folder)
         if not resumed:
-            save(settings, folder)  # first of all: with it a run can be resumed, wherever it is killed
+            save_config(settings, folder)  # first, so that a run killed at any later moment can be resumed
         record = Run(folder, settings.steps, resumed=resumed, swept=in_sweep, latest=in_sweep is None)
         with record.recorded():
             project.execute(settings, record)
@@ -53,6 +53,6 @@ def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed
     except OSError as error:
         if not is_unwritable(error):
             raise
-        exit_with_error(f"{error.filename}: {error.strerror}; to resume it: {resume_command(folder)}", FAILED)
+        exit_with_error(f"{error.filename}: {error.strerror}; to resume it: {resume_command(folder)}", EXIT_FAILURE)
     if code := record.outcome().code:
         sys.exit(code)

@@ -11,8 +11,8 @@ import yaml
 from numpy.typing import NDArray
 
 from runner.errors import UserError
-from runner.runs.run import SAVED
-from runner.runs.status import STATUS
+from runner.runs.run import CONFIG_FILE
+from runner.runs.status import STATUS_FILE
 from runner.sweeps.results import PLAN, Job, Plan, Result, read_one, read_plan
 from runner.sweeps.results import read as read_results
 from runner.tracking import metrics
@@ -47,9 +47,9 @@ def read_trials(folder: Path) -> list[Trial]:
     """The jobs of a sweep, or the runs in a folder, without their series. Raises UserError if there are none."""
     if (plan := read_plan(folder)) is not None:
         return [Trial(plan.common | result.job.values, result) for result in read_results(folder, plan)]
-    runs = [folder] if (folder / STATUS).is_file() else sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+    runs = [folder] if (folder / STATUS_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{STATUS_FILE}"))
     if not runs:
-        raise UserError(f"{folder}: no sweep and no run: neither {PLAN} nor {STATUS}, in it or in its folders")
+        raise UserError(f"{folder}: no sweep and no run: neither {PLAN} nor {STATUS_FILE}, in it or in its folders")
     return [Trial(_saved_values(run), read_one(run, Job(number, [], ""))) for number, run in enumerate(runs)]
 
 
@@ -82,7 +82,7 @@ def _without_hydra(arguments: Sequence[str]) -> list[str]:
 def _saved_values(run: Path) -> dict[str, Any]:
     """The values in a run's config.yaml by dotted key; the folder's name for a run that failed before it was saved."""
     try:
-        saved = yaml.load((run / SAVED).read_text(encoding="utf-8"), _Loader)
+        saved = yaml.load((run / CONFIG_FILE).read_text(encoding="utf-8"), _Loader)
     except OSError:
         return {"run": run.name}
     return {key: value for key, value in _flatten(saved) if not key.startswith("sweep.")}

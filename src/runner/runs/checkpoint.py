@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, checked for damage before they are read, the newest few and the best kept.
+"""Checkpoints: written atomically, checked for damage before they are loaded; the newest few and the best are kept.
 
-A file is the zip archive that `torch.save` writes, which carries a CRC32 of every record. Nothing is unpickled before
-all of them agree, and then only tensors and plain values.
+A file is the zip archive that `torch.save` writes, which has a CRC32 of every record. Nothing is unpickled before all
+of them match, and then only tensors and plain values.
 """
 
 import logging
@@ -14,15 +14,15 @@ from typing import IO, Any
 import torch
 
 from runner.errors import UserError
-from runner.runs.files import add_path_to_oserror, part_of, remove_parts, sync_folder, write_atomically
+from runner.runs.files import add_path_to_oserror, part_path, remove_part_files, sync_folder, write_atomically
 
-FORMAT = 5  # of the content; format 4 and older had a checksum behind the archive, and no format in it
+FORMAT = 5  # up to format 4, a checksum followed the archive, and the content did not name its format
 
 log = logging.getLogger(__name__)
 
 
 class OtherFormatError(UserError):
-    """The checkpoint is undamaged, and its content has another format than FORMAT."""
+    """An undamaged checkpoint whose content has another format than FORMAT."""
 
 
 def save(folder: Path, content: dict[str, Any], *, keep: int) -> Path:
@@ -32,22 +32,22 @@ def save(folder: Path, content: dict[str, Any], *, keep: int) -> Path:
     """
     path = _path(folder, content["step"])
     _write(path, content)
-    for old in steps(folder)[:-keep]:
+    for old in step_files(folder)[:-keep]:
         old.unlink()
     return path
 
 
 def save_best(folder: Path, content: dict[str, Any]) -> Path:
-    """Writes checkpoints/best.pt, which has everything that the others have."""
+    """Writes checkpoints/best.pt, with the same content as any other checkpoint."""
     path = folder / "checkpoints" / "best.pt"
     _write(path, content)
     return path
 
 
-def steps(folder: Path) -> list[Path]:
-    """The checkpoints of a run by their steps, the newest last."""
-    found = [path for path in (folder / "checkpoints").glob("step_*.pt") if path.stem[5:].isdecimal()]
-    return sorted(found, key=_step)
+def step_files(folder: Path) -> list[Path]:
+    """The files checkpoints/step_<step>.pt of a run, sorted by step."""
+    paths = [path for path in (folder / "checkpoints").glob("step_*.pt") if path.stem[5:].isdecimal()]
+    return sorted(paths, key=_step)
 
 
 def _step(path: Path) -> int:
@@ -59,26 +59,29 @@ def _path(folder: Path, step: int | str) -> Path:
 
 
 def find(folder: Path, which: str) -> Path:
-    """The file that `best`, `last`, a step or a path means; raises UserError if the run has no last one."""
+    """The path of a checkpoint.
+
+    which: `best`, `last`, a step, or a path itself. Raises UserError for `last` if the run has no checkpoint.
+    """
     if which == "best":
         return folder / "checkpoints" / "best.pt"
     if which.isdecimal():
         return _path(folder, which)
     if which != "last":
         return Path(which)
-    if (found := newest(folder)) is None:
+    if (found := load_newest(folder)) is None:
         raise UserError(f"{folder}: has no checkpoint")
     return found[0]
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest good checkpoint and its content; a warning names each newer one that is not good.
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Loads the newest undamaged checkpoint; returns its path and content, or None if the run has no checkpoint.
 
-    None if there is no checkpoint at all. Raises UserError if none of them is good, or if one has another format: then
-    no older one is taken in its place.
+    Each newer, damaged one is named in a warning. Raises UserError if all are damaged, and OtherFormatError if one has
+    another format, rather than resuming from an older one.
     """
     best = folder / "checkpoints" / "best.pt"
-    files = [*([best] if best.exists() else []), *reversed(steps(folder))]
+    files = [*([best] if best.exists() else []), *reversed(step_files(folder))]
     good: list[tuple[Path, dict[str, Any]]] = []
     bad: list[UserError] = []
     for path in files:
@@ -86,25 +89,26 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             good.append((path, load(path)))
         except OtherFormatError:
             raise
-        except UserError as mistake:
-            bad.append(mistake)
-            log.warning("%s; it is skipped", mistake)
+        except UserError as error:
+            bad.append(error)
+            log.warning("%s; it is skipped", error)
         if good and good[-1][0] != best:
-            break  # those left are older
+            break  # the remaining ones are older
     if files and not good:
-        raise UserError(f"none of {len(files)} checkpoints is good: {bad[0]}; with them moved away it starts anew")
+        raise UserError(f"none of {len(files)} checkpoints is good: {bad[0]}; without them the run starts at step 1")
     return max(good, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
 
 
 def quarantine_corrupt(folder: Path, chosen: Path | None, step: int) -> None:
-    """Before a run is resumed after `step`: deletes half-written files, and renames damaged ones to .damaged.
+    """Deletes half-written files and renames damaged ones to .damaged, before a run is resumed after `step`.
 
-    A damaged file with a higher step would otherwise count as one of the newest, and push good ones out.
-    Where best.pt was chosen, the run was killed before it could write step_<step>.pt, so best.pt is copied to it.
+    A damaged file with a higher step would count among the newest, and good ones would be deleted instead of it.
+    chosen: the checkpoint that the run is resumed from. If that is best.pt, the run was killed before it wrote
+    step_<step>.pt, so best.pt is copied to step_<step>.pt.
     """
-    remove_parts(folder)
-    remove_parts(folder / "checkpoints")
-    for path in steps(folder):
+    remove_part_files(folder)
+    remove_part_files(folder / "checkpoints")
+    for path in step_files(folder):
         if _step(path) >= step and path != chosen:
             try:
                 load(path)
@@ -115,9 +119,9 @@ def quarantine_corrupt(folder: Path, chosen: Path | None, step: int) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content: everything that a run depends on. Nothing in it is executed.
+    """Loads the content of a checkpoint, without executing anything in it.
 
-    Raises UserError for anything that is not an undamaged checkpoint of this program.
+    Raises UserError for a file that is missing, damaged or not a checkpoint of this program.
     """
     try:
         with path.open("rb") as file:
@@ -147,8 +151,8 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             record = archive.testzip()
-            # torch reads no byte of a record that is marked as a folder there, and checks none.
-            marked = [each.filename for each in archive.infolist() if each.external_attr]
+            # torch neither reads nor checks a record that its attributes mark as a folder.
+            marked = [entry.filename for entry in archive.infolist() if entry.external_attr]
     except Exception as error:  # zipfile raises errors of many types for damaged headers
         raise UserError(f"{path}: damaged, or not a checkpoint of this program") from error
     if record is not None:
@@ -160,10 +164,10 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Writes the content with its format to a file beside `path`, syncs it to the disk, and renames it.
 
-    A crash at any moment leaves the old file as it was. Raises OSError, which names the file, where it cannot be
+    A crash at any moment leaves the old file as it was. Raises OSError with the file's name if it cannot be
     written.
     """
-    part = part_of(path)
+    part = part_path(path)
     with add_path_to_oserror(path):
         if not path.parent.is_dir():
             path.parent.mkdir()
@@ -176,14 +180,14 @@ def _write(path: Path, content: dict[str, Any]) -> None:
             part.replace(path)
             sync_folder(path.parent)
         except OSError:
-            part.unlink(missing_ok=True)  # room for the checkpoints that are good
+            part.unlink(missing_ok=True)  # leaves room on the disk for other checkpoints
             raise
 
 
 def _save(content: dict[str, Any], file: IO[bytes]) -> None:
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # torch raises its own error while it handles that of writing
+    except RuntimeError as error:  # torch replaces the OSError of a failed write by its own error
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise

@@ -1,4 +1,4 @@
-"""Files that are whole at every moment, and errors of writing that name their file."""
+"""Atomic writes, and errors of writing that name their file."""
 
 import errno
 import os
@@ -10,8 +10,8 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, e
 
 
 def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
-    """A reader sees the old file or the new one, never half of it; with `sync` a power cut changes nothing of that."""
-    part = part_of(path)
+    """Writes a file so that a reader sees the old content or the new one. sync: after a power cut, too."""
+    part = part_path(path)
     with add_path_to_oserror(path):
         with part.open("wb") as file:
             file.write(content)
@@ -23,19 +23,19 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
             sync_folder(path.parent)
 
 
-def part_of(path: Path) -> Path:
-    """Where a file is written before it gets its name."""
+def part_path(path: Path) -> Path:
+    """The path of the temporary file that is written before it is renamed to `path`."""
     return path.with_name(f".{path.name}.part")
 
 
-def remove_parts(folder: Path) -> None:
-    """Deletes what writers that were killed left behind."""
+def remove_part_files(folder: Path) -> None:
+    """Deletes the temporary files of writers that were killed."""
     for part in folder.glob(".*.part"):
         part.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a renaming in a folder last."""
+    """Syncs a folder to the disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def add_path_to_oserror(path: Path) -> Iterator[None]:
-    """An error of writing in the block names the file: the system's own often has no name."""
+    """Adds the path to an OSError raised in the block, which often has none."""
     try:
         yield
     except OSError as error:
@@ -53,5 +53,5 @@ def add_path_to_oserror(path: Path) -> Iterator[None]:
 
 
 def is_unwritable(error: BaseException) -> bool:
-    """Whether the disk, and not the program, is the reason: full, over its quota, broken or closed to us."""
+    """Whether an error is that of a disk: full, over its quota, failing, read-only or without permission to write."""
     return isinstance(error, OSError) and error.errno in UNWRITABLE

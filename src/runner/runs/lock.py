@@ -1,33 +1,30 @@
-"""One process at a time in a run's folder.
+"""A lock that lets one process at a time train in a run's folder.
 
-This is not `filelock`, whose locks a run's data workers would inherit, and hold when the run is dead. A POSIX record
-lock belongs to one process, and the system drops it when that process ends, however it ends.
+It is a POSIX record lock, which belongs to one process and is released by the system when that process ends. The locks
+of `filelock` would be inherited by a run's data workers, which can outlive the run.
 """
 
 import errno
+import fcntl
 import os
-import sys
 import time
 from pathlib import Path
 
 from runner.errors import UserError
 
-if sys.platform != "win32":
-    import fcntl
-
-NAME = ".lock"
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of a file system without locks
-_held: dict[Path, int] = {}  # to close another descriptor of a file drops the process's lock on it
+LOCK_FILE = ".lock"
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of file systems without locks
+_held: dict[Path, int] = {}  # kept open: closing any descriptor of the file releases the process's lock
 
 
 def hold(folder: Path) -> None:
-    """Takes the folder for this process until `release`; raises UserError if another one has it."""
+    """Acquires the lock of a folder until `release`; raises UserError if another process holds it."""
     folder = folder.resolve()
     if folder in _held:
         return
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     for pause in (0.05, 0.1, 0.2, 0.0):  # another process may be calling `is_held`
-        if (taken := _take(descriptor)) is not False:
+        if (taken := _try_lock(descriptor)) is not False:
             break
         time.sleep(pause)
     if taken is False:
@@ -37,31 +34,29 @@ def hold(folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Gives the folder back."""
+    """Releases the lock of a folder."""
     descriptor = _held.pop(folder.resolve(), None)
     if descriptor is not None:
         os.close(descriptor)
 
 
 def is_held(folder: Path) -> bool | None:
-    """Whether a process, this one or another, is training in the folder; None where there are no locks."""
+    """Whether this or another process holds the lock of a folder; None if the file system has no locks."""
     folder = folder.resolve()
     if folder in _held:
         return True
-    if not (folder / NAME).exists():
+    if not (folder / LOCK_FILE).exists():
         return False
-    descriptor = os.open(folder / NAME, os.O_RDONLY)  # needs no right to write
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)  # works without permission to write
     try:
-        taken = _take(descriptor, shared=True)
+        taken = _try_lock(descriptor, shared=True)
     finally:
         os.close(descriptor)
     return None if taken is None else not taken
 
 
-def _take(descriptor: int, *, shared: bool = False) -> bool | None:
-    """Whether the lock was free; None where the file system has none."""
-    if sys.platform == "win32":
-        return None
+def _try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Tries to acquire the lock; returns whether it was free, or None if the file system has no locks."""
     try:
         fcntl.lockf(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -1,4 +1,4 @@
-"""The log of a run: the message alone on the screen, and with its time in the run's train.log."""
+"""The log of a run: messages on stdout, and with their times in the run's train.log."""
 
 import logging
 import logging.config
@@ -8,35 +8,35 @@ from typing import TextIO
 
 from runner.runs.files import is_unwritable
 
-LOG = "train.log"
+LOG_FILE = "train.log"
 
 
-def output_of(folder: Path) -> Path:
-    """The file with all that a job of this folder printed, its errors too."""
+def job_output_path(folder: Path) -> Path:
+    """The file with the stdout and stderr of the job whose run has this folder."""
     return folder.with_name(f"{folder.name}.log")
 
 
 class Screen(logging.StreamHandler[TextIO]):
-    """Writes to stdout. A reader that has closed its end, as in `… | head`, ends no run."""
+    """Writes messages to stdout. A pipe that its reader has closed, as in `… | head`, does not end the run."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called by logging in the block that handles the error of writing a record."""
+        """Ignores an error of writing; logging calls this while it handles the error."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
 
 class LogFile(logging.FileHandler):
-    """Appends to a file. A log that cannot be written ends no run, but is reported once."""
+    """Appends messages to a file. If it cannot be written, that is reported once, and the run continues."""
 
     def __init__(self, path: Path):
         super().__init__(path, encoding="utf-8")
         self._reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called by logging in the block that handles the error of writing a record."""
+        """Reports the first error of writing; logging calls this while it handles the error."""
         error = sys.exc_info()[1]
         if error is not None and is_unwritable(error) and not self._reported:
             self._reported = True
@@ -58,7 +58,7 @@ def configure(folder: Path) -> None:
             },
             "handlers": {
                 "screen": {"()": Screen, "formatter": "message"},
-                "file": {"()": LogFile, "path": folder / LOG, "formatter": "time"},
+                "file": {"()": LogFile, "path": folder / LOG_FILE, "formatter": "time"},
             },
             "root": {"level": min(logging.getLogger().level, logging.INFO), "handlers": ["screen", "file"]},
         }

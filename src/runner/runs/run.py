@@ -1,4 +1,4 @@
-"""A run's folder: its configuration, its status, its exit status, and the signals that end it early."""
+"""A run's folder with its configuration and status, its exit status, and the signals that stop it."""
 
 import dataclasses
 import logging
@@ -18,36 +18,35 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from runner.config import RunConfig
-from runner.errors import UserError, quote_override
+from runner.errors import UserError, quote_path
 from runner.runs import lock
 from runner.runs.files import is_unwritable, write_atomically
-from runner.runs.log import LOG
-from runner.runs.status import STATUS, initial_status, now, read_status, write_status
+from runner.runs.log import LOG_FILE
+from runner.runs.status import STATUS_FILE, initial_status, now, read_status, write_status
 
 log = logging.getLogger(__name__)
 
-SAVED = "config.yaml"
-# Exit statuses by state; that of an interrupted run is 128 + the signal.
-CODES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
-# The last two are notices of a scheduler that it is about to take the machine away; submitit has Slurm send SIGUSR2.
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
-SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+CONFIG_FILE = "config.yaml"
+# The exit status of an interrupted run is 128 + the number of the signal.
+EXIT_STATUSES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
+# Schedulers send the last two before they end a job; submitit has Slurm send SIGUSR2.
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 
 
 class RunStopped(Exception):
-    """The run is over before its last step, in this state. The message says why."""
+    """Raised to end a run before its last step, in the state of the class. The message gives the reason."""
 
     state: str
 
 
 class Diverged(RunStopped):
-    """It diverged: a result, not a failure."""
+    """Raised when a run diverged, which is a result and not a failure."""
 
     state = "diverged"
 
 
 class Interrupted(RunStopped):
-    """A signal asked for an end; the step was finished."""
+    """Raised after the step during which a signal asked the run to stop."""
 
     state = "interrupted"
 
@@ -58,7 +57,7 @@ class Interrupted(RunStopped):
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended, and the exit status that says so."""
+    """The state in which a run ended, and its exit status."""
 
     state: str
     code: int
@@ -69,11 +68,11 @@ class RunOutcome:
 
 
 class Run:
-    """A run's folder, held against other processes, and its status.json, which is whole at every moment.
+    """A run's folder, locked against other processes, and its status.json, which is written atomically.
 
-    A new run's status says at once that it runs. resumed: the folder is that of an earlier run, and its status stays as
-    it is until `begin`. swept: the keys that a sweep varies, and their values in this run. latest: `outputs/latest` is
-    to point to the folder. Raises UserError if another process trains in it.
+    A new run has the state `running` at once. resumed: the folder is that of an earlier run, whose status is kept until
+    `begin`. swept: the keys that a sweep varies, with their values in this run. latest: whether `outputs/latest` is
+    made to point to the folder. Raises UserError if another process trains in the folder.
     """
 
     def __init__(
@@ -87,8 +86,8 @@ class Run:
     ):
         self.folder = folder
         self.resumed, self.swept, self._latest = resumed, swept or {}, latest
-        self.stop: int | None = None  # the signal that asked for an end
-        self.begun = False  # whether everything is built
+        self.stop: int | None = None  # the signal that asked the run to stop
+        self.begun = False  # whether the model and everything else is built
         self._written = 0.0
         self._status = initial_status(steps)
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,33 +99,33 @@ class Run:
             self.update()
 
     def update(self, **changes: Any) -> None:
-        """Writes the changes and the time: the heartbeat by which a running job is told from a dead one."""
+        """Writes changed fields and the time, the heartbeat that distinguishes a running job from a killed one."""
         self._status |= changes | {"updated": now()}
         self._written = time.monotonic()
         write_status(self.folder, self._status)
 
     def begin(self, config: RunConfig, step: int = 0, objective: float | None = None) -> None:
-        """To be called when everything is built, and a resumed run has its state back.
+        """Marks the run as running; called when everything is built and a resumed run has loaded its state.
 
-        Only now does `outputs/latest` point to the folder, and does the status of a resumed run say that it runs.
-        step, objective: what a resumed run has reached.
+        Only now does `outputs/latest` point to the folder, and does a resumed run get the state `running`.
+        step, objective: those of the checkpoint that a run is resumed from.
         """
         self.begun = True
         if self.resumed:
-            save(config, self.folder)
+            save_config(config, self.folder)
             self.update(step=step, objective=objective)
         if self._latest:
             update_latest_symlink(self.folder)
 
     def heartbeat(self, step: int) -> None:
-        """Notes the step, and writes it at most once a second: so much may be missing after a crash."""
+        """Records the step; writes it at most once a second, so the last second is missing after a crash."""
         self._status["step"] = step
         if time.monotonic() - self._written > 1.0:
             self.update()
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Writes into status.json how the block ended; divergence and interruption go no further."""
+        """Writes to status.json how the block ended. Suppresses RunStopped; any other error is raised again."""
         try:
             with self._signals():
                 yield
@@ -134,30 +133,30 @@ class Run:
         except RunStopped as end:
             self.update(state=end.state, reason=str(end))
         except KeyboardInterrupt:
-            self._note("interrupted", "SIGINT, twice")
+            self._record("interrupted", "SIGINT, twice")
             raise
         except BaseException as error:
             if isinstance(error, UserError):
-                if self._written:  # else a resume was refused, and the folder stays as if nobody had asked
-                    self._note("rejected", str(error))
+                if self._written:  # otherwise a resume was refused, and the folder stays unchanged
+                    self._record("rejected", str(error))
                 raise
-            # What a signal to the whole process group does to helper processes is no bug of the run.
+            # A signal to the process group also ends helper processes, whose errors are then not a bug of the run.
             interrupted = self.stop is not None and not is_unwritable(error)
-            self._note("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
+            self._record("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
             if not interrupted:
                 raise
         finally:
             lock.release(self.folder)
 
-    def _note(self, state: str, reason: str) -> None:
-        """Writes how the run ended, if the disk still takes it; what ended it is on its way to the user."""
+    def _record(self, state: str, reason: str) -> None:
+        """Writes the last state; a full disk is ignored, since the error that ended the run is reported anyway."""
         with suppress(OSError):
             self.update(state=state, reason=reason)
 
     def outcome(self) -> RunOutcome:
-        """How the run ended."""
+        """The state in which the run ended, and its exit status."""
         state = self._status["state"]
-        return RunOutcome(state, CODES[state] if state in CODES else 128 + (self.stop or 0))
+        return RunOutcome(state, EXIT_STATUSES[state] if state in EXIT_STATUSES else 128 + (self.stop or 0))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -165,56 +164,58 @@ class Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first signal asks the loop to stop after the step; a SIGINT that follows one ends at once."""
+        """Has the first signal in the block stop the loop after its step, and a later SIGINT end the run at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def ask(number: int, frame: FrameType | None) -> None:
+        def request_stop(number: int, frame: FrameType | None) -> None:
             self.stop = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        earlier = {number: signal.signal(number, ask) for number in SIGNALS}
+        previous = {number: signal.signal(number, request_stop) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in earlier.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
-def save(config: RunConfig, folder: Path) -> None:
-    """Writes config.yaml: the checked values themselves, whatever files and variables they came from."""
+def save_config(config: RunConfig, folder: Path) -> None:
+    """Writes config.yaml with the checked values; interpolations are resolved."""
     text = OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
-    write_atomically(folder / SAVED, text.encode(), sync=True)
+    write_atomically(folder / CONFIG_FILE, text.encode(), sync=True)
 
 
 def _first_files(output_subdir: str | None) -> list[str]:
-    """What a start writes before the run begins. output_subdir: Hydra's name of its own folder in it."""
-    return [SAVED, STATUS, LOG, *([output_subdir] if output_subdir else [])]
+    """The files that a start writes before the run begins. output_subdir: the folder of Hydra's own files."""
+    return [CONFIG_FILE, STATUS_FILE, LOG_FILE, *([output_subdir] if output_subdir else [])]
 
 
 def check_new(key: str, name: str, output_subdir: str | None) -> None:
-    """Raises UserError, with the key that names the folder, if a run is in it already, or it cannot be made."""
+    """Raises UserError, with the key that names the folder, if it holds a run or cannot be created."""
     folder = Path(name).absolute()
     if (file := next((file for file in _first_files(output_subdir) if (folder / file).exists()), None)) is not None:
         raise UserError(f"{key}={name}: holds a run already, since {file} is there")
-    check_can_be_made(key, name)
+    check_creatable(key, name)
 
 
-def check_can_be_made(key: str, name: str) -> None:
-    """Raises UserError, with the key that names the folder, if it is not there and cannot be made."""
+def check_creatable(key: str, name: str) -> None:
+    """Raises UserError, with the key that names the folder, if it does not exist and cannot be created."""
+    if "${" in name:
+        raise UserError(f"{key}={name}: cannot be the folder of a run, since Hydra reads ${{ as an interpolation")
     folder = Path(name).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{key}={name}: cannot be made, since {existing} is no folder that can be written to")
+        raise UserError(f"{key}={name}: cannot be made, since {existing} is not a folder that can be written to")
 
 
 def remove_rejected(folder: Path, output_subdir: str | None) -> None:
-    """Removes what the start of a run wrote that could not be built, and the folder if nothing else is in it.
+    """Removes the files that the start of a rejected run wrote, and the folder if it is then empty.
 
-    None of these files was there before the start: see `check_new`.
+    None of these files existed before the start: see `check_new`.
     """
-    for name in (*_first_files(output_subdir), lock.NAME):
+    for name in (*_first_files(output_subdir), lock.LOCK_FILE):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if folder != Path.cwd() and not any(folder.iterdir()):
@@ -222,12 +223,12 @@ def remove_rejected(folder: Path, output_subdir: str | None) -> None:
 
 
 def resume_command(folder: Path) -> str:
-    """The command that resumes the run in a folder, as a shell takes it."""
-    return shlex.join(["python", "train.py", f"resume={quote_override(str(folder))}"])
+    """The command that resumes the run in a folder, quoted for a shell."""
+    return shlex.join(["python", "train.py", f"resume={quote_path(str(folder))}"])
 
 
 def update_latest_symlink(folder: Path) -> None:
-    """`outputs/latest` names the newest run or sweep; nothing is done for a folder that lies elsewhere."""
+    """Makes `outputs/latest` point to a run or sweep; does nothing for a folder outside `outputs`."""
     outputs = next((parent for parent in folder.absolute().parents if parent.name == "outputs"), None)
     if outputs is None:
         return
@@ -238,4 +239,4 @@ def update_latest_symlink(folder: Path) -> None:
         link.replace(outputs / "latest")
     except OSError as error:
         link.unlink()
-        log.warning("%s cannot be made to point here: %s", outputs / "latest", error.strerror)
+        log.warning("%s cannot be pointed to this folder: %s", outputs / "latest", error.strerror)

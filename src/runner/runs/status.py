@@ -1,4 +1,4 @@
-"""status.json: what a run says of itself, and what is true of it."""
+"""status.json, which a run writes, and the actual state of a run, which may have been killed since."""
 
 import json
 import os
@@ -10,46 +10,58 @@ from typing import Any
 from runner.runs import lock
 from runner.runs.files import write_atomically
 
-STATUS = "status.json"
-FIELDS = ("state", "step", "steps", "objective", "reason", "started", "updated", "pid", "host", "duplicate_of")
-TYPES = {"state": str, "step": int, "steps": int, "objective": int | float | None, "pid": int}  # of what is relied on
-HEARTBEAT_TIMEOUT = 600.0  # seconds without a heartbeat after which a run that no lock shows counts as killed
+STATUS_FILE = "status.json"
+FIELDS: dict[str, Any] = {  # the type of each field; a time that cannot be read counts as an old one
+    "state": str,
+    "step": int,
+    "steps": int,
+    "objective": float | int | None,
+    "reason": str | None,
+    "started": object,
+    "updated": object,
+    "pid": int,
+    "host": str,
+    "duplicate_of": int | None,
+}
+MAX_PID = 2**31 - 1
+HEARTBEAT_TIMEOUT = 600.0  # seconds after which a run without a visible lock counts as killed
 
 
 def initial_status(steps: int) -> dict[str, Any]:
-    """The status of a run of this process that begins now."""
+    """The status of a run that this process begins now."""
     values = ("running", 0, steps, None, None, now(), now(), os.getpid(), socket.gethostname(), None)
     return dict(zip(FIELDS, values, strict=True))
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What status.json says; empty where there is none that can be read and has all fields, of the right types."""
+    """The content of status.json; empty unless it can be read, has all fields, and each has a value of its type."""
     try:
-        found = json.loads((folder / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict) or not found.keys() >= set(FIELDS):
+    if not isinstance(content, dict) or not content.keys() >= FIELDS.keys():
         return {}
-    return found if all(isinstance(found[name], kind) for name, kind in TYPES.items()) else {}
+    typed = all(isinstance(content[name], kind) for name, kind in FIELDS.items())
+    return content if typed and 0 < content["pid"] <= MAX_PID else {}
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:
     """Replaces status.json as a whole."""
-    write_atomically(folder / STATUS, (json.dumps(status, indent=1) + "\n").encode())
+    write_atomically(folder / STATUS_FILE, (json.dumps(status, indent=1) + "\n").encode())
 
 
 def change_status(folder: Path, **changes: Any) -> None:
-    """Writes what a run that has ended, or never began, cannot write itself; makes the folder if there is none."""
+    """Changes the status of a run that has ended or never began; creates the folder if necessary."""
     folder.mkdir(exist_ok=True)
     write_status(folder, (read_status(folder) or initial_status(0)) | changes)
 
 
 def actual_state(folder: Path, scheduled: bool | None = None) -> str | None:
-    """The state of a run as it is: `killed` where status.json says running, but no process is.
+    """The actual state of a run: `killed` if status.json says `running` but no process runs it.
 
-    This is the one definition of a running run. Whoever holds its lock runs it, even before its status says so; where
-    this machine cannot see the lock, what the scheduler says of its job (scheduled, where it was asked) decides; where
-    there is none, the heartbeat. None without a lock that is held and a status.json that can be read.
+    This is the only definition of a running run: its lock is held. If this machine cannot see the lock, the scheduler
+    decides, and without a scheduler the heartbeat. scheduled: whether the scheduler has the job; None if it was not
+    asked. Returns None if the lock is free and there is no readable status.json.
     """
     status, held = read_status(folder), folder.is_dir() and lock.is_held(folder)
     if held:
@@ -59,7 +71,7 @@ def actual_state(folder: Path, scheduled: bool | None = None) -> str | None:
 
 
 def _is_running(status: dict[str, Any], held: bool | None, scheduled: bool | None) -> bool:
-    """Whether a run that says so is running. held: None where there are no locks."""
+    """Whether a run whose state is `running` is running. held: whether its lock is held; None without locks."""
     here = status["host"] == socket.gethostname()
     if held is False and here:
         return False
@@ -69,15 +81,16 @@ def _is_running(status: dict[str, Any], held: bool | None, scheduled: bool | Non
 
 
 def _has_heartbeat(status: dict[str, Any]) -> bool:
+    """Whether the last heartbeat is not older than HEARTBEAT_TIMEOUT."""
     try:
-        silent = (datetime.now(UTC) - datetime.fromisoformat(status["updated"])).total_seconds()
+        age = (datetime.now(UTC) - datetime.fromisoformat(status["updated"])).total_seconds()
     except (ValueError, TypeError):  # damaged
         return False
-    return silent <= HEARTBEAT_TIMEOUT
+    return age <= HEARTBEAT_TIMEOUT
 
 
 def process_exists(pid: int) -> bool:
-    """Whether this machine has a process of this number."""
+    """Whether this machine has a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -88,5 +101,5 @@ def process_exists(pid: int) -> bool:
 
 
 def now() -> str:
-    """The time, in UTC, as status.json has it."""
+    """The time in UTC, in the form of status.json."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -13,10 +13,10 @@ from types import FrameType
 from typing import Protocol
 
 from runner.config import Sweep
-from runner.errors import MISTAKE, quote_override, say
+from runner.errors import EXIT_USER_ERROR, print_line, quote_override
 from runner.printable import printable
-from runner.runs.log import output_of
-from runner.runs.run import SAVED, SIGNALS
+from runner.runs.log import job_output_path
+from runner.runs.run import CONFIG_FILE, SIGNALS
 from runner.runs.status import actual_state, change_status
 from runner.sweeps.results import Job, Plan, Result, read_one
 
@@ -129,7 +129,7 @@ class Jobs:
             folder = self._folder / str(job.number)
             result = read_one(folder, job)
             if result.ended or result.state == "running":  # another process ran or resumed it in the meantime
-                say(f"job {job.number} is already {result.state}, and is not started")
+                print_line(f"job {job.number} is already {result.state}, and is not started")
                 source.ended(result)
                 continue
             process = self._launcher.start(folder, [*self._command, *_arguments(job, folder)])
@@ -152,7 +152,7 @@ class Jobs:
             source.ended(result)
             if result.state == "rejected" and not self._settings.keep_going and not self._rejected:
                 self._rejected = True
-                say("no further job starts, since the others are likely to be rejected too; "
+                print_line("no further job starts, since the others are likely to be rejected too; "
                     "sweep.keep_going=true starts them")  # fmt: skip
 
     def _report(self, result: Result) -> None:
@@ -160,7 +160,7 @@ class Jobs:
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
         clear = f"\r{'':<40}\r" if self._counter else ""
         self._counter = ""
-        say(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
+        print_line(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
 
     def _show_counter(self, total: int) -> None:
         """Shows the progress in the last line of a terminal."""
@@ -200,7 +200,7 @@ def _arguments(job: Job, folder: Path) -> list[str]:
 
     The folder of an earlier attempt is renamed, not deleted.
     """
-    if (folder / SAVED).is_file() and actual_state(folder) in ("interrupted", "killed"):
+    if (folder / CONFIG_FILE).is_file() and actual_state(folder) in ("interrupted", "killed"):
         return [f"resume={quote_override(str(folder))}"]
     if folder.exists():
         state = actual_state(folder) or "incomplete"
@@ -215,16 +215,16 @@ def record_end(folder: Path, job: Job, code: int, pruned: str | None) -> Result:
     The status of a job that could not be resumed stays interrupted or killed, so that it can be resumed later; its
     result is rejected.
     """
-    output = _last_line(output_of(folder)) or f"exit status {code}"
+    output = _last_line(job_output_path(folder)) or f"exit status {code}"
     if (state := actual_state(folder)) in (None, "killed"):
         if code < 0:
             change_status(folder, state="killed", reason=signal.Signals(-code).name)
-        elif state is None or code != MISTAKE:
-            change_status(folder, state="rejected" if code == MISTAKE else "failed", reason=output)
+        elif state is None or code != EXIT_USER_ERROR:
+            change_status(folder, state="rejected" if code == EXIT_USER_ERROR else "failed", reason=output)
     elif state == "interrupted" and pruned is not None:
         change_status(folder, state="pruned", reason=pruned)
     result = read_one(folder, job)
-    refused = code == MISTAKE and result.state in ("interrupted", "killed")
+    refused = code == EXIT_USER_ERROR and result.state in ("interrupted", "killed")
     return replace(result, state="rejected", objective=None, reason=printable(output, keep="")) if refused else result
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from runner.runs.log import output_of
+from runner.runs.log import job_output_path
 
 
 class LocalLauncher:
@@ -26,7 +26,7 @@ class LocalLauncher:
         gpu = self._free_gpu()
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with output_of(folder).open("ab") as output:
+        with job_output_path(folder).open("ab") as output:
             # In a session of its own: Ctrl-C signals only the sweep, which forwards it once.
             job = LocalJob(
                 subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

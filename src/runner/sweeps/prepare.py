@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from gradclip.errors import format_value
 from runner import config as schemas
 from runner.compose import Composer
-from runner.config import flatten
+from runner.config import expand_home, flatten
 from runner.errors import UserError
-from runner.runs.run import SAVED, check_can_be_made
+from runner.runs.run import CONFIG_FILE, check_creatable
 from runner.sweeps import grid
 from runner.sweeps.grid import Points
 from runner.sweeps.results import PLAN, Job, Plan, Result, read, read_plan, relative_path
@@ -53,9 +53,9 @@ class Sweep:
 def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
     """The sweep that a command line describes. Raises UserError for an invalid point and for a folder in use."""
     sweep = _checked(composer, arguments)
-    check_can_be_made("hydra.sweep.dir", relative_path(sweep.folder))
+    check_creatable("hydra.sweep.dir", relative_path(sweep.folder))
     setting = f"hydra.sweep.dir={relative_path(sweep.folder)}"
-    for file, kind in ((PLAN, "sweep"), (SAVED, "run")):
+    for file, kind in ((PLAN, "sweep"), (CONFIG_FILE, "run")):
         if (sweep.folder / file).exists():
             raise UserError(f"{setting}: holds a {kind} already")
     if existing := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
@@ -68,7 +68,7 @@ def resumed(composer: Composer[Any], name: str, arguments: list[str]) -> Sweep:
 
     Raises UserError where the points would not be the same any more, and for other arguments.
     """
-    folder = (LATEST if name == "latest" else Path(name)).resolve()  # outputs/latest will point to it
+    folder = (LATEST if name == "latest" else expand_home(name)).resolve()  # outputs/latest will point to it
     if (plan := read_plan(folder)) is None:
         raise UserError(f"sweep.resume={name}: not the folder of a sweep; it has no {PLAN} that can be read")
     for argument in arguments:

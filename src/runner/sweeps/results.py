@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.printable import printable
 from runner.runs.files import write_atomically
-from runner.runs.log import LOG, output_of
+from runner.runs.log import LOG_FILE, job_output_path
 from runner.runs.status import actual_state, read_status
 from runner.sweeps import slurm
 from runner.tracking.tags import hparam_value
@@ -163,7 +163,7 @@ def table(results: Sequence[Result]) -> str:
         step = f"{result.step}/{result.steps}" if result.steps and result.state != "duplicate" else ""
         objective = "" if result.objective is None else f"{result.objective:.4f}"
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
-        logs = (result.folder / LOG, output_of(result.folder))
+        logs = (result.folder / LOG_FILE, job_output_path(result.folder))
         log = next((shell_path(path) for path in logs if path.is_file() and path.stat().st_size), "")
         rows.append((str(result.job.number), state, step, objective, result.job.point, log))
     reasons = [

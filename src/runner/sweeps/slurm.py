@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import Slurm
-from runner.errors import FAILED, UserError
-from runner.runs.log import output_of
+from runner.errors import EXIT_FAILURE, UserError
+from runner.runs.log import job_output_path
 from runner.runs.status import process_exists, read_status
 
 FOLDER = ".submitit"  # in the sweep's folder: what submitit writes
@@ -52,7 +52,7 @@ class SlurmLauncher:
         # With cluster=local, Ctrl-C would reach submitit's own process, which would kill its job.
         earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            job = self._executor.submit(subprocess.call, ["sh", "-c", TO_FILE, str(output_of(folder)), *command])
+            job = self._executor.submit(subprocess.call, ["sh", "-c", TO_FILE, str(job_output_path(folder)), *command])
         finally:
             signal.signal(signal.SIGINT, earlier)
         return SlurmJob(folder, job, self._settings.cluster)
@@ -74,7 +74,7 @@ class SlurmJob:
         error = self._job.exception()
         if error is None:
             return int(self._job.result())
-        return -signal.SIGKILL if isinstance(error, UncompletedJobError) else FAILED
+        return -signal.SIGKILL if isinstance(error, UncompletedJobError) else EXIT_FAILURE
 
     def send(self, number: int) -> bool:
         """Asks the job to save and end by SIGTERM, or kills it; a pending job is cancelled.

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, QuotedString
 
 from runner.compose import Composer
-from runner.config import Project
+from runner.config import Project, expand_home
 from runner.errors import UserError, quote_override
 
 # Settings of the sweep itself and of its folder; they are not passed to the jobs.
@@ -88,7 +88,7 @@ def _absolute(line: str, override: Override, project: Project[Any]) -> str:
         return f"hydra.searchpath=[{','.join(map(quote_override, paths))}]"
     if override.key_or_group not in project.path_keys or not isinstance(value, str) or "${" in value:
         return line
-    return f"{line.partition('=')[0]}={quote_override(str(Path(value).resolve()))}"
+    return f"{line.partition('=')[0]}={quote_override(str(_resolved(value)))}"
 
 
 def _absolute_path(value: Any) -> str:
@@ -98,7 +98,7 @@ def _absolute_path(value: Any) -> str:
 
 
 def _resolved(path: Any) -> Path:
-    return Path(str(path).removeprefix("file://")).resolve()
+    return expand_home(str(path).removeprefix("file://")).resolve()
 
 
 def _interval(line: str, value: IntervalSweep) -> Interval:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Override
 
 from runner.compose import Composer
-from runner.errors import UserError, quote_override, say
+from runner.errors import UserError, print_line, quote_override
 from runner.runs.run import update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import prepare, slurm
@@ -101,18 +101,18 @@ def run(sweep: Sweep) -> int:
                 change_status(sweep.folder / str(job.number), state="duplicate", duplicate_of=job.duplicate_of)
         for result in sweep.results:
             if result.state in ("running", "queued"):
-                say(f"job {result.job.number} is already {result.state}, and is not started")
+                print_line(f"job {result.job.number} is already {result.state}, and is not started")
         update_latest_symlink(sweep.folder)
         jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
-        say(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {shell_path(sweep.folder)}")
+        print_line(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {shell_path(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
-    say(f"\n{table(results)}{source.conclusion()}")
+    print_line(f"\n{table(results)}{source.conclusion()}")
     resume = shlex.join(["python", "train.py", f"sweep.resume={quote_override(relative_path(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
-    say(f"report: {shlex.join(['python', 'scripts/report.py', relative_path(sweep.folder)])}")
-    say(f"sweep: {shell_path(sweep.folder)}" + (f"; to resume it: {resume}" if unfinished else ""))
+    print_line(f"report: {shlex.join(['python', 'scripts/report.py', relative_path(sweep.folder)])}")
+    print_line(f"sweep: {shell_path(sweep.folder)}" + (f"; to resume it: {resume}" if unfinished else ""))
     if stopped is not None:
         return 128 + stopped
     return int(any(result.state not in (*ENDED, "running", "queued") for result in results))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from runner.errors import UserError
+from runner.runs.run import SIGNALS
 from trainer.config.data import digits as schema
 from trainer.data.base import Batch, Dataset, accuracy
 
@@ -74,9 +75,8 @@ def _prepare_worker(parent: int, worker: int) -> None:
     """
     if os.getppid() != parent:
         os._exit(1)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class EpochSampler(Sampler[list[int]]):

@@ -1,4 +1,4 @@
-"""What a test wants to happen in the midst of a run, in whichever process it is."""
+"""Incidents that a test causes in the middle of a run, in any process."""
 
 import os
 import signal
@@ -12,11 +12,10 @@ from tests.runner.toy.toy import Toy
 
 
 def incident(step: int, config: Toy, run: Run) -> None:
-    """Does before a step what the file says that `config.incident` names, such as `bug 3`; nothing without a file.
+    """Causes the incident in the file `config.incident`, such as `bug 3`, before its step; does nothing without a file.
 
-    bug: raises RuntimeError. mistake: raises UserError. kill: ends the process by SIGKILL. wait: until the file is
-    gone or a signal has come;
-    an empty file with `.reached` behind its name says that the run has begun to wait.
+    bug: raises RuntimeError. mistake: raises UserError. kill: ends the process by SIGKILL. wait: waits until the file
+    is deleted or a signal arrives; an empty file `<incident>.reached` shows that the run waits.
     """
     while config.incident is not None and run.stop is None:
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The toy's run: everything that the runner offers a loop, used once."""
+"""The training loop of the toy project, which uses every function that the runner offers a loop."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class State:
-    """What a checkpoint holds, and how many steps are done."""
+    """The state of a run that its checkpoints hold."""
 
     def __init__(self, config: Toy):
         """Raises UserError if `config.initial` names no file with a number."""
@@ -63,7 +63,7 @@ class State:
 
 
 def execute(config: Toy, run: Run) -> None:
-    """Builds, trains and sums up a run in its folder. Raises what ended it early, and UserError while building."""
+    """Builds and trains a run and prints its summary. Raises RunStopped if it ended early, and UserError."""
     incident(0, config, run)
     state, finished, stopped = State(config), False, None
     facts = {"inputs": "3", "visible GPUs": os.environ.get("CUDA_VISIBLE_DEVICES", "all")}
@@ -89,7 +89,7 @@ def execute(config: Toy, run: Run) -> None:
 
 
 def resume(state: State, run: Run) -> None:
-    found = checkpoint.newest(run.folder)
+    found = checkpoint.load_newest(run.folder)
     if found is not None:
         state.load_state_dict(found[1], found[0])
     checkpoint.quarantine_corrupt(run.folder, found[0] if found else None, state.step)
@@ -98,7 +98,7 @@ def resume(state: State, run: Run) -> None:
 
 
 def train(state: State, run: Run, tracker: Tracker) -> None:
-    """Takes the steps that are left."""
+    """Takes the remaining steps."""
     config, done, started = state.config, state.step, time.perf_counter()
     for step in range(done + 1, config.steps + 1):
         incident(step, config, run)

@@ -1,4 +1,4 @@
-"""The configuration of the smallest project that the runner runs. No torch here."""
+"""The configuration of a minimal project for the tests of the runner. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from runner.errors import UserError
 
 @dataclass(kw_only=True)
 class Schedule(Option):
-    """How the learning rate changes: the toy's one group of options of its own."""
+    """Base of the options of the group `schedule`."""
 
 
 @dataclass(kw_only=True)
@@ -26,15 +26,15 @@ class Linear(Schedule):
 
 @dataclass(kw_only=True)
 class Toy(RunConfig):
-    """A linear map of three inputs is trained towards one whose weights all have the value `target`."""
+    """Trains a linear map of three inputs towards one whose weights all equal `target`."""
 
     schedule: Schedule = field("how the learning rate changes")
-    target: float = field("the value of all weights of the map that is learned")
+    target: float = field("the value of all weights of the target")
     lr: float = field("learning rate", gt=0)
     evaluate_every: int = field("steps between two evaluations", ge=1, mutable_on_resume=True)
-    initial: str | None = field("a file with the number that all weights start from; null draws them", path=True)
+    initial: str | None = field("a file with the initial value of all weights; null: random weights", path=True)
     incident: str | None = field(
-        "a file that may say what is to go wrong before which step: wait 3, bug 0 or kill 3",
+        "a file that names an incident and the step before which it happens: wait 3, bug 0 or kill 3",
         path=True,
         mutable_on_resume=True,
     )

@@ -1,4 +1,4 @@
-"""Whether two runs are the same, bit for bit."""
+"""Comparison of runs, bit for bit."""
 
 import re
 from pathlib import Path
@@ -14,26 +14,26 @@ from runner.tracking.metrics import METRICS
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
-    """All points but the times, in the order in which they were written."""
-    found: dict[str, list[tuple[int, Any]]] = {}
+    """The points of a run by tag, in the order in which they were written, without `steps_per_second`."""
+    by_tag: dict[str, list[tuple[int, Any]]] = {}
     for tag, step, value in points(folder):
         if tag != "steps_per_second":
-            found.setdefault(tag, []).append((step, value))
-    return found
+            by_tag.setdefault(tag, []).append((step, value))
+    return by_tag
 
 
 def shown_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The steps and values of all scalars, by tag, as TensorBoard itself reads them."""
+    """The steps and values of all scalars by tag, as TensorBoard reads them."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    return {tag: [(each.step, each.value) for each in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {tag: [(point.step, point.value) for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def points(folder: Path) -> list[tuple[str, int, Any]]:
-    """The tag, step and number of everything in the event files, whatever a reader would make of it.
+    """The tag, step and value of every point in the event files, including those that TensorBoard discards.
 
-    A file's name ends in its process's number and a count. TensorBoard sorts by name, and so takes the tenth file
-    before the ninth; but only of one process in one second, as tests alone write them.
+    The files are sorted by the numbers in their names. TensorBoard sorts them by name, and reads the tenth file before
+    the ninth if one process wrote them in the same second, as only tests do.
     """
     files = sorted(folder.glob("events*"), key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
     return [
@@ -46,13 +46,13 @@ def points(folder: Path) -> list[tuple[str, int, Any]]:
 
 
 def metrics(folder: Path) -> list[str]:
-    """The lines of metrics.jsonl, with the speeds left out."""
+    """The lines of metrics.jsonl without `steps_per_second`."""
     text = (folder / METRICS).read_text(encoding="utf-8")
     return re.sub(r', "steps_per_second": [^,}]+', "", text).splitlines()
 
 
-def same(one: Any, other: Any, path: str = "") -> None:
-    """Fails, with the place, unless two saved trees are equal bit for bit."""
+def assert_identical(one: Any, other: Any, path: str = "") -> None:
+    """Fails, with the path of the difference, unless two saved trees are equal bit for bit."""
     assert type(one) is type(other), path
     if isinstance(one, Tensor):
         assert one.dtype == other.dtype, path
@@ -60,24 +60,24 @@ def same(one: Any, other: Any, path: str = "") -> None:
     elif isinstance(one, dict):
         assert one.keys() == other.keys(), path
         for key in one:
-            same(one[key], other[key], f"{path}.{key}")
+            assert_identical(one[key], other[key], f"{path}.{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), path
-        for place, pair in enumerate(zip(one, other, strict=True)):
-            same(*pair, f"{path}[{place}]")
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_identical(*pair, f"{path}[{index}]")
     else:
         assert one == other or one != one, f"{path}: {one} is not {other}"
 
 
-def same_run(one: Path, other: Path, step: int) -> None:
-    """The last and the best checkpoint, all points, and metrics.jsonl, of two runs."""
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    """Fails unless the checkpoint of a step, the best one, all points and metrics.jsonl of two runs are equal."""
     for which in (f"step_{step}.pt", "best.pt"):
         contents = [checkpoint.load(folder / "checkpoints" / which) for folder in (one, other)]
         for content in contents:
-            del content["logs"]  # their lengths hold the times
-        same(*contents)
+            del content["logs"]  # the lengths of files, which depend on the times in them
+        assert_identical(*contents)
     assert scalars(one) == scalars(other)
     assert metrics(one) == metrics(other)
     for folder in (one, other):
-        places = [(tag, step) for tag, step, _ in points(folder)]
-        assert len(set(places)) == len(places), "a point twice"
+        logged = [(tag, step) for tag, step, _ in points(folder)]
+        assert len(set(logged)) == len(logged), "a point was written twice"

@@ -1,0 +1,160 @@
+"""One-line messages about overrides, keys and values: what was written, what is allowed, and the nearest name."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gradclip.errors import format_value
+from gradclip.fields import Checked, Option, allowed
+from runner.config import Project
+
+REPLACED_HYDRA_GROUPS = {  # Hydra's groups that are not used, and the settings that replace them
+    "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
+    "hydra/launcher": "sweep.jobs=4 runs four jobs at once, and sweep.launcher=slurm runs them on a cluster",
+}
+
+
+def replaced_hydra_group(override: str) -> str:
+    """Message for a choice or a setting of a group in REPLACED_HYDRA_GROUPS."""
+    group = next(group for group in REPLACED_HYDRA_GROUPS if override.replace(".", "/").lstrip("+~").startswith(group))
+    return f"{override}: not used here; {REPLACED_HYDRA_GROUPS[group]}"
+
+
+def unparsable_override(override: str) -> str:
+    """Message for an override that Hydra's grammar cannot parse."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        return f"{override}: an override is key=value, and a flag begins with -"
+    if not re.fullmatch(r"[~+]*[A-Za-z_][\w/@-]*(\.[\w@-]+)*", key, re.ASCII):
+        return f"{override}: {key!r} cannot be read as a key"
+    return f"{override}: cannot be read; {quoting(key, value)}"
+
+
+def quoting(key: str, value: str) -> str:
+    """The part of a message that shows an override whose value Hydra and a shell take as it is written."""
+    escaped = value.replace("'", "\\'")
+    return f"put the value in quotes of its own: \"{key}='{escaped}'\""
+
+
+def number_for_text(override: str, value: Any) -> str:
+    """Message for a value that Hydra's grammar reads as a number, although its key takes text."""
+    key, _, text = override.partition("=")
+    return f"{override}: is read as the number {value}; {quoting(key, text)}"
+
+
+def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
+    """Message for an option that a group does not have."""
+    options = sorted(options)
+    hint = nearest_name(str(option), options)
+    meant = f"did you mean {group}={hint}? There" if hint else "there"
+    return f"{group}={format_value(option)}: no such option; {meant} are {', '.join(options)}"
+
+
+def scalar_in_file(file: str, kind: str, value: str, project: Project[Any] | None = None) -> str:
+    """Message for a plain value, in a file, of a key whose value is an option of a group or has keys below it.
+
+    file: its path relative to conf/, without the ending. kind: the name of the class that describes the value.
+    """
+    if (group := _group_of(kind, project)) is None:
+        fields = project.all_keys() if project else ()
+        keys = [key for key, field in fields if getattr(field.type, "__name__", "") == kind]
+        return f"{file}.yaml: {keys[0] if keys else kind}: {value}: must be given by its keys"
+    base = project.groups[group] if project else Option
+    if value not in base.options:
+        return f"{file}.yaml: {unknown_option(group, value, base.options)}"
+    entry = f"override /{group}: {value}" if "/" in file else f"{group}: {value}"
+    return f"{file}.yaml: {group}: {value}: an option is chosen in the defaults list: defaults: [{entry}]"
+
+
+def scalar_override(key: str, kind: str, value: str, project: Project[Any] | None) -> str:
+    """Message for an override that gives such a key a plain value. kind: as in `scalar_in_file`."""
+    group = _group_of(kind, project)
+    form = f"an option is chosen by {group}@{key}={value}" if group else "must be given by its keys"
+    return f"{key}={value}: {form}"
+
+
+def _group_of(kind: str, project: Project[Any] | None) -> str | None:
+    """The group with a class of this name; None if there is none."""
+    for group, base in (project.groups if project else {}).items():
+        if kind in {schema.__name__ for schema in (base, *base.options.values())}:
+            return group
+    return None
+
+
+def unknown_key(
+    key: str, owner: type | None, project: Project[Any] | None = None, overrides: Sequence[str] = ()
+) -> str:
+    """Message for a key that a node of the configuration does not have.
+
+    owner: the class of the node. overrides: those of the command line, from which the message quotes the value.
+    """
+    parent, _, leaf = key.rpartition(".")
+    written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
+    line = f"{written}: no such key"
+    if key in ("experiment", "debug"):
+        return f"{written}: is chosen on the command line, and its file has to begin with # @package _global_"
+    if not _is_schema(owner):
+        return line
+    group = parent.split(".")[0]
+    name = getattr(owner, "name", None)
+    if owner and issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
+        return f"{line}; conf/{group}/<option>.yaml has to begin with its schema: " + (
+            f"defaults: [/schema/{group}/<option>@_here_, _self_]"
+        )
+    if advice := getattr(owner, "removed", {}).get(leaf):
+        return f"{line} any more: {advice}"
+    line += f" in {group}={name}" if name else ""
+    if others := _options_with(group, leaf, project):
+        return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"
+    path = f"{parent}." if parent else ""
+    names = [field.name for field in dataclasses.fields(owner) if field.name != "name"] if owner else []
+    sibling = nearest_name(leaf, names)
+    hint = path + sibling if sibling else nearest_key(key, project)
+    there = ", ".join(path + name for name in names)
+    return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
+
+
+def wrong_value(key: str, value: Any, owner: type) -> str:
+    """Message for a value of the wrong type or out of range. owner: the class that has the key."""
+    leaf = key.rpartition(".")[2]
+    return f"{key}={format_value(value)}: must be {allowed(owner, leaf)}"
+
+
+def missing_value(key: str, project: Project[Any] | None = None) -> str:
+    """Message for a key without a value."""
+    options = _options(key, project)
+    return f"{key}: has no value" + (f"; choose one of {', '.join(sorted(options))}" if options else "")
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of the names; None if none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
+
+
+def nearest_key(key: str, project: Project[Any] | None) -> str | None:
+    """The dotted key of the project with the same last part; if there is none, the most similar one."""
+    keys = sorted({name for name, _ in project.all_keys()}) if project else []
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in keys if name.rpartition(".")[2] == leaf]
+    return same_leaf[0] if same_leaf else nearest_name(key, keys)
+
+
+def _options(group: str, project: Project[Any] | None) -> dict[str, type[Any]]:
+    groups = project.groups if project else {}
+    return groups[group].options if group in groups else {}
+
+
+def _options_with(group: str, key: str, project: Project[Any] | None) -> list[str]:
+    """The options of a group that have a key."""
+    return [option for option, schema in _options(group, project).items() if has_field(schema, key)]
+
+
+def _is_schema(owner: Any) -> bool:
+    return isinstance(owner, type) and issubclass(owner, Checked)
+
+
+def has_field(owner: type, key: str) -> bool:
+    """Whether a schema has the last part of a dotted key."""
+    return _is_schema(owner) and key.rpartition(".")[2] in {field.name for field in dataclasses.fields(owner)}
