@@ -7,6 +7,7 @@ import torch
 from evidence.benchmarks.cases import Case, limiting, lists
 from evidence.benchmarks.measure import Work, in_turns, machine, milliseconds, ratio
 from evidence.pages import table
+from tests.support import scope_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> str:
             floor = case.read_and_scale if what == "scales" else case.read
             works = {"ours": case.ours(policy), "floor": with_weights(case, floor) if policy.name == "agc" else floor}
             times = in_turns(works, args.turns, case.restore)
-            rows.append([name, policy.name, policy.scope, what, str(ratio(times, "ours", "floor")),
+            rows.append([name, policy.name, scope_of(policy), what, str(ratio(times, "ours", "floor")),
                          milliseconds(times, "ours"), milliseconds(times, "floor")])  # fmt: skip
         print(name, flush=True)
     head = ["gradients", "policy", "scope", "", "ours / floor", "ours, ms", "floor, ms"]
