@@ -19,7 +19,7 @@ from runner.runs.run import Diverged, Interrupted, Run
 from runner.tracking.tracker import Logged, Tracker
 from trainer.config import Train
 from trainer.data import Batch
-from trainer.device import autocast, send
+from trainer.device import autocast
 from trainer.evaluate import evaluate
 from trainer.models import detach_state
 from trainer.monitor.diagnosis import measure, split, weight_norms
@@ -59,18 +59,18 @@ def take_step(
 
 
 def forward_backward(state: TrainState, batch: Batch) -> Tensor:
-    """The batch's mean loss, 0-d, with the gradients of all its parts summed.
+    """The batch's mean loss, 0-d, with the gradients of its micro-batches summed.
 
-    A batch is split into `accumulate` parts along its rows, never along time. The hidden state is carried from
-    window to window, detached: truncated back-propagation through time.
+    The hidden state of each micro-batch is carried from window to window, detached: truncated back-propagation
+    through time.
     """
     losses = []
-    for part, (inputs, targets) in enumerate(_parts(state, batch)):
+    for index, (inputs, targets) in enumerate(state.micro_batches(batch)):
         with autocast(state.config.device, state.device):
-            outputs, carried = state.model(inputs, state.hidden[part] if batch.continues else None)
+            outputs, carried = state.model(inputs, state.hidden[index] if batch.continues else None)
             loss = state.data.loss(outputs, targets) * (len(inputs) / len(batch.inputs))
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        state.hidden[part] = detach_state(carried)
+        state.hidden[index] = detach_state(carried)
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
@@ -160,14 +160,6 @@ def _due(step: int, every: int, config: Train) -> bool:
 def checkpoint_content(state: TrainState, tracker: Tracker) -> dict[str, object]:
     """What a checkpoint holds: the state, and the lengths of the logs, to which a resume truncates them."""
     return state.state_dict() | {"logs": tracker.written()}
-
-
-def _parts(state: TrainState, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """The inputs and targets of each part of a batch, on the device; fewer parts where there are fewer rows."""
-    inputs, targets = (send(tensor, state.device) for tensor in batch[:2])
-    parts = state.config.accumulate
-    split_rows = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
-    yield from islice(split_rows, len(inputs))
 
 
 def _batches(state: TrainState) -> Iterator[Batch]:

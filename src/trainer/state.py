@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradclip import Clipper, InvalidField, UnmatchedPatternError
@@ -17,8 +18,8 @@ from runner.config import flatten, incompatible_keys
 from runner.errors import UserError
 from trainer import data, models, optimizers, schedules
 from trainer.config import Train
-from trainer.data import Dataset
-from trainer.device import autocast, loss_scaler, prepare
+from trainer.data import Batch, Dataset
+from trainer.device import autocast, loss_scaler, prepare, send
 from trainer.history import History
 from trainer.models import HiddenState, clone_state
 from trainer.monitor.diagnosis import GradientMonitor
@@ -34,7 +35,7 @@ class TrainState:
     """Everything that a run consists of, built once from its configuration, and how far it has come.
 
     lr_factor: step (1 is the first) to the learning rate as a share of optimizer.lr. hidden: the hidden state of
-    each part of a split batch, carried from window to window. step: the last one that is done.
+    each micro-batch, carried from window to window. step: the last one that is done.
     last_parameter_log: the last step whose parameters were logged one by one.
     """
 
@@ -52,6 +53,15 @@ class TrainState:
     history: History = field(default_factory=History)
     step: int = 0
     last_parameter_log: int = 0
+
+    def micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """The inputs and targets of a batch on the device, split along the rows, never along time.
+
+        A training batch has `config.micro_batches` parts; no part of a larger batch has more rows than one of those.
+        """
+        parts = math.ceil(len(batch.inputs) * self.config.micro_batches / self.config.data.batch_size)
+        inputs, targets = (send(tensor, self.device).tensor_split(parts) for tensor in batch[:2])
+        return list(zip(inputs, targets, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, plain values and containers of them."""
@@ -103,8 +113,8 @@ class TrainState:
             raise UserError(f"steps={config.steps}: {path} has done {content['step']} already")
         if content["numerics"] != (here := _numerics(self.device)):
             log.warning("saved with %s; resumed with %s: the same to rounding only", content["numerics"], here)
-        if parts != config.accumulate:
-            raise UserError(f"{path}: has {parts} hidden states for accumulate={config.accumulate}")
+        if parts != config.micro_batches:
+            raise UserError(f"{path}: has {parts} hidden states for micro_batches={config.micro_batches}")
         check_fit(self.model, content["model"], path)
 
 
@@ -130,7 +140,7 @@ def build(config: Train) -> TrainState:
         lr_factor=schedules.build(config.schedule, config.steps),
         clipper=_build_clipper(config, model, optimizer),
         scaler=loss_scaler(config.device, device),
-        hidden=[None] * config.accumulate,
+        hidden=[None] * config.micro_batches,
         divergence=DivergenceDetector(config.divergence),
         monitor=GradientMonitor(config),
     )

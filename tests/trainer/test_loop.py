@@ -192,7 +192,7 @@ def test_windows_carried_forward_give_the_loss_of_the_whole_text(tmp_path: Path)
 @pytest.mark.parametrize("parts", [2, 3, 4])
 @pytest.mark.parametrize("model", [name for name in ("rnn", "lstm") if name in names("model")])
 def test_accumulation_is_one_big_batch(tmp_path: Path, parts: int, model: str) -> None:
-    whole, split = (session(tmp_path, f"model={model}", f"accumulate={n}") for n in (1, parts))
+    whole, split = (session(tmp_path, f"model={model}", f"micro_batches={n}") for n in (1, parts))
     batches = whole.data.batches(0)
     for _ in range(3):  # the states of the parts go on as well
         batch = next(batches)
@@ -211,9 +211,28 @@ def test_accumulated_gradients_are_clipped_once_and_as_a_sum(tmp_path: Path) -> 
     for parts in (1, 4):
         folder = tmp_path / str(parts)
         folder.mkdir()
-        train(folder, "clip.max=0.05", f"accumulate={parts}")
+        train(folder, "clip.max=0.05", f"micro_batches={parts}")
         ends.append(status(folder)["objective"])
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [["data=digits", "model=mlp"], ["data=text", "data.window=16"]], ids=" ".join)
+def test_evaluation_splits_batches_into_micro_batches_too(tmp_path: Path, overrides: list[str]) -> None:
+    """The result is that of the whole batches; the hidden state of each micro-batch is carried between windows."""
+    need(*overrides)
+    results, rows = [], []
+    for count in (1, 4):
+        config = compose(*overrides, f"micro_batches={count}", "data.batch_size=6")
+        if config.data.name == "text":
+            config.data.path = text_file(tmp_path)
+        work = build(config)
+        seen: list[int] = []
+        work.model.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(len(given[0])))
+        results.append(evaluate(work))
+        rows.append(max(seen))
+    assert rows == [6, 2]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
 
 
 # -- divergence

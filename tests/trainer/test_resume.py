@@ -48,10 +48,10 @@ TRAIN = ROOT / "train.py"
 ALL_PAIRS = [
     (*TEXT, "clip=norm"),
     (*TEXT, "clip=zclip", "model=lstm", "model.dropout=0.3", "model.layers=2", "optimizer=adam", "schedule=cosine"),
-    (*TEXT, "clip=autoclip", "clip.window=4", "accumulate=2", "optimizer=rmsprop", "optimizer.lr=0.01", "log.every=5"),
+    (*TEXT, "clip=autoclip", "clip.window=4", "micro_batches=2", "optimizer=rmsprop", "optimizer.lr=0.01", "log.every=5"),
     (*TEXT, "clip=adagc", "clip.warmup=2", "optimizer.momentum=0.9", "schedule=linear", "optimizer.lr=0.3"),
     (*TEXT, "clip=ema", "clip.warmup=2", "repeat_batches=4"),
-    (*TEXT, "clip=quantile", "model=lstm", "accumulate=3", "log.every=4", "schedule.warmup=6"),
+    (*TEXT, "clip=quantile", "model=lstm", "micro_batches=3", "log.every=4", "schedule.warmup=6"),
     (*TEXT, "clip=spike", "clip.warmup=2", "clip.theta=3", "optimizer=adamw", "optimizer.fused=false"),
     (*TEXT, "clip=none", "device.precision=bfloat16", "model=lstm"),
     (*TEXT, "clip=norm", "clip.nonfinite=drop", "device.precision=float16", "optimizer.lr=0.1"),
