@@ -103,15 +103,17 @@ def through_time(state: TrainState, batch: Batch) -> list[float] | None:
     core = next((module for module in state.model.modules() if isinstance(module, nn.RNNBase)), None)
     if core is None:
         return None
-    inputs, targets = (tensor.to(state.device) for tensor in batch[:2])
-    with _watched(core) as entered:
-        outputs, _ = state.model(inputs, None)
-    loss = state.data.loss(outputs, targets)
-    (above,) = torch.autograd.grad(loss, outputs, retain_graph=True)
-    if outputs.dim() == 3:  # a score at every step: only the last one's loss, to see how far back it reaches
-        above = torch.cat([torch.zeros_like(above[:, :-1]), above[:, -1:]], 1)
-    (gradient,) = torch.autograd.grad(outputs, entered, above)
-    norms: list[float] = torch.linalg.vector_norm(gradient.double(), dim=(0, 2)).tolist()
+    squares = []
+    for inputs, targets in state.micro_batches(batch):
+        with _watched(core) as entered:
+            outputs, _ = state.model(inputs, None)
+        loss = state.data.loss(outputs, targets) * (len(inputs) / len(batch.inputs))
+        (above,) = torch.autograd.grad(loss, outputs, retain_graph=True)
+        if outputs.dim() == 3:  # a score at every step: only the last one's loss, to see how far back it reaches
+            above = torch.cat([torch.zeros_like(above[:, :-1]), above[:, -1:]], 1)
+        (gradient,) = torch.autograd.grad(outputs, entered, above)
+        squares.append(gradient.cpu().double().square().sum((0, 2)))
+    norms: list[float] = torch.stack(squares).sum(0).sqrt().tolist()
     return norms
 
 

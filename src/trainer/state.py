@@ -167,15 +167,16 @@ def _build_model(config: Train, dataset: Dataset, device: torch.device) -> nn.Mo
 def _check_precision(config: Train, device: torch.device, dataset: Dataset, model: nn.Module) -> None:
     """Raises UserError if this CPU lacks an operation at a lower precision, as many lack the LSTM at float16.
 
-    Only running it can tell: a copy of the model takes one batch forward and backward.
+    Only running it can tell: a copy of the model takes one micro-batch forward and backward.
     """
     if config.device.precision == "float32" or device.type != "cpu":
         return
     trial, batch = copy.deepcopy(model), next(dataset.batches(0))
+    inputs, targets = (tensor.tensor_split(config.micro_batches)[0] for tensor in batch[:2])
     try:
         with torch.random.fork_rng(devices=[]), autocast(config.device, device):
-            outputs, _ = trial(batch.inputs, None)
-            loss = dataset.loss(outputs, batch.targets)
+            outputs, _ = trial(inputs, None)
+            loss = dataset.loss(outputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
