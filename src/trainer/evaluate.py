@@ -31,6 +31,14 @@ def evaluate(state: TrainState) -> tuple[float, dict[str, float]]:
 
 @torch.no_grad()
 def sample(state: TrainState) -> str | None:
-    """Something that the model made, where its data set has a way to show it."""
+    """Text that the model generated, with control characters escaped, or None if its data set cannot show any.
+
+    Unescaped, a generated escape sequence could change the terminal's colours or overwrite what it shows.
+    """
     state.model.eval()
-    return state.data.sample(state.model, state.device)
+    text = state.data.sample(state.model, state.device)
+    return None if text is None else "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    return character if character.isprintable() or character in "\n\t" else ascii(character)[1:-1]

@@ -78,7 +78,7 @@ class TrainState:
             "monitor": self.monitor.state_dict(),
             "history": self.history.state_dict(),
             "random": rng_state(),
-            "data": self.data.facts,
+            "data": self.data.fingerprint,
             "config": flatten(self.config),
             "numerics": _numerics(self.device),
         }
@@ -101,13 +101,17 @@ class TrainState:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"{path}: not a checkpoint of such a run ({why})") from error
 
+    def check_data(self, content: dict[str, Any], path: Path) -> None:
+        """Raises UserError if a checkpoint is that of a run with other data, wherever the data lay."""
+        if (saved := str(content.get("data"))) != (now := self.data.fingerprint):
+            raise UserError(f"{path}: the data has changed: its hash was {saved[:12]}… and is {now[:12]}…")
+
     def _check(self, content: dict[str, Any], path: Path) -> None:
         """Raises UserError where a checkpoint is that of another run; warns where rounding will differ."""
         config, parts = self.config, len(content["hidden"])
         if names := incompatible_keys(content["config"], config):
             raise UserError(f"{path}: saved with another {', '.join(names)} than the run's config.yaml says")
-        if content["data"] != self.data.facts:
-            raise UserError(f"{path}: the data has changed: {content['data']} is now {self.data.facts}")
+        self.check_data(content, path)
         # The last step's own is accepted: the run was ended after it, before it could say that it is finished.
         if content["step"] >= config.steps and not content["step"] == config.steps == content["config"]["steps"]:
             raise UserError(f"steps={config.steps}: {path} has done {content['step']} already")

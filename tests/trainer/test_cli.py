@@ -149,7 +149,7 @@ MISTAKES += [(arguments, line) for arguments, line in OF_OPTIONS if not missing(
 UNBUILDABLE = [
     ("data.path=/no/such/file", "data.path=/no/such/file: no such file"),
     ("data.path=.", "data.path=.: not a file"),
-    ("data.path=binary", "data.path=binary: not UTF-8 (byte 0)"),
+    ("data.path=binary", "data.path=binary: a binary file, not a text: byte 2 is 0x00"),
     ("data.path=short", "data.path=short: 9 characters are too few"),
     ("device=cuda", "device=cuda: this machine (or this build of torch) has none; there is cpu"),
     ("clip.include=[nope.*]", "clip.include: the pattern 'nope.*' matches no parameter; there are embedding.weight,"),

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from runner.cli.run import execute
 from runner.compose import checked, load, read_yaml
-from runner.config import Config, Project, flatten, incompatible_keys
+from runner.config import Config, Project, flatten, incompatible_keys, resolve_paths
 from runner.errors import UserError, say
 from runner.runs import log
 from runner.runs.run import SAVED
@@ -41,6 +41,7 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
         raise UserError(f"resume={name}: does not go with {flag}")
     folder = folder_of(name)
     settings = resumed_settings(folder, project, overrides)
+    resolve_paths(settings, Path.cwd())
     if args.cfg:
         say(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
         return 0

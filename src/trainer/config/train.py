@@ -71,7 +71,9 @@ class Train(RunConfig):
     divergence: Divergence = field("when a run counts as diverged")
     diagnosis: Diagnosis = field("when the log warns of gradients")
     init_from: str | None = field(
-        "a checkpoint or a safetensors file: the weights that a new run starts from", path=True
+        "a checkpoint or a safetensors file: the weights that a new run starts from, read before its first step only",
+        path=True,
+        mutable_on_resume=True,
     )
 
     def __post_init__(self) -> None:
@@ -92,7 +94,8 @@ class Train(RunConfig):
             raise UserError(f"model={self.model.name} takes {takes}, but data={data.name} yields {data.kind}")
         if self.micro_batches > data.batch_size:
             raise UserError(
-                f"micro_batches={self.micro_batches}: must be at most data.batch_size={data.batch_size}, which it splits"
+                f"micro_batches={self.micro_batches}: must be at most data.batch_size={data.batch_size}, "
+                "which it splits"
             )
         if self.schedule.warmup > self.steps:
             raise UserError(f"schedule.warmup={self.schedule.warmup} is longer than steps={self.steps}")

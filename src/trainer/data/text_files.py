@@ -97,7 +97,8 @@ def _files(path: str) -> list[Path]:
         raise UserError(f"data.path={path}: not a file; {path}/*.txt reads the text files in a folder")
     if not any(character in path for character in "*?["):
         raise UserError(f"data.path={path}: no such file")
-    matching = sorted(name for name in glob.glob(path, recursive=True) if Path(name).is_file())
+    names = glob.glob(path, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    matching = sorted(name for name in names if Path(name).is_file())
     if not matching:
         raise UserError(f"data.path={path}: no file matches")
     return [Path(name) for name in matching]
