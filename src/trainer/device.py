@@ -25,19 +25,18 @@ def prepare(config: Device) -> torch.device:
     device = find(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.deterministic:
+    deterministic = config.deterministic != "none"
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
     # use_deterministic_algorithms would import the compiler, torch._inductor, to set a flag of its own too.
-    torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
-    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.set_deterministic_debug_mode(config.deterministic if deterministic else "default")
+    torch.backends.cudnn.benchmark = not deterministic
     return device
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A batch's tensor on the device; from pinned memory, so that a CUDA device need not be waited for."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    """A batch's tensor on the device. The copy from pinned memory, as a DataLoader returns it, waits for nothing."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def autocast(config: Device, device: torch.device) -> AbstractContextManager[None]:

@@ -55,6 +55,7 @@ class Digits(Dataset):
             self._training,
             batch_sampler=sampler,
             num_workers=self._config.workers,
+            pin_memory=self._config.workers > 0 and torch.cuda.is_available(),  # in a thread of its own
             generator=torch.Generator().manual_seed(self._seed),  # the default is the global generator
             worker_init_fn=partial(_prepare_worker, os.getpid()),
         )
