@@ -105,9 +105,11 @@ def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monk
     assert status(tmp_path)["state"] == "failed"
 
 
+@pytest.mark.parametrize("check", [True, False])
 def test_a_fused_step_reads_a_gradient_of_other_strides_rightly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
 ) -> None:
+    """At every step, whether or not it is one of the steps at which the clipped gradients are checked."""
     real = loop.forward_backward
 
     def turned(work: TrainState, batch: Batch) -> Tensor:
@@ -123,7 +125,7 @@ def test_a_fused_step_reads_a_gradient_of_other_strides_rightly(
         assert bool(work.optimizer.param_groups[0]["fused"]) is (fused == "true")
         batches = work.data.batches(0)
         for _ in range(2):
-            loop.take_step(work, next(batches), check=True)
+            loop.take_step(work, next(batches), check=check)
         weights.append(work.model.output.weight.detach())
     torch.testing.assert_close(*weights)
 
