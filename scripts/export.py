@@ -1,4 +1,4 @@
-"""Writes a run's bare weights, for other programs: `python scripts/export.py outputs/latest`."""
+"""Exports a run's weights for other programs: `python scripts/export.py outputs/latest`."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,10 @@ from runner.errors import Parser, one_line_errors
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Writes a run's bare weights as a safetensors file.")
+    parser = Parser(description="Exports a run's weights to a safetensors file.")
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--checkpoint", default="best", help="best (the default), last, a step, or a file")
-    parser.add_argument("--to", type=Path, help="the file that is written; model.safetensors in the run's folder")
+    parser.add_argument("--to", type=Path, help="the file to write (default: model.safetensors in the run's folder)")
     args = parser.parse_args(arguments)
     with one_line_errors():
         path = export(args.run, args.checkpoint, args.to)
@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:
-    """The file that was written. Raises UserError if the checkpoint is not there, or not good."""
+    """Writes the weights of a run's checkpoint to a file, and returns its path.
+
+    Raises UserError if the checkpoint is missing or damaged.
+    """
     from runner.runs import checkpoint, weights
 
     path = checkpoint.find(folder, which)

@@ -1,7 +1,7 @@
 """Shows a model's first gradients, parameter by parameter: `python scripts/inspect_gradients.py clip=norm clip.max=1`.
 
-Takes the overrides of train.py, trains for a few steps without a folder, and prints one row for every
-parameter: its norm, its gradient before and after backward and after clipping, and what is wrong with it.
+Takes the overrides of train.py, trains for a few steps without a run folder, and prints one row per parameter: its
+norm, its gradient before and after backward and after clipping, and whether the gradient explodes or vanishes.
 """
 
 import sys
@@ -14,9 +14,9 @@ from trainer.project import PROJECT, compose
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = Parser(description="Shows a model's first gradients, by parameter.")
-    parser.add_argument("--steps", type=int, default=1, help="steps to take; the last one is shown (1)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them: .png, .svg or .pdf (needs matplotlib)")
+    parser = Parser(description="Shows a model's first gradients, parameter by parameter.")
+    parser.add_argument("--steps", type=int, default=1, help="steps to take, of which the last is shown (default: 1)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a chart: .png, .svg or .pdf (needs matplotlib)")
     parser.add_argument("overrides", nargs="*", help="as for train.py, such as model=lstm clip.max=0.5")
     args = parser.parse_intermixed_args(arguments)
     if args.steps < 1:
@@ -27,12 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
 
         if args.plot is not None:
             inspection.check_plot(args.plot)
-        found = inspection.inspect(config, args.steps)
-        print(inspection.table(found, config))
-        if found.steps:
-            print(inspection.describe_time_decay(found.steps))
+        inspected = inspection.inspect(config, args.steps)
+        print(inspection.table(inspected, config))
+        if inspected.time_steps:
+            print(inspection.describe_time_decay(inspected.time_steps))
         if args.plot is not None:
-            inspection.plot(found, args.plot)
+            inspection.plot(inspected, args.plot)
             print(args.plot)
 
 

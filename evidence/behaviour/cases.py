@@ -59,7 +59,7 @@ PARTNERS: Mapping[str, str] = {
 }
 # Values of single keys, each in a run of its own with TINY.
 KEYS = """
-accumulate=2 | device.precision=bfloat16 | device.precision=float16 clip.nonfinite=drop | data.sample=20
+micro_batches=2 | device.precision=bfloat16 | device.precision=float16 clip.nonfinite=drop | data.sample=20
 log.histograms=true | log.flow=false | log.first_steps=2 | log.every=2 log.parameters_every=4 | repeat_batches=2
 checkpoint.keep=1 checkpoint.every=1 | clip.scope=unit clip.max=0.05 | clip.norm_type=inf clip.max=0.05
 clip.include=[recurrent.*] clip.exclude=[*bias*] clip.max=0.1 | clip.schedule=linear clip.final=0.1 clip.over=6
@@ -69,7 +69,7 @@ WRONG = """
 clip.maks=1 | +clip.mx=1 | clp=norm | clip=nrom | clip=null | model=7 | optimizer=adam optimizer.momentum=0.9
 clip.max=-1 | steps=0 | model.layers=10000000 | clip.max=abc | steps=1.5 | clip.nonfinite=zro | steps | --frobnicate
 clip.max=1,2 | data.path=absent.txt | data.path=. | data.path=binary.dat | data.path=short.txt
-data.path=small.txt data.batch_size=1000000 | model=linear_net | device.precision=float16 | accumulate=64
+data.path=small.txt data.batch_size=1000000 | model=linear_net | device.precision=float16 | micro_batches=64
 schedule.warmup=9999 | optimizer.nesterov=true | clip.include=[nope.*] | clip.exclude=[*]
 init_from=absent.pt | init_from=short.txt | resume=latest | resume=short.txt
 sweep.dry_run=true | sweep.resume=absent | -m clip.max=1,-1 | -m clip=norm,nrom | -m clip.max=interval(0,1)

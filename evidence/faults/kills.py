@@ -17,7 +17,7 @@ EVERY = ("log.progress=false", "evaluate_every=7", "log.parameters_every=5", "da
          "data.sample=0", "model.hidden=8", "model.embedding=4")  # fmt: skip
 RUNS: list[tuple[str, ...]] = [
     (*EVERY, "model=lstm", "model.dropout=0.2", "clip=zclip", "optimizer=adam", "checkpoint.every=1"),
-    (*EVERY, "clip=autoclip", "clip.window=20", "optimizer.momentum=0.9", "optimizer.lr=0.1", "accumulate=2",
+    (*EVERY, "clip=autoclip", "clip.window=20", "optimizer.momentum=0.9", "optimizer.lr=0.1", "micro_batches=2",
      "checkpoint.every=2"),
     ("data=digits", "data.batch_size=64", "data.workers=2", "model=mlp", "model.hidden=[16]", "clip=agc",
      "optimizer=adam", "evaluate_every=7", "checkpoint.every=1"),

@@ -1,4 +1,4 @@
-"""Where a run computes: the device, its threads, its precision, its determinism."""
+"""The device of a run: its choice, threads, determinism and precision."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -10,43 +10,45 @@ from trainer.config.device import Device
 
 
 def find(config: Device) -> torch.device:
-    """The device that a configuration means; raises UserError if this machine has none of the kind."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The configured device; `auto` is the first available one. Raises UserError if it is not available."""
+    is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [name for name in is_available if is_available[name]]
     if config.name == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
-    if not there[config.name]:
-        have = ", ".join(name for name, found in there.items() if found)
-        raise UserError(f"device={config.name}: this machine (or this build of torch) has none; there is {have}")
+        return torch.device(available[0])
+    if config.name not in available:
+        raise UserError(
+            f"device={config.name}: not available on this machine or in this build of torch; available: "
+            f"{', '.join(available)}"
+        )
     return torch.device(config.name)
 
 
 def prepare(config: Device) -> torch.device:
-    """Finds the device and sets torch up for it, for the whole process."""
+    """Returns the configured device, and sets threads and determinism for the whole process."""
     device = find(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
-    # use_deterministic_algorithms would import the compiler, torch._inductor, to set a flag of its own too.
-    torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
-    torch.backends.cudnn.benchmark = not config.deterministic
+    deterministic = config.deterministic != "none"
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without it
+    # use_deterministic_algorithms would also import the compiler, torch._inductor.
+    torch.set_deterministic_debug_mode(config.deterministic if deterministic else "default")
+    torch.backends.cudnn.benchmark = not deterministic
     return device
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A batch's tensor on the device; from pinned memory, so that a CUDA device need not be waited for."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    """Copies a batch's tensor to the device, without waiting where its memory is pinned, as by a DataLoader."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def autocast(config: Device, device: torch.device) -> AbstractContextManager[None]:
-    """Mixed precision for the forward pass; does nothing at float32."""
+    """A context of automatic mixed precision for the forward pass; at float32 it does nothing."""
     if config.precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, config.precision))
 
 
 def loss_scaler(config: Device, device: torch.device) -> torch.amp.GradScaler:
-    """Scales the loss at float16, whose small gradients would vanish; passes everything through otherwise."""
+    """A scaler of the loss for float16, where small gradients would underflow; disabled at other precisions."""
     return torch.amp.GradScaler(device.type, enabled=config.precision == "float16")

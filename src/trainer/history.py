@@ -1,4 +1,4 @@
-"""The figures of a run that its end-of-run summary needs."""
+"""The statistics of a run for its end-of-run summary."""
 
 import math
 from array import array
@@ -12,15 +12,16 @@ MAX_NORMS = 1 << 14  # norms kept for the quantiles
 
 @dataclass
 class History:
-    """The figures of a run so far, gathered at the logged steps.
+    """The statistics of the logged steps of a run so far.
 
-    before: the norms before clipping, of every logged step, and in a long run of every `stride`-th one, so
-    that the memory stays the same.
+    first, last: the training losses of the first and the last logged step. best, best_step: the lowest validation
+    loss, which is the run's objective, and its step. before: the norms before clipping, of every `stride`-th logged
+    step; in a long run the stride grows, so that at most MAX_NORMS are kept.
     """
 
     first: float = math.nan
     last: float = math.nan
-    best: float | None = None  # the objective: the best validation loss
+    best: float | None = None
     best_step: int = 0
     clipped: int = 0
     dropped: int = 0
@@ -29,7 +30,7 @@ class History:
     before: "array[float]" = field(default_factory=lambda: array("d"))
 
     def add_step(self, loss: float, before: float, clipped: bool) -> None:
-        """Takes in a logged step: its loss, its norm before clipping, and whether anything was limited."""
+        """Adds a logged step: its loss, its norm before clipping, and whether clipping limited anything."""
         self.first = loss if math.isnan(self.first) else self.first
         self.last = loss
         self.clipped += clipped
@@ -40,7 +41,7 @@ class History:
         self.logged += 1
 
     def add_evaluation(self, step: int, loss: float) -> bool:
-        """Takes in an evaluation, and returns whether it is the best so far."""
+        """Adds the validation loss of an evaluation, and returns whether it is the lowest so far."""
         if not math.isfinite(loss) or (self.best is not None and loss >= self.best):
             return False
         self.best, self.best_step = loss, step
@@ -51,6 +52,6 @@ class History:
         return vars(self) | {"before": torch.tensor(self.before, dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Takes over what `state_dict` returned."""
+        """Restores what `state_dict` returned."""
         for name, value in state.items():
             setattr(self, name, array("d", value.tolist()) if name == "before" else value)

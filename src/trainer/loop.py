@@ -19,10 +19,10 @@ from runner.runs.run import Diverged, Interrupted, Run
 from runner.tracking.tracker import Logged, Tracker
 from trainer.config import Train
 from trainer.data import Batch
-from trainer.device import autocast, send
+from trainer.device import autocast
 from trainer.evaluate import evaluate
 from trainer.models import detach_state
-from trainer.monitor.diagnosis import measure, split, weight_norms
+from trainer.monitor.diagnosis import measure, split_norms, weight_norms
 from trainer.monitor.first_steps import FirstSteps
 from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import match_strides, set_lr
@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 def take_step(
     state: TrainState, batch: Batch, *, check: bool, on_backward: Callable[[], None] | None = None
 ) -> tuple[Tensor, ClipReport]:
-    """One step of the optimizer: the batch's mean loss, 0-d, and what clipping did.
+    """Takes one step of the optimizer. Returns the batch's mean loss, 0-d, and the report of clipping.
 
-    check: measure once more, right before the step, that the gradients are the clipped ones. on_backward: called
+    check: re-measure, right before the step, that the gradients are the clipped ones. on_backward: called
     after backward, before clipping. Raises NonFiniteGradientError and ClipCheckError.
     """
-    hidden = list(state.hidden)
+    previous_hidden = list(state.hidden)
     state.optimizer.zero_grad()
     loss = forward_backward(state, batch)
     state.scaler.unscale_(state.optimizer)
@@ -51,7 +51,7 @@ def take_step(
     if check:
         state.clipper.check()
     if report.dropped:
-        state.hidden = hidden  # those of the step that is left out may be as bad as its gradients
+        state.hidden = previous_hidden  # those of the dropped step may be as bad as its gradients
     else:
         state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -59,24 +59,24 @@ def take_step(
 
 
 def forward_backward(state: TrainState, batch: Batch) -> Tensor:
-    """The batch's mean loss, 0-d, with the gradients of all its parts summed.
+    """The batch's mean loss, 0-d, with the gradients of its micro-batches summed.
 
-    A batch is split into `accumulate` parts along its rows, never along time. The hidden state is carried from
-    window to window, detached: truncated back-propagation through time.
+    The hidden state of each micro-batch is carried from window to window, detached: truncated back-propagation
+    through time.
     """
     losses = []
-    for part, (inputs, targets) in enumerate(_parts(state, batch)):
+    for index, (inputs, targets) in enumerate(state.micro_batches(batch)):
         with autocast(state.config.device, state.device):
-            outputs, carried = state.model(inputs, state.hidden[part] if batch.continues else None)
+            outputs, carried = state.model(inputs, state.hidden[index] if batch.continues else None)
             loss = state.data.loss(outputs, targets) * (len(inputs) / len(batch.inputs))
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        state.hidden[part] = detach_state(carried)
+        state.hidden[index] = detach_state(carried)
         losses.append(loss.detach())
     return torch.stack(losses).sum()
 
 
 def train(state: TrainState, run: Run, tracker: Tracker) -> None:
-    """Takes the steps that are left. Raises Diverged or Interrupted where the run ends early."""
+    """Takes the remaining steps. Raises Diverged or Interrupted if the run ends early."""
     config, model = state.config, state.model
     first_steps = FirstSteps(model, config.log.first_steps)
     started, done = time.perf_counter(), state.step
@@ -93,7 +93,7 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
             on_backward = first_steps.before_clipping if due.table else None
             loss, report = take_step(state, batch, check=due.check, on_backward=on_backward)
         except NonFiniteGradientError as error:
-            # At once: so a weight that is non-finite too was so before its gradient.
+            # Raised before the step, so that a non-finite weight is the cause and not the result.
             raise Diverged(f"{_nonfinite_weight(state) or error}, seen at step {step}") from None
         if due.log or stop is not None:
             _raise_deferred_nonfinite(state, step)
@@ -108,12 +108,12 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
             speed = (step - done) / (time.perf_counter() - started)
             dropped = state.history.dropped
             logged = tracker.step(step, loss, report, rate=lr, speed=speed, dropped=dropped, weights=sizes)
-            _watch(state, logged, report, norms)
-        weights = None  # their memory is free before anything is evaluated, and before the next copy
+            _check_logged_step(state, logged, report, norms)
+        weights = None  # frees the snapshot's memory before an evaluation and before the next snapshot
         if due.evaluate:
-            _draw(state, tracker, report)
+            _log_pictures(state, tracker, report)
             _evaluate(state, run, tracker)
-        # What a signal saves is not logged: the resumed run has the points of one that never stopped.
+        # A checkpoint that a signal causes is not logged: the resumed run's log is that of an uninterrupted one.
         if due.save or (stop is not None and first_nonfinite(model) is None):
             checkpoint.save(run.folder, checkpoint_content(state, tracker), keep=config.checkpoint.keep)
         if stop is not None and step < config.steps:
@@ -122,28 +122,34 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be done at a step, beside the step itself."""
+    """What is due at a step, besides the step itself.
 
-    check: bool  # that the gradients which the optimizer gets are the clipped ones
+    check: that the optimizer gets the clipped gradients. parameters: each parameter's norms are logged, with the
+    update's, which needs a snapshot of the weights. table: of the first steps, which needs the snapshot too. diagnosis:
+    of every parameter's gradient.
+    """
+
+    check: bool
     log: bool
-    parameters: bool  # logged one by one, with the update's norm, for which the weights are copied
-    table: bool  # of the first steps, which needs the copy too
-    diagnosis: bool  # of every parameter's gradient
+    parameters: bool
+    table: bool
+    diagnosis: bool
     evaluate: bool
     save: bool
 
 
 def due_at(step: int, state: TrainState) -> Due:
-    """What is due at a step; the last step has everything.
+    """What is due at a step; at the last one, everything is.
 
-    Nothing is evaluated or saved unseen: a checkpoint of non-finite weights would replace the last good one.
+    Steps with an evaluation or a checkpoint are logged, and so checked for divergence: a checkpoint of non-finite
+    weights would replace the last good one.
     """
     config = state.config
-    evaluate, save = (_due(step, every, config) for every in (config.evaluate_every, config.checkpoint.every))
-    log_now = step == 1 or _due(step, config.log.every, config) or evaluate or save
+    evaluate, save = (_is_due(step, every, config) for every in (config.evaluate_every, config.checkpoint.every))
+    log_now = step == 1 or _is_due(step, config.log.every, config) or evaluate or save
     every = config.log.parameters_every
     return Due(
-        check=step == 1 or _due(step, config.check_every, config),
+        check=step == 1 or _is_due(step, config.check_every, config),
         log=log_now,
         parameters=log_now and (step == 1 or step // every > state.last_parameter_log // every or evaluate or save),
         table=step <= config.log.first_steps,
@@ -153,25 +159,17 @@ def due_at(step: int, state: TrainState) -> Due:
     )
 
 
-def _due(step: int, every: int, config: Train) -> bool:
+def _is_due(step: int, every: int, config: Train) -> bool:
     return step % every == 0 or step == config.steps
 
 
 def checkpoint_content(state: TrainState, tracker: Tracker) -> dict[str, object]:
-    """What a checkpoint holds: the state, and the lengths of the logs, to which a resume truncates them."""
+    """The content of a checkpoint: the state, and the lengths of the logs, to which a resume truncates them."""
     return state.state_dict() | {"logs": tracker.written()}
 
 
-def _parts(state: TrainState, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """The inputs and targets of each part of a batch, on the device; fewer parts where there are fewer rows."""
-    inputs, targets = (send(tensor, state.device) for tensor in batch[:2])
-    parts = state.config.accumulate
-    split_rows = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
-    yield from islice(split_rows, len(inputs))
-
-
 def _batches(state: TrainState) -> Iterator[Batch]:
-    """The training batches of all steps that are left."""
+    """The training batches of the remaining steps."""
     config, done = state.config, state.step
     if config.repeat_batches is None:
         batches = state.data.batches(done)
@@ -182,18 +180,18 @@ def _batches(state: TrainState) -> Iterator[Batch]:
 
 
 def _progress(batches: Iterator[Batch], state: TrainState) -> Iterator[Batch]:
-    """The batches with a progress bar on a terminal, and with none in a pipe."""
+    """The batches, with a progress bar if the output is a terminal."""
     config = state.config
     disable = None if config.log.progress else True
     bar = tqdm(batches, initial=state.step, total=config.steps, unit="step", disable=disable, leave=False)
-    with nullcontext() if bar.disable else logging_redirect_tqdm():  # it would print where nobody asked for a screen
+    with nullcontext() if bar.disable else logging_redirect_tqdm():  # without a bar it would print the log twice
         yield from bar
 
 
-def _watch(state: TrainState, logged: Logged, report: ClipReport, norms: Tensor | None) -> None:
-    """Looks for divergence in a logged step, and for gradients worth a warning.
+def _check_logged_step(state: TrainState, logged: Logged, report: ClipReport, norms: Tensor | None) -> None:
+    """Adds a logged step to the history, raises Diverged if the run has diverged, and warns of bad gradients.
 
-    norms: the `weight_norms` before the step, where every parameter is examined. Raises Diverged.
+    norms: the `weight_norms` before the step, if every parameter is to be checked.
     """
     state.history.add_step(logged.loss, logged.before, logged.clipped)
     if logged.weight_norm is not None:
@@ -204,14 +202,14 @@ def _watch(state: TrainState, logged: Logged, report: ClipReport, norms: Tensor 
         return
     state.monitor.update(state.step, logged.loss, logged.after, report)
     if norms is not None:
-        before, after = split(report.by_parameter())
+        before, after = split_norms(report.by_parameter())
         measured = measure(state.model, norms, before)
         state.monitor.check_parameters(state.step, measured, after, last=state.step == state.config.steps)
     state.divergence.update(state.step, logged.loss)
 
 
 def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
-    """Evaluates, logs the result, and keeps the weights if they are the best so far."""
+    """Evaluates, logs the result, and saves the best checkpoint if the loss is the lowest so far."""
     history, step = state.history, state.step
     loss, metrics = evaluate(state)
     improved = history.add_evaluation(step, loss)
@@ -224,8 +222,8 @@ def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
     log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
 
 
-def _draw(state: TrainState, tracker: Tracker, report: ClipReport) -> None:
-    """Writes the picture of an evaluation, and the histograms where they are asked for."""
+def _log_pictures(state: TrainState, tracker: Tracker, report: ClipReport) -> None:
+    """Writes the gradient-flow picture and the histograms of an evaluation, as far as they are configured."""
     if state.config.log.flow:
         tracker.picture(state.step, report.by_parameter())
     if state.config.log.histograms:
@@ -236,7 +234,7 @@ def _draw(state: TrainState, tracker: Tracker, report: ClipReport) -> None:
 
 
 def _raise_deferred_nonfinite(state: TrainState, step: int) -> None:
-    """Raises Diverged for a non-finite gradient that, on an accelerator, nobody looked at when it came."""
+    """Raises Diverged for a non-finite gradient of an earlier step, which accelerators report with a delay."""
     try:
         state.clipper.raise_if_nonfinite()
     except NonFiniteGradientError as error:
@@ -244,5 +242,6 @@ def _raise_deferred_nonfinite(state: TrainState, step: int) -> None:
 
 
 def _nonfinite_weight(state: TrainState) -> str | None:
+    """The reason of divergence that names the first non-finite weight, or None."""
     name = first_nonfinite(state.model)
     return f"non-finite weight in {name}" if name else None

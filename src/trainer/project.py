@@ -1,4 +1,4 @@
-"""This project as the runner sees it, and its configurations as typed objects: for train.py, the scripts and tests."""
+"""This project's description for the runner, and its configurations as typed objects."""
 
 from functools import cache
 from pathlib import Path
@@ -18,10 +18,10 @@ def composer() -> Composer[Train]:
 
 
 def compose(*overrides: str) -> Train:
-    """The checked configuration for these overrides. Raises what Hydra raises, UserError and InvalidField."""
+    """The checked configuration for these overrides. Raises UserError, InvalidField, and what Hydra raises."""
     return composer().checked(overrides)
 
 
 def load(folder: Path) -> Train:
-    """The configuration with which the run in a folder was made. Raises UserError if it holds none."""
+    """The configuration of the run in a folder. Raises UserError if the folder holds none."""
     return composition.load(folder, PROJECT)

@@ -1,4 +1,4 @@
-"""The random number generators that a run may draw from: seeded, saved and restored together."""
+"""The random number generators of Python, NumPy and torch: seeded, saved and restored together."""
 
 import random
 from typing import Any
@@ -18,7 +18,7 @@ def seed_everything(seed: int) -> None:
 def rng_state() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, as tensors and plain values.
 
-    NumPy's own arrays could not be loaded from a checkpoint without running code.
+    NumPy's state is converted, since torch.load with weights_only=True refuses NumPy's arrays.
     """
     numpy: Any = np.random.get_state(legacy=False)
     states: dict[str, Any] = {
@@ -36,7 +36,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restores what `rng_state` returned; accelerators that this machine does not have are left out."""
+    """Restores what `rng_state` returned, without the states of accelerators that this machine lacks."""
     random.setstate(state["python"])
     has_gauss, gauss = state["numpy_gauss"]
     key: Tensor = state["numpy_key"]

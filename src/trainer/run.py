@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def execute(config: Train, run: Run) -> None:
-    """Builds, trains and sums up a run in its folder. Raises what ended it early.
+    """Builds, trains and summarizes a run in its folder.
 
-    Raises UserError, before `run.begin`, for what only building can tell.
+    Raises RunStopped if training ended early and, before `run.begin`, UserError for an error in the configuration that
+    only building can detect.
     """
     finished, stopped = False, None
     with torch.autograd.set_detect_anomaly(config.detect_anomaly):
@@ -43,8 +44,8 @@ def execute(config: Train, run: Run) -> None:
         try:
             train(state, run, tracker)
             finished = True
-        except RunStopped as early:
-            stopped = early
+        except RunStopped as reason:
+            stopped = reason
         finally:
             tracker.close(finished=finished)
     summarize(state, run, stopped)
@@ -53,7 +54,7 @@ def execute(config: Train, run: Run) -> None:
 
 
 def execute_in_folder(config: Train, folder: Path, *, resumed: bool = False) -> RunOutcome:
-    """A whole run in a folder, or the rest of one, from Python: recorded as the command line records it."""
+    """Executes or resumes a run in a folder from Python, with the same records as on the command line."""
     run = Run(folder, config.steps, resumed=resumed)
     with run.recorded():
         execute(config, run)
@@ -61,21 +62,20 @@ def execute_in_folder(config: Train, folder: Path, *, resumed: bool = False) -> 
 
 
 def resume(state: TrainState, run: Run) -> None:
-    """Restores the state and the run's folder to the newest good checkpoint; to the start if there is none.
+    """Restores the state and the run's folder to the newest undamaged checkpoint; to the start if there is none.
 
-    Raises UserError if there are only bad ones, or if the checkpoint belongs to another run.
+    Raises UserError if all checkpoints are damaged, or if the newest belongs to another run.
     """
-    found = checkpoint.load_newest(run.folder)
-    if found is not None:
-        path, content = found
+    path, content = checkpoint.load_newest(run.folder) or (None, None)
+    if path is not None and content is not None:
         state.load_state_dict(content, path)
-    checkpoint.quarantine_corrupt(run.folder, found[0] if found else None, state.step)
-    truncate_logs(run.folder, found[1]["logs"] if found else {})
-    log.info("resumed after step %d from %s", state.step, found[0].name if found else "no checkpoint")
+    checkpoint.quarantine_corrupt(run.folder, path, state.step)
+    truncate_logs(run.folder, content["logs"] if content else {})
+    log.info("resumed after step %d from %s", state.step, path.name if path else "no checkpoint")
 
 
 def initialize(state: TrainState, path: str) -> None:
-    """Gives the model the weights of a file. Raises UserError if they do not fit."""
+    """Loads the initial weights from a file. Raises UserError if they do not fit the model."""
     try:
         load_weights(state.model, Path(path))
     except UserError as error:

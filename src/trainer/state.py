@@ -1,7 +1,8 @@
-"""Everything that a training run consists of: how it is built, saved and restored."""
+"""The state of a training run: built from its configuration, saved and restored."""
 
 import copy
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradclip import Clipper, InvalidField, UnmatchedPatternError
@@ -17,8 +18,8 @@ from runner.config import flatten, incompatible_keys
 from runner.errors import UserError
 from trainer import data, models, optimizers, schedules
 from trainer.config import Train
-from trainer.data import Dataset
-from trainer.device import autocast, loss_scaler, prepare
+from trainer.data import Batch, Dataset
+from trainer.device import autocast, loss_scaler, prepare, send
 from trainer.history import History
 from trainer.models import HiddenState, clone_state
 from trainer.monitor.diagnosis import GradientMonitor
@@ -31,11 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """Everything that a run consists of, built once from its configuration, and how far it has come.
+    """Everything that a run consists of, built once from its configuration, and its progress.
 
-    lr_factor: step (1 is the first) to the learning rate as a share of optimizer.lr. hidden: the hidden state of
-    each part of a split batch, carried from window to window. step: the last one that is done.
-    last_parameter_log: the last step whose parameters were logged one by one.
+    lr_factor: from a step (1 is the first) to the learning rate as a share of optimizer.lr. hidden: the hidden state
+    of each micro-batch, carried from window to window. step: the last completed one. last_parameter_log: the last
+    step at which each parameter's norms were logged.
     """
 
     config: Train
@@ -53,6 +54,15 @@ class TrainState:
     step: int = 0
     last_parameter_log: int = 0
 
+    def micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """The inputs and targets of a batch on the device, split along the rows, never along time.
+
+        A training batch has `config.micro_batches` parts; no part of a larger batch has more rows than one of those.
+        """
+        parts = math.ceil(len(batch.inputs) * self.config.micro_batches / self.config.data.batch_size)
+        inputs, targets = (send(tensor, self.device).tensor_split(parts) for tensor in batch[:2])
+        return list(zip(inputs, targets, strict=True))
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors, plain values and containers of them."""
         return {
@@ -68,15 +78,15 @@ class TrainState:
             "monitor": self.monitor.state_dict(),
             "history": self.history.state_dict(),
             "random": rng_state(),
-            "data": self.data.facts,
+            "data": self.data.fingerprint,
             "config": flatten(self.config),
-            "numerics": _numerics(self.device),
+            "numerics": _numerics_fingerprint(self.device),
         }
 
     def load_state_dict(self, content: dict[str, Any], path: Path) -> None:
-        """Takes over what `state_dict` returned. path: the checkpoint that it comes from, for error messages.
+        """Restores what `state_dict` returned. path: the checkpoint that it comes from, for error messages.
 
-        Raises UserError if it is not that of a run with this configuration and data.
+        Raises UserError if it is not the state of a run with this configuration and data.
         """
         try:
             self._check(content, path)
@@ -88,36 +98,41 @@ class TrainState:
             self.step, self.last_parameter_log = content["step"], content["last_parameter_log"]
             set_rng_state(content["random"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{path}: not a checkpoint of such a run ({why})") from error
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{path}: not a checkpoint of a run with this configuration ({reason})") from error
+
+    def check_data(self, content: dict[str, Any], path: Path) -> None:
+        """Raises UserError if a checkpoint is that of a run with other data. The data's path may differ."""
+        if (saved := str(content.get("data"))) != (now := self.data.fingerprint):
+            raise UserError(f"{path}: the data has changed: its hash was {saved[:12]}… and is {now[:12]}…")
 
     def _check(self, content: dict[str, Any], path: Path) -> None:
-        """Raises UserError where a checkpoint is that of another run; warns where rounding will differ."""
-        config, parts = self.config, len(content["hidden"])
+        """Raises UserError if a checkpoint is that of another run; warns if rounding will differ."""
+        config, hidden_states = self.config, len(content["hidden"])
         if names := incompatible_keys(content["config"], config):
             raise UserError(f"{path}: saved with another {', '.join(names)} than the run's config.yaml says")
-        if content["data"] != self.data.facts:
-            raise UserError(f"{path}: the data has changed: {content['data']} is now {self.data.facts}")
-        # The last step's own is accepted: the run was ended after it, before it could say that it is finished.
+        self.check_data(content, path)
+        # A checkpoint of the last step is accepted: the run was killed before it could record that it is finished.
         if content["step"] >= config.steps and not content["step"] == config.steps == content["config"]["steps"]:
-            raise UserError(f"steps={config.steps}: {path} has done {content['step']} already")
-        if content["numerics"] != (here := _numerics(self.device)):
-            log.warning("saved with %s; resumed with %s: the same to rounding only", content["numerics"], here)
-        if parts != config.accumulate:
-            raise UserError(f"{path}: has {parts} hidden states for accumulate={config.accumulate}")
+            raise UserError(f"steps={config.steps}: {path} has completed {content['step']} already")
+        if content["numerics"] != (now := _numerics_fingerprint(self.device)):
+            log.warning("saved with %s; resumed with %s: results can differ by rounding", content["numerics"], now)
+        if hidden_states != config.micro_batches:
+            raise UserError(f"{path}: has {hidden_states} hidden states for micro_batches={config.micro_batches}")
         check_fit(self.model, content["model"], path)
 
 
 def build(config: Train) -> TrainState:
-    """Everything that a configuration asks for, the same every time for the same seed.
+    """The initial state of a run, the same for the same configuration and seed.
 
-    Raises UserError for what only building can tell: no such device, data that cannot be read, a model that does
-    not fit into memory, a precision that this CPU cannot compute in, a pattern that matches no parameter.
+    Raises UserError for errors in the configuration that only building can detect: an unavailable device, data that
+    cannot be read, a model that does not fit into memory, a precision that this CPU does not support, a pattern that
+    matches no parameter.
     """
     device = prepare(config.device)
     seed_everything(config.seed)
     dataset = data.build(config.data, config.seed)
-    seed_everything(config.seed)  # again, since importing what a data set needs may draw numbers (scikit-learn does)
+    seed_everything(config.seed)  # again: importing a data set's libraries may draw numbers (scikit-learn does)
     model = _build_model(config, dataset, device)
     _check_precision(config, device, dataset, model)
     optimizer = optimizers.build(config.optimizer, model)
@@ -130,7 +145,7 @@ def build(config: Train) -> TrainState:
         lr_factor=schedules.build(config.schedule, config.steps),
         clipper=_build_clipper(config, model, optimizer),
         scaler=loss_scaler(config.device, device),
-        hidden=[None] * config.accumulate,
+        hidden=[None] * config.micro_batches,
         divergence=DivergenceDetector(config.divergence),
         monitor=GradientMonitor(config),
     )
@@ -155,17 +170,18 @@ def _build_model(config: Train, dataset: Dataset, device: torch.device) -> nn.Mo
 
 
 def _check_precision(config: Train, device: torch.device, dataset: Dataset, model: nn.Module) -> None:
-    """Raises UserError if this CPU lacks an operation at a lower precision, as many lack the LSTM at float16.
+    """Raises UserError if this CPU lacks an operation at the configured precision, as many lack the LSTM at float16.
 
-    Only running it can tell: a copy of the model takes one batch forward and backward.
+    A copy of the model takes one micro-batch forward and backward, since torch offers no other way to find out.
     """
     if config.device.precision == "float32" or device.type != "cpu":
         return
     trial, batch = copy.deepcopy(model), next(dataset.batches(0))
+    inputs, targets = (tensor.tensor_split(config.micro_batches)[0] for tensor in batch[:2])
     try:
         with torch.random.fork_rng(devices=[]), autocast(config.device, device):
-            outputs, _ = trial(batch.inputs, None)
-            loss = dataset.loss(outputs, batch.targets)
+            outputs, _ = trial(inputs, None)
+            loss = dataset.loss(outputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
@@ -181,8 +197,8 @@ def _build_clipper(config: Train, model: nn.Module, optimizer: Optimizer) -> Cli
         raise UserError(f"clip.{error}") from None
 
 
-def _numerics(device: torch.device) -> str:
-    """What the bits of a result depend on beside the configuration: version, instructions, number of threads."""
+def _numerics_fingerprint(device: torch.device) -> str:
+    """What a result's exact bits depend on, besides the configuration: torch's version, the device, the threads."""
     if device.type == "cuda":
         return f"torch {torch.__version__} on {torch.cuda.get_device_name(device)}"
     cpu = f"{torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"

@@ -92,7 +92,8 @@ USER_ERRORS = [
     ("data.path=a(b", "data.path=a(b: cannot be read; put the value in quotes of its own: \"data.path='a(b'\""),
     ("steps", "steps: an override is key=value, and a flag begins with -"),
     ("=3", "=3: an override is key=value, and a flag begins with -"),
-    ("accumulate=64", "accumulate=64: must be at most data.batch_size=32, which it splits"),
+    ("micro_batches=64", "micro_batches=64: must be at most data.batch_size=32, which it splits"),
+    ("accumulate=2", "accumulate=2: no such key any more: micro_batches=2 splits each batch in two"),
     ("optimizer.nesterov=true", "optimizer.nesterov=true needs optimizer.momentum above 0"),
     ("schedule.warmup=9999", "schedule.warmup=9999 is longer than steps=1500"),
     ("device.precision=float16", "device.precision=float16 needs clip.nonfinite=drop"),
@@ -156,7 +157,7 @@ USER_ERRORS += [(arguments, line) for arguments, line in OF_OPTIONS if not missi
 UNBUILDABLE = [
     ("data.path=/no/such/file", "data.path=/no/such/file: no such file"),
     ("data.path=.", "data.path=.: not a file"),
-    ("data.path=binary", "data.path=binary: not UTF-8 (byte 0)"),
+    ("data.path=binary", "data.path=binary: a binary file, not a text: byte 2 is 0x00"),
     ("data.path=short", "data.path=short: 9 characters are too few"),
     ("device=cuda", "device=cuda: this machine (or this build of torch) has none; there is cpu"),
     ("clip.include=[nope.*]", "clip.include: the pattern 'nope.*' matches no parameter; there are embedding.weight,"),

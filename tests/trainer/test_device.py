@@ -1,11 +1,18 @@
 """Devices: found or refused, and set up for the process."""
 
+import warnings
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from runner.errors import UserError
 from tests.trainer.options import option
-from trainer import device
+from tests.trainer.support import refused, train
+from trainer import device, loop
+from trainer.data import Batch
+from trainer.state import TrainState
 
 
 def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,13 +34,73 @@ def test_a_device_that_is_not_there_is_a_mistake(name: str, monkeypatch: pytest.
         device.find(option("device", name))
 
 
-def test_threads_and_determinism() -> None:
-    device.prepare(option("device", "cpu", threads=2, deterministic=True))
+def test_threads() -> None:
+    device.prepare(option("device", "cpu", threads=2))
     assert torch.get_num_threads() == 2
-    assert torch.are_deterministic_algorithms_enabled()
-    device.prepare(option("device", "cpu", threads=None, deterministic=False))
-    assert torch.get_num_threads() == 2  # null leaves the choice alone
-    assert not torch.are_deterministic_algorithms_enabled()
+    device.prepare(option("device", "cpu", threads=None))
+    assert torch.get_num_threads() == 2  # null leaves the choice to torch
+
+
+@pytest.fixture
+def nondeterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step uses an operation that has no deterministic kernel."""
+    real = loop.forward_backward
+
+    def forward_backward(state: TrainState, batch: Batch) -> torch.Tensor:
+        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+        return real(state, batch)
+
+    monkeypatch.setattr(loop, "forward_backward", forward_backward)
+
+
+def test_an_operation_without_a_deterministic_kernel_is_warned_of_once(tmp_path: Path, nondeterministic: None) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # as in a program
+        assert train(tmp_path).state == "finished"
+    assert [str(each.message).partition(",")[0] for each in caught] == [
+        "put_ does not have a deterministic implementation"
+    ]
+
+
+def test_such_an_operation_ends_a_run_that_asks_for_an_error(tmp_path: Path, nondeterministic: None) -> None:
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
+        train(tmp_path, "device.deterministic=error")
+
+
+def test_such_an_operation_is_taken_without_a_word_where_determinism_is_off(
+    tmp_path: Path, nondeterministic: None
+) -> None:
+    assert train(tmp_path, "device.deterministic=none").state == "finished"
+
+
+@pytest.mark.parametrize(("choice", "enabled"), [("error", True), ("warn", True), ("none", False)])
+def test_deterministic_kernels_are_chosen_unless_determinism_is_off(choice: str, enabled: bool) -> None:
+    device.prepare(option("device", "cpu", deterministic=choice))
+    assert torch.are_deterministic_algorithms_enabled() is enabled
+    assert torch.is_deterministic_algorithms_warn_only_enabled() is (choice == "warn")
+    assert torch.backends.cudnn.benchmark is not enabled
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_the_former_values_of_deterministic_are_answered_with_todays(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused([f"device.deterministic={value}"], capsys)
+    assert line == f"device.deterministic={value.capitalize()}: must be warn, error or none"
+
+
+def test_a_batch_is_not_pinned_by_the_training_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinning waits for the copy to page-locked memory, so it is slower than a plain copy to the device."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pytest.fail("pinned"))
+    sent: list[tuple[Any, ...]] = []
+
+    class Recorded(torch.Tensor):
+        def to(self, *arguments: Any, **named: Any) -> Any:
+            sent.append((*arguments, *named.items()))
+            return self
+
+    device.send(torch.zeros(2).as_subclass(Recorded), torch.device("cuda"))
+    assert sent == [(torch.device("cuda"), ("non_blocking", True))]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

@@ -11,9 +11,11 @@ from runner.runs.status import read_status
 from scripts import evaluate
 from tests.programs import run
 from tests.support import ROOT
-from tests.trainer.options import names
-from tests.trainer.support import small
+from tests.trainer.options import names, need
+from tests.trainer.support import compose, small
+from trainer.evaluate import sample as sample_of
 from trainer.run import execute_in_folder
+from trainer.state import build
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_evaluate_refuses_in_one_line(finished: Path, tmp_path: Path, capsys: py
     saved = config.read_text()
     for change, arguments, line in (
         (("", ""), ["--checkpoint", "nope.pt"], "nope.pt: no such checkpoint"),
-        ((str(finished.parent / "small.txt"), str(other)), [], "the data has changed since this run"),
+        ((str(finished.parent / "small.txt"), str(other)), [], "best.pt: the data has changed: its hash was "),
         (("name: rnn", "name: gone"), [], f"model=gone: no such option; there are {', '.join(names('model'))}\n"),
         (("hidden: 8", "hidden: 0"), [], "model.hidden=0: must be a whole number of at least 1"),
     ):
@@ -59,3 +61,39 @@ def test_evaluate_refuses_in_one_line(finished: Path, tmp_path: Path, capsys: py
         error = capsys.readouterr().err
         assert (end.value.code, error.count("\n")) == (2, 1)
         assert line in error
+
+
+def test_data_that_moved_is_given_by_its_path(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.main([str(finished)])
+    result = capsys.readouterr().out
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.copy(finished.parent / "small.txt", tmp_path / "moved.txt")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(finished.parent / "small.txt"), "/gone.txt"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        evaluate.main(["run"])
+    assert capsys.readouterr().err == "error: data.path=/gone.txt: no such file\n"
+    evaluate.main(["run", "--data-path", "moved.txt"])
+    assert capsys.readouterr().out == result
+
+
+def test_a_data_set_without_a_file_has_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need("model=linear_net", "data=line")
+    (tmp_path / "run").mkdir()
+    save_config(compose("model=linear_net", "data=line"), tmp_path / "run")
+    with pytest.raises(SystemExit):
+        evaluate.main([str(tmp_path / "run"), "--data-path", "moved.txt"])
+    assert capsys.readouterr().err == "error: --data-path=moved.txt: data=line reads no file\n"
+
+
+def test_a_sample_is_escaped_before_it_reaches_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = build(small(tmp_path))
+    sample = "na\u00efve \u6f22\tcell\nline \x1b[31mred\x07 \u202eoverride\x00\r\x9b2J"
+    monkeypatch.setattr(state.data, "sample", lambda model, device: sample)
+    escaped = sample_of(state)
+    assert escaped == "na\u00efve \u6f22\tcell\nline \\x1b[31mred\\x07 \\u202eoverride\\x00\\r\\x9b2J"
+    monkeypatch.setattr(state.data, "sample", lambda model, device: None)
+    assert sample_of(state) is None

@@ -10,7 +10,7 @@ from tests.trainer.support import first_steps, train
 
 def test_larger_parameters_are_shown_by_their_norms(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    train(tmp_path, "log.first_steps=2", "clip.max=0.01", "optimizer.lr=0.5", "accumulate=2")
+    train(tmp_path, "log.first_steps=2", "clip.max=0.01", "optimizer.lr=0.5", "micro_batches=2")
     found = first_steps(caplog)[2:]
     assert len(found) == 2 * 7
     for step in (0, 1):

@@ -45,6 +45,19 @@ def test_marks(arguments: str, marks: set[str]) -> None:
     assert set(inspection.inspect(config, 1).marks.values()) == marks
 
 
+def test_norms_by_time_step_are_those_of_the_whole_batch_in_micro_batches_too(tmp_path: Path) -> None:
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL]
+    norms = []
+    for count in (1, 3):
+        work = build(compose(*overrides, f"micro_batches={count}"))
+        sizes: list[int] = []
+        work.model.register_forward_pre_hook(lambda module, given, sizes=sizes: sizes.append(len(given[0])))
+        norms.append(inspection.through_time(work, next(work.data.batches(0))))
+        assert sum(sizes) == 4
+        assert len(sizes) == count
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
 def test_what_is_not_finite_ends_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     wild = ("clip=none", "model.nonlinearity=relu", "optimizer.lr=1e30")
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, *wild, "steps=9"]

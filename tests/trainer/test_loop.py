@@ -105,9 +105,11 @@ def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monk
     assert status(tmp_path)["state"] == "failed"
 
 
+@pytest.mark.parametrize("check", [True, False])
 def test_a_fused_step_reads_a_gradient_of_other_strides_rightly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
 ) -> None:
+    """At every step, whether or not it is one of the steps at which the clipped gradients are checked."""
     real = loop.forward_backward
 
     def turned(work: TrainState, batch: Batch) -> Tensor:
@@ -123,7 +125,7 @@ def test_a_fused_step_reads_a_gradient_of_other_strides_rightly(
         assert bool(work.optimizer.param_groups[0]["fused"]) is (fused == "true")
         batches = work.data.batches(0)
         for _ in range(2):
-            loop.take_step(work, next(batches), check=True)
+            loop.take_step(work, next(batches), check=check)
         weights.append(work.model.output.weight.detach())
     torch.testing.assert_close(*weights)
 
@@ -181,7 +183,8 @@ def test_the_hidden_state_starts_anew_with_the_text(tmp_path: Path) -> None:
 def test_windows_carried_forward_give_the_loss_of_the_whole_text(tmp_path: Path) -> None:
     """Evaluation in windows of 16 sees what one window over everything sees."""
     by_windows = evaluate(session(tmp_path, "data.window=16"))
-    at_once = evaluate(session(tmp_path, "data.window=100000"))
+    longest = session(tmp_path).data._training.shape[1] - 1
+    at_once = evaluate(session(tmp_path, f"data.window={longest}"))
     assert by_windows[0] == pytest.approx(at_once[0], rel=1e-6)
     assert by_windows[1] == pytest.approx(at_once[1], rel=1e-6)
 
@@ -192,7 +195,7 @@ def test_windows_carried_forward_give_the_loss_of_the_whole_text(tmp_path: Path)
 @pytest.mark.parametrize("parts", [2, 3, 4])
 @pytest.mark.parametrize("model", [name for name in ("rnn", "lstm") if name in names("model")])
 def test_accumulation_is_one_big_batch(tmp_path: Path, parts: int, model: str) -> None:
-    whole, split = (session(tmp_path, f"model={model}", f"accumulate={n}") for n in (1, parts))
+    whole, split = (session(tmp_path, f"model={model}", f"micro_batches={n}") for n in (1, parts))
     batches = whole.data.batches(0)
     for _ in range(3):  # the states of the parts go on as well
         batch = next(batches)
@@ -211,9 +214,28 @@ def test_accumulated_gradients_are_clipped_once_and_as_a_sum(tmp_path: Path) -> 
     for parts in (1, 4):
         folder = tmp_path / str(parts)
         folder.mkdir()
-        train(folder, "clip.max=0.05", f"accumulate={parts}")
+        train(folder, "clip.max=0.05", f"micro_batches={parts}")
         ends.append(status(folder)["objective"])
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("overrides", [["data=digits", "model=mlp"], ["data=text", "data.window=16"]], ids=" ".join)
+def test_evaluation_splits_batches_into_micro_batches_too(tmp_path: Path, overrides: list[str]) -> None:
+    """The result is that of the whole batches; the hidden state of each micro-batch is carried between windows."""
+    need(*overrides)
+    results, rows = [], []
+    for count in (1, 4):
+        config = compose(*overrides, f"micro_batches={count}", "data.batch_size=6")
+        if config.data.name == "text":
+            config.data.path = text_file(tmp_path)
+        work = build(config)
+        seen: list[int] = []
+        work.model.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(len(given[0])))
+        results.append(evaluate(work))
+        rows.append(max(seen))
+    assert rows == [6, 2]
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
 
 
 # -- divergence

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from runner.errors import UserError
 from tests.trainer.options import names, option
 from trainer import optimizers
 from trainer.config.optimizer import Optimizer
@@ -32,7 +33,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) ->
 
 def with_state(name: str) -> Optimizer:
     """The option with whatever makes it keep a state from step to step."""
-    config: Optimizer = option("optimizer", name, lr=0.01)
+    config: Optimizer = option("optimizer", name, lr=0.01, no_decay=["*bias"])
     return replace(config, momentum=0.9) if hasattr(config, "momentum") else config
 
 
@@ -71,10 +72,26 @@ def test_weight_decay_leaves_the_named_parameters_alone(name: str) -> None:
     assert len(optimizers.build(replace(config, no_decay=[]), model).param_groups) == 1
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_a_no_decay_pattern_that_matches_no_parameter_is_refused(weight_decay: float) -> None:
+    config = option("optimizer", "adamw", weight_decay=weight_decay, no_decay=["*.bias", "*.bais"])
+    with pytest.raises(UserError) as error:
+        optimizers.build(config, net())
+    assert str(error.value) == (
+        "optimizer.no_decay: the pattern '*.bais' matches no parameter; there are 0.weight, 0.bias, 2.weight, 2.bias"
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_default_patterns_fit_every_model(name: str) -> None:
+    (group,) = optimizers.build(option("optimizer", name), nn.Linear(2, 2, bias=False)).param_groups
+    assert len(group["params"]) == 1
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_set_lr_reaches_every_group(name: str) -> None:
     model = net()
-    optimizer = optimizers.build(option("optimizer", name, weight_decay=0.0), model)
+    optimizer = optimizers.build(option("optimizer", name, weight_decay=0.0, no_decay=["*bias"]), model)
     optimizers.set_lr(optimizer, 0.0)
     assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
     before = copy.deepcopy(model.state_dict())
@@ -172,7 +189,7 @@ def test_a_loaded_optimizer_takes_the_same_steps(name: str) -> None:
 @pytest.mark.parametrize("built", [True, False])
 def test_fused_stays_as_it_was_built(name: str, built: bool) -> None:
     def optimizer(fused: bool) -> torch.optim.Optimizer:
-        return optimizers.build(option("optimizer", name, lr=0.5, fused=fused), net())
+        return optimizers.build(option("optimizer", name, lr=0.5, fused=fused, no_decay=["*bias"]), net())
 
     saved, loaded = optimizer(not built).state_dict(), optimizer(built)
     optimizers.load_state(loaded, saved)

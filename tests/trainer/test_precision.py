@@ -39,6 +39,19 @@ def test_an_operation_that_is_lacking_is_one_line(tmp_path: Path, lacking: None)
     build(compose(*overrides))
 
 
+def test_the_trial_takes_one_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    real = nn.RNN.forward
+
+    def forward(self: nn.RNN, *arguments: Any) -> Any:
+        rows.append(len(arguments[0]))
+        return real(self, *arguments)
+
+    monkeypatch.setattr(nn.RNN, "forward", forward)
+    build(compose(f"data.path={text_file(tmp_path)}", *SMALL, "micro_batches=2", "device.precision=bfloat16"))
+    assert rows == [2]
+
+
 def test_the_trial_changes_nothing(tmp_path: Path) -> None:
     overrides = (f"data.path={text_file(tmp_path)}", *SMALL, "model.dropout=0.5")
     states, drawn = [], []

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from runner.report import summary
 from runner.runs import checkpoint
 from runner.runs.run import Run, save_config
 from runner.runs.status import actual_state, read_status
+from scripts import evaluate
 from tests.comparison import assert_identical, assert_same_run, points, scalars, shown_scalars
 from tests.programs import run
 from tests.support import ROOT
@@ -48,10 +51,11 @@ TRAIN = ROOT / "train.py"
 ALL_PAIRS = [
     (*TEXT, "clip=norm"),
     (*TEXT, "clip=zclip", "model=lstm", "model.dropout=0.3", "model.layers=2", "optimizer=adam", "schedule=cosine"),
-    (*TEXT, "clip=autoclip", "clip.window=4", "accumulate=2", "optimizer=rmsprop", "optimizer.lr=0.01", "log.every=5"),
+    (*TEXT, "clip=autoclip", "clip.window=4", "micro_batches=2", "optimizer=rmsprop", "optimizer.lr=0.01",
+     "log.every=5"),
     (*TEXT, "clip=adagc", "clip.warmup=2", "optimizer.momentum=0.9", "schedule=linear", "optimizer.lr=0.3"),
     (*TEXT, "clip=ema", "clip.warmup=2", "repeat_batches=4"),
-    (*TEXT, "clip=quantile", "model=lstm", "accumulate=3", "log.every=4", "schedule.warmup=6"),
+    (*TEXT, "clip=quantile", "model=lstm", "micro_batches=3", "log.every=4", "schedule.warmup=6"),
     (*TEXT, "clip=spike", "clip.warmup=2", "clip.theta=3", "optimizer=adamw", "optimizer.fused=false"),
     (*TEXT, "clip=none", "device.precision=bfloat16", "model=lstm"),
     (*TEXT, "clip=norm", "clip.nonfinite=drop", "device.precision=float16", "optimizer.lr=0.1"),
@@ -274,7 +278,7 @@ CHANGES = {
     "log.parameters_every": "2", "log.progress": "true", "checkpoint.every": "7", "checkpoint.keep": "5",
     "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.flow": "true",
     "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.vanish_layer": "0", "diagnosis.vanish_weight": "0",
-    "diagnosis.smoothing": "0.5", "diagnosis.patience": "9",
+    "diagnosis.smoothing": "0.5", "diagnosis.patience": "9", "init_from": "moved.pt",
 }  # fmt: skip
 
 
@@ -283,10 +287,11 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
     kept = ("clip=zclip", "model.dropout=0.2", "data.window=20")  # anomaly detection keeps a traceback of every factor
     finished(tmp_path, *kept)
     changed = config_for(tmp_path, (*TEXT, *kept, *map("=".join, CHANGES.items())))
+    changed.data.path = str(shutil.move(changed.data.path, tmp_path / "moved.txt"))
     keys = dict(PROJECT.all_keys())
     mutable = {name for name, field in keys.items() if field.metadata.get("mutable_on_resume")}
-    assert (set(CHANGES) | {"data.workers", "resume"}) & keys.keys() == mutable
-    execute_in_folder(changed, tmp_path / "whole")
+    assert (set(CHANGES) | {"data.path", "data.workers", "resume"}) & keys.keys() == mutable
+    execute_in_folder(replace(changed, init_from=None), tmp_path / "whole")
     execute_in_folder(changed, tmp_path / "run", resumed=True)
     one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_15.pt") for name in ("whole", "run"))
     for part in ("model", "optimizer", "clipper", "random", "hidden"):
@@ -310,7 +315,6 @@ REFUSED = [
     ("log.every=2", "run: has finished its 12 steps; steps=24 trains longer"),
     ("data.workers=2", "data.workers=2: no such key in data=text"
      + ("" if missing(["data=digits"]) else "; it belongs to data=digits")),
-    ("init_from=x.pt steps=30", "init_from=x.pt: would make it another run"),
 ]  # fmt: skip
 
 
@@ -372,10 +376,40 @@ def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> N
     ):
         with pytest.raises(UserError, match=line):
             execute_in_folder(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
-    (tmp_path / "small.txt").write_text((tmp_path / "small.txt").read_text().replace("clip", "clop"))
-    with pytest.raises(UserError, match="the data has changed"):
-        execute_in_folder(compose(f"data.path={tmp_path / 'small.txt'}", *COMMON, *TEXT, "steps=20"), tmp_path / "run",
-                          resumed=True)  # fmt: skip
+
+
+def test_data_that_moved_is_accepted_by_its_content(tmp_path: Path) -> None:
+    """From another path, relative to the current folder, and in another encoding; the run remembers it."""
+    finished(tmp_path)
+    text = Path(tmp_path / "small.txt").read_text(encoding="utf-8")
+    (tmp_path / "small.txt").unlink()
+    (tmp_path / "moved.txt").write_text(text, encoding="utf-16")
+    (tmp_path / "other.txt").write_text(text.replace("clip", "clop"), encoding="utf-8")
+    done = run(TRAIN, "resume=run", "steps=13", "data.path=other.txt", cwd=tmp_path)
+    hashes = [hashlib.sha256(content.encode()).hexdigest()[:12] for content in (text, text.replace("clip", "clop"))]
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"/step_12.pt: the data has changed: its hash was {hashes[0]}… and is {hashes[1]}…\n")
+    assert done.stderr.count("\n") == 1
+    done = run(TRAIN, "resume=run", "steps=13", "data.path=moved.txt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "run").data.path == str(tmp_path / "moved.txt")
+    evaluate.main([str(tmp_path / "run")])
+
+
+def test_weights_to_start_from_that_moved_before_the_first_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path)
+    best, moved = tmp_path / "run" / "checkpoints" / "best.pt", tmp_path / "moved.pt"
+    config = config_for(tmp_path, (*TEXT, f"init_from={best}"))
+    ended_at(monkeypatch, {1: None})
+    with pytest.raises(Killed):
+        execute_in_folder(config, tmp_path / "tuned")
+    save_config(config, tmp_path / "tuned")
+    best.rename(moved)
+    done = run(TRAIN, "resume=tuned", "init_from=moved.pt", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "init_from" not in done.stderr
 
 
 def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:

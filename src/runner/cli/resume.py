@@ -41,6 +41,7 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
         raise UserError(f"resume={name}: does not go with {flag}")
     folder = folder_of(name)
     settings = resumed_settings(folder, project, overrides)
+    resolve_paths(settings, Path.cwd())
     if args.cfg:
         print_line(OmegaConf.to_yaml(OmegaConf.structured(settings)).rstrip())
         return 0

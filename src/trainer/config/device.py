@@ -11,7 +11,11 @@ class Device(Option):
     """What all devices share."""
 
     threads: int | None = field("threads of the CPU; null leaves the choice to torch", ge=1, le=1024)
-    deterministic: bool = field("refuse operations whose result changes from run to run")
+    # "off" is no choice, since YAML reads it as false.
+    deterministic: str = field(
+        "warn or error: torch's deterministic kernels, and a warning or an error where it has none; none: any kernels",
+        choices=("warn", "error", "none"),
+    )
     precision: str = field(
         "of the forward pass, by automatic mixed precision; float16 scales the loss",
         choices=("float32", "bfloat16", "float16"),

@@ -1,6 +1,7 @@
 """The root of the configuration: one run."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import trainer.policies  # noqa: F401 (the policies there join Policy.options)
 from gradclip.fields import Checked
@@ -50,12 +51,14 @@ class Diagnosis(Checked):
 class Train(RunConfig):
     """Root configuration of a training run."""
 
+    removed: ClassVar[dict[str, str]] = {"accumulate": "micro_batches=2 splits each batch in two"}
+
     model: Model = field("what is trained")
     data: Data = field("what it is trained on")
     optimizer: Optimizer = field("what makes a step of a gradient")
     schedule: Schedule = field("how the learning rate changes")
     device: Device = field("where it runs")
-    accumulate: int = field("parts that a batch is split into; their gradients are summed before one step", ge=1)
+    micro_batches: int = field("parts that a batch is split into; their gradients are summed before one step", ge=1)
     evaluate_every: int = field(
         "steps between two evaluations; the last step is always one", ge=1, mutable_on_resume=True
     )
@@ -68,7 +71,9 @@ class Train(RunConfig):
     divergence: Divergence = field("when a run counts as diverged")
     diagnosis: Diagnosis = field("when the log warns of gradients")
     init_from: str | None = field(
-        "a checkpoint or a safetensors file: the weights that a new run starts from", path=True
+        "a checkpoint or a safetensors file: the weights that a new run starts from, read before its first step only",
+        path=True,
+        mutable_on_resume=True,
     )
 
     def __post_init__(self) -> None:
@@ -87,9 +92,10 @@ class Train(RunConfig):
         takes = " or ".join(self.model.takes)
         if data.kind not in self.model.takes:
             raise UserError(f"model={self.model.name} takes {takes}, but data={data.name} yields {data.kind}")
-        if self.accumulate > data.batch_size:
+        if self.micro_batches > data.batch_size:
             raise UserError(
-                f"accumulate={self.accumulate}: must be at most data.batch_size={data.batch_size}, which it splits"
+                f"micro_batches={self.micro_batches}: must be at most data.batch_size={data.batch_size}, "
+                "which it splits"
             )
         if self.schedule.warmup > self.steps:
             raise UserError(f"schedule.warmup={self.schedule.warmup} is longer than steps={self.steps}")

@@ -1,5 +1,6 @@
 """What the loop expects of a data set."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,12 +21,17 @@ class Dataset(ABC):
     """Data, and what its task needs: the loss, the metrics, a sample of the model's output.
 
     inputs, outputs: the number of different characters, of features or of targets.
-    facts: what identifies the data in the log and in checkpoints, such as a hash.
+    facts: what describes the data in the log, such as its size.
     """
 
     inputs: int
     outputs: int
     facts: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 that identifies the data's content: a run is resumed with the same data only."""
+        return hashlib.sha256(repr(sorted(self.facts.items())).encode()).hexdigest()
 
     @abstractmethod
     def batches(self, start: int) -> Iterator[Batch]:

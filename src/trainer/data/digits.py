@@ -1,5 +1,6 @@
 """Small images of handwritten digits, from scikit-learn (the extra `digits`)."""
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -34,10 +35,15 @@ class Digits(Dataset):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # one split for every seed
         held_out = int(len(images) * config.validation)
         training = len(images) - held_out
-        if config.batch_size > training or held_out == 0:
+        if held_out == 0:
+            least = math.ceil(1e6 / len(images)) / 1e6
             raise UserError(
-                f"data.batch_size={config.batch_size}, data.validation={config.validation}: of {len(images)} images "
-                f"{training} would be trained on and {held_out} held out"
+                f"data.validation={config.validation}: holds out none of {len(images)} images; at least {least:g} fits"
+            )
+        if config.batch_size > training:
+            raise UserError(
+                f"data.batch_size={config.batch_size}: {training} of {len(images)} images are trained on at "
+                f"data.validation={config.validation}; data.batch_size of at most {training} fits"
             )
         self._validation = Batch(images[order[:held_out]], labels[order[:held_out]])
         self._training = TensorDataset(images[order[held_out:]], labels[order[held_out:]])
@@ -50,6 +56,7 @@ class Digits(Dataset):
             self._training,
             batch_sampler=sampler,
             num_workers=self._config.workers,
+            pin_memory=self._config.workers > 0 and torch.cuda.is_available(),  # in a thread of its own
             generator=torch.Generator().manual_seed(self._seed),  # the default is the global generator
             worker_init_fn=partial(_prepare_worker, os.getpid()),
         )

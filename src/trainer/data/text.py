@@ -1,9 +1,7 @@
 """Text as a stream of characters: the topics of Python's own help, or any file."""
 
 import hashlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,42 +12,11 @@ from gradclip.errors import format_value
 from runner.errors import UserError
 from trainer.config.data import text as schema
 from trainer.data.base import Batch, Dataset, accuracy
-
-LARGEST = 1 << 27  # bytes of a file: the text is held in memory, at up to 20 bytes a character while it is encoded
+from trainer.data.text_files import Texts, read_texts
 
 
 def build(config: schema.Text, seed: int) -> "Text":
-    return Text(config, read(config.path), seed)
-
-
-def read(path: str | None) -> str:
-    """A file's text, or the help topics that come with Python (they differ a little between its versions).
-
-    Raises UserError for a file that is missing, unreadable, too large or not UTF-8.
-    """
-    if path is None:
-        from pydoc_data.topics import topics
-
-        return "\n\n".join(topics[name] for name in sorted(topics))
-    try:
-        if mistake := _unreadable(Path(path)):
-            raise UserError(f"data.path={path}: {mistake}")
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"data.path={path}: not UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise UserError(f"data.path={path}: {error.strerror}") from error
-
-
-def _unreadable(path: Path) -> str | None:
-    """Why a file is not read; None where it is."""
-    if not path.is_file():
-        return "not a file" if path.exists() else "no such file"
-    if not os.access(path, os.R_OK):
-        return "cannot be read"
-    if (size := path.stat().st_size) > LARGEST:
-        return f"{size:,} bytes; the whole text is held in memory, and {LARGEST:,} are the most"
-    return None
+    return Text(config, read_texts(config.path), seed)
 
 
 class Text(Dataset):
@@ -58,24 +25,26 @@ class Text(Dataset):
     A batch is [batch_size, window] of character indices; its targets are those one character later.
     """
 
-    def __init__(self, config: schema.Text, text: str, seed: int):
-        self.characters, data = encode(text)
-        held_out = int(len(data) * config.validation)
-        least = config.batch_size * 2
-        if min(held_out, len(data) - held_out) < least:
-            raise UserError(
-                f"data.path={format_value(config.path)}: {len(text)} characters are too few: training and validation "
-                f"(data.validation={config.validation}) need {least} each for data.batch_size={config.batch_size}"
-            )
+    def __init__(self, config: schema.Text, texts: Texts, seed: int):
+        held_out = int(len(texts.text) * config.validation)
+        _check_sizes(config, len(texts.text), held_out)
+        self.characters, data = encode(texts.text)
         self.inputs = self.outputs = len(self.characters)
+        more = f" and {len(texts.names) - 3} more" if len(texts.names) > 3 else ""
         self.facts = {
-            "source": config.path or "pydoc_data.topics",
-            "characters": f"{len(text)}, {self.inputs} different ones",
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "files": ", ".join(texts.names[:3]) + more,
+            "characters": f"{len(texts.text):,}",
+            "alphabet": f"{self.inputs} different characters",
+            "sha256": hashlib.sha256(texts.text.encode()).hexdigest(),
         }
         self._training = _streams(data[: len(data) - held_out], config.batch_size)
         self._validation = _streams(data[len(data) - held_out :], config.batch_size)
         self._window, self._length, self._seed = config.window, config.sample, seed
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the text, whatever its files are called and how they encode it."""
+        return self.facts["sha256"]
 
     def batches(self, start: int) -> Iterator[Batch]:
         windows = list(_windows(self._training, self._window))
@@ -111,6 +80,32 @@ class Text(Dataset):
             text += self.characters[index]
             character = torch.tensor([[index]], device=device)
         return text
+
+
+def _check_sizes(config: schema.Text, length: int, held_out: int) -> None:
+    """Raises UserError, which names sizes that fit, where the text is too short for the rows, or a row for a window."""
+    rows, training, where = config.batch_size, length - held_out, f"data.path={format_value(config.path)}"
+    most_rows = min(held_out, training) // 2
+    if rows > most_rows:
+        shares = [share / 1000 for share in range(1, 1000)]
+        shares = [share for share in shares if 2 * rows <= int(length * share) <= length - 2 * rows]
+        fits = [f"data.batch_size of at most {most_rows}"] if most_rows > 0 else []
+        fits += [f"data.validation from {shares[0]} to {shares[-1]}"] if shares else []
+        fitting = (
+            " fits, or ".join(fits) + ("" if len(fits) > 1 else " fits") if fits else "no size fits so short a text"
+        )
+        raise UserError(
+            f"{where}: {length} characters are too few for data.batch_size={rows} and data.validation="
+            f"{config.validation}: {training} for training and {held_out} held out, where each part needs {2 * rows}, "
+            f"two for each row; {fitting}"
+        )
+    if config.window > (most := training // rows - 1):
+        fewer = training // (config.window + 1)
+        fitting = f", or data.batch_size of at most {fewer}" if fewer else ""
+        raise UserError(
+            f"{where}: data.window={config.window}: each of the data.batch_size={rows} rows has {most + 1} characters "
+            f"for training, of which the first {most} are inputs; data.window of at most {most} fits{fitting}"
+        )
 
 
 def encode(text: str) -> tuple[list[str], Tensor]:

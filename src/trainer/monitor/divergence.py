@@ -1,4 +1,4 @@
-"""The rule of divergence for the loss: it is not finite, or, smoothed, far above its start."""
+"""The rule by which a run counts as diverged: the loss is non-finite, or the smoothed loss is far above the first."""
 
 import math
 
@@ -7,14 +7,14 @@ from trainer.config import Divergence
 
 
 class DivergenceDetector:
-    """Follows the losses of the logged steps: the first one, and a smoothed one."""
+    """Compares the smoothed loss of the logged steps with the first one."""
 
     def __init__(self, config: Divergence):
         self._config = config
         self._first = self._smoothed = math.nan
 
     def update(self, step: int, loss: float) -> None:
-        """Raises Diverged if the values of a logged step say so."""
+        """Adds the loss of a logged step. Raises Diverged if it is non-finite, or if the smoothed loss is too high."""
         if not math.isfinite(loss):
             raise Diverged(f"the training loss is {loss} at step {step}")
         if math.isnan(self._first):
@@ -22,7 +22,7 @@ class DivergenceDetector:
         past = self._config.smoothing
         self._smoothed = past * self._smoothed + (1 - past) * loss
         factor = self._config.factor
-        # By the first loss's size, so that a negative one has a threshold above it, and 0 one above rounding.
+        # By the magnitude of the first loss: the threshold is above a negative one, and above rounding for 0.
         if factor is not None and self._smoothed > self._first + (factor - 1) * max(abs(self._first), 1e-3):
             raise Diverged(
                 f"the smoothed training loss {self._smoothed:.4g} at step {step} is more than "
@@ -30,9 +30,9 @@ class DivergenceDetector:
             )
 
     def state_dict(self) -> dict[str, float]:
-        """For a checkpoint."""
+        """The first and the smoothed loss, for a checkpoint."""
         return {"first": self._first, "smoothed": self._smoothed}
 
     def load_state_dict(self, state: dict[str, float], /) -> None:
-        """From a checkpoint."""
+        """Restores what `state_dict` returned."""
         self._first, self._smoothed = state["first"], state["smoothed"]

@@ -1,4 +1,4 @@
-"""A run's first steps as a table: every weight, its gradient before and after clipping, and its update."""
+"""The log's table of a run's first steps: every weight, its gradient before and after clipping, and its update."""
 
 import logging
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ COLUMNS = ("weight", "gradient", "after clipping", "update")
 
 
 class FirstSteps:
-    """Logs a row for every parameter at each of the first steps: its value if it has one element, else its 2-norm."""
+    """Logs a row per parameter at each of the first steps: values for a parameter of one element, else 2-norms."""
 
     def __init__(self, model: nn.Module, steps: int):
         self.steps = steps
@@ -21,14 +21,14 @@ class FirstSteps:
         self._before: list[tuple[str, str]] = []
 
     def before_clipping(self) -> None:
-        """Reads weights and gradients; to be called after backward, before clipping changes the gradients."""
+        """Records weights and gradients. To be called after backward, before clipping changes the gradients."""
         self._before = [(_format(p.detach()), _format(p.grad)) for p in self._named.values()]
 
     def after_step(self, step: int, weights: Sequence[Tensor]) -> None:
-        """Logs the step's rows. weights: the parameters as they were before the step, in their order."""
+        """Logs the step's rows. weights: a snapshot of the parameters before it, in the order of `parameters()`."""
         lines = []
         if step == 1:
-            lines.append("the first steps (a parameter of one element by its value, others by their 2-norms)")
+            lines.append("the first steps (the value of a parameter of one element, the 2-norm of others)")
             lines.append(f"{'step':>6}  {'parameter':<{self._width}}" + "".join(f"{name:>16}" for name in COLUMNS))
         for (name, parameter), before, weight in zip(self._named.items(), self._before, weights, strict=True):
             values = (*before, _format(parameter.grad), _format(parameter.detach() - weight))

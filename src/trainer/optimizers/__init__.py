@@ -1,9 +1,10 @@
 """Optimizers. Each option of conf/optimizer/ has a file of the same name here, with `build(config, groups)`."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from gradclip import UnmatchedPatternError
+from runner.errors import UserError
 from trainer.config.optimizer import Optimizer
 from trainer.config.optimizer.fused import Fused
 
@@ -18,11 +21,14 @@ log = logging.getLogger(__name__)
 
 
 def build(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that a configuration describes, with a group of its own for parameters that are not decayed."""
-    if isinstance(config, Fused) and config.fused and (reason := _fused_is_wrong(model.parameters())):
-        log.warning("optimizer.fused: off, since torch's fused step on the CPU is wrong for %s", reason)
+    """The configured optimizer, with a separate group for the parameters that are not decayed.
+
+    Raises UserError for a pattern of `no_decay` that matches no parameter.
+    """
+    if isinstance(config, Fused) and config.fused and (reason := _reason_against_fused(model.parameters())):
+        log.warning("optimizer.fused: turned off, since torch's fused step on the CPU is wrong for %s", reason)
         config = replace(config, fused=False)
-    groups = _groups(config.no_decay, list(model.named_parameters()))
+    groups = _parameter_groups(config.no_decay, dict(model.named_parameters()))
     optimizer: torch.optim.Optimizer = import_module(f"{__name__}.{config.name}").build(config, groups)
     return optimizer
 
@@ -34,11 +40,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def match_strides(optimizer: torch.optim.Optimizer) -> None:
-    """Copies gradients that a fused step would misread into the memory layout of their parameters.
+    """Gives the gradients that a fused step would misread the strides of their parameters.
 
-    To be called after backward and before clipping. On the CPU, torch's fused steps read a gradient by its
-    parameter's strides, without a warning. Autograd gives both the same strides; a gradient that was set by hand
-    or by a hook can have others.
+    To be called after backward and before clipping. On the CPU, torch's fused steps silently read a gradient by its
+    parameter's strides. Autograd gives both the same strides; a gradient that was set by hand or by a hook can have
+    others.
     """
     for group in optimizer.param_groups:
         if group.get("fused"):
@@ -51,10 +57,10 @@ def match_strides(optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads what `state_dict` returned; whether a group is fused stays as it was built, which depends on the machine.
+    """Restores what `state_dict` returned, except `fused`, which stays as built since it depends on the machine.
 
-    Raises ValueError for a tensor of another shape than its parameter: torch accepts it, and a fused step then
-    writes past its end.
+    Raises ValueError for a tensor whose shape is not its parameter's: torch accepts it, and a fused step then writes
+    past its end.
     """
     pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
     groups = [saved | ({"fused": built["fused"]} if "fused" in built else {}) for saved, built in pairs]
@@ -66,24 +72,27 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
                 raise ValueError(f"{name} has shape {tuple(value.shape)} and its parameter {tuple(parameter.shape)}")
 
 
-def _groups(no_decay: list[str], named: list[tuple[str, Parameter]]) -> list[dict[str, Any]]:
-    """The parameters that are decayed, and those that match a pattern of `no_decay`; an empty group is left out."""
+def _parameter_groups(no_decay: Sequence[str], named: Mapping[str, Parameter]) -> list[dict[str, Any]]:
+    """The parameters that are decayed, and those that match a pattern of `no_decay`; an empty group is dropped.
 
-    def matches(name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in no_decay)
-
-    decayed = [parameter for name, parameter in named if not matches(name)]
-    others = [parameter for name, parameter in named if matches(name)]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    Raises UserError for a pattern that matches no parameter.
+    """
+    matches = {pattern: set(filter(partial(fnmatchcase, pat=pattern), named)) for pattern in no_decay}
+    if unmatched := [pattern for pattern, names in matches.items() if not names]:
+        raise UserError(f"optimizer.{UnmatchedPatternError('no_decay', unmatched[0], list(named))}")
+    undecayed_names = set().union(*matches.values())
+    decayed = [parameter for name, parameter in named.items() if name not in undecayed_names]
+    undecayed = [parameter for name, parameter in named.items() if name in undecayed_names]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def _fused_is_wrong(parameters: Iterable[Parameter]) -> str | None:
-    """For which of them torch's fused step on the CPU gives wrong results without an error; None: for none of them."""
+def _reason_against_fused(parameters: Iterable[Parameter]) -> str | None:
+    """The kind of parameter for which torch's fused step on the CPU is silently wrong, or None if there is none."""
     for parameter in parameters:
         if parameter.device.type == "cpu":
             if parameter.dtype not in (torch.float32, torch.float64):
-                return "half-precision parameters"  # it skips elements
+                return "half-precision parameters"  # the fused step skips elements
             if torch.empty_like(parameter, device="meta").stride() != parameter.stride():
-                return "parameters that are a part of another tensor"  # it takes their elements for contiguous
+                return "parameters that are a part of another tensor"  # the fused step assumes contiguous elements
     return None

@@ -1,6 +1,7 @@
 """Schedules. Each option of conf/schedule/ has a file of the same name here, with `build(config, span)`.
 
-That `build` returns a function from a step after the warm-up (0 to span - 1) to a share of the learning rate.
+That `build` returns a function from a step after the warm-up (0 to span - 1) to the learning-rate factor, which is the
+rate as a share of `optimizer.lr`.
 """
 
 from collections.abc import Callable
@@ -10,18 +11,18 @@ from trainer.config.schedule import Schedule
 
 
 def build(config: Schedule, steps: int) -> Callable[[int], float]:
-    """The schedule that a configuration describes: from a step (1 to steps) to its rate as a share of `optimizer.lr`.
+    """The configured schedule: a function from a step (1 to steps) to its learning-rate factor.
 
-    During the warm-up, which all schedules share, the rate rises in equal parts. The rate is a function of the step
-    alone: there is no state to save, and a step that is left out changes no later rate.
+    During the warm-up, which all schedules share, the rate rises linearly. The rate depends on the step alone, so the
+    schedule has no state to save, and a dropped step changes no later rate.
     """
     after_warmup: Callable[[int], float] = import_module(f"{__name__}.{config.name}").build(
         config, steps - config.warmup
     )
 
-    def share(step: int) -> float:
+    def lr_factor(step: int) -> float:
         if step <= config.warmup:
             return step / (config.warmup + 1)
         return after_warmup(step - config.warmup - 1)
 
-    return share
+    return lr_factor

@@ -1,7 +1,7 @@
 """Text: read in parallel streams, one character predicted from those before it."""
 
+import hashlib
 import math
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from runner.errors import UserError
 from tests.trainer.options import option
 from trainer import data
-from trainer.data import text
-from trainer.data.text import Text, encode, read
+from trainer.data.text import Text, encode
+from trainer.data.text_files import read_texts
 
 
 def build(path: Path, **values: Any) -> Text:
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_default_text_is_real_and_whole() -> None:
-    assert len(read(None)) > 400_000
+    assert len(read_texts(None).text) > 400_000
     dataset = data.build(option("data", "text"), seed=1)
     assert math.log(dataset.outputs) == pytest.approx(4.63, abs=0.05)
     assert len(dataset.facts["sha256"]) == 64
@@ -73,32 +73,69 @@ def test_training_and_validation_text_do_not_overlap(tmp_path: Path) -> None:
     assert len(held_out) > 180
 
 
-def test_a_text_that_is_too_short_is_refused(path: Path) -> None:
-    path.write_text("short " * 50, encoding="utf-8")
-    with pytest.raises(UserError, match="300 characters are too few"):
-        build(path)
-
-
-def refused(path: Path) -> str:
+def refused(path: Path, **values: Any) -> str:
     with pytest.raises(UserError) as caught:
-        build(path)
+        build(path, **values)
     message = str(caught.value)
-    assert message.startswith(f"data.path={path}: ")
     assert "\n" not in message
-    return message.removeprefix(f"data.path={path}: ")
+    return message
 
 
-def test_a_file_that_cannot_be_read_is_named_in_one_line(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("count", "values", "line"), [
+    (300, {"batch_size": 32, "validation": 0.1},
+     "300 characters are too few for data.batch_size=32 and data.validation=0.1: 270 for training and 30 held out, "
+     "where each part needs 64, two for each row; data.batch_size of at most 15 fits, or data.validation from "
+     "0.214 to 0.789"),
+    (300, {"batch_size": 100, "validation": 0.1},
+     "300 characters are too few for data.batch_size=100 and data.validation=0.1: 270 for training and 30 held out, "
+     "where each part needs 200, two for each row; data.batch_size of at most 15 fits"),
+    (300, {"batch_size": 4, "validation": 0.999},
+     "300 characters are too few for data.batch_size=4 and data.validation=0.999: 1 for training and 299 held out, "
+     "where each part needs 8, two for each row; data.validation from 0.027 to 0.976 fits"),
+    (3, {"batch_size": 1, "validation": 0.5},
+     "3 characters are too few for data.batch_size=1 and data.validation=0.5: 2 for training and 1 held out, where "
+     "each part needs 2, two for each row; no size fits so short a text"),
+    (300, {"batch_size": 8, "validation": 0.1, "window": 33},
+     "data.window=33: each of the data.batch_size=8 rows has 33 characters for training, of which the first 32 are "
+     "inputs; data.window of at most 32 fits, or data.batch_size of at most 7"),
+])  # fmt: skip
+def test_sizes_that_do_not_fit_are_answered_with_those_that_do(
+    path: Path, count: int, values: dict[str, Any], line: str
 ) -> None:
-    assert refused(tmp_path / "missing.txt") == "no such file"
-    assert refused(tmp_path) == "not a file"
-    path.write_bytes(b"abc\xff")
-    assert refused(path) == "not UTF-8 (byte 3)"
-    monkeypatch.setattr(text, "LARGEST", 3)
-    assert refused(path) == "4 bytes; the whole text is held in memory, and 3 are the most"
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a test that runs as root may read everything
-    assert refused(path) == "cannot be read"
+    path.write_text("abc" * (count // 3), encoding="utf-8")
+    assert refused(path, **values) == f"data.path={path}: {line}"
+
+
+@pytest.mark.parametrize("values", [
+    {"batch_size": 15, "validation": 0.1, "window": 17}, {"batch_size": 32, "validation": 0.214, "window": 6},
+    {"batch_size": 32, "validation": 0.789, "window": 1}, {"batch_size": 7, "validation": 0.1, "window": 33},
+])  # fmt: skip
+def test_the_sizes_that_an_error_suggests_fit(path: Path, values: dict[str, Any]) -> None:
+    path.write_text("abc" * 100, encoding="utf-8")
+    dataset = build(path, **values)
+    assert len(next(dataset.batches(0)).inputs) == values["batch_size"]
+    assert list(dataset.validation())
+
+
+def test_the_facts_are_the_files_the_characters_the_alphabet_and_the_hash(tmp_path: Path) -> None:
+    for name in "edcba":
+        (tmp_path / f"{name}.txt").write_text(f"{name} text\n" * 99, encoding="utf-8")
+    dataset = build(tmp_path / "*.txt")
+    text = "".join(f"{name} text\n" * 99 for name in "abcde")
+    assert dataset.facts == {
+        "files": f"{tmp_path}/a.txt, {tmp_path}/b.txt, {tmp_path}/c.txt and 2 more",
+        "characters": "3,465",
+        "alphabet": "9 different characters",
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def test_the_fingerprint_is_that_of_the_content(path: Path, tmp_path: Path) -> None:
+    other, changed = tmp_path / "other.txt", tmp_path / "changed.txt"
+    content = path.read_text(encoding="utf-8")
+    other.write_bytes(content.replace("\n", "\r\n").encode("utf-16"))
+    changed.write_text(content.replace("clip", "clop"), encoding="utf-8")
+    assert build(path).fingerprint == build(other).fingerprint != build(changed).fingerprint
 
 
 class Next(nn.Module):

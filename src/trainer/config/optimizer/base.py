@@ -12,4 +12,4 @@ class Optimizer(Option):
 
     lr: float = field("learning rate", gt=0)
     weight_decay: float = field("weight decay", ge=0)
-    no_decay: list[str] = field("glob patterns of the parameters that are not decayed")
+    no_decay: list[str] = field("glob patterns of parameters that are not decayed; each must match one")
