@@ -167,8 +167,9 @@ def test_a_user_error_after_a_run_has_begun_removes_nothing(tmp_path: Path) -> N
 
 # -- the status file
 
-DAMAGED = [("state", 3), ("state", ["running"]), ("step", "4"), ("steps", None), ("objective", "low"), ("reason", {}),
-           ("pid", "1"), ("pid", -1), ("pid", 0), ("pid", 2**80), ("host", None), ("duplicate_of", "0")]  # fmt: skip
+DAMAGED = [("state", 3), ("state", ["running"]), ("step", "4"), ("step", None), ("steps", 1.5), ("objective", "low"),
+           ("reason", {}), ("pid", "1"), ("pid", None), ("pid", -1),
+           ("pid", 0), ("pid", 2**80), ("host", 3), ("duplicate_of", "0")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("field", "value"), DAMAGED, ids=[f"{field}={value}" for field, value in DAMAGED])

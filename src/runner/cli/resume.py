@@ -82,8 +82,8 @@ def resumed_settings(folder: Path, project: Project[Config], overrides: Sequence
         _check_form(override, project)
         OmegaConf.update(config, override.key_or_group, override.value())
     later = checked(config, project, [str(override.input_line) for override in changes])
+    values = flatten(later)  # with paths as they were written, for the messages
     resolve_paths(later, Path.cwd())
-    values = flatten(later)
     if names := incompatible_keys(flatten(saved), later):
         given = ", ".join(f"{name}={values.get(name)}" for name in names)
         raise UserError(f"{given}: would make it another run; what can change is {mutable_keys(project)}")

@@ -11,16 +11,18 @@ from runner.runs import lock
 from runner.runs.files import write_atomically
 
 STATUS_FILE = "status.json"
-FIELDS: dict[str, Any] = {  # the type of each field; a time that cannot be read counts as an old one
+# The type of each field. A program of one's own that runs jobs may leave the end of a run without most of them, and a
+# time that cannot be read counts as an old one.
+FIELDS: dict[str, Any] = {
     "state": str,
     "step": int,
-    "steps": int,
+    "steps": int | None,
     "objective": float | int | None,
     "reason": str | None,
     "started": object,
     "updated": object,
-    "pid": int,
-    "host": str,
+    "pid": int | None,
+    "host": str | None,
     "duplicate_of": int | None,
 }
 MAX_PID = 2**31 - 1
@@ -41,8 +43,10 @@ def read_status(folder: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict) or not content.keys() >= FIELDS.keys():
         return {}
-    typed = all(isinstance(content[name], kind) for name, kind in FIELDS.items())
-    return content if typed and 0 < content["pid"] <= MAX_PID else {}
+    if not all(isinstance(content[name], kind) for name, kind in FIELDS.items()):
+        return {}
+    pid = content["pid"]
+    return content if (content["state"] != "running" if pid is None else 0 < pid <= MAX_PID) else {}
 
 
 def write_status(folder: Path, status: dict[str, Any]) -> None:

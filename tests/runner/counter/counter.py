@@ -16,7 +16,7 @@ from tests.runner.toy.toy import PROJECT as TOY
 from tests.runner.toy.toy import Toy
 
 PROJECT = dataclasses.replace(TOY, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
-CONFIG_FILE = "counted.json"  # in place of a checkpoint: how many steps are done
+COUNT_FILE = "counted.json"  # in place of a checkpoint: how many steps are done
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def execute(config: Toy, run: Run) -> None:
     incident(0, config, run)
     if config.initial is not None and not Path(config.initial).is_file():
         raise UserError(f"initial={config.initial}: no such file")
-    done = json.loads((run.folder / CONFIG_FILE).read_text()) if (run.folder / CONFIG_FILE).is_file() else 0
+    done = json.loads((run.folder / COUNT_FILE).read_text()) if (run.folder / COUNT_FILE).is_file() else 0
     if run.resumed:
         log.info("resumed after step %d", done)
     run.begin(config, done)
@@ -39,7 +39,7 @@ def execute(config: Toy, run: Run) -> None:
         incident(step, config, run)
         stop = run.stop
         run.heartbeat(step)
-        write_atomically(run.folder / CONFIG_FILE, json.dumps(step).encode())
+        write_atomically(run.folder / COUNT_FILE, json.dumps(step).encode())
         if config.lr > 1e6:
             raise Diverged(f"lr={config.lr}")
         loss = 1 / (1 + config.lr * step) + config.seed / 100
