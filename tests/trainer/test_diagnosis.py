@@ -10,14 +10,14 @@ import torch
 from tests.trainer.options import need
 from tests.trainer.support import compose, train, warned, warnings
 from trainer.config import Diagnosis
-from trainer.monitor.diagnosis import GradientMonitor, Measured, marks, measure, weight_norms
+from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms, mark_parameters, measure, weight_norms
 
 LIMITS = Diagnosis(explode=10.0, vanish_layer=1e-4, vanish_weight=1e-7, smoothing=0.9, patience=3)
 
 
-def of(**parameters: tuple[float, float | None]) -> dict[str, Measured]:
+def of(**parameters: tuple[float, float | None]) -> dict[str, ParameterNorms]:
     """4x4 matrices by name: the weight's norm and the gradient's."""
-    return {name: Measured((4, 4), weight, gradient) for name, (weight, gradient) in parameters.items()}
+    return {name: ParameterNorms((4, 4), weight, gradient) for name, (weight, gradient) in parameters.items()}
 
 
 # -- the marks
@@ -26,38 +26,45 @@ def of(**parameters: tuple[float, float | None]) -> dict[str, Measured]:
 def test_marks() -> None:
     found = of(well=(2.0, 0.5), big=(2.0, 21.0), edge=(2.0, 20.0), none=(2.0, None), zero=(2.0, 0.0),
                nan=(2.0, math.nan), small=(2.0, 2.2e-3), gone=(2.0, 2.0e-3))  # fmt: skip
-    assert marks(found, LIMITS, early=False) == {
+    assert mark_parameters(found, LIMITS, early=False) == {
         "big": "exploding", "none": "unused", "zero": "zero", "nan": "non-finite", "gone": "vanishing"}  # fmt: skip
     net = torch.nn.Linear(3, 2)
     net.bias.requires_grad_(False)
     net(torch.ones(1, 3)).sum().backward()
     frozen = measure(net, weight_norms(net), {"weight": 2.5, "bias": 0.0})
-    assert frozen["bias"] == Measured((2,), pytest.approx(net.bias.norm().item()), None, frozen=True)
-    assert frozen["weight"] == Measured((2, 3), pytest.approx(net.weight.norm().item()), 2.5, frozen=False)
-    frozen = {"rest": Measured((4, 4), 2.0, None, frozen=True), "well": Measured((4, 4), 2.0, 1.0)}
-    assert marks(frozen, LIMITS, early=True) == {"rest": "frozen"}
+    assert frozen["bias"] == ParameterNorms((2,), pytest.approx(net.bias.norm().item()), None, frozen=True)
+    assert frozen["weight"] == ParameterNorms((2, 3), pytest.approx(net.weight.norm().item()), 2.5, frozen=False)
+    frozen = {"rest": ParameterNorms((4, 4), 2.0, None, frozen=True), "well": ParameterNorms((4, 4), 2.0, 1.0)}
+    assert mark_parameters(frozen, LIMITS, early=True) == {"rest": "frozen"}
 
 
 def test_layers_are_compared_by_element() -> None:
-    found = {"wide": Measured((100, 100), 9.0, 1.0), "narrow": Measured((1, 4), 9.0, 1.0)}  # 0.01 and 0.5 an element
+    found = {
+        "wide": ParameterNorms((100, 100), 9.0, 1.0),
+        "narrow": ParameterNorms((1, 4), 9.0, 1.0),
+    }  # 0.01 and 0.5 an element
     limits = Diagnosis(explode=10.0, vanish_layer=0.019, vanish_weight=0.0, smoothing=0.9, patience=3)
-    assert marks(found, limits, early=True) == {}
+    assert mark_parameters(found, limits, early=True) == {}
     limits.vanish_layer = 0.021
-    assert marks(found, limits, early=True) == {"wide": "vanishing"}
+    assert mark_parameters(found, limits, early=True) == {"wide": "vanishing"}
 
 
 def test_small_everywhere_is_vanishing_only_at_the_start() -> None:
     """Later it is what one hopes for."""
     found = of(one=(2.0, 1e-7), two=(2.0, 1e-7))
-    assert marks(found, LIMITS, early=True) == {"one": "vanishing", "two": "vanishing"}
-    assert marks(found, LIMITS, early=False) == {}
+    assert mark_parameters(found, LIMITS, early=True) == {"one": "vanishing", "two": "vanishing"}
+    assert mark_parameters(found, LIMITS, early=False) == {}
 
 
 def test_what_starts_at_zero_does_not_explode_and_a_bias_does_not_vanish() -> None:
-    found = {"w": Measured((4, 4), 2.0, 1.0), "start": Measured((4, 4), 0.0, 3.0), "bias": Measured((4,), 0.0, 1e-9)}
-    assert marks(found, LIMITS, early=True) == {}
-    found["start"] = Measured((4, 4), 0.0, 30.0)  # the other weights have norm 2, over as many elements and more
-    assert marks(found, LIMITS, early=True) == {"start": "exploding"}
+    found = {
+        "w": ParameterNorms((4, 4), 2.0, 1.0),
+        "start": ParameterNorms((4, 4), 0.0, 3.0),
+        "bias": ParameterNorms((4,), 0.0, 1e-9),
+    }
+    assert mark_parameters(found, LIMITS, early=True) == {}
+    found["start"] = ParameterNorms((4, 4), 0.0, 30.0)  # the other weights have norm 2, over as many elements and more
+    assert mark_parameters(found, LIMITS, early=True) == {"start": "exploding"}
 
 
 # -- the monitor
@@ -71,7 +78,7 @@ class Report:
 
 
 def examine(
-    monitor: GradientMonitor, step: int, found: dict[str, Measured], last: bool = False, scale: float = 1.0
+    monitor: GradientMonitor, step: int, found: dict[str, ParameterNorms], last: bool = False, scale: float = 1.0
 ) -> None:
     """A look at gradients that clipping multiplied by a scale."""
     monitor.check_parameters(

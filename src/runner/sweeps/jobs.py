@@ -20,7 +20,6 @@ from runner.runs.run import CONFIG_FILE, SIGNALS
 from runner.runs.status import actual_state, change_status
 from runner.sweeps.results import Job, Plan, Result, read_one
 
-HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 POLL_SECONDS = 0.05
 
 
@@ -179,7 +178,7 @@ class Jobs:
         def collect(number: int, frame: FrameType | None) -> None:
             self._received.append(number)
 
-        earlier = {number: signal.signal(number, collect) for number in (*SIGNALS, *HANGUP)}
+        earlier = {number: signal.signal(number, collect) for number in (*SIGNALS, signal.SIGHUP)}
         try:
             yield
         finally:

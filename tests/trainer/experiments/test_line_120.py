@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.support import compose, first_steps, inspected, warned
-from trainer.monitor.diagnosis import GradientMonitor, Measured
+from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms
 from trainer.run import execute_in_folder
 
 SHORT = ("steps=3", "evaluate_every=1", "log.first_steps=0")
@@ -50,7 +50,7 @@ def test_a_run_warns_of_exploding_and_missing_gradients(tmp_path: Path, caplog: 
 
 def test_a_diagnosis_measures_the_weights_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the step the weight would contain the very update that the diagnosis compares with it."""
-    seen: list[dict[str, Measured]] = []
+    seen: list[dict[str, ParameterNorms]] = []
     monkeypatch.setattr(
         GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: seen.append(parameters)
     )
