@@ -129,7 +129,7 @@ def test_a_key_that_no_chosen_option_has_is_an_error(key: str) -> None:
 FOLDERS = [
     (["hydra.sweep.dir='a b'"], "a b"),
     (["hydra.sweep.dir='[x], y=z'"], "[x], y=z"),
-    (["hydra.sweep.dir='~/$x'"], "~/$x"),
+    (["hydra.sweep.dir='x~/$x'"], "x~/$x"),
     (["hydra.sweep.dir='swept_${seed}'", "seed=3"], "swept_3"),
     (["seed=3", "hydra.sweep.dir='swept_${seed}_${clip.name}'", "clip=value", "lr=1,2"], "swept_3_value"),
     (["hydra.sweep.dir=x", "hydra.sweep.subdir='${hydra.job.num}'"], "x"),

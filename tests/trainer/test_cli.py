@@ -159,7 +159,7 @@ UNBUILDABLE = [
     ("data.path=.", "data.path=.: not a file"),
     ("data.path=binary", "data.path=binary: a binary file, not a text: byte 2 is 0x00"),
     ("data.path=short", "data.path=short: 9 characters are too few"),
-    ("device=cuda", "device=cuda: this machine (or this build of torch) has none; there is cpu"),
+    ("device=cuda", "device=cuda: not available on this machine or in this build of torch; available: cpu"),
     ("clip.include=[nope.*]", "clip.include: the pattern 'nope.*' matches no parameter; there are embedding.weight,"),
     ("clip.exclude=[*]", "clip.exclude=[*]: must be patterns that leave at least one parameter to clip"),
     ("data.batch_size=1000000", "characters are too few"),

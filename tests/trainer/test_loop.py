@@ -336,8 +336,8 @@ def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytes
     for module in (*(f"gradclip.{name}" for name in modules), "trainer.evaluate"):
         monkeypatch.setattr(f"{module}.wide_dtype", lambda device: torch.float32)
     as_on_an_accelerator(monkeypatch)
-    for clip in ("clip=norm", "clip=value", "clip=none"):
-        work = session(tmp_path, clip, "clip.max=0.01")
+    for clip in (["clip=norm", "clip.max=0.01"], ["clip=value", "clip.max=0.01"], ["clip=none"]):
+        work = session(tmp_path, *clip)
         with No64():
             loop.take_step(work, next(work.data.batches(0)), check=True)
             evaluate(work)
