@@ -90,7 +90,7 @@ def test_divergence_is_exit_status_3(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     found = status(tmp_path / "outputs" / "latest")
-    assert (found["state"], found["reason"]) == ("diverged", "the loss is inf at step 4")
+    assert (found["state"], found["reason"]) == ("diverged", "the loss is inf at step 2")
 
 
 def test_a_bug_is_exit_status_1_with_its_traceback(tmp_path: Path) -> None:

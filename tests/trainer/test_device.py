@@ -30,7 +30,7 @@ def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_is_not_there_is_a_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UserError, match=f"device={name}: .* there is cpu"):
+    with pytest.raises(UserError, match=f"device={name}: .* available: cpu"):
         device.find(option("device", name))
 
 

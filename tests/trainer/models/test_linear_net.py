@@ -58,7 +58,7 @@ def test_an_inspection_lists_what_is_unused(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_short_run_warns_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (line,) = warned(tmp_path, caplog, compose("model=linear_net", "data=line", "optimizer.lr=0.1", "steps=2"))
-    assert "linear2.weight, linear2.bias had none at any of 2 looks up to step 2" in line
+    assert "linear2.weight, linear2.bias had none at any of 2 checks up to step 2" in line
 
 
 def test_a_resumed_run_does_not_repeat_a_warning(
