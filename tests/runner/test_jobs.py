@@ -387,7 +387,7 @@ def test_a_folder_that_hydra_would_interpolate_is_refused(tmp_path: Path) -> Non
     for arguments, cwd in (((), here), (("hydra.sweep.dir='\\${x}'",), tmp_path)):
         done = program("-m", "seed=1,2", *arguments, cwd=cwd, script=COUNTER)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert "since Hydra reads ${ as an interpolation" in done.stderr
+        assert "as an interpolation" in done.stderr
     assert list(here.iterdir()) == []
 
 
