@@ -113,7 +113,7 @@ def test_an_explosion_is_a_jump_above_all_that_was(caplog: pytest.LogCaptureFixt
     assert len(line.splitlines()) == 1
     caplog.clear()
     follow([1.0, 20.0], "clip=value")
-    assert "a tighter limit than that of clip=value" in warnings(caplog)[0]
+    assert "a lower limit than that of clip=value" in warnings(caplog)[0]
 
 
 def test_each_kind_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
