@@ -544,5 +544,7 @@ def test_a_new_run_from_saved_weights(tmp_path: Path) -> None:
     for name, weight in checkpoint.load(best)["model"].items():
         torch.testing.assert_close(first["model"][name], weight, rtol=0, atol=1e-9)
     assert first["step"] == 1
-    with pytest.raises(UserError, match=r"recurrent\.weight_ih_l0 has shape \(8, 4\) in the file, \(9, 4\) in the model"):
+    with pytest.raises(
+        UserError, match=r"recurrent\.weight_ih_l0 has shape \(8, 4\) in the file, \(9, 4\) in the model"
+    ):
         execute_in_folder(config_for(tmp_path, (*TEXT, f"init_from={best}", "model.hidden=9")), tmp_path / "other")
