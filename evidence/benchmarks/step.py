@@ -144,7 +144,8 @@ def ours(every: int = 1) -> Loop:
 
     def run(model: nn.Module, data: Dataset, folder: Path, steps: int) -> None:
         logged = [f"log.{key}={every}" for key in ("every", "parameters_every")]
-        config = compose("experiment=benchmark_step", f"steps={steps}", *logged)
+        rows = len(next(data.validation()).inputs)
+        config = compose("experiment=benchmark_step", f"steps={steps}", f"data.batch_size={rows}", *logged)
         optimizer = adamw(model)
         state = TrainState(
             config=config,

@@ -464,7 +464,7 @@ def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
     config.steps = 20
     path = tmp_path / "run" / "checkpoints" / "step_12.pt"
     for spoil, line in ((lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
-                         r"step_12\.pt: not a checkpoint of a run with this configuration \(ValueError: exp_avg has shape \(3,\)"),
+                         r"step_12\.pt: not a checkpoint of a run with this .*exp_avg has shape \(3,\)"),
                         (lambda content: content["hidden"].clear(), "has 0 hidden states")):  # fmt: skip
         content = checkpoint.load(path)
         spoil(content)
