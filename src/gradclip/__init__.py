@@ -6,12 +6,13 @@
     loss.backward()
     report = clipper.clip()  # the gradients are changed in place
     optimizer.step()
-    print(report.before, report.after)
+    print(report)
 
-Importing this package does not import torch: policies are plain dataclasses, and a configuration
-can be checked without waiting for torch. Accessing `Clipper` or `ClipReport` imports it.
+Importing this package does not import torch: policies are plain dataclasses, and a configuration can be checked without
+waiting for torch. The first access to a name that needs torch, such as `Clipper`, imports it.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from gradclip.errors import ClipCheckError, InvalidField, NonFiniteGradientError, UnmatchedPatternError
@@ -40,18 +41,33 @@ from gradclip.policies import (
 
 if TYPE_CHECKING:
     from gradclip.clipper import Clipper, ClipReport
+    from gradclip.functional import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+
+__version__ = "0.2.0"
 
 __all__ = [
     "AGC", "AdaGC", "AutoClip", "BlockPolicy", "Chain", "ClipByNorm", "ClipByRMS", "ClipByValue", "ClipCheckError",
     "ClipReport", "Clipper", "DropStep", "EMAClip", "ElementwisePolicy", "InvalidField", "LimitPolicy", "Measured",
     "NoClip", "NonFiniteGradientError", "Normalize", "Policy", "QuantileClip", "SoftClip", "SpikeClip",
-    "UnmatchedPatternError", "ZClip",
+    "UnmatchedPatternError", "ZClip", "__version__", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_",
+    "get_total_norm",
 ]  # fmt: skip
+
+_IMPORTS_TORCH = {
+    "Clipper": "clipper",
+    "ClipReport": "clipper",
+    "clip_grad_norm_": "functional",
+    "clip_grad_value_": "functional",
+    "clip_grads_with_norm_": "functional",
+    "get_total_norm": "functional",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Clipper", "ClipReport"):
-        from gradclip import clipper
-
-        return getattr(clipper, name)
+    if name in _IMPORTS_TORCH:
+        return getattr(importlib.import_module(f"gradclip.{_IMPORTS_TORCH[name]}"), name)
     raise AttributeError(f"module 'gradclip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

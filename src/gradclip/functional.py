@@ -1,6 +1,6 @@
-"""torch's two clipping functions, with torch's signatures, accurate norms and clear errors. Replace one import:
+"""torch's four clipping functions, with torch's signatures, accurate norms and clear errors. Replace one import:
 
-from gradclip.functional import clip_grad_norm_, clip_grad_value_
+from gradclip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.clipper import Clipper
+from gradclip.distributed import is_dtensor
 from gradclip.errors import InvalidField
+from gradclip.gradients import Gradients, Parameters
+from gradclip.norms import wide_dtype
 from gradclip.policies import ClipByNorm, ClipByValue
+from gradclip.scopes import make_blocks
 
 
 @torch.no_grad()
@@ -47,7 +51,7 @@ def clip_grad_norm_(
         named, ClipByNorm(max=limit, norm_type=float(norm_type), nonfinite=mode), process_group=process_group
     ).clip()
     if report.dropped:
-        raise RuntimeError(f"the gradients' norm of order {norm_type} is not finite, so nothing was clipped")
+        raise _nonfinite_norm(norm_type)
     if max_norm == 0:
         _zero_gradients(named)
     return report.norms[0]
@@ -68,6 +72,68 @@ def clip_grad_value_(
         _zero_gradients(named)
     elif named:
         Clipper(named, ClipByValue(max=clip_value, nonfinite="keep")).clip()
+
+
+@torch.no_grad()
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+    *,
+    process_group: Any = None,
+) -> Tensor:
+    """The norm of all tensors together, as if they were one vector: a 0-d tensor, in float64 where the device has it.
+
+    tensors: one or several, usually gradients; a DTensor counts with all its shards, a tensor given twice counts twice.
+    norm_type: at least 0.1, or inf. foreach: ignored. process_group: one or several, whose processes hold different
+    tensors. Raises InvalidField for another norm_type, RuntimeError if `error_if_nonfinite` and the norm is not finite.
+    """
+    norm_type = ClipByNorm(max=1.0, norm_type=float(norm_type)).norm_type
+    gradients = _as_gradients([tensors] if isinstance(tensors, Tensor) else tensors, process_group)
+    if gradients is None:
+        return torch.zeros(())
+    total = gradients.total(gradients.norms(norm_type), norm_type)
+    if error_if_nonfinite and not bool(total.isfinite()):
+        raise _nonfinite_norm(norm_type)
+    return total
+
+
+@torch.no_grad()
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor | float, foreach: bool | None = None
+) -> None:
+    """Scales all gradients by min(1, max_norm / total_norm), in place.
+
+    parameters: one tensor or several; one without a gradient is skipped, one given twice is scaled once.
+    max_norm: at least 0. total_norm: what `get_total_norm` returned, 0-d; it is not read from its device, and a nan
+    makes all gradients nan. foreach: ignored. Raises InvalidField for a max_norm that is negative or nan.
+    """
+    max_norm = _threshold("max_norm", max_norm)
+    named = _named(parameters)
+    if not named:
+        return
+    gradients = Parameters(named).read()
+    total: Any = torch.as_tensor(total_norm)
+    if is_dtensor(total):  # torch's get_total_norm of sharded gradients returns one
+        total = total.full_tensor()
+    total = total.to(gradients.device, wide_dtype(gradients.device))
+    scale = torch.where(total <= max_norm, 1.0, max_norm / total)
+    make_blocks("model", gradients, tuple(range(len(named))), ()).multiply(gradients, scale.view(1))
+
+
+def _as_gradients(tensors: Iterable[Tensor], process_group: Any) -> Gradients | None:
+    """The tensors as the gradients of parameters that have no other use; None without tensors."""
+    named = []
+    for number, tensor in enumerate(tensors):
+        parameter = Parameter(tensor.detach(), requires_grad=False)
+        parameter.grad = tensor.detach()
+        named.append((str(number), parameter))
+    return Parameters(named, process_group).read() if named else None
+
+
+def _nonfinite_norm(norm_type: float) -> RuntimeError:
+    return RuntimeError(f"the total norm of order {norm_type} of the gradients is not finite, so nothing was clipped")
 
 
 def _zero_gradients(named: list[tuple[str, Parameter]]) -> None:

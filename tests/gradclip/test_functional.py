@@ -1,4 +1,4 @@
-"""torch's two clipping functions with torch's signatures: equal to torch, except where torch is wrong."""
+"""torch's four clipping functions with torch's signatures: equal to torch, except where torch is wrong."""
 
 import inspect
 import math
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import utils
 
+import gradclip
 from gradclip import InvalidField, functional
 from tests.support import exact_norm
 
@@ -23,11 +24,12 @@ def grads(net: nn.Module) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in net.parameters()]
 
 
-@pytest.mark.parametrize("name", ["clip_grad_norm_", "clip_grad_value_"])
+@pytest.mark.parametrize("name", ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"])
 def test_the_signatures_are_torchs(name: str) -> None:
-    ours, theirs = (dict(inspect.signature(getattr(module, name)).parameters) for module in (functional, utils))
-    own = ours.pop("process_group")
-    assert (own.kind, own.default) == (inspect.Parameter.KEYWORD_ONLY, None)
+    ours, theirs = (dict(inspect.signature(getattr(module, name)).parameters) for module in (gradclip, utils))
+    if name != "clip_grads_with_norm_":
+        own = ours.pop("process_group")
+        assert (own.kind, own.default) == (inspect.Parameter.KEYWORD_ONLY, None)
     assert list(ours) == list(theirs)
     assert [p.default for p in ours.values()] == [p.default for p in theirs.values()]
 
@@ -105,3 +107,49 @@ def test_error_if_nonfinite(bad: float) -> None:
     for old, new in zip(before, grads(net), strict=True):
         torch.testing.assert_close(old, new, rtol=0, atol=0, equal_nan=True)
     assert not functional.clip_grad_norm_(net.parameters(), 1.0).isfinite()
+
+
+@pytest.mark.parametrize("norm_type", [0.5, 1, 2, 3.5, math.inf, "inf"])
+def test_the_total_norm_is_that_of_all_tensors_together(norm_type: float | str) -> None:
+    net = model()
+    p, values = float(norm_type), [abs(x) for g in grads(net) for x in g.double().flatten().tolist()]
+    expected = max(values) if p == math.inf else sum(x**p for x in values) ** (1 / p)
+    before = grads(net)
+    assert functional.get_total_norm(before, norm_type).item() == pytest.approx(expected, rel=1e-6)
+    assert functional.get_total_norm(before[0]).item() == pytest.approx(exact_norm(before[:1]), rel=1e-6)
+    assert functional.get_total_norm([]).item() == 0.0
+    assert all(torch.equal(a, b) for a, b in zip(before, grads(net), strict=True))
+    with pytest.raises(InvalidField, match=r"norm_type=0\.0"):
+        functional.get_total_norm(before, 0)
+
+
+def test_the_total_norm_of_large_and_of_nonfinite_tensors() -> None:
+    assert functional.get_total_norm([torch.full((4,), 1e22)]).item() == pytest.approx(2e22)
+    bad = torch.tensor([1.0, math.nan])
+    assert functional.get_total_norm([bad]).isnan()
+    with pytest.raises(RuntimeError, match=r"order 2.0 .*not finite"):
+        functional.get_total_norm([bad], error_if_nonfinite=True)
+
+
+@pytest.mark.parametrize("max_norm", [0, 0.1, 1e9, math.inf])
+def test_clipping_with_a_norm_measured_before_equals_torch(max_norm: float) -> None:
+    ours, theirs = model(), model()
+    functional.clip_grads_with_norm_(ours.parameters(), max_norm, functional.get_total_norm(grads(ours)))
+    utils.clip_grads_with_norm_(theirs.parameters(), max_norm, utils.get_total_norm(grads(theirs)))
+    for mine, torchs in zip(grads(ours), grads(theirs), strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=3e-6, atol=1e-12)
+
+
+def test_clipping_with_an_odd_norm() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    functional.clip_grads_with_norm_(weight, 1.0, 10)  # a plain number
+    assert weight.grad.tolist() == pytest.approx([0.3, 0.4])
+    functional.clip_grads_with_norm_(weight, 0, torch.zeros(()))  # within the limit
+    assert weight.grad.tolist() == pytest.approx([0.3, 0.4])
+    functional.clip_grads_with_norm_([weight, nn.Parameter(torch.zeros(2))], 1.0, torch.tensor(math.nan))
+    assert weight.grad.isnan().all()
+    with pytest.raises(InvalidField, match=r"max_norm=-1\.0"):
+        functional.clip_grads_with_norm_(weight, -1.0, 1.0)
+    with pytest.warns(UserWarning, match="read only once"):
+        functional.clip_grads_with_norm_(iter(()), 1.0, 1.0)
