@@ -40,22 +40,25 @@ from gradclip.policies import (
 )
 
 if TYPE_CHECKING:
-    from gradclip.clipper import Clipper, ClipReport
+    from gradclip.clipper import Clipper
     from gradclip.functional import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+    from gradclip.report import ClipReport
+    from gradclip.tally import ClipSummary
 
 __version__ = "0.2.0"
 
 __all__ = [
     "AGC", "AdaGC", "AutoClip", "BlockPolicy", "Chain", "ClipByNorm", "ClipByRMS", "ClipByValue", "ClipCheckError",
-    "ClipReport", "Clipper", "DropStep", "EMAClip", "ElementwisePolicy", "InvalidField", "LimitPolicy", "Measured",
-    "NoClip", "NonFiniteGradientError", "Normalize", "Policy", "QuantileClip", "SoftClip", "SpikeClip",
-    "UnmatchedPatternError", "ZClip", "__version__", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_",
-    "get_total_norm",
+    "ClipReport", "ClipSummary", "Clipper", "DropStep", "EMAClip", "ElementwisePolicy", "InvalidField",
+    "LimitPolicy", "Measured", "NoClip", "NonFiniteGradientError", "Normalize", "Policy", "QuantileClip",
+    "SoftClip", "SpikeClip", "UnmatchedPatternError", "ZClip", "__version__", "clip_grad_norm_", "clip_grad_value_",
+    "clip_grads_with_norm_", "get_total_norm",
 ]  # fmt: skip
 
 _IMPORTS_TORCH = {
     "Clipper": "clipper",
-    "ClipReport": "clipper",
+    "ClipReport": "report",
+    "ClipSummary": "tally",
     "clip_grad_norm_": "functional",
     "clip_grad_value_": "functional",
     "clip_grads_with_norm_": "functional",

@@ -1,12 +1,12 @@
-"""Clipper and ClipReport: one policy, or a chain of them, with the norms before and after."""
+"""Clipper: one policy, or a chain of them, with the norms before and after."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,40 +14,24 @@ from torch.nn import Parameter
 
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
 from gradclip.gradients import Gradients, Parameters
+from gradclip.outcome import Outcome, merge
 from gradclip.policies import BlockPolicy, Chain, Policy
-from gradclip.policy_runner import FTZ_TOLERANCE, TOLERANCE, Outcome, PolicyRunner, merge
+from gradclip.policy_runner import FTZ_TOLERANCE, TOLERANCE, PolicyRunner
+from gradclip.report import ClipReport
+from gradclip.tally import ClipSummary, Tally
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.optim import Optimizer
 
 
-@dataclass(frozen=True)
-class ClipReport:
-    """What one call of `clip()` measured and did; tensors stay on the gradients' device until they are read.
+class _Clipped(NamedTuple):
+    """What the last call of clip() left: the parameters' names, their gradients' ids, and 2-norms, [parameters]."""
 
-    before, after: 0-d, the 2-norm of all gradients of the Clipper's parameters, whatever the policy measures.
-    norms, limits: [blocks], in the policy's norm_type (elementwise policies: each parameter's largest element, and the
-        largest bound of its elements).
-    fraction: 0-d, the share of blocks (elementwise policies: of elements) that exceeded their limit.
-    dropped: whether the optimizer's step must be skipped.
-    names: the parameters' names. parameter_before, parameter_after: [parameters], their gradients' 2-norms.
-    """
-
-    before: Tensor
-    after: Tensor
-    norms: Tensor
-    limits: Tensor
-    fraction: Tensor
-    dropped: bool
     names: tuple[str, ...]
-    parameter_before: Tensor
-    parameter_after: Tensor
-
-    def by_parameter(self) -> dict[str, tuple[float, float]]:
-        """Each gradient's 2-norm before and after, by parameter name; 0 without a gradient. Waits for the device."""
-        before, after = torch.stack([self.parameter_before, self.parameter_after]).tolist()
-        return dict(zip(self.names, zip(before, after, strict=True), strict=True))
+    ids: list[int]
+    norms: Tensor
+    dropped: bool
 
 
 class Clipper:
@@ -83,22 +67,20 @@ class Clipper:
         process_group: ProcessGroup | Sequence[ProcessGroup] | Mapping[str, Any] | None = None,
     ):
         self._parameters = Parameters(source, process_group)
-        self._optimizers = (
-            [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
-        )
-        self.policy = policy
+        self._optimizers = _listed_optimizers(optimizer)
+        self.policy = _policy_instance(policy)
         self._runners = self._new_runners()
         self._nonfinite: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
-        self._report: ClipReport | None = None
-        self._seen: tuple[tuple[str, ...], list[int]] = (), []  # the names in the last clip(), and the gradients' ids
+        self._last: _Clipped | None = None
         self._warned = False
+        self._tally = Tally()
         parameters = self._parameters.read(with_gradients=False)
         for runner in self._runners.values():
             runner.blocks(parameters)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the report: a copy has gradients of its own, which have not been clipped."""
-        return {**vars(self), "_report": None}
+        """Leaves out the last call of clip(): a copy has gradients of its own, which have not been clipped."""
+        return {**vars(self), "_last": None}
 
     @torch.no_grad()
     def clip(self) -> ClipReport:
@@ -109,7 +91,7 @@ class Clipper:
         waits for the device. Raises InvalidField or ValueError for a policy or a model whose change does not fit
         the other or the policy's memory.
         """
-        self._report = None
+        self._last = None
         self._refresh()
         gradients = self._parameters.read()
         if not gradients.indices and not self._warned:
@@ -131,20 +113,22 @@ class Clipper:
             before = norms = gradients.norms()
             total = gradients.total(before)
         outcome = _skipped(before) if dropped else self._apply(gradients, norms)
-        self._seen = gradients.names, gradients.ids()
+        self._last = _Clipped(gradients.names, gradients.ids(), outcome.after, outcome.dropped)
+        self._tally.add(total, outcome.limited, outcome.key(), outcome.labels, outcome.dropped)
         unchanged = outcome.after is before and not gradients.partition
-        self._report = ClipReport(
+        return ClipReport(
             before=total,
             after=total if unchanged else gradients.total(outcome.after),
             norms=outcome.norms,
             limits=outcome.limits,
-            fraction=outcome.exceeded / torch.as_tensor(outcome.total, device=before.device).clamp(min=1),
+            limited=outcome.limited,
             dropped=outcome.dropped,
             names=gradients.names,
             parameter_before=before,
             parameter_after=outcome.after,
+            get_labels=outcome.labels,
+            count_elements=None if outcome.elements is None else partial(self._share_of_elements, outcome, self._last),
         )
-        return self._report
 
     @torch.no_grad()
     def check(self) -> None:
@@ -158,28 +142,17 @@ class Clipper:
         such as a change of sign.
         """
         self.raise_if_nonfinite()
-        report = self._report
-        if report is None:
+        last = self._last
+        if last is None:
             raise ClipCheckError("check() was called before clip()")
         gradients = self._parameters.read()
-        # Measure before raising anything: other processes would wait for this one in the collective.
-        measured, reported = gradients.norms(), report.parameter_after
-        self._check_ids(gradients)
-        largest = max((gradients.parameters[index].numel() for index in gradients.indices), default=1)
-        same = (measured - reported).abs() <= TOLERANCE * reported + FTZ_TOLERANCE * largest**0.5
-        same |= ~reported.isfinite() & ~measured.isfinite()
-        if not bool(same.all()):
-            index = int(torch.argmin(same.int()))
-            raise ClipCheckError(
-                f"{report.names[index]}: its gradient has norm {measured[index].item():.6g} before the optimizer's "
-                f"step, but had {reported[index].item():.6g} after clip(): it was changed in between"
-            )
-        if report.dropped:
+        self._check_unchanged(gradients, last)
+        if last.dropped:
             return
         # In a chain a link that rescales upward may exceed the limits of the links before it.
         runners = list(self._runners.values())
-        last = max((index for index, runner in enumerate(runners) if runner.policy.kind == "rescale"), default=0)
-        for runner in runners[last:]:
+        start = max((index for index, runner in enumerate(runners) if runner.policy.kind == "rescale"), default=0)
+        for runner in runners[start:]:
             runner.check(gradients)
 
     def raise_if_nonfinite(self) -> None:
@@ -192,6 +165,10 @@ class Clipper:
             if bool(step > 0):
                 raise NonFiniteGradientError(_chosen(names, flags), step=int(step))
 
+    def summary(self) -> ClipSummary:
+        """What all calls of `clip()` did so far; print it. Reads from the device, and is not part of the state."""
+        return self._tally.summary()
+
     def state_dict(self) -> dict[str, Any]:
         """Each policy's name, options, blocks, step and memory, by its label in the chain ("" without a chain)."""
         return {label: runner.state_dict() for label, runner in self._runners.items()}
@@ -203,7 +180,7 @@ class Clipper:
         parameters, runners = self._parameters.read(with_gradients=False), self._new_runners()
         for label, runner in runners.items():
             runner.load_state_dict(state[label], parameters)
-        self._runners, self._report = runners, None
+        self._runners, self._last = runners, None
 
     def _new_runners(self) -> dict[str, PolicyRunner]:
         links = self.policy.links if isinstance(self.policy, Chain) else {"": self.policy}
@@ -226,10 +203,10 @@ class Clipper:
 
     def _apply(self, gradients: Gradients, norms: Tensor) -> Outcome:
         """Applies all policies, one after the other. norms: the gradients' 2-norms, [parameters]."""
-        outcomes: list[Outcome] = []
-        for runner in self._runners.values():
-            outcomes.append(runner.apply(gradients, norms))
-            norms = outcomes[-1].after
+        outcomes: dict[str, Outcome] = {}
+        for label, runner in self._runners.items():
+            outcomes[label] = runner.apply(gradients, norms, count=len(self._runners) > 1)
+            norms = outcomes[label].after
         return merge(outcomes)
 
     def _handle_nonfinite(self, gradients: Gradients) -> bool:
@@ -261,11 +238,41 @@ class Clipper:
         self._nonfinite.append((gradients.names, bad, step))
         return anywhere
 
-    def _check_ids(self, gradients: Gradients) -> None:
-        names, ids = self._seen
-        for name in {*names} ^ {*gradients.names}:
-            raise ClipCheckError(f"{name}: the parameter was {'removed' if name in names else 'added'} after clip()")
-        for name, then, now in zip(names, ids, gradients.ids(), strict=True):
+    def _check_unchanged(self, gradients: Gradients, last: _Clipped) -> None:
+        """Raises ClipCheckError unless the gradients are those that clip() left. Reads from the device."""
+        # Measure before raising anything: other processes would wait for this one in the collective.
+        measured, reported = gradients.norms(), last.norms
+        self._check_ids(gradients, last)
+        largest = max((gradients.parameters[index].numel() for index in gradients.indices), default=1)
+        same = (measured - reported).abs() <= TOLERANCE * reported + FTZ_TOLERANCE * largest**0.5
+        same |= ~reported.isfinite() & ~measured.isfinite()
+        if not bool(same.all()):
+            index = int(torch.argmin(same.int()))
+            raise ClipCheckError(
+                f"{last.names[index]}: its gradient has norm {measured[index].item():.6g} before the optimizer's "
+                f"step, but had {reported[index].item():.6g} after clip(): it was changed in between"
+            )
+
+    @torch.no_grad()
+    def _share_of_elements(self, outcome: Outcome, last: _Clipped) -> Tensor:
+        """The share of elements at their bound, 0-d, which is counted if it was not; raises ClipCheckError."""
+        reached, elements = outcome.reached, torch.as_tensor(outcome.elements, device=outcome.norms.device)
+        if reached is None:
+            if last is not self._last:
+                raise ClipCheckError("fraction counts elements when it is first read: read it before the next clip()")
+            gradients = self._parameters.read()
+            try:
+                self._check_unchanged(gradients, last)
+            except ClipCheckError as error:
+                raise ClipCheckError(f"fraction counts elements when it is first read, and {error}") from None
+            reached = next(iter(self._runners.values())).count(gradients)
+        return reached / elements.clamp(min=1)
+
+    def _check_ids(self, gradients: Gradients, last: _Clipped) -> None:
+        for name in {*last.names} ^ {*gradients.names}:
+            change = "removed" if name in last.names else "added"
+            raise ClipCheckError(f"{name}: the parameter was {change} after clip()")
+        for name, then, now in zip(last.names, last.ids, gradients.ids(), strict=True):
             if then != now:
                 raise ClipCheckError(f"{name}: its gradient was changed between clip() and step()")
         seen = set(map(id, gradients.parameters))
@@ -277,6 +284,24 @@ class Clipper:
                             f"parameter {index} of group {number} of {type(optimizer).__name__}, of shape "
                             f"{list(parameter.shape)}, has a gradient, and is not a parameter of the Clipper"
                         )
+
+
+def _listed_optimizers(optimizer: Any) -> list[Optimizer]:
+    optimizers = [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
+    for each in optimizers:
+        if not hasattr(each, "param_groups"):
+            raise TypeError(f"optimizer must be an optimizer, or a list of them, not {type(each).__name__}")
+    return optimizers
+
+
+def _policy_instance(policy: Any) -> Policy:
+    """Returns the policy; raises TypeError that names the usual mistakes."""
+    if isinstance(policy, Policy):
+        return policy
+    if isinstance(policy, type) and issubclass(policy, Policy):
+        raise TypeError(f"the policy is the class {policy.__name__}; make an instance: {policy.__name__}(…)")
+    advice = f"ClipByNorm(max={policy})" if isinstance(policy, (int, float)) else "such as ClipByNorm(max=1.0)"
+    raise TypeError(f"the policy must be an instance of a policy, {advice}, and is {policy!r}")
 
 
 def _block_policy(policy: Policy) -> BlockPolicy:
@@ -292,4 +317,4 @@ def _chosen(names: Sequence[str], flags: Tensor) -> list[str]:
 def _skipped(before: Tensor) -> Outcome:
     """The outcome of a step that is dropped for a non-finite gradient: nothing is measured or limited."""
     empty = before.new_zeros(0)
-    return Outcome(empty, empty, before.new_zeros(()), 0, before, dropped=True)
+    return Outcome(empty, empty, empty > 0, before, {}, dropped=True)

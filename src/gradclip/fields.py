@@ -10,12 +10,13 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 from gradclip.errors import InvalidField
 
+T = TypeVar("T")
 NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -63,7 +64,13 @@ def field(
     return dataclasses.field(default=default, default_factory=default_factory, metadata=entries)
 
 
-@dataclass(kw_only=True)
+@dataclass_transform(kw_only_default=True, field_specifiers=(field,))
+def checked_dataclass(cls: type[T]) -> type[T]:
+    """Makes a dataclass of keyword-only fields; type checkers then know that a `field` without default is required."""
+    return dataclasses.dataclass(kw_only=True)(cls)
+
+
+@checked_dataclass
 class Checked:
     """Base of every dataclass whose fields are made by `field`: a value out of range raises `InvalidField`.
 
@@ -81,7 +88,7 @@ class Checked:
                 setattr(self, field.name, float(value))
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class Option(Checked):
     """Base of a group of alternatives: each subclass with a `name` is registered in the group's `options`."""
 

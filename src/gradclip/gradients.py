@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -179,9 +179,13 @@ class Parameters:
 
 def _listed(source: Iterable[tuple[str, Parameter]]) -> list[tuple[str, Parameter]]:
     seen: dict[int, tuple[str, Parameter]] = {}
+    if not isinstance(source, Iterable) or isinstance(source, (str, Mapping)):
+        raise TypeError(f"Clipper takes a module or named_parameters(), not {type(source).__name__}")
     for pair in source:
         if isinstance(pair, Tensor):
             raise TypeError("Clipper takes a module or named_parameters(), whose names it reports, not parameters()")
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Tensor)):
+            raise TypeError(f"Clipper takes a module or named_parameters(), not {type(source).__name__}")
         seen.setdefault(id(pair[1]), pair)
     return list(seen.values())
 

@@ -4,53 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradclip.clamping import clamp, clamp_each, clamped
+from gradclip.clamping import clamp, clamp_each, clamped, count_at_bound
 from gradclip.distributed import gather_norms, local_tensor
 from gradclip.errors import ClipCheckError
 from gradclip.gradients import Gradients, select
 from gradclip.norms import index_tensor, wide_dtype
+from gradclip.outcome import Outcome
 from gradclip.policies import BlockPolicy, ElementwisePolicy, LimitPolicy, Measured, Memory, Policy
 from gradclip.scopes import Blocks, make_blocks
 
 TOLERANCE = 5e-6  # relative: twice the error of a norm, and the rounding of a product
 FTZ_TOLERANCE = 1.2e-38  # what a float32 unit that flushes subnormal numbers to zero may lose of an element
-
-
-@dataclass
-class Outcome:
-    """What a policy measured, and what it left.
-
-    norms, limits: [blocks]. exceeded, total: the number of blocks (of elements, for elementwise policies) above their
-    limit, and of all, 0-d. after: the parameters' 2-norms after clipping, [parameters].
-    """
-
-    norms: Tensor
-    limits: Tensor
-    exceeded: Tensor
-    total: Tensor | int
-    after: Tensor
-    dropped: bool = False
-
-
-def merge(outcomes: Sequence[Outcome]) -> Outcome:
-    """Combines the outcomes of all policies of a chain into one."""
-    if len(outcomes) == 1:
-        return outcomes[0]
-    return Outcome(
-        norms=torch.cat([outcome.norms for outcome in outcomes]),
-        limits=torch.cat([outcome.limits for outcome in outcomes]),
-        exceeded=torch.stack([outcome.exceeded for outcome in outcomes]).sum(),
-        total=sum(outcome.total for outcome in outcomes),
-        after=outcomes[-1].after,
-        dropped=any(outcome.dropped for outcome in outcomes),
-    )
 
 
 def plain_fields(policy: Policy) -> dict[str, Any]:
@@ -62,6 +32,12 @@ def plain_fields(policy: Policy) -> dict[str, Any]:
 def cap_of(policy: BlockPolicy) -> float | None:
     """A policy's additional cap on its limits; None for a policy whose `max` is the limit itself."""
     return policy.max if isinstance(policy, LimitPolicy) and policy.max_is_cap else None
+
+
+def _one_number(bounds: Collection[Tensor | float]) -> float | None:
+    """The bound that all parameters have, None if there is none or bounds differ between elements."""
+    numbers = {bound for bound in bounds if not isinstance(bound, Tensor)}
+    return numbers.pop() if len(numbers) == 1 and not any(isinstance(bound, Tensor) for bound in bounds) else None
 
 
 class PolicyRunner:
@@ -95,13 +71,17 @@ class PolicyRunner:
         selected = select(gradients.names, include, exclude, bool(gradients.partition))
         return make_blocks(self.policy.scope, gradients, selected, self._optimizers)
 
-    def apply(self, gradients: Gradients, before: Tensor) -> Outcome:
-        """Clips the gradients in place. before: the parameters' 2-norms, [parameters]."""
+    def apply(self, gradients: Gradients, before: Tensor, *, count: bool) -> Outcome:
+        """Clips the gradients in place.
+
+        before: the parameters' 2-norms, [parameters]. count: whether elements at their bound are counted now, since
+        they cannot be counted later.
+        """
         policy, blocks = self.policy, self.blocks(gradients)
         if isinstance(policy, LimitPolicy):
             policy = policy.at(self.step)
         if isinstance(policy, ElementwisePolicy):
-            outcome = self._clamp(policy, gradients, blocks, before)
+            outcome = self._clamp(policy, gradients, blocks, before, count)
         else:
             outcome = self._scale(policy, gradients, blocks, before)
         self.step += 1
@@ -200,7 +180,7 @@ class PolicyRunner:
         # A nan norm counts as exceeding and makes its block nan, as in torch; a norm of 0 never exceeds, even if its
         # limit is nan.
         exceeds = ~(norms <= limits) & (limits != math.inf) & (norms != 0)
-        outcome = Outcome(norms, limits, exceeds.sum(), len(blocks), before)
+        outcome = Outcome(norms, limits, exceeds, before, {"": blocks})
         if policy.kind == "decision":
             outcome.dropped = bool(exceeds.any())
         if policy.kind not in ("limit", "rescale"):
@@ -237,7 +217,9 @@ class PolicyRunner:
             memory[name][kept] = tensor[old]
         return memory
 
-    def _clamp(self, policy: ElementwisePolicy, gradients: Gradients, blocks: Blocks, before: Tensor) -> Outcome:
+    def _clamp(
+        self, policy: ElementwisePolicy, gradients: Gradients, blocks: Blocks, before: Tensor, count: bool
+    ) -> Outcome:
         tensors = {index: tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None}
         memories = {index: self._memory_of(policy, gradients, index, tensor) for index, tensor in tensors.items()}
         bounds = {index: policy.bounds(tensor, memories[index]) for index, tensor in tensors.items()}
@@ -245,37 +227,54 @@ class PolicyRunner:
         if (cap := cap_of(policy)) is not None:
             uncapped = {index: clamped(tensor, bounds[index]) for index, tensor in tensors.items()}
             bounds = {i: b.clamp(max=cap) if isinstance(b, Tensor) else min(b, cap) for i, b in bounds.items()}
-        numbers = {bound for bound in bounds.values() if not isinstance(bound, Tensor)}
         chosen, after = index_tensor(tuple(tensors), before.device), before
         zeros, no_bound = torch.zeros_like(before), torch.full_like(before, -1.0)  # where there is no gradient
-        figures = [zeros, zeros, no_bound]
-        if len(numbers) == 1 and not any(isinstance(bound, Tensor) for bound in bounds.values()):
-            bound = float(*numbers)
-            largest, exceeded, measured = clamp(list(tensors.values()), bound, before[chosen])
+        bound = _one_number(bounds.values())
+        reached: Tensor | None = None
+        if bound is not None:
+            listed = list(tensors.values())
+            largest, limited, measured = clamp(listed, bound, before[chosen])
             after = before.index_copy(0, chosen, measured)
-            parts = [largest, exceeded, torch.full_like(largest, bound)]
-            figures = [figure.index_copy(0, chosen, part) for figure, part in zip(figures, parts, strict=True)]
+            parts = [largest, limited.to(largest), torch.full_like(largest, bound)]
+            if count or gradients.shards:
+                reached = zeros.index_copy(0, chosen, count_at_bound(listed, bound, before))
         elif tensors:
             rows = [torch.stack(clamp_each(tensor, bounds[index])).to(before) for index, tensor in tensors.items()]
-            parts = list(torch.stack(rows, 1))
-            figures = [figure.index_copy(0, chosen, part) for figure, part in zip(figures, parts, strict=True)]
+            largest, counted, most = torch.stack(rows, 1)
+            reached = zeros.index_copy(0, chosen, counted)
+            parts = [largest, (counted > 0).to(largest), most]
             after = before if gradients.shards else gradients.norms()
+        else:
+            reached, parts = zeros, [zeros[:0], zeros[:0], zeros[:0]]
+        figures = [zeros, zeros, no_bound]
+        largest, limited, limits = (f.index_copy(0, chosen, part) for f, part in zip(figures, parts, strict=True))
         for index in tensors:
             if memory := policy.remember(uncapped[index], memories[index]):
                 self._elements[gradients.names[index]] = memory
         if len(self._elements) > len(gradients.names):  # parameters were removed
             self._elements = {name: self._elements[name] for name in gradients.names if name in self._elements}
-        largest, exceeded, limits = figures
-        if gradients.shards:
-            largest, limits = gather_norms(torch.cat([largest, limits]), gradients.shards * 2, math.inf).chunk(2)
-            exceeded, after = gather_norms(exceeded, gradients.shards, 1.0), gradients.norms()
+        if gradients.shards and reached is not None:
+            joined = torch.cat([largest, limits, limited])
+            largest, limits, limited = gather_norms(joined, gradients.shards * 3, math.inf).chunk(3)
+            reached, after = gather_norms(reached, gradients.shards, 1.0), gradients.norms()
         chosen = index_tensor(blocks.selected, before.device)
         total: Tensor | int = sum(tensor.numel() for tensor in tensors.values())
         if gradients.shards:  # counts a parameter whole if any process has a gradient of it
             sizes = index_tensor(tuple(parameter.numel() for parameter in gradients.parameters), before.device)
             total = sizes.where(limits >= 0, 0)[chosen].sum()
         limits = limits.where(limits >= 0, math.inf)
-        return Outcome(largest[chosen], limits[chosen], exceeded[chosen].sum(), total, after)
+        outcome = Outcome(largest[chosen], limits[chosen], limited[chosen] > 0, after, {"": blocks}, total)
+        outcome.reached = None if reached is None else reached[chosen].sum()
+        return outcome
+
+    def count(self, gradients: Gradients) -> Tensor:
+        """The number of elements at the bound of the last `apply`, which was one number, 0-d."""
+        assert self._last is not None
+        limits = self._last[1]
+        tensors = [
+            tensor for index in self.blocks(gradients).selected if (tensor := gradients.tensors[index]) is not None
+        ]
+        return count_at_bound(tensors, limits.min().item(), limits).sum()
 
     def _memory_of(self, policy: ElementwisePolicy, gradients: Gradients, index: int, tensor: Tensor) -> Memory:
         """The memory of a parameter's elements on its device; empty if the parameter's shape has changed."""

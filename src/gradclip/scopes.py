@@ -37,6 +37,11 @@ class Blocks:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def key(self) -> object:
+        """Is equal for equal blocks."""
+        return self.labels
+
     def norms(self, gradients: Gradients, p: float, parameter_norms: Tensor | None = None) -> Tensor:
         """The p-norm of each block, [blocks]. parameter_norms: [parameters], if they were measured already."""
         norms = gradients.norms(p) if parameter_norms is None else parameter_norms
@@ -120,6 +125,11 @@ class Units(Blocks):
 
     def __len__(self) -> int:
         return sum(self._rows.values())
+
+    @property
+    def key(self) -> object:
+        """Is equal for equal units, whose names are many."""
+        return self._names, tuple(self._rows.items())
 
     @cached_property
     def labels(self) -> tuple[str, ...]:  # type: ignore[override]

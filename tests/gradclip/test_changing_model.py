@@ -117,7 +117,7 @@ def expected_of_value(
 ) -> Expected:
     """Clips elements: each is clamped to [-limit, limit], with the limit rounded to its type."""
     bounds = {name: float(torch.tensor(limit, dtype=types[name])) for name in gradients}
-    exceeded = sum(int((np.abs(gradient) > bounds[name]).sum()) for name, gradient in gradients.items())
+    exceeded = sum(int((np.abs(gradient) >= bounds[name]).sum()) for name, gradient in gradients.items())
     count = sum(gradient.size for gradient in gradients.values())
     return Expected(
         {name: gradient.clip(-bounds[name], bounds[name]) for name, gradient in gradients.items()},

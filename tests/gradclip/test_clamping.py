@@ -27,8 +27,9 @@ def test_gradients_of_several_lengths_and_memory_layouts(dtype: torch.dtype, bou
     model = with_gradients(gradients)
     exact = [gradient.double().numpy() for gradient in gradients]
     report = Clipper(model.named_parameters(), ClipByValue(max=bound)).clip()
-    exceeded = sum(int((np.abs(one) > bound).sum()) for one in exact)
-    assert report.fraction.item() == pytest.approx(exceeded / sum(one.size for one in exact), abs=1e-15)
+    reached = sum(int((np.abs(one) >= bound).sum()) for one in exact)
+    assert report.fraction.item() == pytest.approx(reached / sum(one.size for one in exact), abs=1e-15)
+    assert report.limited.tolist() == [np.abs(one).max(initial=0.0) >= bound for one in exact]
     assert report.norms.tolist() == [np.abs(one).max(initial=0.0) for one in exact]
     for parameter, one, (before, after) in zip(model.values(), exact, report.by_parameter().values(), strict=True):
         clamped = np.clip(one, -bound, bound)
@@ -50,7 +51,11 @@ def test_gradients_of_one_shape_in_channels_last(dtype: torch.dtype) -> None:
 def test_clamped_elements_do_not_exceed_the_bound_rounded_to_their_type() -> None:
     model = with_gradients([torch.ones(9, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)])
     clipper = Clipper(model.named_parameters(), ClipByValue(max=0.1))
-    assert [clipper.clip().fraction.item() for _ in range(3)] == [1.0, 0.0, 0.0]
+    clipper.clip()
+    clamped = [parameter.grad.clone() for parameter in model.values()]
+    clipper.check()
+    assert clipper.clip().fraction.item() == 1.0  # an element at its bound counts
+    assert all(torch.equal(parameter.grad, one) for parameter, one in zip(model.values(), clamped, strict=True))
 
 
 @pytest.mark.parametrize("index", [5, PART + 5, LONG - 1])

@@ -89,6 +89,7 @@ def reports_of(policy: Policy) -> list[ClipReport]:
         for parameter, gradient in zip(parameters, step, strict=True):
             parameter.grad = torch.tensor(gradient, dtype=torch.float64)
         reports.append(clipper.clip())
+        assert reports[-1].fraction.isfinite()  # elements are counted when this is read, from these gradients
     return reports
 
 

@@ -173,8 +173,8 @@ def test_tensors_without_a_histogram(tmp_path: Path) -> None:
 def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     zero = torch.zeros((), dtype=torch.float64)
     one = zero.view(1)
-    report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, fraction=zero, dropped=False,
-                        names=("w",), parameter_before=one, parameter_after=one)  # fmt: skip
+    report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, limited=one > 1, dropped=False,
+                        names=("w",), parameter_before=one, parameter_after=one, get_labels=lambda: ("w",))  # fmt: skip
     tracker = Tracker(tmp_path, "", {})
     logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
     tracker.close()
@@ -202,8 +202,9 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
     for kind in (torch.Tensor, FakeAcceleratorTensor):
         each = torch.tensor([3.0, 4.0], dtype=torch.float64).as_subclass(kind)
         all_, loss = torch.tensor(5.0, dtype=torch.float64).as_subclass(kind), torch.tensor(1.5).as_subclass(kind)
-        report = ClipReport(before=all_, after=all_ / 2, norms=each, limits=each / 2, fraction=all_ / 5, dropped=False,
-                            names=("v", "w"), parameter_before=each, parameter_after=each / 2)  # fmt: skip
+        report = ClipReport(before=all_, after=all_ / 2, norms=each, limits=each / 2, limited=each > 0, dropped=False,
+                            names=("v", "w"), parameter_before=each, parameter_after=each / 2,
+                            get_labels=lambda: ("v", "w"))  # fmt: skip
         tracker = Tracker(tmp_path / kind.__name__, "", {})
         logged = tracker.step(1, loss, report, rate=1.0, speed=1.0, dropped=0, weights=each)
         tracker.close()

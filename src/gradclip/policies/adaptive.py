@@ -6,18 +6,17 @@ gradient can corrupt it. The additional cap `max` is applied last: memories take
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradclip.errors import InvalidField
-from gradclip.fields import field
+from gradclip.fields import checked_dataclass, field
 from gradclip.policies.base import INFINITY, SCOPES_WITHOUT_UNIT, LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class AutoClip(LimitPolicy):
     """Limits a norm to a percentile of all norms so far, the current one included.
 
@@ -60,7 +59,7 @@ class AutoClip(LimitPolicy):
         return (below + (above - below) * (rank - low)).where(count > 0, INFINITY)
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class ZClip(LimitPolicy):
     """Limits a norm whose z-score among the recent norms is too high.
 
@@ -113,7 +112,7 @@ class ZClip(LimitPolicy):
         }
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class AdaGC(LimitPolicy):
     """Limits each block to a multiple, slightly above 1, of the running average of its own clipped norms.
 
@@ -148,7 +147,7 @@ class AdaGC(LimitPolicy):
         }
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class EMAClip(LimitPolicy):
     """Limits each block to a multiple of the running average of its own clipped norms.
 
@@ -174,7 +173,7 @@ class EMAClip(LimitPolicy):
         return limits, {"count": count + seen, "average": running.where(seen, average)}
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class QuantileClip(LimitPolicy):
     """Adapts the limit until a target share of the norms is within it.
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from gradclip.errors import InvalidField
-from gradclip.fields import Option, field
+from gradclip.fields import Option, checked_dataclass, field
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class Measured:
         return self.measure_weights()
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class Policy(Option):
     """Base of all policies. `Policy.options` holds every one of them by its name.
 
@@ -78,7 +78,7 @@ class Policy(Option):
             raise InvalidField("kind", self.kind, " or ".join(KINDS))
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class BlockPolicy(Policy):
     """Base of the policies that measure gradients: which ones, and which of them together, as a block.
 
@@ -110,7 +110,7 @@ class BlockPolicy(Policy):
         raise NotImplementedError(f"{type(self).__name__} does not implement limits()")
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class LimitPolicy(BlockPolicy):
     """Base of the policies that limit gradients, with a threshold or cap `max` that may follow a schedule.
 
@@ -147,7 +147,7 @@ class LimitPolicy(BlockPolicy):
         return replace(self, max=self.max + (self.final - self.max) * done)
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class ElementwisePolicy(LimitPolicy):
     """Base of the policies that clamp every element by itself, which may change a gradient's direction.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from gradclip.errors import InvalidField
-from gradclip.fields import field
+from gradclip.fields import checked_dataclass, field
 from gradclip.policies.base import Policy
 
 KEYS_OF_LINKS = ("max", "scope", "norm_type", "include", "exclude", "schedule", "final", "over")
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class Chain(Policy):
     """Applies its links in their order, each any other policy with an include and exclude of its own.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradclip.fields import field
+from gradclip.fields import checked_dataclass, field
 from gradclip.policies.base import INFINITY, SCOPES, BlockPolicy, ElementwisePolicy, LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class NoClip(BlockPolicy):
     """Measures and reports, and limits nothing."""
 
@@ -27,7 +26,7 @@ class NoClip(BlockPolicy):
         return measured.norms.new_full(measured.norms.shape, INFINITY), memory
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class ClipByNorm(LimitPolicy):
     """Scales a block down to the norm `max` when its norm exceeds it.
 
@@ -44,7 +43,7 @@ class ClipByNorm(LimitPolicy):
         return measured.norms.new_full(measured.norms.shape, self.max), memory
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class ClipByValue(ElementwisePolicy):
     """Clamps every element to [-max, max], as torch's `clip_grad_value_` does."""
 
@@ -57,7 +56,7 @@ class ClipByValue(ElementwisePolicy):
         return self.max
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class ClipByRMS(LimitPolicy):
     """Limits the root mean square of a block's elements: its 2-norm to max * sqrt(elements).
 
@@ -75,7 +74,7 @@ class ClipByRMS(LimitPolicy):
         return self.max * measured.sizes.sqrt(), memory
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class Normalize(LimitPolicy):
     """Scales every block to the norm `max`, downward or upward: g * max / (norm + eps).
 
@@ -93,7 +92,7 @@ class Normalize(LimitPolicy):
         return self.max * (measured.norms / (measured.norms + self.eps)), memory
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class SoftClip(LimitPolicy):
     """Reduces every norm smoothly to below `max`: g * max / (max + norm).
 
@@ -111,7 +110,7 @@ class SoftClip(LimitPolicy):
         return self.max * (measured.norms / (self.max + measured.norms)), memory
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class DropStep(LimitPolicy):
     """Drops a step when the norm of its gradients exceeds `max`, and changes no gradient.
 

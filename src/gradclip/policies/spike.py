@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradclip.fields import field
+from gradclip.fields import checked_dataclass, field
 from gradclip.policies.base import ElementwisePolicy, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class SpikeClip(ElementwisePolicy):
     """Limits an element to sign(g) * sqrt(theta * v) where g^2 exceeds theta * v.
 

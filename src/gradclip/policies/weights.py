@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from gradclip.fields import field
+from gradclip.fields import checked_dataclass, field
 from gradclip.policies.base import LimitPolicy, Measured, Memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(kw_only=True)
+@checked_dataclass
 class AGC(LimitPolicy):
     """Limits the norm of each unit's gradient to a multiple of its weights' norm: ratio * max(|w|, eps).
 
