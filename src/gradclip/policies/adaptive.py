@@ -18,11 +18,22 @@ if TYPE_CHECKING:
 
 @checked_dataclass
 class AutoClip(LimitPolicy):
-    """Limits a norm to a percentile of all norms so far, the current one included.
+    """Limits a norm to a percentile of all norms so far, the current one included: L = percentile(‖g_1‖, …, ‖g_t‖).
 
-    Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip: Adaptive Gradient Clipping for Source
-    Separation Networks", Algorithm 1; linear interpolation between ranks. The paper keeps all norms;
-    here the last `window` of them, or all with window=0.
+    Source: Seetharaman, Wichern, Pardo, Le Roux 2020, "AutoClip: Adaptive Gradient Clipping for Source Separation
+    Networks", arXiv:2007.14469, Algorithm 1; linear interpolation between ranks. The paper keeps all norms; here the
+    last `window` of them, or all with window=0.
+
+    >>> import torch
+    >>> from gradclip import AutoClip, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> clipper = Clipper([("weight", weight)], AutoClip(percentile=50.0))
+    >>> for norm in (1.0, 2.0, 9.0):
+    ...     weight.grad = torch.tensor([norm])
+    ...     print(clipper.clip())
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 2 -> 1.5 (1 of 1 blocks limited)
+    gradient norm 9 -> 2 (1 of 1 blocks limited)
     """
 
     name: str = "autoclip"
@@ -61,11 +72,23 @@ class AutoClip(LimitPolicy):
 
 @checked_dataclass
 class ZClip(LimitPolicy):
-    """Limits a norm whose z-score among the recent norms is too high.
+    """Limits a norm whose z-score z = (‖g‖ - μ) / (σ + eps) exceeds z* = `threshold` to L = μ + z*² · σ / z.
 
-    Kumar, Owen, Chowdhury, Güra 2025, "ZClip: Adaptive Spike Mitigation for LLM Pre-Training",
-    Algorithm 1. After a warm-up over unclipped norms, mean and variance are exponential averages of the
+    Source: Kumar, Owen, Chowdhury, Güra 2025, "ZClip: Adaptive Spike Mitigation for LLM Pre-Training",
+    arXiv:2504.02507, Algorithm 1. After a warm-up over unclipped norms, μ and σ² are exponential averages of the
     clipped norms.
+
+    >>> import torch
+    >>> from gradclip import ZClip, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> clipper = Clipper([("weight", weight)], ZClip(warmup=3, max=None))
+    >>> for norm in (1.0, 1.2, 0.8, 9.0):
+    ...     weight.grad = torch.tensor([norm])
+    ...     print(clipper.clip())
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 1.2 -> 1.2 (0 of 1 blocks limited)
+    gradient norm 0.8 -> 0.8 (0 of 1 blocks limited)
+    gradient norm 9 -> 1.021 (1 of 1 blocks limited)
     """
 
     name: str = "zclip"
@@ -114,11 +137,22 @@ class ZClip(LimitPolicy):
 
 @checked_dataclass
 class AdaGC(LimitPolicy):
-    """Limits each block to a multiple, slightly above 1, of the running average of its own clipped norms.
+    """Limits each block to slightly more than the running average γ of its own clipped norms: L = ratio · γ.
 
-    Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining",
-    Algorithm 1. During the warm-up the global norm is limited, and each block's memory is its smallest
-    norm.
+    Source: Wang et al. 2025, "AdaGC: Improving Training Stability for Large Language Model Pretraining",
+    arXiv:2502.11034, Algorithm 1. γ ← beta · γ + (1 - beta) · ‖g after‖; during the warm-up the global norm is limited
+    to `warmup_max`, and γ is the block's smallest norm.
+
+    >>> import torch
+    >>> from gradclip import AdaGC, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> clipper = Clipper([("weight", weight)], AdaGC(warmup=2))
+    >>> for norm in (1.0, 1.0, 9.0):
+    ...     weight.grad = torch.tensor([norm])
+    ...     print(clipper.clip())
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 9 -> 1.05 (1 of 1 blocks limited)
     """
 
     name: str = "adagc"
@@ -149,10 +183,21 @@ class AdaGC(LimitPolicy):
 
 @checked_dataclass
 class EMAClip(LimitPolicy):
-    """Limits each block to a multiple of the running average of its own clipped norms.
+    """Limits each block to a multiple of the running average γ of its own clipped norms: L = ratio · γ.
 
-    The per-parameter clipping with which OLMo was trained (Groeneveld et al. 2024, its public code);
-    the average starts as the first norm, and nothing is limited during the warm-up.
+    Source: the per-parameter clipping of OLMo's public training code (Groeneveld et al. 2024, arXiv:2402.00838).
+    γ ← beta · γ + (1 - beta) · ‖g after‖, which starts as the first norm; nothing is limited during the warm-up.
+
+    >>> import torch
+    >>> from gradclip import EMAClip, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> clipper = Clipper([("weight", weight)], EMAClip(ratio=2.0, warmup=2))
+    >>> for norm in (1.0, 1.0, 9.0):
+    ...     weight.grad = torch.tensor([norm])
+    ...     print(clipper.clip())
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 9 -> 2 (1 of 1 blocks limited)
     """
 
     name: str = "ema"
@@ -175,10 +220,21 @@ class EMAClip(LimitPolicy):
 
 @checked_dataclass
 class QuantileClip(LimitPolicy):
-    """Adapts the limit until a target share of the norms is within it.
+    """Adapts the limit until a target share of the norms is within it: L ← L · exp(-lr · (1[‖g‖ ≤ L] - target)).
 
-    Andrew, Thakkar, McMahan, Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping",
-    section 2.1, without the noise; the same update as in Opacus.
+    Source: Andrew, Thakkar, McMahan, Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping",
+    arXiv:1905.03871, section 2.1, without the noise; the same update as in Opacus.
+
+    >>> import torch
+    >>> from gradclip import QuantileClip, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> clipper = Clipper([("weight", weight)], QuantileClip(target=0.5, initial=2.0))
+    >>> for norm in (9.0, 9.0, 1.0):
+    ...     weight.grad = torch.tensor([norm])
+    ...     print(clipper.clip())
+    gradient norm 9 -> 2 (1 of 1 blocks limited)
+    gradient norm 9 -> 2.21 (1 of 1 blocks limited)
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
     """
 
     name: str = "quantile"

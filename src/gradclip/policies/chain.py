@@ -15,8 +15,19 @@ KEYS_OF_LINKS = ("max", "scope", "norm_type", "include", "exclude", "schedule", 
 class Chain(Policy):
     """Applies its links in their order, each any other policy with an include and exclude of its own.
 
-    For example `value` and then `norm`, or another threshold for `embed.*` than for the rest; optax `chain` and
-    `partition`. The chain's `nonfinite` holds for all links.
+    Source: optax, `chain` and `partition`. For example `value` and then `norm`, or another threshold for `embed.*` than
+    for the rest. The chain's `nonfinite` holds for all links.
+
+    >>> import torch
+    >>> from gradclip import Chain, ClipByNorm, ClipByValue, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 40.0])
+    >>> chain = Chain(links={"elements": ClipByValue(max=4.0), "whole": ClipByNorm(max=1.0)})
+    >>> clipper = Clipper([("weight", weight)], chain)
+    >>> clipper.clip()
+    gradient norm 40.11 -> 1 (2 of 2 blocks limited)
+    >>> weight.grad
+    tensor([0.6000, 0.8000])
     """
 
     name: str = "chain"

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
 @checked_dataclass
 class NoClip(BlockPolicy):
-    """Measures and reports, and limits nothing."""
+    """Measures and reports, and limits nothing: g ← g.
+
+    >>> import torch
+    >>> from gradclip import NoClip, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clipper = Clipper([("weight", weight)], NoClip())
+    >>> clipper.clip()
+    gradient norm 5 -> 5 (0 of 1 blocks limited)
+    """
 
     name: str = "none"
 
@@ -28,10 +37,20 @@ class NoClip(BlockPolicy):
 
 @checked_dataclass
 class ClipByNorm(LimitPolicy):
-    """Scales a block down to the norm `max` when its norm exceeds it.
+    """Scales a block down to the norm `max` when its norm exceeds it: g ← g · min(1, max / ‖g‖).
 
-    Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks",
-    Algorithm 1. The scale is min(1, max / norm), without the 1e-6 that torch adds to the norm.
+    Source: Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks", arXiv:1211.5063,
+    Algorithm 1. torch divides by ‖g‖ + 1e-6 instead.
+
+    >>> import torch
+    >>> from gradclip import ClipByNorm, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clipper = Clipper([("weight", weight)], ClipByNorm(max=1.0))
+    >>> clipper.clip()
+    gradient norm 5 -> 1 (1 of 1 blocks limited)
+    >>> weight.grad
+    tensor([0.6000, 0.8000])
     """
 
     name: str = "norm"
@@ -45,7 +64,20 @@ class ClipByNorm(LimitPolicy):
 
 @checked_dataclass
 class ClipByValue(ElementwisePolicy):
-    """Clamps every element to [-max, max], as torch's `clip_grad_value_` does."""
+    """Clamps every element to [-max, max]: g_i ← min(max(g_i, -max), max).
+
+    Source: torch's `clip_grad_value_`. It changes the direction of the gradient.
+
+    >>> import torch
+    >>> from gradclip import ClipByValue, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clipper = Clipper([("weight", weight)], ClipByValue(max=3.5))
+    >>> clipper.clip()
+    gradient norm 5 -> 4.61 (1 of 1 blocks limited)
+    >>> weight.grad
+    tensor([3.0000, 3.5000])
+    """
 
     name: str = "value"
     max: float = field("the largest magnitude that an element keeps", gt=0, infinite=True)
@@ -58,9 +90,19 @@ class ClipByValue(ElementwisePolicy):
 
 @checked_dataclass
 class ClipByRMS(LimitPolicy):
-    """Limits the root mean square of a block's elements: its 2-norm to max * sqrt(elements).
+    """Limits the root mean square of a block's n elements: g ← g · min(1, max · √n / ‖g‖).
 
-    optax `clip_by_block_rms`.
+    Source: optax, `clip_by_block_rms`.
+
+    >>> import torch
+    >>> from gradclip import ClipByRMS, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clipper = Clipper([("weight", weight)], ClipByRMS(max=1.0))
+    >>> clipper.clip()
+    gradient norm 5 -> 1.414 (1 of 1 blocks limited)
+    >>> weight.grad
+    tensor([0.8485, 1.1314])
     """
 
     name: str = "rms"
@@ -76,9 +118,20 @@ class ClipByRMS(LimitPolicy):
 
 @checked_dataclass
 class Normalize(LimitPolicy):
-    """Scales every block to the norm `max`, downward or upward: g * max / (norm + eps).
+    """Scales every block to the norm `max`, downward or upward: g ← g · max / (‖g‖ + eps).
 
-    Normalised gradient descent (Nesterov 1984; Hazan, Levy, Shalev-Shwartz 2015).
+    Source: normalised gradient descent; Hazan, Levy, Shalev-Shwartz 2015, "Beyond Convexity: Stochastic Quasi-Convex
+    Optimization", arXiv:1507.02030, Algorithm 1.
+
+    >>> import torch
+    >>> from gradclip import Normalize, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([0.3, 0.4])
+    >>> clipper = Clipper([("weight", weight)], Normalize(max=1.0))
+    >>> clipper.clip()
+    gradient norm 0.5 -> 1 (0 of 1 blocks limited)
+    >>> weight.grad
+    tensor([0.6000, 0.8000])
     """
 
     name: str = "normalize"
@@ -94,10 +147,20 @@ class Normalize(LimitPolicy):
 
 @checked_dataclass
 class SoftClip(LimitPolicy):
-    """Reduces every norm smoothly to below `max`: g * max / (max + norm).
+    """Reduces every norm smoothly to below `max`: g ← g · max / (max + ‖g‖).
 
-    Zhang, He, Sra, Jadbabaie 2020, "Why Gradient Clipping Accelerates Training", equation 8 and the
-    discussion of normalised against clipped descent: within a factor of 2 of min(1, max / norm).
+    Source: Zhang, He, Sra, Jadbabaie 2020, "Why Gradient Clipping Accelerates Training", arXiv:1905.11881, equation 8
+    and the discussion of normalised against clipped descent: within a factor of 2 of min(1, max / ‖g‖).
+
+    >>> import torch
+    >>> from gradclip import SoftClip, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clipper = Clipper([("weight", weight)], SoftClip(max=5.0))
+    >>> clipper.clip()
+    gradient norm 5 -> 2.5 (1 of 1 blocks limited)
+    >>> weight.grad
+    tensor([1.5000, 2.0000])
     """
 
     name: str = "soft"
@@ -114,8 +177,18 @@ class SoftClip(LimitPolicy):
 class DropStep(LimitPolicy):
     """Drops a step when the norm of its gradients exceeds `max`, and changes no gradient.
 
-    As optax `skip_large_updates` and Megatron do. The decision is made on the host, so on an accelerator every step
-    waits for the norm.
+    Source: optax, `skip_large_updates`; Megatron-LM does the same. The decision is made on the host, so on an
+    accelerator every step waits for the norm.
+
+    >>> import torch
+    >>> from gradclip import DropStep, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clipper = Clipper([("weight", weight)], DropStep(max=1.0))
+    >>> clipper.clip()
+    gradient norm 5, step dropped
+    >>> weight.grad
+    tensor([3., 4.])
     """
 
     name: str = "drop"

@@ -14,13 +14,24 @@ if TYPE_CHECKING:
 
 @checked_dataclass
 class SpikeClip(ElementwisePolicy):
-    """Limits an element to sign(g) * sqrt(theta * v) where g^2 exceeds theta * v.
+    """Limits an element to sign(g) · √(theta · v) where g² > theta · v, with v ← beta · v + (1 - beta) · g².
 
-    Huang et al. 2025, "SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training", section 3,
-    without the momentum reset, which belongs to an optimizer. v is the running mean of the squares of the
-    clipped elements of earlier steps, without bias correction and without the additional cap `max`; where it
-    is 0 there is no limit but that cap. The memory holds sqrt(v), one number per element, so that the squares
-    of tiny gradients do not underflow.
+    Source: Huang et al. 2025, "SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training", arXiv:2501.06842,
+    section 3, without the momentum reset, which belongs to an optimizer. v is the running mean of the squares of the
+    clipped elements of earlier steps, without bias correction and without the additional cap `max`; where it is 0 there
+    is no limit but that cap. The memory holds √v, one number per element, so that the squares of tiny gradients do not
+    underflow.
+
+    >>> import torch
+    >>> from gradclip import SpikeClip, Clipper
+    >>> weight = torch.nn.Parameter(torch.zeros(1))
+    >>> clipper = Clipper([("weight", weight)], SpikeClip(theta=4.0, beta=0.5, warmup=2))
+    >>> for norm in (1.0, 1.0, 9.0):
+    ...     weight.grad = torch.tensor([norm])
+    ...     print(clipper.clip())
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 1 -> 1 (0 of 1 blocks limited)
+    gradient norm 9 -> 1.732 (1 of 1 blocks limited)
     """
 
     name: str = "spike"

@@ -13,11 +13,21 @@ if TYPE_CHECKING:
 
 @checked_dataclass
 class AGC(LimitPolicy):
-    """Limits the norm of each unit's gradient to a multiple of its weights' norm: ratio * max(|w|, eps).
+    """Limits the norm of each unit's gradient to a multiple of its weights' norm: L = ratio · max(‖w‖, eps).
 
-    Adaptive gradient clipping: Brock, De, Smith, Simonyan 2021, "High-Performance Large-Scale Image
-    Recognition Without Normalization", equation 3. A matrix or kernel has one unit per output, over
-    all other dimensions; a vector is one unit. The paper does not clip the classifier: name it in `exclude`.
+    Source: adaptive gradient clipping; Brock, De, Smith, Simonyan 2021, "High-Performance Large-Scale Image Recognition
+    Without Normalization", arXiv:2102.06171, equation 3. A matrix or kernel has one unit per output, over all other
+    dimensions; a vector is one unit. The paper does not clip the classifier: name it in `exclude`.
+
+    >>> import torch
+    >>> from gradclip import AGC, Clipper
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clipper = Clipper([("weight", weight)], AGC(ratio=0.01))
+    >>> clipper.clip()
+    gradient norm 5 -> 0.01414 (1 of 1 blocks limited)
+    >>> weight.grad
+    tensor([0.0085, 0.0113])
     """
 
     name: str = "agc"
