@@ -1,6 +1,7 @@
 """What gradclip imports and exports, the examples in its docstrings, and what static checkers know of it."""
 
 import doctest
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -75,3 +76,23 @@ def test_the_module_prints_versions_and_every_policy() -> None:
     assert [line.split()[0] for line in lines[4:]] == sorted(
         name for name, policy in Policy.options.items() if policy.__module__.startswith("gradclip.")
     )
+
+
+CHANGELOG = (ROOT / "src" / "gradclip" / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def listed(word: str, text: str) -> set[str]:
+    """The names of the list items of a changelog that begin with the word."""
+    items = re.findall(rf"^- {word}: (.*?)(?=^- |^#|\Z)", text, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r"`(\w+)`", "".join(items)))
+
+
+def test_the_changelog_lists_every_public_name_and_removes_none_without_a_deprecation() -> None:
+    versions = re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", CHANGELOG, re.DOTALL | re.MULTILINE)
+    assert versions[0][0] == gradclip.__version__
+    public, deprecated = set[str](), set[str]()
+    for _, text in reversed(versions):
+        assert listed("Removed", text) <= deprecated
+        deprecated |= listed("Deprecated", text)
+        public = (public | listed("Added", text)) - listed("Removed", text)
+    assert public == set(gradclip.__all__)
