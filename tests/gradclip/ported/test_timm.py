@@ -78,8 +78,14 @@ def test_units_and_limits(weights: object, gradient: object, expected: object) -
     torch.testing.assert_close(parameter.grad, torch.tensor(expected), rtol=1e-6, atol=0)
 
 
-def test_tiny_gradients_are_not_measured_as_1e_6() -> None:
-    """timm divides by at least 1e-6, so that a norm below is reduced too little; it belongs to code.4."""
+@behaviour(
+    "timm",
+    "code.4",
+    "(none)",
+    "a gradient's norm counts as at least 1e-6",
+    differs="it counts as it is, so that a tiny gradient is limited, too",
+)
+def test_tiny_gradients_are_limited() -> None:
     parameter = leaf([3e-8, 4e-8], [0.0, 0.0])
     clip(AGC(ratio=1e-5), parameter)
     assert values(parameter) == pytest.approx([6e-9, 8e-9], rel=1e-6)
@@ -186,7 +192,7 @@ def test_a_sparse_gradient_has_no_units() -> None:
     embedding = nn.Embedding(3, 2, sparse=True)
     nn.init.ones_(embedding.weight)
     (100 * embedding(torch.tensor([1, 1]))).sum().backward()
-    with pytest.raises(ValueError, match="cannot take the gradient of weight, .*it is sparse"):
+    with pytest.raises(ValueError, match=r"cannot take the gradient of weight, .*it is sparse"):
         Clipper(embedding, AGC()).clip()
     Clipper(embedding, AGC(scope="parameter")).clip()
     expected = 0.01 * 6**0.5 / 2**0.5
