@@ -166,7 +166,7 @@ def norms_of_each(parameters: list[Parameter], norm_type: float) -> Tensor:
 
 def message(parameters: list[Parameter], norm_type: float) -> str:
     try:
-        get_total_norm([p.grad for p in parameters], norm_type)
+        get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type)
     except InvalidField as error:
         return str(error)
     return ""

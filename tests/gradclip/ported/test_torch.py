@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -22,7 +23,7 @@ RISING = np.arange(1.0, 101.0)
 FLOAT64 = "the norm is in float64, whatever the gradients' dtype, since it may exceed their range"
 
 
-def layer(weight: object, bias: object) -> list[Parameter]:
+def layer(weight: ArrayLike, bias: list[float] | None) -> list[Parameter]:
     """A weight of 10 by 10 and a bias of 10, with gradients; the bias has none if None."""
     first = leaf(np.reshape(weight, (10, 10)).tolist())
     return [first, Parameter(torch.zeros(10)) if bias is None else leaf(bias)]
@@ -39,7 +40,7 @@ def small() -> list[Parameter]:
 
 def with_total_norm(parameters: Sequence[Parameter], max_norm: float, norm_type: float, foreach: bool | None) -> Tensor:
     """Clips as clip_grad_norm_ does, by the two functions that measure and scale."""
-    total = get_total_norm([p.grad for p in parameters], norm_type, foreach=foreach)
+    total = get_total_norm([p.grad for p in parameters if p.grad is not None], norm_type, foreach=foreach)
     clip_grads_with_norm_(parameters, max_norm, total, foreach=foreach)
     return total
 
@@ -65,10 +66,8 @@ How = Callable[[Sequence[Parameter], float, float, bool | None], Tensor]
 def test_values_are_clamped(bias: list[float] | None, foreach: bool | None) -> None:
     parameters = layer(WIDE, bias)
     clip_grad_value_(parameters, 2.5, foreach=foreach)
-    assert values(*parameters).tolist() == [
-        *np.clip(np.float32(WIDE).astype(np.float64), -2.5, 2.5),
-        *(bias or []),
-    ]
+    clamped = np.clip(np.float32(WIDE).astype(np.float64), -2.5, 2.5).tolist()
+    assert values(*parameters).tolist() == clamped + (bias or [])
     assert (parameters[1].grad is None) == (bias is None)
 
 
@@ -213,7 +212,9 @@ def test_orders_of_0_and_below_are_refused(norm_type: float) -> None:
         with pytest.raises(InvalidField, match=r"norm_type=.*must be a number of at least 0\.1"):
             clip_grad_norm_(parameters, 1, norm_type, error_if_nonfinite=error_if_nonfinite)
         with pytest.raises(InvalidField, match=r"norm_type=.*must be a number of at least 0\.1"):
-            get_total_norm([p.grad for p in parameters], norm_type, error_if_nonfinite=error_if_nonfinite)
+            get_total_norm(
+                [p.grad for p in parameters if p.grad is not None], norm_type, error_if_nonfinite=error_if_nonfinite
+            )
     assert values(*parameters).tolist() == before.tolist()
 
 
