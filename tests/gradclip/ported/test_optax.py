@@ -272,4 +272,5 @@ def test_the_norm_before_in_a_chain() -> None:
         assert report.before.item() == pytest.approx(before, rel=1e-6)
         assert report.norms.tolist() == pytest.approx([before, before], rel=1e-6)
         assert report.after.item() == pytest.approx(0.05, rel=1e-6)
+        assert norm(values(*model.parameters())) == pytest.approx(0.05, rel=1e-6)
         optimizer.step()

@@ -267,8 +267,8 @@ def check_fully_sharded(ranks: list[Record], setup: str, norm_type: float) -> No
         assert len(rank["collectives"]) == {"1d": measured, "2d": 3 * measured + 2}[setup]
         for after in rank["after"]:
             close(after, [None if each is None else each * threshold / total for each in expected])
-            assert all(norm(values(each), norm_type) <= threshold for each in after)
-        assert all(each <= threshold for each in rank["local norms"])
+            assert all(norm(values(each), norm_type) <= threshold * (1 + 1e-12) for each in after)
+        assert all(each <= threshold * (1 + 1e-12) for each in rank["local norms"])
     *large, zero, missing = expected
     assert all(each.any() for each in large)
     assert not zero.any()

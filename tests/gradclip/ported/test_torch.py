@@ -108,7 +108,7 @@ def test_a_large_norm_is_reduced_to_the_limit(norm_type: float | str, how: How, 
     assert returned.item() == pytest.approx(norm(before, p), rel=4 * 2**-23)
     after = values(*parameters)
     assert norm(after, p) == pytest.approx(2, abs=1e-6)
-    assert norm(after, p) <= 2 * (1 + 2**-23)
+    assert norm(after, p) <= 2 * (1 + 2**-21)
     assert (after / before).std() == pytest.approx(0, abs=1e-7)
 
 
@@ -134,7 +134,7 @@ def test_the_norm_of_a_single_tensor() -> None:
         one = clip_grad_norm_(alone, 2, norm_type)
         assert one == clip_grad_norm_([listed], 2, norm_type)
         assert torch.equal(alone.grad, listed.grad)
-        assert norm(values(alone.grad), float(norm_type)) <= 2 * (1 + 2**-23)
+        assert norm(values(alone.grad), float(norm_type)) <= 2 * (1 + 2**-21)
 
 
 @behaviour(
@@ -295,11 +295,20 @@ def test_two_precisions() -> None:
 # -- scaled gradients
 
 
+def by_definition(parameters: list[Parameter], max_norm: float) -> None:
+    """Clips as clip_grad_norm_ does; the norm must exceed the limit."""
+    total = norm(values(*parameters))
+    assert total > max_norm
+    for parameter in parameters:
+        parameter.grad.mul_(max_norm / total)
+
+
 def trained(how: str, spoil: str) -> Tensor:
     """The weights after a few steps in float32 with gradients clipped to 0.2; one step has an infinite gradient.
 
-    how: "scaled" clips the scaled gradients to the scaled limit, "unscaled" calls `unscale_` first, "plain" uses no
-    scaler and skips the step. spoil: whether the infinity is put in "before" unscaling or "after" clipping.
+    how: "scaled" clips the scaled gradients to the scaled limit; "unscaled" calls `unscale_` first; "plain" uses
+        neither a scaler nor gradclip, and skips the step.
+    spoil: whether the infinity is put in "before" unscaling or "after" clipping.
     """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
@@ -313,9 +322,11 @@ def trained(how: str, spoil: str) -> Tensor:
             model[1].weight.grad[0, 0] = math.inf
         if how == "unscaled":
             scaler.unscale_(optimizer)
-        scale = scaler.get_scale() if how == "scaled" else 1.0
-        returned = clip_grad_norm_(model.parameters(), 0.2 * scale)
-        assert returned > 0.2 * scale
+        max_norm = 0.2 * (scaler.get_scale() if how == "scaled" else 1.0)
+        if how == "plain":
+            by_definition(list(model.parameters()), max_norm)
+        else:
+            clip_grad_norm_(model.parameters(), max_norm)
         if step == 2 and spoil == "after":
             model[1].weight.grad[0, 0] = math.inf
         if how != "plain":
