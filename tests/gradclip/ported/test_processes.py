@@ -220,15 +220,6 @@ def test_on_four_processes(found: list[Record], subtests: pytest.Subtests) -> No
             check_replicated(rank["replicated"])
 
 
-@behaviour("torch", "dtensor.2", "test_vector_norm_partial", "partial sums are added before the norm, not after")
-@behaviour("torch", "dtensor.10", "test_partial_reduction_ops", "the norm of a partial sum is that of the sum")
-@pytest.mark.xfail(strict=True, reason="get_total_norm takes the parts of a sum for shards")
-def test_the_total_norm_of_a_partial_sum(found: list[Record]) -> None:
-    for rank in found:
-        for number, p in enumerate(NORM_TYPES):
-            assert rank["dtensor"]["partial"][number].item() == pytest.approx(norm(added(), p), rel=1e-6)
-
-
 @behaviour("torch", "fsdp2.1", "test_clip_grad_norm_1d, _2d", "the sharded gradients are those of the whole model")
 @behaviour("torch", "fsdp2.2", "test_clip_grad_norm_1d, _2d", "some gradients and shards exceed the limit before")
 @behaviour("torch", "fsdp2.3", "test_clip_grad_norm_1d, _2d", "the norm is that of the whole model")
@@ -308,6 +299,7 @@ def check_dtensors(found: Record) -> None:
         norms = [norm(values(each), p) for each in whole_tensors]
         assert found["sharded"][number].item() == pytest.approx(norms[0], rel=1e-6)
         assert found["each sharded"][number].tolist() == pytest.approx(norms[:3], rel=1e-6)
+        assert found["partial"][number].item() == pytest.approx(norm(added(), p), rel=1e-6)
         assert found["each partial"][number].tolist() == pytest.approx(
             [norm(added(), p), 2 * norm(added(), p)], rel=1e-6
         )

@@ -47,7 +47,7 @@ def test_the_modes() -> None:
     assert [Policy.options[name] for name in ("norm", "value", "agc")] == [ClipByNorm, ClipByValue, AGC]
     with pytest.raises(InvalidField, match=r"norm_type=3\.0"):
         AGC(norm_type=3.0)
-    with pytest.raises(TypeError, match="a policy derives from"):
+    with pytest.raises(TypeError, match="must be an instance of a policy"):
         Clipper([("w", leaf([1.0]))], "norm")
 
 
@@ -199,7 +199,6 @@ def test_a_sparse_gradient_has_no_units() -> None:
     assert embedding.weight.grad.to_dense().tolist() == [[0, 0], pytest.approx([expected, expected]), [0, 0]]
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the ValueError of other sparse gradients is not raised")
 def test_a_sparse_gradient_with_as_many_elements_as_rows() -> None:
     parameter = leaf([[3.0, 4.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]])
     parameter.grad = parameter.grad.to_sparse()  # two elements, in two sparse dimensions
