@@ -128,7 +128,7 @@ def _message(error: BaseException, project: Project[Any] | None, overrides: Sequ
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case ConfigCompositionException() if merge := MERGE_ERROR.search(str(error)):
-            return scalar_in_file(merge[1], merge[2], merge[3], project)
+            return scalar_in_file(merge[1], merge[2], merge[3], project, overrides)
         case MissingMandatoryValue():
             return missing_value(str(error.full_key), project)
         case InterpolationResolutionError() | GrammarParseError() if error.full_key:

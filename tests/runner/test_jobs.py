@@ -13,6 +13,7 @@ import pytest
 
 from runner.config import Sweep
 from runner.errors import quote_override
+from runner.printable import format_loss
 from runner.report import aggregate
 from runner.runs import lock
 from runner.runs.status import STATUS_FILE, actual_state, change_status, initial_status, write_status
@@ -84,7 +85,7 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
         assert row.endswith(log)
         assert row.endswith(".log") == bool(log)
         if job["objective"] is not None:
-            assert f"{job['objective']:.4f}" in row
+            assert format_loss(job["objective"]) in row
     assert "seed=3 experiment=steady" in table[5]
     assert "job 3 killed: SIGKILL" in table
     assert table[-3] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gradclip import ClipByNorm
+from gradclip import Chain, ClipByNorm
 from runner.cli import preflight as cli
 from runner.compose import Composer
 from runner.config import Log
@@ -156,7 +156,55 @@ def test_a_removed_key_is_answered_with_what_replaces_it(
     content = "parts: 2" if owner is Toy else f"{key.partition('.')[0]}:\n  parts: 2"
     (here / "more" / "experiment" / "old.yaml").write_text(f"# @package _global_\n{content}\n")
     line = refused(["hydra.searchpath=[file://more]", *form.format(key=key).split()], capsys)
-    assert re.match(rf"{re.escape(key)}(=2)?: no such key any more: pieces=2 does the same( \(.*\))?$", line)
+    option = " in clip=norm" if owner is ClipByNorm else ""
+    assert re.match(rf"{re.escape(key)}(=2)?: no such key{option}; pieces=2 does the same( \(.*\))?$", line)
+
+
+CHAIN = """
+defaults: [/schema/clip/chain@_here_, /clip@links.elements: value, /clip@links.whole: norm, _self_]
+name: chain
+"""
+GLOBAL = "# @package _global_\n"
+NESTED = [
+    (
+        "experiment",
+        GLOBAL + "defaults: [override /clip: chain]\nclip: {links: {whole: value}}",
+        "clip.links.whole: value: an option is chosen in the defaults list: "
+        "defaults: [override /clip@clip.links.whole: value]",
+        GLOBAL + "defaults: [override /clip: chain, override /clip@clip.links.whole: value]",
+    ),
+    (
+        "clip",
+        CHAIN + "links: {whole: value}",
+        "links.whole: value: an option is chosen in the defaults list: defaults: [/clip@links.whole: value]",
+        CHAIN.replace("/clip@links.whole: norm", "/clip@links.whole: value"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("folder", "content", "advice", "corrected"), NESTED, ids=[folder for folder, *_ in NESTED])
+def test_an_option_as_the_value_of_a_nested_key(
+    folder: str, content: str, advice: str, corrected: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The advice is an entry for that key, and a file with the entry composes."""
+    (here / "more" / "experiment").mkdir(parents=True)
+    (here / "more" / "clip").mkdir()
+    (here / "more" / "clip" / "chain.yaml").write_text(CHAIN)
+    (file := here / "more" / folder / "typo.yaml").write_text(content)
+    arguments = ["hydra.searchpath=[file://more]", f"{folder}=typo"]
+    assert refused(arguments, capsys) == f"{folder}/typo.yaml: {advice}"
+    file.write_text(corrected)
+    config = Composer(PROJECT).checked(arguments)
+    assert isinstance(config.clip, Chain)
+    assert config.clip.links["whole"].name == "value"
+
+
+def test_a_nested_key_that_its_option_lacks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "more" / "clip").mkdir(parents=True)
+    (here / "more" / "clip" / "chain.yaml").write_text(CHAIN)
+    line = refused(["hydra.searchpath=[file://more]", "clip=chain", "clip.links.whole.threshold=2"], capsys)
+    assert line.startswith("clip.links.whole.threshold=2: no such key in clip@clip.links.whole=norm; ")
+    assert line.endswith("it belongs to clip@clip.links.whole=zclip")
 
 
 def test_an_option_as_a_value_in_the_primary_file(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -60,6 +60,14 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     assert table.rows[0].deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
 
 
+def test_small_objectives_are_told_apart(tmp_path: Path) -> None:
+    """In the table, in the conclusion, and in the pages."""
+    table, words = answer(tmp_path, grid({"norm@1": [1e-5, 1.2e-5], "norm@2": [3e-5, 3.2e-5]}))
+    assert [line[1] for line in render.cells(table)[1:]] == ["1.100e-05 ± 1.4e-06", "3.100e-05 ± 1.4e-06"]
+    assert words.startswith("Take `clip.max=1`: 1.100e-05 ± 1.4e-06 over 2 seeds.")
+    assert "(3.100e-05 ± 1.4e-06 over 2 seeds)" in words
+
+
 def test_the_next_command_keeps_the_fixed_overrides(tmp_path: Path) -> None:
     """With all that was not swept, and quoted for the shell and for Hydra: at the defaults it would be another job."""
     fixed = ["initial='it\\'s a \"text\".txt'", "+schedule.final=0.5", "clip.include=[weight.*]"]

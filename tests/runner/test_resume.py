@@ -220,7 +220,7 @@ def test_a_removed_key_of_a_resumed_run_is_answered_with_what_replaces_it(
     finished(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Toy, "removed", {"parts": "pieces=2 does the same"})
-    assert refused(["resume=run", "parts=2"], capsys) == "parts=2: no such key any more: pieces=2 does the same"
+    assert refused(["resume=run", "parts=2"], capsys) == "parts=2: no such key; pieces=2 does the same"
 
 
 def test_a_project_can_fix_the_steps(

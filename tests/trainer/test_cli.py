@@ -26,7 +26,7 @@ EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experime
 
 # The arguments, and a part of the one line: the key, the value, what is allowed, the nearest known name.
 USER_ERRORS = [
-    ("clip=agc clip.exclude_last=false", "clip.exclude_last=false: no such key any more: clip.exclude says which"),
+    ("clip=agc clip.exclude_last=false", "clip.exclude_last=false: no such key in clip=agc; clip.exclude says which"),
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
     ("model=transformer", f"model=transformer: no such option; there are {MODELS}"),
     ("clip=null", "clip=null: no such option; did you mean clip=none? There are adagc, agc,"),
@@ -71,8 +71,8 @@ USER_ERRORS = [
     ("clip.scope=rows", "clip.scope=rows: must be model, group, layer, parameter or unit"),
     ("clip=drop clip.scope=layer", "clip.scope=layer: must be model for drop"),
     ("clip.schedule=linear", "clip.schedule=linear: must be constant unless max, final and over are given"),
-    ("clip=chain clip.max=1", "clip.max=1: no such key any more: it is set in a link: clip.links.<label>.max"),
-    ("clip=none clip.max=1", "clip.max=1: no such key any more: clip=none has no limit; clip=norm clip.max=inf does"),
+    ("clip=chain clip.max=1", "clip.max=1: no such key in clip=chain; it is set in a link: clip.links.<label>.max"),
+    ("clip=none clip.max=1", "clip.max=1: no such key in clip=none; clip=none has no limit; clip=norm clip.max=inf"),
     ("clip.final=0.1", "clip.final=0.1: must be null unless clip.schedule is linear or cosine"),
     ("clip=spike clip.max=1 clip.over=9", "clip.over=9: must be null unless clip.schedule is linear or cosine"),
     ("clip=chain clip.links.whole.nonfinite=drop", "clip.links.whole.nonfinite=drop: must be error, since clip.nonf"),
@@ -80,7 +80,7 @@ USER_ERRORS = [
     ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1.0: must be a number above 0"),
     ("clip=chain clip.links.whole.maks=1", "clip.links.whole.maks=1: no such key"),
     ("clip=chain clip@clip.links.whole=agc clip.links.whole.exclude_last=true",
-     "clip.links.whole.exclude_last=true: no such key any more: clip.exclude says which"),
+     "clip.links.whole.exclude_last=true: no such key in clip@clip.links.whole=agc; clip.exclude says which"),
     ("clip=chain clip@clip.links.whole=zclp", "clip=zclp: no such option; did you mean clip=zclip?"),
     ("clip.include=weight", "clip.include=weight: must be a list of patterns"),
     ("clip.name=value", "clip.name=value: must be norm, which the option itself sets"),
@@ -93,7 +93,7 @@ USER_ERRORS = [
     ("steps", "steps: an override is key=value, and a flag begins with -"),
     ("=3", "=3: an override is key=value, and a flag begins with -"),
     ("micro_batches=64", "micro_batches=64: must be at most data.batch_size=32, which it splits"),
-    ("accumulate=2", "accumulate=2: no such key any more: micro_batches=2 splits each batch in two"),
+    ("accumulate=2", "accumulate=2: no such key; micro_batches=2 splits each batch in two"),
     ("optimizer.nesterov=true", "optimizer.nesterov=true needs optimizer.momentum above 0"),
     ("schedule.warmup=9999", "schedule.warmup=9999 is longer than steps=1500"),
     ("device.precision=float16", "device.precision=float16 needs clip.nonfinite=drop"),

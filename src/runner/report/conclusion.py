@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from runner.printable import format_mean
 from runner.report.aggregate import FAILED, POLICY, THRESHOLD, UNFINISHED, Row, Table, format_override_value
 from runner.report.trials import SEED
 
@@ -153,8 +154,7 @@ def _incomplete(table: Table, resume: str) -> list[str]:
 
 
 def _mean(row: Row) -> str:
-    spread = "" if row.deviation is None else f" ± {row.deviation:.4f}"
-    return f"{row.mean:.4f}{spread} over {_seeds(len(row.objectives))}"
+    return f"{format_mean(row.mean, row.deviation)} over {_seeds(len(row.objectives))}"
 
 
 def _seeds(count: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.printable import format_mean
 from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
 from runner.report.conclusion import CODE, conclusion
 from runner.sweeps.results import columns, shell_path
@@ -52,7 +53,7 @@ def objective(row: Row) -> str:
     """The mean objective ± its standard deviation over seeds, where more than one finished."""
     if not row.objectives:
         return "-"
-    return f"{row.mean:.4f}" + ("" if row.deviation is None else f" ± {row.deviation:.4f}")
+    return format_mean(row.mean, row.deviation)
 
 
 LEGEND = (

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from runner.config import Sweep
 from runner.errors import EXIT_USER_ERROR, print_line, quote_override
-from runner.printable import printable
+from runner.printable import format_loss, printable
 from runner.runs.log import job_output_path
 from runner.runs.run import CONFIG_FILE, SIGNALS
 from runner.runs.status import actual_state, change_status
@@ -155,7 +155,7 @@ class Jobs:
                     "sweep.keep_going=true starts them")  # fmt: skip
 
     def _report(self, result: Result) -> None:
-        objective = "" if result.objective is None else f" {result.objective:.4f}"
+        objective = "" if result.objective is None else f" {format_loss(result.objective)}"
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
         clear = f"\r{'':<40}\r" if self._counter else ""
         self._counter = ""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.printable import printable
+from runner.printable import format_loss, printable
 from runner.runs.files import write_atomically
 from runner.runs.log import LOG_FILE, job_output_path
 from runner.runs.status import actual_state, read_status
@@ -161,7 +161,7 @@ def table(results: Sequence[Result]) -> str:
     rows = [("job", "state", "step", "objective", "point", "log")]
     for result in results:
         step = f"{result.step}/{result.steps}" if result.steps and result.state != "duplicate" else ""
-        objective = "" if result.objective is None else f"{result.objective:.4f}"
+        objective = "" if result.objective is None else format_loss(result.objective)
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
         logs = (result.folder / LOG_FILE, job_output_path(result.folder))
         log = next((shell_path(path) for path in logs if path.is_file() and path.stat().st_size), "")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.compose import Composer
 from runner.errors import UserError, explain
+from runner.printable import format_loss
 from runner.runs.status import change_status
 from runner.sweeps.grid import Points, make_job
 from runner.sweeps.results import Job, Plan, Result, read
@@ -165,7 +166,7 @@ class Search:
         if best is None or best.objective is None:
             return "\nno trial finished; try lower thresholds or a lower learning rate"
         command = shlex.join(["python", "train.py", *best.job.overrides])
-        return f"\nbest: job {best.job.number} with {best.objective:.4f}: {command}"
+        return f"\nbest: job {best.job.number} with {format_loss(best.objective)}: {command}"
 
 
 def sample(trial: Any, axes: Sequence[Axis], configurations: Points) -> list[str]:
