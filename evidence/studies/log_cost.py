@@ -40,7 +40,7 @@ def _cost(size: int) -> Cost:
     norms = dict.fromkeys(named, (1.0, 0.5))
     with tempfile.TemporaryDirectory() as folder:
         tracker = Tracker(Path(folder), "", {})
-        picture = _written(tracker, Path(folder), lambda: tracker.picture(1, norms))
+        picture = _written(tracker, Path(folder), lambda: tracker.gradient_flow(1, norms))
         histograms = _written(tracker, Path(folder), lambda: tracker.histograms(1, tensors))
         tracker.close()
     return Cost(sum(parameter.numel() for parameter in named.values()), step, picture, histograms)

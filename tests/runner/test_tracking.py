@@ -176,7 +176,7 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, fraction=zero, dropped=False,
                         names=("w",), parameter_before=one, parameter_after=one)  # fmt: skip
     tracker = Tracker(tmp_path, "", {})
-    logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
+    logged = tracker.step(1, zero, report, lr=1.0, steps_per_second=1.0, dropped=0)
     tracker.close()
     assert logged == (0.0, 0.0, 0.0, False, None)
     assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
@@ -205,7 +205,7 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
         report = ClipReport(before=all_, after=all_ / 2, norms=each, limits=each / 2, fraction=all_ / 5, dropped=False,
                             names=("v", "w"), parameter_before=each, parameter_after=each / 2)  # fmt: skip
         tracker = Tracker(tmp_path / kind.__name__, "", {})
-        logged = tracker.step(1, loss, report, rate=1.0, speed=1.0, dropped=0, weights=each)
+        logged = tracker.step(1, loss, report, lr=1.0, steps_per_second=1.0, dropped=0, update_norms=each)
         tracker.close()
         assert logged == (1.5, 5.0, 2.5, True, 3.0)
         found.append(shown_scalars(tmp_path / kind.__name__))
@@ -220,7 +220,7 @@ def test_an_open_tensorboard_discards_what_a_resumed_run_logs_again(
 ) -> None:
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
-    lengths = tracker.written()
+    lengths = tracker.log_lengths()
     tracker.evaluation(2, 0.25, {})
     tracker.close()
     board = EventAccumulator(str(tmp_path))
@@ -302,7 +302,7 @@ def test_a_truncated_log_is_named_and_continued_on_a_new_line(tmp_path: Path, ca
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
     tracker.evaluation(2, 0.5, {})
-    lengths = tracker.written()
+    lengths = tracker.log_lengths()
     tracker.close()
     (events,) = tmp_path.glob(EVENTS)
     for path in (events, tmp_path / "metrics.jsonl"):

@@ -63,31 +63,32 @@ class Tracker:
         loss: Tensor,
         report: ClipReport,
         *,
-        rate: float,
-        speed: float,
+        lr: float,
+        steps_per_second: float,
         dropped: int,
-        weights: Tensor | None = None,
+        update_norms: Tensor | None = None,
     ) -> Logged:
-        """Logs a step. Only here does a step wait for an accelerator.
+        """Logs a step, after one copy of its values from the device, for which the step waits.
 
-        weights: the norm of all weights and that of their update, [2], or None; with them, each parameter's norms are
-            logged too.
+        loss: the batch's mean loss, 0-d. report: that of clipping. lr: the learning rate. dropped: the number of steps
+        dropped so far. update_norms: the norm of all weights and that of their update, [2]; with them, the norms of
+        each parameter's gradient are logged too.
         """
         limit = report.limits.squeeze() if report.limits.numel() == 1 else report.limits.median()
-        vectors = [] if weights is None else [weights, report.parameter_before, report.parameter_after]
+        vectors = [] if update_norms is None else [update_norms, report.parameter_before, report.parameter_after]
         scalars = _read([loss, report.before, report.after, limit, report.fraction], vectors, report.before)
         mean_loss, before, after, max_norm, fraction, *norms = scalars
         scale = after / before if before > 0 else 1.0
-        values, weight_norm = [mean_loss, before, after, max_norm, fraction, scale, rate, speed, dropped], None
+        values, weight_norm = [mean_loss, before, after, max_norm, fraction, scale, lr, steps_per_second, dropped], None
         if norms:
             weight_norm, update_norm, *norms = norms
             values += [weight_norm, update_norm / weight_norm if weight_norm > 0 else 0.0, *norms]
-        self._write(step, step_with_parameters(report.names) if weights is not None else STEP, values)
+        self._write(step, STEP if update_norms is None else step_with_parameters(report.names), values)
         return Logged(mean_loss, before, after, fraction > 0, weight_norm)
 
-    def picture(self, step: int, parameters: Mapping[str, tuple[float, float]]) -> None:
-        """Writes the gradient-flow plot of a step. parameters: the norms before and after clipping, by name."""
-        drawn = flow.draw(step, parameters)
+    def gradient_flow(self, step: int, norms: Mapping[str, tuple[float, float]]) -> None:
+        """Writes the gradient-flow plot of a step. norms: (before, after) clipping, by parameter name."""
+        drawn = flow.draw(step, norms)
         image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)
         self._add(Summary(value=[Summary.Value(tag="gradient_flow", image=image)]), step)
 
@@ -117,7 +118,7 @@ class Tracker:
         """Writes buffered events to the event file."""
         self._events.flush()
 
-    def written(self) -> dict[str, int]:
+    def log_lengths(self) -> dict[str, int]:
         """The lengths of the folder's event files and metrics.jsonl after a flush, for a checkpoint."""
         self.flush()
         return log_lengths(self._folder)
