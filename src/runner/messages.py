@@ -123,7 +123,7 @@ def unknown_key(
     parent, _, leaf = key.rpartition(".")
     written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
     if key in ("experiment", "debug"):
-        return f"{written}: is chosen on the command line, and its file has to begin with # @package _global_"
+        return f"{written}: is chosen on the command line, and its file must begin with # @package _global_"
     line = f"{written}: no such key"
     if not _is_schema(owner):
         return line
@@ -131,7 +131,7 @@ def unknown_key(
     name = getattr(owner, "name", None)
     chosen_by = group if parent == group else f"{group}@{parent}"  # the override's key that chooses the option
     if owner and issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
-        return f"{line}; conf/{group}/<option>.yaml has to begin with its schema: " + (
+        return f"{line}; conf/{group}/<option>.yaml must begin with its schema: " + (
             f"defaults: [/schema/{group}/<option>@_here_, _self_]"
         )
     line += f" in {chosen_by}={name}" if name else ""

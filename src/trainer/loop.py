@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from gradclip import ClipReport, NonFiniteGradientError
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run
-from runner.tracking.tracker import Logged, Tracker
+from runner.tracking.tracker import LoggedStep, Tracker
 from trainer.config import Train
 from trainer.data import Batch
 from trainer.device import autocast
@@ -190,7 +190,7 @@ def _progress(batches: Iterator[Batch], state: TrainState) -> Iterator[Batch]:
         yield from bar
 
 
-def _check_logged_step(state: TrainState, logged: Logged, report: ClipReport, norms: Tensor | None) -> None:
+def _check_logged_step(state: TrainState, logged: LoggedStep, report: ClipReport, norms: Tensor | None) -> None:
     """Adds a logged step to the history, raises Diverged if the run has diverged, and warns of bad gradients.
 
     norms: the `weight_norms` before the step, if every parameter is to be checked.

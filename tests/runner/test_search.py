@@ -23,7 +23,7 @@ OPTUNA = ("-m", "sweep.method=optuna")
 
 
 def study(folder: Path) -> Any:
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / search.STORAGE))
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / search.STUDY_FILE))
     return optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
 
 

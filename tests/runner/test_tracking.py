@@ -26,10 +26,10 @@ from torch.nn import Parameter
 from gradclip import Clipper, ClipReport, Policy
 from runner.errors import UserError
 from runner.sweeps import grid
-from runner.sweeps.results import Plan, swept
+from runner.sweeps.results import Plan, swept_values
 from runner.sweeps.space import axes
 from runner.tracking import flow, metrics
-from runner.tracking.events import EVENTS
+from runner.tracking.events import EVENT_FILES
 from runner.tracking.tags import step_with_parameters
 from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import truncate_logs
@@ -304,7 +304,7 @@ def test_a_truncated_log_is_named_and_continued_on_a_new_line(tmp_path: Path, ca
     tracker.evaluation(2, 0.5, {})
     lengths = tracker.log_lengths()
     tracker.close()
-    (events,) = tmp_path.glob(EVENTS)
+    (events,) = tmp_path.glob(EVENT_FILES)
     for path in (events, tmp_path / "metrics.jsonl"):
         path.write_bytes(path.read_bytes()[:-5])
     truncate_logs(tmp_path, lengths)
@@ -435,7 +435,7 @@ def test_hparams_has_a_row_for_every_job(
 def session_start(folder: Path) -> dict[str, Any]:
     """The values of the one event that begins the run's row in HParams."""
     found = []
-    for path in folder.glob(EVENTS):
+    for path in folder.glob(EVENT_FILES):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.tag == SESSION_START_INFO_TAG:
@@ -452,7 +452,7 @@ def run_grid(folder: Path, *arguments: str) -> Plan:
     plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
     plan.write(folder)
     for job in plan.jobs:
-        train(compose(*job.overrides), folder / str(job.number), swept=swept(folder / str(job.number)))
+        train(compose(*job.overrides), folder / str(job.number), swept=swept_values(folder / str(job.number)))
     return plan
 
 
