@@ -19,8 +19,8 @@ from evidence.processes import memory
 from runner.runs import checkpoint
 from runner.runs.status import read_status
 from runner.tracking import metrics
-from runner.tracking.metrics import METRICS
-from runner.tracking.tags import VALIDATION
+from runner.tracking.metrics import METRICS_FILE
+from runner.tracking.tags import VALIDATION_LOSS
 from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import log_lengths
 from trainer.config import Train
@@ -57,7 +57,7 @@ def smallest(steps: int) -> str:
     rows = [[f"{mark:,}", f"{next((mb for step, mb in found if step >= mark), found[-1][1]):.1f}"] for mark in marks]
     late = [mb for step, mb in found if step >= 1000]
     rows += [["growth from step 1,000 on", f"{late[-1] - late[0]:.1f}, where {GROWTH:g} count as noise"]]
-    lines = lengths.pop(METRICS) / steps
+    lines = lengths.pop(METRICS_FILE) / steps
     events = sum(lengths.values()) / steps
     written = f"Its event file: {events:.0f} bytes a step, of at most {BYTES} allowed; metrics.jsonl: {lines:.0f}."
     return f"{pages.table(['step', 'resident memory, MB'], rows)}\n\n{written}"
@@ -87,7 +87,7 @@ def checkpoints(*overrides: str) -> str:
         started = time.perf_counter()
         execute_in_folder(config, run)
         total = time.perf_counter() - started
-        losses = [loss for _, loss in metrics.read(run, [VALIDATION])[VALIDATION]]
+        losses = [loss for _, loss in metrics.read(run, [VALIDATION_LOSS])[VALIDATION_LOSS]]
         best = sum(loss < min(losses[:number], default=float("inf")) for number, loss in enumerate(losses))
         count = -(-config.steps // config.checkpoint.every) + best
         seconds = seconds_of_a_checkpoint(config, run)

@@ -110,7 +110,7 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     writer.add_scalar("train/grad_norm", 1.0, 1)
     writer.close()
     for arguments, line in (
-        ([str(tmp_path / "nowhere")], "neither metrics.jsonl nor an event file of TensorBoard is there"),
+        ([str(tmp_path / "nowhere")], "has neither metrics.jsonl nor an event file of TensorBoard"),
         ([str(tmp_path / "other")], "no scalar 'grad_norm/before'; did you mean --tag train/grad_norm?"),
     ):
         with pytest.raises(SystemExit) as end:

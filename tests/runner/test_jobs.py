@@ -13,11 +13,12 @@ import pytest
 
 from runner.config import Sweep
 from runner.errors import quote_override
+from runner.printable import format_loss
 from runner.report import aggregate
 from runner.runs import lock
 from runner.runs.status import STATUS_FILE, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
-from runner.sweeps.jobs import Jobs, Source, record_end
+from runner.sweeps.jobs import JobRunner, JobSource, record_end
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import Job, Plan
 from runner.sweeps.sweep import GridSource
@@ -84,7 +85,7 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
         assert row.endswith(log)
         assert row.endswith(".log") == bool(log)
         if job["objective"] is not None:
-            assert f"{job['objective']:.4f}" in row
+            assert format_loss(job["objective"]) in row
     assert "seed=3 experiment=steady" in table[5]
     assert "job 3 killed: SIGKILL" in table
     assert table[-3] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"
@@ -191,13 +192,13 @@ def test_a_job_that_cannot_be_resumed_stays_interrupted(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_sweep_itself_ends_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Jobs, source: Source) -> None:
+    def fail(self: JobRunner, source: JobSource) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(Jobs, "_collect", fail)
+    monkeypatch.setattr(JobRunner, "_collect", fail)
     launcher = LocalLauncher(1)
     settings = Sweep(jobs=1)
-    jobs = Jobs(tmp_path, Plan([], []), settings, ["sh", "-c", "sleep 60"], launcher)
+    jobs = JobRunner(tmp_path, Plan([], []), settings, ["sh", "-c", "sleep 60"], launcher)
     with pytest.raises(OSError, match="no space left"):
         jobs.run(GridSource([Job(0, [], "")]))
     assert [running.process.poll() for running in jobs._running] == [-signal.SIGTERM]
@@ -446,7 +447,7 @@ def test_slurm_is_not_installed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     line = refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys)
-    assert line == "sweep.launcher=slurm: no sbatch on this machine; sweep.slurm.cluster=local tries it out"
+    assert line == "sweep.launcher=slurm: this machine has no sbatch; sweep.slurm.cluster=local runs the jobs here"
     assert files(tmp_path) == {}
 
 

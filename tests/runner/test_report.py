@@ -57,7 +57,15 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     assert [table.name(row) for row in table.rows] == [
         "clip=norm clip.max=1", "clip=value clip.max=0.02", "clip=norm clip.max=0.1", "clip=norm clip.max=10",
         "clip=none"]  # fmt: skip
-    assert table.rows[0].deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
+    assert table.rows[0].standard_deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
+
+
+def test_small_objectives_are_told_apart(tmp_path: Path) -> None:
+    """In the table, in the conclusion, and in the pages."""
+    table, words = answer(tmp_path, grid({"norm@1": [1e-5, 1.2e-5], "norm@2": [3e-5, 3.2e-5]}))
+    assert [line[1] for line in render.cells(table)[1:]] == ["1.100e-05 ± 1.4e-06", "3.100e-05 ± 1.4e-06"]
+    assert words.startswith("Take `clip.max=1`: 1.100e-05 ± 1.4e-06 over 2 seeds.")
+    assert "(3.100e-05 ± 1.4e-06 over 2 seeds)" in words
 
 
 def test_the_next_command_keeps_the_fixed_overrides(tmp_path: Path) -> None:
@@ -138,7 +146,7 @@ def test_the_boundary_of_a_tie(tmp_path: Path) -> None:
     for shift, tied in ((0.199, True), (0.201, False)):
         jobs = grid({"norm@1": list(near), "norm@2": [value + shift for value in near]})
         table, _ = answer(tmp_path / str(shift), jobs)
-        assert table.rows[0].error == pytest.approx(0.1)
+        assert table.rows[0].standard_error == pytest.approx(0.1)
         assert table.rows[0].tied is tied
 
 
@@ -152,7 +160,7 @@ def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({"norm@1": [1.0, None, 1.1], "norm@5": [0.5, None, None]}))
     assert "Take none of these as it is" in words
     assert "`clip.max=1`, finished at 2 of 3 seeds" in words
-    assert table.clean == []
+    assert table.stable == []
 
 
 def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path) -> None:
@@ -245,7 +253,7 @@ def test_user_errors_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments, line in (([], "there is no sweep"), (["nowhere"], "no sweep and no run")):
+    for arguments, line in (([], "there is no sweep"), (["nowhere"], "not a sweep or a run")):
         with pytest.raises(SystemExit) as end:
             script.main(arguments)
         assert end.value.code == 2

@@ -26,10 +26,10 @@ from torch.nn import Parameter
 from gradclip import Clipper, ClipReport, Policy
 from runner.errors import UserError
 from runner.sweeps import grid
-from runner.sweeps.results import Plan, swept
+from runner.sweeps.results import Plan, swept_values
 from runner.sweeps.space import axes
 from runner.tracking import flow, metrics
-from runner.tracking.events import EVENTS
+from runner.tracking.events import EVENT_FILES
 from runner.tracking.tags import step_with_parameters
 from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import truncate_logs
@@ -176,7 +176,7 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, limited=one > 1, dropped=False,
                         names=("w",), parameter_before=one, parameter_after=one, get_labels=lambda: ("w",))  # fmt: skip
     tracker = Tracker(tmp_path, "", {})
-    logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
+    logged = tracker.step(1, zero, report, lr=1.0, steps_per_second=1.0, dropped=0)
     tracker.close()
     assert logged == (0.0, 0.0, 0.0, False, None)
     assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
@@ -206,7 +206,7 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
                             names=("v", "w"), parameter_before=each, parameter_after=each / 2,
                             get_labels=lambda: ("v", "w"))  # fmt: skip
         tracker = Tracker(tmp_path / kind.__name__, "", {})
-        logged = tracker.step(1, loss, report, rate=1.0, speed=1.0, dropped=0, weights=each)
+        logged = tracker.step(1, loss, report, lr=1.0, steps_per_second=1.0, dropped=0, update_norms=each)
         tracker.close()
         assert logged == (1.5, 5.0, 2.5, True, 3.0)
         found.append(shown_scalars(tmp_path / kind.__name__))
@@ -221,7 +221,7 @@ def test_an_open_tensorboard_discards_what_a_resumed_run_logs_again(
 ) -> None:
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
-    lengths = tracker.written()
+    lengths = tracker.log_lengths()
     tracker.evaluation(2, 0.25, {})
     tracker.close()
     board = EventAccumulator(str(tmp_path))
@@ -303,9 +303,9 @@ def test_a_truncated_log_is_named_and_continued_on_a_new_line(tmp_path: Path, ca
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
     tracker.evaluation(2, 0.5, {})
-    lengths = tracker.written()
+    lengths = tracker.log_lengths()
     tracker.close()
-    (events,) = tmp_path.glob(EVENTS)
+    (events,) = tmp_path.glob(EVENT_FILES)
     for path in (events, tmp_path / "metrics.jsonl"):
         path.write_bytes(path.read_bytes()[:-5])
     truncate_logs(tmp_path, lengths)
@@ -436,7 +436,7 @@ def test_hparams_has_a_row_for_every_job(
 def session_start(folder: Path) -> dict[str, Any]:
     """The values of the one event that begins the run's row in HParams."""
     found = []
-    for path in folder.glob(EVENTS):
+    for path in folder.glob(EVENT_FILES):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.tag == SESSION_START_INFO_TAG:
@@ -453,7 +453,7 @@ def run_grid(folder: Path, *arguments: str) -> Plan:
     plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
     plan.write(folder)
     for job in plan.jobs:
-        train(compose(*job.overrides), folder / str(job.number), swept=swept(folder / str(job.number)))
+        train(compose(*job.overrides), folder / str(job.number), swept=swept_values(folder / str(job.number)))
     return plan
 
 
