@@ -1,10 +1,11 @@
 """Counts what one `clip()` costs for every policy and scope: `python evidence/library_costs.py`.
 
 Writes the table in src/gradclip/README.md. Nothing is timed: a dispatch mode intercepts every operation, and counts the
-elements that it reads and writes. The counts for an accelerator are those for tensors on torch's meta device, which have
+elements that it reads and writes. The counts for an accelerator are those for tensors on torch's meta device: they have
 no values, so that nothing can depend on one. Collectives are counted in two processes with gloo.
 """
 
+import math
 import re
 import sys
 import tempfile
@@ -30,6 +31,7 @@ PAGE = Path(__file__).parents[1] / "src" / "gradclip" / "README.md"
 HEAD = ["policy", "scope", "CPU, nothing exceeds", "CPU, all blocks exceed", "accelerator", "collectives", "state",
         "copies to the host"]  # fmt: skip
 SHAPE = (128, 512)  # of every gradient: not stacked with others, and with rows that are long against one number
+LINKS = "`value`, then `norm`"  # what is measured of the policy `chain`, in place of a scope
 WITHIN, BEYOND = 1e-4, 1.0  # the size of elements that exceed no limit, and of those that exceed every limit
 WARM_UP = 3  # steps before the one that is counted
 FIELDS: dict[str, dict[str, Any]] = {
@@ -40,7 +42,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "zclip": {"max": None},
     "chain": {"links": {"elements": ClipByValue(max=0.01), "whole": ClipByNorm(max=1.0)}},
 }
-Case = tuple[str, str]  # the name of a policy and its scope, empty for a chain
+Case = tuple[str, str]  # the name of a policy, and its scope or that of a chain's links
 SIZES = {4: "P", 12: "3P", 14: "U"}  # numbers per collective, for the 4 parameters and 14 units of `small_model`
 
 
@@ -60,7 +62,7 @@ class Costs(NamedTuple):
     per_element: int
 
 
-class Accesses(TorchDispatchMode):
+class Accesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the elements that operations read and write, the values that the host reads, and collectives.
 
     gradients: tensors whose elements are counted separately, also where an operation is given a view of them. An
@@ -68,7 +70,7 @@ class Accesses(TorchDispatchMode):
     """
 
     def __init__(self, gradients: Sequence[Tensor] = ()):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.storages = {id(storage): storage for storage in (each.untyped_storage() for each in gradients)}
         self.elements: Counter[tuple[str, bool]] = Counter()  # by "read" or "write", and whether of the gradients
         self.copies = 0
@@ -104,9 +106,8 @@ class Accesses(TorchDispatchMode):
     def count(self, access: str, tensors: Sequence[Tensor]) -> None:
         """Counts one operation's access to tensors."""
         for tensor in {id(each): each for each in tensors}.values():
-            storage = tensor.untyped_storage()
-            elements = min(tensor.numel(), storage.nbytes() // tensor.itemsize)
-            self.elements[access, id(storage) in self.storages] += elements
+            elements = math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+            self.elements[access, id(tensor.untyped_storage()) in self.storages] += elements
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -119,11 +120,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 def main(arguments: list[str] | None = None) -> None:
     args = pages.parser(__doc__, PAGE).parse_args(arguments)
     sharded = {case: collectives_cell(sent) for case, sent in collectives()["sharded"].items()}
-    found = {
-        case: [*before, sharded[case], *after]
-        for case, (*before, state, copies) in cells().items()
-        for after in [(state, copies)]
-    }
+    found = {case: [*before, sharded[case], state, copies] for case, (*before, state, copies) in cells().items()}
     pages.write(args.page, {"costs": pages.table(HEAD, rows(found))})
 
 
@@ -134,7 +131,7 @@ def cases() -> dict[Case, Policy]:
         policy = kind(**FIELDS.get(name, {}))
         policy = replace(policy, warmup=1) if hasattr(policy, "warmup") else policy
         scopes = policy.scopes if isinstance(policy, BlockPolicy) else ()
-        found |= {(name, scope): replace(policy, scope=scope) for scope in scopes} or {(name, ""): policy}
+        found |= {(name, scope): replace(policy, scope=scope) for scope in scopes} or {(name, LINKS): policy}
     return found
 
 
@@ -163,13 +160,8 @@ def costs(policy: Policy, device: str, size: float = WITHIN, dtype: torch.dtype 
     passes.
     """
     torch.manual_seed(0)
-    shapes = {f"layer{layer}": [SHAPE, SHAPE] for layer in range(2)}
-    model = nn.ModuleDict(
-        {
-            layer: nn.ParameterList([Parameter(torch.randn(shape, device=device).to(dtype)) for shape in each])
-            for layer, each in shapes.items()
-        }
-    )
+    layers = [[Parameter(torch.randn(SHAPE, device=device).to(dtype)) for _ in range(2)] for _ in range(2)]
+    model = nn.ModuleList([nn.ParameterList(parameters) for parameters in layers])
     clipper, accesses, limited = clip(model, policy, size)
     if policy.kind not in ("measure", "rescale") and device == "cpu" and limited != {size == BEYOND}:
         raise ValueError(f"{policy}: its blocks are not limited as elements of the size {size} should be")
@@ -204,9 +196,8 @@ def cells() -> dict[Case, list[str]]:
 
 def accesses_cell(costs: Costs) -> str:
     """Reads / writes of the gradients, each with those of other tensors after a plus if there are any."""
-    if not costs.other_reads and not costs.other_writes:
-        return f"{costs.reads} / {costs.writes}"
-    return f"{costs.reads} + {costs.other_reads} / {costs.writes} + {costs.other_writes}"
+    pairs = (costs.reads, costs.other_reads), (costs.writes, costs.other_writes)
+    return " / ".join(f"{own} + {other}" if other else f"{own}" for own, other in pairs)
 
 
 def collectives_cell(sent: Sequence[tuple[str, int]]) -> str:
@@ -218,14 +209,16 @@ def collectives_cell(sent: Sequence[tuple[str, int]]) -> str:
 
 def rows(found: dict[Case, list[str]]) -> list[list[str]]:
     """The rows of the table, cheapest on an accelerator first: policies and scopes with equal cells have one row."""
-    scopes: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    scopes: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)  # by the policy and its cells
     for (name, scope), listed in found.items():
-        scopes[name, tuple(listed)].append(scope)
-    names: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
-    for (name, listed), chosen in scopes.items():
-        names[", ".join(chosen), listed].append(f"`{name}`")
-    merged = [[", ".join(together), scope, *listed] for (scope, listed), together in names.items()]
-    return sorted(merged, key=lambda row: (sum(map(int, re.findall(r"\d+", row[4]))), row[5], row[6]))
+        scopes[name, *listed].append(scope)
+    names: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)  # by the scopes and their cells
+    for (name, *listed), together in scopes.items():
+        names[", ".join(together), *listed].append(f"`{name}`")
+    merged = [[", ".join(together), *row] for row, together in names.items()]
+    return sorted(
+        merged, key=lambda row: [sum(map(int, re.findall("[0-9]+", row[n].replace(",", "")))) for n in (4, 5, 6)]
+    )
 
 
 def collectives() -> dict[str, dict[Case, list[tuple[str, int]]]]:
