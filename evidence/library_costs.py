@@ -33,7 +33,7 @@ HEAD = ["policy", "scope", "CPU, nothing exceeds", "CPU, all blocks exceed", "ac
 SHAPE = (128, 512)  # of every gradient: not stacked with others, and with rows that are long against one number
 LINKS = "`value`, then `norm`"  # what is measured of the policy `chain`, in place of a scope
 WITHIN, BEYOND = 1e-4, 1.0  # the size of elements that exceed no limit, and of those that exceed every limit
-WARM_UP = 3  # steps before the one that is counted
+WARM_UP = 2  # steps before the one that is counted
 FIELDS: dict[str, dict[str, Any]] = {
     "norm": {"max": 1.0},
     "value": {"max": 0.01},
