@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from evidence import library_costs, pages
-from evidence.library_costs import BEYOND, LINKS, PAGE, Accesses, Case, Costs, cases, costs
+from evidence.accesses import Accesses
+from evidence.library_costs import BEYOND, LINKS, PAGE, Case, Costs, cases, costs
 from gradclip import ClipByNorm, DropStep, NoClip
 from gradclip.norms import LARGE_PART, PART, SMALL
 
