@@ -43,14 +43,14 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.steps < 2000:
         parser.error(f"--steps={args.steps}: at least 2,000")
-    pages.write(args.page, {"memory": smallest(args.steps), "checkpoints": checkpoints(*args.overrides)})
+    pages.write(args.page, {"memory": memory_section(args.steps), "checkpoints": checkpoints_section(*args.overrides)})
 
 
-def smallest(steps: int) -> str:
+def memory_section(steps: int) -> str:
     """Trains the smallest model, and makes the table of its resident memory over the steps and the bytes per step."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        found = followed(run, steps)
+        found = resident_by_step(run, steps)
         lengths = log_lengths(run)
     marks = sorted({1000, *(steps * share // 20 for share in (1, 5, 10, 15, 20))})
     # Takes the first measurement at or after each step; the last measurement is slightly before the last step.
@@ -63,7 +63,7 @@ def smallest(steps: int) -> str:
     return f"{pages.table(['step', 'resident memory, MB'], rows)}\n\n{written}"
 
 
-def followed(run: Path, steps: int) -> list[tuple[int, float]]:
+def resident_by_step(run: Path, steps: int) -> list[tuple[int, float]]:
     """Runs the program and returns its step and resident memory in MiB, every half second."""
     chosen = [SEARCHPATH, "experiment=smallest", f"steps={steps}", f"hydra.run.dir={run}"]
     process = subprocess.Popen([sys.executable, str(TRAIN), *chosen], cwd=run.parent, stdout=subprocess.DEVNULL)
@@ -79,7 +79,7 @@ def followed(run: Path, steps: int) -> list[tuple[int, float]]:
     ]  # without the memory of the summary at the end
 
 
-def checkpoints(*overrides: str) -> str:
+def checkpoints_section(*overrides: str) -> str:
     """Makes a table of the default job: its duration, its number of checkpoints, and the duration of one."""
     config = compose("experiment=default_job", *overrides)
     with tempfile.TemporaryDirectory() as folder:
