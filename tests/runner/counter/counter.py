@@ -1,4 +1,4 @@
-"""The toy without torch, which most of a start's time goes to: it counts its steps and trains nothing."""
+"""The toy without torch, whose import takes most of the time of a start: it counts its steps and trains nothing."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from tests.runner.toy.toy import PROJECT as TOY
 from tests.runner.toy.toy import Toy
 
 PROJECT = dataclasses.replace(TOY, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
-COUNT_FILE = "counted.json"  # in place of a checkpoint: how many steps are done
+COUNT_FILE = "counted.json"  # instead of a checkpoint: the number of steps taken
 
 log = logging.getLogger(__name__)
 
