@@ -60,7 +60,7 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     assert table.rows[0].standard_deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
 
 
-def test_small_objectives_are_told_apart(tmp_path: Path) -> None:
+def test_small_objectives_have_different_texts(tmp_path: Path) -> None:
     """In the table, in the conclusion, and in the pages."""
     table, words = answer(tmp_path, grid({"norm@1": [1e-5, 1.2e-5], "norm@2": [3e-5, 3.2e-5]}))
     assert [line[1] for line in render.cells(table)[1:]] == ["1.100e-05 ± 1.4e-06", "3.100e-05 ± 1.4e-06"]
