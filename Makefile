@@ -1,4 +1,4 @@
-# make help says what there is. Everything runs in .venv, which the first target that needs it makes.
+# `make help` lists the targets. Commands run in .venv, which the first target that needs it creates.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
@@ -9,9 +9,9 @@ ARGS ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: .venv/installed ## make .venv with the exact tested versions
+install: .venv/installed ## create .venv with the tested versions of all packages
 
-train: .venv/installed ## train the default job; ARGS="clip=value clip.max=0.1" changes it
+train: .venv/installed ## train with the default configuration; ARGS="clip=value clip.max=0.1" changes it
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/installed ## run the tests
@@ -23,14 +23,14 @@ check: .venv/installed ## formatting, lint, types and import layers
 	$(BIN)/mypy src scripts train.py tests $(wildcard evidence)
 	PYTHONPATH=src $(BIN)/lint-imports --no-cache
 
-format: .venv/installed ## format the code and fix what lint can fix
+format: .venv/installed ## format the code and apply the linter's automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 tensorboard: .venv/installed ## open all runs and sweeps in TensorBoard
-	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # outputs itself would show latest twice
+	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # not outputs, in which latest would show a run twice
 
-report: .venv/installed ## say what the newest sweep found; ARGS="SWEEP …" names others
+report: .venv/installed ## write the report of the newest sweep; ARGS="SWEEP …" chooses others
 	$(BIN)/python scripts/report.py $(ARGS)
 
 clean: ## delete the environment and the caches, but no runs

@@ -31,7 +31,7 @@ INCIDENT = "incident=incident_${seed}"  # a file for each seed says what happens
 
 
 def test_a_failed_job_stops_no_other_and_resume_runs_the_unfinished_ones(tmp_path: Path) -> None:
-    """Two jobs raise, two are killed, two diverge, two finish, two are duplicates; on resume, none raises any more."""
+    """Two jobs raise, two are killed, two diverge, two finish, two are duplicates; on resume, none raises."""
     conf = tmp_path / "more" / "experiment"
     conf.mkdir(parents=True)
     for name, rate in (("steady", "0.05"), ("steep", "1e9")):
@@ -80,7 +80,7 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
     shown = sweep.relative_to(sweep.parents[2])
     for number, (row, job) in enumerate(zip(table[1:], found, strict=False)):
         assert row.split()[:2] == [str(number), job["state"]]
-        logs = {"failed": f"{shown}/{number}.log", "killed": "", "duplicate": ""}  # a killed one had not logged yet
+        logs = {"failed": f"{shown}/{number}.log", "killed": "", "duplicate": ""}  # the killed jobs had logged nothing
         log = logs.get(job["state"], f"{shown}/{number}/train.log")
         assert row.endswith(log)
         assert row.endswith(".log") == bool(log)
@@ -132,7 +132,7 @@ def test_an_interrupted_sweep_interrupts_its_jobs(
     output, errors = waiting.communicate(timeout=60)
     assert (waiting.returncode, errors) == (128 + number, "")
     assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished", *["interrupted"] * 2]
-    sent = "SIGTERM" if number == signal.SIGHUP else number.name  # a job notes no closed terminal
+    sent = "SIGTERM" if number == signal.SIGHUP else number.name  # jobs do not handle SIGHUP
     assert [each["reason"] for each in statuses(tmp_path / "swept", 3)[1:]] == [sent] * 2
     assert not (tmp_path / "swept" / "3").exists()
     assert "4 jobs: 1 finished, 2 interrupted, 1 missing" in output
@@ -293,8 +293,8 @@ def test_concurrent_jobs_share_gpus_and_cores(tmp_path: Path, monkeypatch: pytes
     wait_for(lambda: jobs[1].poll() is not None)
     jobs.append(launcher.start(tmp_path / "3", command))
     wait_for(lambda: (tmp_path / "3.log").read_text())
-    said = [(tmp_path / f"{number}.log").read_text() for number in range(4)]
-    assert said == ["7 2\n", "9 2\n", "7 2\n", "9 2\n"], "the GPU with the fewest jobs"
+    printed = [(tmp_path / f"{number}.log").read_text() for number in range(4)]
+    assert printed == ["7 2\n", "9 2\n", "7 2\n", "9 2\n"], "the GPU with the fewest jobs"
     for job in jobs:
         job.send(signal.SIGKILL)
     wait_for(lambda: all(job.poll() is not None for job in jobs))

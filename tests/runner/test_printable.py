@@ -39,7 +39,7 @@ def test_a_mean_with_its_standard_deviation(mean: float, deviation: float | None
     assert format_mean(mean, deviation) == text
 
 
-def test_small_objectives_are_told_apart_in_the_table_of_a_sweep(tmp_path: Path) -> None:
+def test_small_objectives_have_different_texts_in_the_table_of_a_sweep(tmp_path: Path) -> None:
     results = [Result(Job(number, [], ""), tmp_path, "finished", 3, 3, 1e-5 * number) for number in (1, 2)]
     assert [line.split()[3] for line in table(results).splitlines()[1:3]] == ["1.000e-05", "2.000e-05"]
 

@@ -148,7 +148,7 @@ def test_histograms_count_every_element(run: Path) -> None:
     assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
 
 
-def test_flow_plots_and_histograms_are_off_by_default_here(tmp_path: Path) -> None:
+def test_flow_plots_and_histograms_are_written_only_if_configured(tmp_path: Path) -> None:
     train(compose(), tmp_path)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -183,7 +183,7 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
 
 
 class FakeAcceleratorTensor(torch.Tensor):
-    """Stands in for a tensor on an accelerator: `is_cpu` is false, and it counts how often it is read."""
+    """A tensor whose `is_cpu` is false, as on an accelerator; it counts how often its values are copied to the host."""
 
     is_cpu = False
     read = 0
@@ -193,7 +193,7 @@ class FakeAcceleratorTensor(torch.Tensor):
         return super().tolist()
 
     def item(self) -> Any:
-        raise AssertionError("one value is read alone")
+        raise AssertionError("a single value is copied to the host")
 
 
 def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_an_open_tensorboard_discards_what_a_resumed_run_logs_again(
     assert [(each.step, each.value) for each in board.Scalars("loss/val")] == [(1, 0.5), (2, 0.25)]
     truncate_logs(tmp_path, lengths)
     now = time.time()
-    monkeypatch.setattr("time.time", lambda: now + 10)  # else the new file might not be read after the old one
+    monkeypatch.setattr("time.time", lambda: now + 10)  # so that the new file is read after the old one
     tracker = Tracker(tmp_path, "", {}, after=1)
     tracker.evaluation(2, 0.125, {})
     tracker.close()
@@ -265,7 +265,7 @@ def test_metrics_are_readable_at_once_and_events_after_a_flush(tmp_path: Path, m
     tracker.flush()
     assert shown_scalars(tmp_path)["loss/val"] == [(1, 0.5)]
     now = time.monotonic()
-    monkeypatch.setattr("time.monotonic", lambda: now + 10)  # TensorBoard shall see a run that is going
+    monkeypatch.setattr("time.monotonic", lambda: now + 10)  # TensorBoard shows a run while it trains
     tracker.evaluation(2, 0.25, {})
     assert shown_scalars(tmp_path)["loss/val"] == [(1, 0.5), (2, 0.25)]
     tracker.close()
@@ -323,7 +323,7 @@ def test_a_log_that_cannot_be_written_is_an_error_that_names_it(name: str, tmp_p
     """It is raised in the thread that logs, since there is no other."""
     threads = threading.active_count()
     if name == "metrics.jsonl":
-        (tmp_path / name).write_bytes(b" " * 19_900)  # else the event file is too large before it
+        (tmp_path / name).write_bytes(b" " * 19_900)  # so that it is too large before the event file is
     tracker = Tracker(tmp_path, "", {})
     assert threading.active_count() == threads
 
@@ -351,30 +351,30 @@ def server(run: Path) -> str:
     return serve(run.parent)
 
 
-def ask(server: str, path: str, **query: str) -> Any:
+def get(server: str, path: str, **query: str) -> Any:
     with urllib.request.urlopen(f"{server}data/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
         return json.load(answer)
 
 
 def test_the_server_shows_both_norms(server: str, run: Path) -> None:
     for tag in ("grad_norm/before", "grad_norm/after"):
-        points = ask(server, "plugin/scalars/scalars", run="run", tag=tag)
+        points = get(server, "plugin/scalars/scalars", run="run", tag=tag)
         assert [step for _, step, _ in points] == list(range(1, 13))
         assert [value for _, _, value in points] == pytest.approx([v for _, v in shown_scalars(run)[tag]])
 
 
 def test_the_server_shows_images_and_histograms(server: str) -> None:
-    pictures = ask(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
+    pictures = get(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
     assert [picture["step"] for picture in pictures] == [6, 12]
-    points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
+    points = get(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
     assert [point[1] for point in points] == [6, 12]
 
 
 def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
-    layout = ask(server, "plugin/custom_scalars/layout")
+    layout = get(server, "plugin/custom_scalars/layout")
     charts = {chart["title"]: chart for group in layout["category"] for chart in group["chart"]}
     (pattern,) = charts["norm before and after"]["multiline"]["tag"]
-    answer = ask(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
+    answer = get(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
     assert answer["regex_valid"]
     assert set(answer["tag_to_events"]) == {"grad_norm/before", "grad_norm/after"}
     (margin,) = charts["norm removed by clipping"]["margin"]["series"]
@@ -382,10 +382,10 @@ def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
 
 
 def test_the_server_shows_the_whole_configuration(server: str) -> None:
-    (config,) = ask(server, "plugin/text/text", run="run", tag="config/text_summary")
+    (config,) = get(server, "plugin/text/text", run="run", tag="config/text_summary")
     assert "max: 1.5" in config["text"]
     assert "target: 1.0" in config["text"]
-    (data,) = ask(server, "plugin/text/text", run="run", tag="data/text_summary")
+    (data,) = get(server, "plugin/text/text", run="run", tag="data/text_summary")
     assert "inputs: 3" in data["text"]
 
 

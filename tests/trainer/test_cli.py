@@ -256,7 +256,7 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
 )
 def test_flags_and_options_in_any_order(arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan is written before the first job starts: this sweep is interrupted before that."""
-    monkeypatch.setattr("runner.sweeps.jobs.Jobs.run", lambda self, source: signal.SIGINT)
+    monkeypatch.setattr("runner.sweeps.jobs.JobRunner.run", lambda self, source: signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         cli.preflight(PROJECT, ["train.py", *arguments.split()])
     assert end.value.code == 130

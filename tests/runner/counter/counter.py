@@ -1,4 +1,4 @@
-"""The toy without torch, which most of a start's time goes to: it counts its steps and trains nothing."""
+"""The toy without torch, whose import takes most of the time of a start: it counts its steps and trains nothing."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ class CounterProject(Project[Toy]):
 
 
 PROJECT = CounterProject(schema=TOY.schema, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
-COUNT_FILE = "counted.json"  # in place of a checkpoint: how many steps are done
+COUNT_FILE = "counted.json"  # instead of a checkpoint: the number of steps taken
 
 log = logging.getLogger(__name__)
 
