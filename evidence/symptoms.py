@@ -1,0 +1,437 @@
+"""Trains small problems, one per symptom, under several policies: `python evidence/symptoms.py` writes their tables.
+
+The tables are those of evidence/docs/symptoms.md and of gradclip's README. Five seeds in float64 on one thread, without
+timing; two minutes. Every problem is synthetic and its symptom is built in, so that a table shows what a policy does
+about the symptom, and not how often the symptom occurs.
+"""
+
+import math
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from evidence import pages
+from gradclip import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    ClipByNorm,
+    ClipByValue,
+    Clipper,
+    DropStep,
+    EMAClip,
+    NoClip,
+    NonFiniteGradientError,
+    Normalize,
+    Policy,
+    QuantileClip,
+    SpikeClip,
+    ZClip,
+)
+
+PAGE = pages.DOCS / "symptoms.md"
+README = Path(__file__).parents[1] / "src" / "gradclip" / "README.md"
+SEEDS = (1, 2, 3, 4, 5)
+FAILED = 10.0  # a run has failed if it ends with more than this multiple of the loss before training
+
+normal = partial(torch.randn, dtype=torch.float64)
+linear = partial(nn.Linear, dtype=torch.float64)
+
+
+class Task(NamedTuple):
+    """A problem. loss: of a new batch at a step, counted from 0. test: what a run is judged by, without spikes."""
+
+    model: nn.Module
+    loss: Callable[[int], Tensor]
+    test: Callable[[], Tensor]
+
+
+class Try(NamedTuple):
+    """A way to train. change: what differs beside the policy, in words; empty if nothing.
+
+    lr: the multiple of the symptom's learning rate. adam: whether Adam replaces the symptom's optimizer. make: a task
+    instead of the symptom's.
+    """
+
+    policy: Policy
+    change: str = ""
+    lr: float = 1.0
+    adam: bool = False
+    make: Callable[[], Task] | None = None
+
+    def label(self) -> str:
+        """The constructor call, and what else is changed."""
+        return f"`{call(self.policy)}`" + (f", {self.change}" if self.change else "")
+
+
+class End(NamedTuple):
+    """The end of a run. loss: on the test, inf if the run failed. limited, dropped: shares of the steps."""
+
+    loss: float
+    limited: float
+    dropped: float
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A symptom, and the ways to train that are compared.
+
+    seen: how a user recognizes it. lr: of plain SGD, or of Adam. first: the recommended way. others: ways that are
+    measured beside it and beside no clipping; the README shows the first of them.
+    """
+
+    seen: str
+    make: Callable[[], Task]
+    steps: int
+    lr: float
+    first: Try
+    others: tuple[Try, ...]
+    adam: bool = False
+
+    def tries(self) -> tuple[Try, ...]:
+        return Try(NoClip()), self.first, *self.others
+
+
+# -- the problems
+
+
+def weights(*sizes: int) -> list[nn.Parameter]:
+    return [nn.Parameter(torch.zeros(size, dtype=torch.float64)) for size in sizes]
+
+
+def chance(probability: float) -> bool:
+    return bool(torch.rand(()) < probability)
+
+
+def explosions() -> Task:
+    """A recurrent product of 30 factors 1 + w·x, whose gradient has a heavy tail; the target is another product."""
+    target, start = (nn.functional.normalize(normal(4), dim=0) for _ in range(2))
+    w = nn.Parameter(start)
+    test = 0.3 * normal(500, 30, 4)
+
+    def error(x: Tensor, noise: float) -> Tensor:
+        wanted = (1 + x @ target).prod(1) + noise * normal(len(x))
+        return ((1 + x @ w).prod(1) - wanted).square().mean()
+
+    return Task(nn.ParameterList([w]), lambda _: error(0.3 * normal(16, 30, 4), 0.1), lambda: error(test, 0.0))
+
+
+def drift() -> Task:
+    """A regression that starts 10,000 away, so that its norm falls to a millionth; every 50th batch is 30 times as large."""
+    (w,) = weights(20)
+    target = 1e4 * nn.functional.normalize(normal(20), dim=0)
+
+    def loss(_: int) -> Tensor:
+        x = normal(16, 20)
+        y = x @ target + 0.01 * normal(16)
+        return ((30 if chance(0.02) else 1) * x @ w - y).square().mean()
+
+    return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().sum())
+
+
+def spikes() -> Task:
+    """A regression whose gradient, from step 200 on, is replaced in 1 % of the steps by noise that is far larger."""
+    (w,) = weights(20)
+    target = 3 * normal(20)
+
+    def loss(step: int) -> Tensor:
+        x = normal(16, 20)
+        error = (x @ (w - target) - 0.1 * normal(16)).square().mean()
+        return error + 1000 * w @ normal(20) if step >= 200 and chance(0.01) else error
+
+    return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().sum())
+
+
+def elements() -> Task:
+    """A quadratic bowl in 200 dimensions; the noise of each element is heavy-tailed, without a finite mean."""
+    (w,) = weights(200)
+    target = normal(200)
+
+    def loss(_: int) -> Tensor:
+        noise = 0.3 * normal(200) / torch.rand(200, dtype=torch.float64)
+        return (0.5 * (w - target).square() + noise * w).sum()
+
+    return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().mean())
+
+
+def sizes() -> Task:
+    """A bowl whose elements differ in size by 1,000 and have skewed noise; from step 100 on 0.2 % are 1,000 times that."""
+    (w,) = weights(100)
+    target, size = normal(100), torch.logspace(0, -3, 100, dtype=torch.float64)
+
+    def loss(step: int) -> Tensor:
+        noise = 0.3 * (torch.empty(100, dtype=torch.float64).exponential_() - 1)
+        if step >= 100:
+            noise = torch.where(torch.rand(100) < 0.002, 1000 * noise, noise)
+        return (size * (0.5 * (w - target).square() + noise * w)).sum()
+
+    return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().mean())
+
+
+def layers() -> Task:
+    """Two heads, the loss of one weighs 1,000 times as much, and its inputs are 10 times as large in 30 % of the steps."""
+    small, large = linear(10, 1), linear(10, 1)
+    targets = normal(2, 10)
+
+    def loss(_: int) -> Tensor:
+        x = normal(16, 10)
+        z = 10 * x if chance(0.3) else x
+        one = (small(x)[:, 0] - x @ targets[0] - 0.01 * normal(16)).square().mean()
+        return one + 1000 * (large(z)[:, 0] - z @ targets[1] - 0.1 * normal(16)).square().mean()
+
+    def test() -> Tensor:
+        return (torch.cat([small.weight, large.weight]) - targets).square().sum()
+
+    return Task(nn.ModuleDict({"small": small, "large": large}), loss, test)
+
+
+def unnormalized() -> Task:
+    """Five layers with ReLU and no normalization; the weights of layers 1 and 3 start 100 times those of 2 and 4."""
+    widths, scales = (10, 32, 32, 32, 32, 1), (10.0, 0.1, 10.0, 0.1, 1.0)
+    parts: list[nn.Module] = []
+    for before, after, scale in zip(widths, widths[1:], scales, strict=False):
+        layer = linear(before, after)
+        nn.init.normal_(layer.weight, std=scale * math.sqrt(2 / before))
+        nn.init.zeros_(layer.bias)
+        parts += [layer, nn.ReLU()]
+    model = nn.Sequential(*parts[:-1])
+    one, two = normal(2, 10) / math.sqrt(10)
+    test = normal(500, 10)
+
+    def error(x: Tensor) -> Tensor:
+        return (model(x)[:, 0] - torch.tanh(x @ one) - (x @ two).abs()).square().mean()
+
+    return Task(model, lambda _: error(normal(64, 10)), lambda: error(test))
+
+
+def corrupt() -> Task:
+    """A regression in which the labels of every fifth batch are multiplied by -30."""
+    (w,) = weights(10)
+    target = nn.functional.normalize(normal(10), dim=0)
+
+    def loss(_: int) -> Tensor:
+        x = normal(16, 10)
+        y = x @ target + 0.1 * normal(16)
+        return (x @ w - (-30 * y if chance(0.2) else y)).square().mean()
+
+    return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().sum())
+
+
+def nonfinite() -> Task:
+    """A regression in which one input of every 50th batch is nan."""
+    (w,) = weights(10)
+    target = normal(10)
+
+    def loss(_: int) -> Tensor:
+        x = normal(16, 10)
+        y = x @ target + 0.1 * normal(16)
+        if chance(0.02):
+            x[0, 0] = math.nan
+        return (x @ w - y).square().mean()
+
+    return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().sum())
+
+
+def plateau() -> Task:
+    """A start on a plateau, 10 away, with a gradient of 1e-4; 2 away from the solution is a cliff of slope 7."""
+    target = nn.functional.normalize(normal(5), dim=0)
+    w = nn.Parameter(target + 10 * nn.functional.normalize(normal(5), dim=0))
+
+    def loss(_: int) -> Tensor:
+        away = (w - target + 0.01 * normal(5)).norm()
+        return 1e-3 * torch.log1p(away) + torch.sigmoid(30 * (away - 2))
+
+    return Task(nn.ParameterList([w]), loss, lambda: (w - target).norm())
+
+
+def vanishing(gain: float = 0.5, depth: int = 40) -> Task:
+    """A deep tanh network whose layers start as rotations times the gain; at 0.5 the gradient is about gain^depth."""
+    parts: list[nn.Module] = []
+    for _ in range(depth):
+        layer = linear(16, 16, bias=False)
+        nn.init.orthogonal_(layer.weight, gain)
+        parts += [layer, nn.Tanh()]
+    model = nn.Sequential(*parts, linear(16, 1, bias=False))
+    target, test = normal(16) / 4, normal(500, 16)
+
+    def error(x: Tensor) -> Tensor:
+        return (model(x)[:, 0] - x @ target).square().mean()
+
+    return Task(model, lambda _: error(normal(32, 16)), lambda: error(test))
+
+
+SYMPTOMS = {
+    "explosions": Symptom(
+        "The loss jumps or becomes nan; just before, `report.before` was a thousand times its median",
+        explosions, 500, 0.1,
+        Try(ClipByNorm(max=0.1)),
+        (Try(ZClip(max=None)), Try(AutoClip()), Try(NoClip(), "lr 10 times smaller", lr=0.1),
+         Try(NoClip(), "lr 100 times smaller", lr=0.01), Try(ClipByNorm(max=1.0)), Try(ClipByValue(max=0.1))),
+    ),
+    "drift": Symptom(
+        "No threshold is known, and the norm falls by orders of magnitude: "
+        "the quantiles in `clipper.summary()` are powers of ten apart",
+        drift, 600, 0.05,
+        Try(AutoClip()),
+        (Try(ClipByNorm(max=1e4)), Try(ClipByNorm(max=1.0)), Try(ZClip(max=None)), Try(QuantileClip()),
+         Try(EMAClip(scope="model"))),
+    ),
+    "spikes": Symptom(
+        "A quiet run with rare spikes, after which Adam hardly moves: `largest` in `clipper.summary()` is far above `99 %`",
+        spikes, 1500, 0.01,
+        Try(ZClip(max=None)),
+        (Try(ClipByNorm(max=100.0)), Try(ClipByNorm(max=1.0)), Try(AutoClip()), Try(EMAClip(scope="model"))),
+        adam=True,
+    ),
+    "elements": Symptom(
+        "Single elements explode at almost every step: the largest element of `p.grad` is most of its norm",
+        elements, 1000, 0.02,
+        Try(ClipByValue(max=1.0)),
+        (Try(ClipByNorm(max=10.0)), Try(ClipByNorm(max=3.0)), Try(ClipByNorm(max=30.0)), Try(SpikeClip())),
+    ),
+    "sizes": Symptom(
+        "Single elements spike, and the usual sizes of the elements differ by orders of magnitude",
+        sizes, 1500, 0.01,
+        Try(SpikeClip(theta=25.0)),
+        (Try(ClipByValue(max=0.1)), Try(ClipByValue(max=1.0)), Try(ClipByValue(max=0.001)), Try(ClipByNorm(max=1.0)),
+         Try(SpikeClip())),
+        adam=True,
+    ),
+    "layers": Symptom(
+        "One parameter's norm in `report.by_parameter()` is far above the others', and those hardly learn",
+        layers, 800, 0.03,
+        Try(ClipByNorm(max=0.3, scope="parameter")),
+        (Try(ClipByNorm(max=10.0)), Try(ClipByNorm(max=0.3)), Try(ClipByNorm(max=100.0)), Try(ClipByValue(max=0.1)),
+         Try(AdaGC()), Try(EMAClip())),
+    ),
+    "unnormalized": Symptom(
+        "No normalization layers, a large learning rate, and layers whose weights differ in size",
+        unnormalized, 400, 1.0,
+        Try(AGC(ratio=0.01)),
+        (Try(ClipByNorm(max=1.0)), Try(ClipByNorm(max=0.1)), Try(ClipByNorm(max=0.03)),
+         Try(NoClip(), "lr 100 times smaller", lr=0.01), Try(AGC(ratio=0.01, exclude=["8.weight", "8.bias"]))),
+    ),
+    "corrupt": Symptom(
+        "Some batches are corrupt: their norm is far above the rest, and their gradient points elsewhere",
+        corrupt, 600, 0.03,
+        Try(DropStep(max=5.0)),
+        (Try(ClipByNorm(max=1.0)), Try(ClipByNorm(max=0.3)), Try(ZClip(max=None)), Try(AutoClip()),
+         Try(DropStep(max=1.0))),
+    ),
+    "nonfinite": Symptom(
+        "`NonFiniteGradientError` at single batches, or float16 with a GradScaler",
+        nonfinite, 400, 0.05,
+        Try(ClipByNorm(max=1.0, nonfinite="drop")),
+        (Try(ClipByNorm(max=1.0, nonfinite="keep")), Try(ClipByNorm(max=1.0)),
+         Try(ClipByNorm(max=1.0, nonfinite="zero"))),
+    ),
+    "plateau": Symptom(
+        "The loss hardly moves and `report.before` is tiny, yet the plateau ends in cliffs; only direction matters",
+        plateau, 1000, 0.03,
+        Try(Normalize(max=1.0, schedule="linear", final=0.001, over=1000)),
+        (Try(ClipByNorm(max=1.0), "lr 1000 times larger", lr=1000.0), Try(ClipByNorm(max=1.0)), Try(Normalize(max=1.0)),
+         Try(NoClip(), "Adam", adam=True)),
+    ),
+    "vanishing": Symptom(
+        "`report.by_parameter()`: the first layers' norms are tiny, and nothing is learnt",
+        vanishing, 300, 0.1,
+        Try(NoClip(), "weights of gain 1", make=partial(vanishing, gain=1.0)),
+        (Try(ClipByNorm(max=1.0)), Try(AGC()), Try(AutoClip()), Try(Normalize(max=0.1)), Try(NoClip(), "Adam", adam=True),
+         Try(Normalize(max=0.1), "20 layers", make=partial(vanishing, depth=20))),
+    ),
+}  # fmt: skip
+
+
+# -- running and formatting
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = pages.parser(__doc__, PAGE)
+    parser.add_argument("--readme", type=Path, default=README, help="the page whose table of symptoms is replaced")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    sections, rows = {}, []
+    for name, symptom in SYMPTOMS.items():
+        found = {each.label(): [train(symptom, each, seed) for seed in SEEDS] for each in symptom.tries()}
+        sections[name] = table(symptom, found)
+        rows.append(row(name, symptom, found))
+    pages.write(args.page, sections)
+    header = ["symptom", "policy", "loss at the end, median of five seeds", "measured"]
+    pages.write(args.readme, {"symptoms": pages.table(header, rows)})
+
+
+def train(symptom: Symptom, way: Try, seed: int) -> End:
+    """Trains one run; a gradient that is not finite ends it, unless the policy's `nonfinite` says otherwise."""
+    torch.manual_seed(seed)
+    task = (way.make or symptom.make)()
+    optimizer_class = torch.optim.Adam if symptom.adam or way.adam else torch.optim.SGD
+    optimizer = optimizer_class(task.model.parameters(), lr=way.lr * symptom.lr)
+    clipper = Clipper(task.model, way.policy)
+    with torch.no_grad():
+        start = task.test().item()
+    finite = True
+    try:
+        for step in range(symptom.steps):
+            optimizer.zero_grad()
+            task.loss(step).backward()  # type: ignore[no-untyped-call]
+            if not clipper.clip().dropped:
+                optimizer.step()
+    except NonFiniteGradientError:
+        finite = False
+    with torch.no_grad():
+        end = task.test().item() if finite else math.inf
+    done = clipper.summary()
+    return End(end if end <= FAILED * start else math.inf, done.limited, done.dropped / max(done.steps, 1))
+
+
+def call(policy: Policy) -> str:
+    """The constructor call of a policy, without the fields that have their default."""
+    given = []
+    for field in fields(policy):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if (value := getattr(policy, field.name)) != default:
+            given.append(f"{field.name}={value!r}".replace("'", '"'))
+    return f"{type(policy).__name__}({', '.join(given)})"
+
+
+def table(symptom: Symptom, found: Mapping[str, Sequence[End]]) -> str:
+    """The table of a symptom on the page; the recommended way is in bold."""
+    rows = []
+    for label, ends in found.items():
+        losses = sorted(end.loss for end in ends)
+        spread = "" if shown(losses[0]) == shown(losses[-1]) else f" ({shown(losses[0])} to {shown(losses[-1])})"
+        name = f"**{label}**" if label == symptom.first.label() else label
+        shares = [f"{100 * statistics.median(share):.0f} %" for share in list(zip(*ends, strict=True))[1:]]
+        rows.append([name, median(ends) + spread, *shares])
+    return pages.table(["policy", "loss at the end", "limited steps", "dropped steps"], rows)
+
+
+def row(name: str, symptom: Symptom, found: Mapping[str, Sequence[End]]) -> list[str]:
+    """The row of a symptom in the README."""
+    none, first, other, *_ = symptom.tries()
+    losses = f"{median(found[first.label()])}; unclipped {median(found[none.label()])}; "
+    link = f"[{name}](../../evidence/docs/symptoms.md#{name})"
+    return [symptom.seen, first.label(), f"{losses}{other.label()} {median(found[other.label()])}", link]
+
+
+def median(ends: Sequence[End]) -> str:
+    return shown(statistics.median(end.loss for end in ends))
+
+
+def shown(loss: float) -> str:
+    """Two significant digits, or `failed`."""
+    return f"{loss:.2g}" if loss < math.inf else "failed"
+
+
+if __name__ == "__main__":
+    main()
