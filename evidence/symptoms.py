@@ -1,7 +1,7 @@
 """Trains small problems, one per symptom, under several policies: `python evidence/symptoms.py` writes their tables.
 
-The tables are those of evidence/docs/symptoms.md and of gradclip's README. Five seeds in float64 on one thread, without
-timing; two minutes. Every problem is synthetic and its symptom is built in, so that a table shows what a policy does
+The tables are those of evidence/docs/symptoms.md and of gradclip's README. Three seeds in float64 on one thread, without
+timing; two minutes on one core. Every problem is synthetic and its symptom is built in, so that a table shows what a policy does
 about the symptom, and not how often the symptom occurs.
 """
 
@@ -41,7 +41,7 @@ from gradclip import (
 
 PAGE = pages.DOCS / "symptoms.md"
 README = Path(__file__).parents[1] / "src" / "gradclip" / "README.md"
-SEEDS = (1, 2, 3, 4, 5)
+SEEDS = (1, 2, 3)
 FAILED = 10.0  # a run has failed if it ends with more than this multiple of the loss before training
 
 normal = partial(torch.randn, dtype=torch.float64)
@@ -127,27 +127,26 @@ def explosions() -> Task:
 
 
 def drift() -> Task:
-    """A regression that starts 10,000 away, so that its norm falls to a millionth; every 50th batch is 30 times as large."""
+    """A regression that starts 10,000 away, so that its norm falls to a millionth; every 50th batch is 30 times larger."""
     (w,) = weights(20)
     target = 1e4 * nn.functional.normalize(normal(20), dim=0)
 
-    def loss(_: int) -> Tensor:
-        x = normal(16, 20)
-        y = x @ target + 0.01 * normal(16)
-        return ((30 if chance(0.02) else 1) * x @ w - y).square().mean()
+    def loss(step: int) -> Tensor:
+        x = normal(16, 20) * (30 if step % 50 == 25 else 1)
+        return (x @ (w - target) - 0.01 * normal(16)).square().mean()
 
     return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().sum())
 
 
 def spikes() -> Task:
-    """A regression whose gradient, from step 200 on, is replaced in 1 % of the steps by noise that is far larger."""
+    """A regression with Adam; at steps 200, 300, … 700 of 1,000 its gradient is noise that is far larger."""
     (w,) = weights(20)
-    target = 3 * normal(20)
+    target = normal(20)
 
     def loss(step: int) -> Tensor:
         x = normal(16, 20)
         error = (x @ (w - target) - 0.1 * normal(16)).square().mean()
-        return error + 1000 * w @ normal(20) if step >= 200 and chance(0.01) else error
+        return error + 1000 * w @ normal(20) if 200 <= step <= 700 and step % 100 == 0 else error
 
     return Task(nn.ParameterList([w]), loss, lambda: (w - target).square().sum())
 
@@ -165,7 +164,7 @@ def elements() -> Task:
 
 
 def sizes() -> Task:
-    """A bowl whose elements differ in size by 1,000 and have skewed noise; from step 100 on 0.2 % are 1,000 times that."""
+    """A bowl whose elements differ in size by 1,000, with skewed noise; from step 100 on 0.2 % are 1,000 times larger."""
     (w,) = weights(100)
     target, size = normal(100), torch.logspace(0, -3, 100, dtype=torch.float64)
 
@@ -179,7 +178,7 @@ def sizes() -> Task:
 
 
 def layers() -> Task:
-    """Two heads, the loss of one weighs 1,000 times as much, and its inputs are 10 times as large in 30 % of the steps."""
+    """Two heads; the loss of one weighs 1,000 times as much, and its inputs are 10 times larger in 30 % of the steps."""
     small, large = linear(10, 1), linear(10, 1)
     targets = normal(2, 10)
 
@@ -254,7 +253,7 @@ def plateau() -> Task:
     return Task(nn.ParameterList([w]), loss, lambda: (w - target).norm())
 
 
-def vanishing(gain: float = 0.5, depth: int = 40) -> Task:
+def vanishing(gain: float = 0.5, depth: int = 30) -> Task:
     """A deep tanh network whose layers start as rotations times the gain; at 0.5 the gradient is about gain^depth."""
     parts: list[nn.Module] = []
     for _ in range(depth):
@@ -287,10 +286,10 @@ SYMPTOMS = {
          Try(EMAClip(scope="model"))),
     ),
     "spikes": Symptom(
-        "A quiet run with rare spikes, after which Adam hardly moves: `largest` in `clipper.summary()` is far above `99 %`",
-        spikes, 1500, 0.01,
+        "A quiet run with rare spikes, after which Adam hardly moves: in `clipper.summary()` `largest` is far above `99 %`",
+        spikes, 1000, 0.02,
         Try(ZClip(max=None)),
-        (Try(ClipByNorm(max=100.0)), Try(ClipByNorm(max=1.0)), Try(AutoClip()), Try(EMAClip(scope="model"))),
+        (Try(ClipByNorm(max=10.0)), Try(ClipByNorm(max=1.0)), Try(AutoClip()), Try(EMAClip(scope="model"))),
         adam=True,
     ),
     "elements": Symptom(
@@ -301,7 +300,7 @@ SYMPTOMS = {
     ),
     "sizes": Symptom(
         "Single elements spike, and the usual sizes of the elements differ by orders of magnitude",
-        sizes, 1500, 0.01,
+        sizes, 1000, 0.01,
         Try(SpikeClip(theta=25.0)),
         (Try(ClipByValue(max=0.1)), Try(ClipByValue(max=1.0)), Try(ClipByValue(max=0.001)), Try(ClipByNorm(max=1.0)),
          Try(SpikeClip())),
@@ -345,9 +344,9 @@ SYMPTOMS = {
     "vanishing": Symptom(
         "`report.by_parameter()`: the first layers' norms are tiny, and nothing is learnt",
         vanishing, 300, 0.1,
-        Try(NoClip(), "weights of gain 1", make=partial(vanishing, gain=1.0)),
-        (Try(ClipByNorm(max=1.0)), Try(AGC()), Try(AutoClip()), Try(Normalize(max=0.1)), Try(NoClip(), "Adam", adam=True),
-         Try(Normalize(max=0.1), "20 layers", make=partial(vanishing, depth=20))),
+        Try(ClipByNorm(max=1.0), "weights of gain 1", make=partial(vanishing, gain=1.0)),
+        (Try(ClipByNorm(max=1.0)), Try(NoClip(), "weights of gain 1", make=partial(vanishing, gain=1.0)), Try(AGC()), Try(AutoClip()), Try(Normalize(max=0.1)),
+         Try(NoClip(), "Adam", adam=True), Try(Normalize(max=0.1), "20 layers", make=partial(vanishing, depth=20))),
     ),
 }  # fmt: skip
 
@@ -366,7 +365,7 @@ def main(arguments: list[str] | None = None) -> None:
         sections[name] = table(symptom, found)
         rows.append(row(name, symptom, found))
     pages.write(args.page, sections)
-    header = ["symptom", "policy", "loss at the end, median of five seeds", "measured"]
+    header = ["symptom", "policy", "loss at the end", "measured"]
     pages.write(args.readme, {"symptoms": pages.table(header, rows)})
 
 
