@@ -1,8 +1,8 @@
 """Trains small problems, one per symptom, under several policies: `python evidence/symptoms.py` writes their tables.
 
 The tables are those of evidence/docs/symptoms.md and of gradclip's README. Three to five seeds in float64 on one
-thread; under two minutes. Every problem is synthetic and its symptom is built in, so that a table shows what a policy does
-about the symptom, and not how often the symptom occurs.
+thread; under two minutes. Every problem is synthetic and its symptom is built in, so that a table shows what a policy
+does about the symptom, and not how often the symptom occurs.
 """
 
 import math
@@ -260,9 +260,12 @@ def table(symptom: Symptom, found: Mapping[str, Sequence[End]]) -> str:
 def row(name: str, symptom: Symptom, found: Mapping[str, Sequence[End]]) -> list[str]:
     """The row of a symptom in the README."""
     none, first, other, *_ = symptom.tries()
+    ends = found[other.label()]
+    lost = sum(end.loss == math.inf for end in ends)
+    some = f", {lost} of {len(ends)} failed" if 0 < lost <= len(ends) // 2 else ""
     losses = f"{median(found[first.label()])}; unclipped {median(found[none.label()])}; "
     link = f"[{name}](../../evidence/docs/symptoms.md#{name})"
-    return [symptom.seen, first.label(), f"{losses}{other.label()} {median(found[other.label()])}", link]
+    return [symptom.seen, first.label(), f"{losses}{other.label()} {median(ends)}{some}", link]
 
 
 def median(ends: Sequence[End]) -> str:

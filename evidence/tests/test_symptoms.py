@@ -54,7 +54,9 @@ def test_the_readme_shows_the_figures_of_the_page() -> None:
         assert first == table[policy][0].split(" ")[0]
         assert unclipped == f"unclipped {table['`NoClip()`'][0].split(' ')[0]}"
         label = symptom.others[0].label()
+        other, _, some = other.partition(", 1 of 5")
         assert other == f"{label} {table[label][0].split(' ')[0]}"
+        assert (some == " failed") == (" to failed)" in table[label][0])
 
 
 def test_a_call_is_the_constructor_call() -> None:
