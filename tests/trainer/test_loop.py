@@ -23,6 +23,8 @@ from trainer.data import Batch
 from trainer.evaluate import evaluate
 from trainer.history import History
 from trainer.monitor.divergence import DivergenceDetector
+from trainer.monitor.first_steps import FirstSteps
+from trainer.monitor.update_norm import snapshot
 from trainer.run import execute_in_folder
 from trainer.state import TrainState, build
 
@@ -338,8 +340,10 @@ def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytes
     as_on_an_accelerator(monkeypatch)
     for clip in (["clip=norm", "clip.max=0.01"], ["clip=value", "clip.max=0.01"], ["clip=none"]):
         work = session(tmp_path, *clip)
+        first_steps, weights = FirstSteps(work.model, 1), snapshot(work.model)
         with No64():
-            loop.take_step(work, next(work.data.batches(0)), check=True)
+            loop.take_step(work, next(work.data.batches(0)), check=True, on_backward=first_steps.before_clipping)
+            first_steps.after_step(1, weights)
             evaluate(work)
 
 

@@ -117,7 +117,7 @@ def test_fused_is_off_where_torch_would_step_wrongly(name: str, case: str, caplo
     with caplog.at_level(logging.WARNING):
         optimizer = optimizers.build(option("optimizer", name), model)
     assert not any(group["fused"] for group in optimizer.param_groups)
-    assert "optimizer.fused: turned off" in caplog.text
+    assert "optimizer.fused: disabled" in caplog.text
 
 
 def image_net(memory_format: torch.memory_format = torch.contiguous_format) -> nn.Module:
