@@ -44,7 +44,7 @@ MEANINGS = {
     CLIPPED: "the gradient exceeds {explode:g} times the weight (diagnosis.explode), but no longer after clipping",
     VANISHING: "the gradient is below {vanish_layer:g} of the model's largest, by element (diagnosis.vanish_layer), "
     "or below {vanish_weight:g} of its own weight (diagnosis.vanish_weight)",
-    NON_FINITE: "a gradient with a nan or infinite element",
+    NON_FINITE: "an element of the gradient is nan or infinite",
 }
 
 

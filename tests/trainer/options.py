@@ -11,7 +11,7 @@ from torch import nn
 from trainer.project import PROJECT
 
 
-def names(group: str) -> list[str]:
+def option_names(group: str) -> list[str]:
     """The options of a group, which its folder lists."""
     return sorted(PROJECT.groups[group].options)
 
@@ -23,20 +23,20 @@ def option(group: str, name: str, **values: Any) -> Any:
     return PROJECT.groups[group].options[name](**given | values)
 
 
-def missing(overrides: Iterable[str]) -> list[str]:
+def missing_options(overrides: Iterable[str]) -> list[str]:
     """The overrides among these that choose a model, a data set or an experiment that does not exist."""
     return [f"{group}={name}" for group, _, choice in (override.partition("=") for override in overrides)
             if group in ("model", "data", "experiment") for name in choice.split(",")
             if not (PROJECT.conf / group / f"{name}.yaml").exists()]  # fmt: skip
 
 
-def need(*overrides: str) -> None:
+def require_options(*overrides: str) -> None:
     """Skips the test if an option that these overrides choose does not exist."""
-    if absent := missing(overrides):
+    if absent := missing_options(overrides):
         pytest.skip(f"there is no {' and no '.join(absent)}")
 
 
-def need_precision(overrides: Iterable[str]) -> None:
+def require_precision(overrides: Iterable[str]) -> None:
     """Skips the test where torch lacks the LSTM at the precision that these overrides choose, tried by running one."""
     chosen = dict(override.partition("=")[::2] for override in overrides)
     precision = chosen.get("device.precision", "float32")

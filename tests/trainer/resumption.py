@@ -27,7 +27,7 @@ class Killed(BaseException):
     """What SIGKILL is to a process: nothing more is done, and nothing saved."""
 
 
-def ended_at(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> None:
+def end_at_steps(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> None:
     """Ends a run in the middle of the named steps, once each: by a signal, or as SIGKILL would."""
     real, left = loop.take_step, dict(ends)
 
@@ -43,7 +43,7 @@ def ended_at(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> No
     monkeypatch.setattr(loop, "take_step", take_step)
 
 
-def until_done(config: Train, folder: Path) -> list[str]:
+def run_until_finished(config: Train, folder: Path) -> list[str]:
     """Runs and goes on until nothing ends it any more; how each part ended."""
     found: list[str] = []
     while not found or found[-1] not in ("finished", "diverged"):

@@ -37,23 +37,23 @@ def compose(*overrides: str) -> Train:
     return copy.deepcopy(_composed(overrides))
 
 
-def small(folder: Path, *overrides: str) -> Train:
+def small_config(folder: Path, *overrides: str) -> Train:
     """The configuration of a small run on a small text, which is written into the folder."""
     config = compose(*SMALL, "log.flow=false", *overrides)
     config.data.path = text_file(folder)
     return config
 
 
-def train(folder: Path, *overrides: str) -> RunOutcome:
+def train_small(folder: Path, *overrides: str) -> RunOutcome:
     """A small run in this process, in `folder/run`."""
-    return execute_in_folder(small(folder, *overrides), folder / "run")
+    return execute_in_folder(small_config(folder, *overrides), folder / "run")
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def warned(folder: Path, caplog: pytest.LogCaptureFixture, config: Train) -> list[str]:
+def warnings_of_run(folder: Path, caplog: pytest.LogCaptureFixture, config: Train) -> list[str]:
     """The warnings of a whole run in `folder/run`, however it ends."""
     caplog.clear()
     config.log.progress = False
@@ -61,25 +61,25 @@ def warned(folder: Path, caplog: pytest.LogCaptureFixture, config: Train) -> lis
     return warnings(caplog)
 
 
-def first_steps(caplog: pytest.LogCaptureFixture) -> list[list[str]]:
+def first_steps_table(caplog: pytest.LogCaptureFixture) -> list[list[str]]:
     """The table of the first steps that was logged, in cells."""
     lines = "\n".join(record.getMessage() for record in caplog.records if record.name == "trainer.monitor.first_steps")
     return [line.split() for line in lines.splitlines()]
 
 
-def inspected(capsys: pytest.CaptureFixture[str], arguments: str) -> str:
+def inspect_output(capsys: pytest.CaptureFixture[str], arguments: str) -> str:
     """What scripts/inspect_gradients.py prints."""
     inspect_gradients.main(shlex.split(arguments))
     return capsys.readouterr().out
 
 
-def table(text: str) -> dict[str, list[str]]:
+def table_rows(text: str) -> dict[str, list[str]]:
     """The rows of the table in it, by parameter."""
     _, rows, *_ = text.split("\n\n")
     return {line.split()[0]: line.split()[1:] for line in rows.splitlines()[1:]}
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def preflight_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line with which preflight ends the program."""
     with pytest.raises(SystemExit) as end:
         preflight.preflight(PROJECT, ["train.py", *arguments])

@@ -15,12 +15,12 @@ from runner.cli import preflight as cli
 from runner.errors import UserError
 from tests.programs import run
 from tests.support import ROOT
-from tests.trainer.options import missing, names
-from tests.trainer.support import compose, refused
+from tests.trainer.options import missing_options, option_names
+from tests.trainer.support import compose, preflight_error
 from trainer.project import PROJECT, composer
 from trainer.run import execute_in_folder
 
-MODELS = ", ".join(names("model"))
+MODELS = ", ".join(option_names("model"))
 SEARCHPATH = "hydra.searchpath=[file://more]"
 EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experiment/*.yaml")))
 
@@ -151,7 +151,7 @@ OF_OPTIONS = [
     ("model=linear_net", "model=linear_net takes points, but data=text yields characters"),
     ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters (job 1: model=mlp)"),
 ]  # fmt: skip
-USER_ERRORS += [(arguments, line) for arguments, line in OF_OPTIONS if not missing(arguments.split())]
+USER_ERRORS += [(arguments, line) for arguments, line in OF_OPTIONS if not missing_options(arguments.split())]
 
 # Errors that only building the run finds.
 UNBUILDABLE = [
@@ -186,7 +186,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("arguments", "line"), USER_ERRORS, ids=[arguments for arguments, _ in USER_ERRORS])
 def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = refused(arguments.split(), capsys)
+    found = preflight_error(arguments.split(), capsys)
     assert line in found
     assert not (here / "outputs").exists()
 
@@ -212,18 +212,20 @@ def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys:
 def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
-    assert line in refused([SEARCHPATH, "experiment=typo"], capsys)
+    assert line in preflight_error([SEARCHPATH, "experiment=typo"], capsys)
     assert not (here / "outputs").exists()
 
 
 @pytest.mark.parametrize("group", sorted(PROJECT.groups))
-def test_an_option_as_a_value_in_an_experiment_file(group: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_written_as_a_value_is_answered_with_the_defaults_list(
+    group: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The message shows the form that works, for every option of a group."""
     (here / "more" / "experiment").mkdir(parents=True)
     file = here / "more" / "experiment" / "typo.yaml"
     for option in composer().options()[group]:
         file.write_text(f"# @package _global_\n{group}: {option}\n")
-        line = refused([SEARCHPATH, "experiment=typo"], capsys)
+        line = preflight_error([SEARCHPATH, "experiment=typo"], capsys)
         form = f"[override /{group}: {option}]"
         assert (
             line
@@ -234,7 +236,7 @@ def test_an_option_as_a_value_in_an_experiment_file(group: str, here: Path, caps
 
 
 @pytest.mark.parametrize(("arguments", "line"), UNBUILDABLE, ids=[arguments for arguments, _ in UNBUILDABLE])
-def test_an_error_of_building_is_one_line(arguments: str, line: str, here: Path) -> None:
+def test_an_error_that_only_building_finds_is_one_line(arguments: str, line: str, here: Path) -> None:
     if arguments == "device=cuda" and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(UserError) as error:
@@ -266,19 +268,19 @@ def test_flags_and_options_in_any_order(arguments: str, here: Path, monkeypatch:
     assert [*jobs[0]["swept"].values(), *jobs[1]["swept"].values()] == expected
 
 
-def test_a_sweep_in_a_file_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_in_an_experiment_file_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "more" / "experiment").mkdir(parents=True)
     (here / "more" / "experiment" / "grid.yaml").write_text(
         '# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: "1,-2"\n'
     )
-    line = refused(["-m", SEARCHPATH, "experiment=grid"], capsys)
+    line = preflight_error(["-m", SEARCHPATH, "experiment=grid"], capsys)
     assert line.startswith("seed=-2: must be a whole number")
     assert "job 1: seed=-2" in line
-    assert refused([SEARCHPATH, "experiment=grid"], capsys).startswith("hydra.mode=MULTIRUN: -m makes a sweep")
+    assert preflight_error([SEARCHPATH, "experiment=grid"], capsys).startswith("hydra.mode=MULTIRUN: -m makes a sweep")
 
 
 @pytest.mark.parametrize("arguments", [["clip=nrom"], ["-m", "clip.max=1,-1"]])
-def test_the_program_itself(arguments: list[str], tmp_path: Path) -> None:
+def test_the_program_answers_an_error_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     done = run(ROOT / "train.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -302,10 +304,10 @@ def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.Capt
 
 ANSWERED = [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]]
 REFUSED = [["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"], ["resume=nope"],
-           ["schedule.warmup=9999"] if missing(["model=linear_net"]) else ["model=linear_net"]]  # fmt: skip
+           ["schedule.warmup=9999"] if missing_options(["model=linear_net"]) else ["model=linear_net"]]  # fmt: skip
 
 
-def test_no_torch(tmp_path: Path) -> None:
+def test_help_and_configuration_errors_do_not_import_torch(tmp_path: Path) -> None:
     """One interpreter runs train.py with all arguments in turn, each to its end."""
     code = dedent(f"""
         import runpy, sys

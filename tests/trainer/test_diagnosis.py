@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.options import need
-from tests.trainer.support import compose, train, warned, warnings
+from tests.trainer.options import require_options
+from tests.trainer.support import compose, train_small, warnings, warnings_of_run
 from trainer.config import Diagnosis
 from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms, mark_parameters, measure, weight_norms
 
@@ -23,7 +23,7 @@ def of(**parameters: tuple[float, float | None]) -> dict[str, ParameterNorms]:
 # -- the marks
 
 
-def test_marks() -> None:
+def test_each_problem_of_a_gradient_has_its_mark() -> None:
     found = of(well=(2.0, 0.5), big=(2.0, 21.0), edge=(2.0, 20.0), none=(2.0, None), zero=(2.0, 0.0),
                nan=(2.0, math.nan), small=(2.0, 2.2e-3), gone=(2.0, 2.0e-3))  # fmt: skip
     assert mark_parameters(found, LIMITS, early=False) == {
@@ -38,7 +38,7 @@ def test_marks() -> None:
     assert mark_parameters(frozen, LIMITS, early=True) == {"rest": "frozen"}
 
 
-def test_layers_are_compared_by_element() -> None:
+def test_layers_are_compared_by_root_mean_square() -> None:
     found = {
         "wide": ParameterNorms((100, 100), 9.0, 1.0),
         "narrow": ParameterNorms((1, 4), 9.0, 1.0),
@@ -49,14 +49,14 @@ def test_layers_are_compared_by_element() -> None:
     assert mark_parameters(found, limits, early=True) == {"wide": "vanishing"}
 
 
-def test_small_everywhere_is_vanishing_only_at_the_start() -> None:
+def test_small_gradients_everywhere_vanish_only_at_the_first_step() -> None:
     """Later it is what one hopes for."""
     found = of(one=(2.0, 1e-7), two=(2.0, 1e-7))
     assert mark_parameters(found, LIMITS, early=True) == {"one": "vanishing", "two": "vanishing"}
     assert mark_parameters(found, LIMITS, early=False) == {}
 
 
-def test_what_starts_at_zero_does_not_explode_and_a_bias_does_not_vanish() -> None:
+def test_a_zero_initialized_weight_does_not_explode_and_a_bias_does_not_vanish() -> None:
     found = {
         "w": ParameterNorms((4, 4), 2.0, 1.0),
         "start": ParameterNorms((4, 4), 0.0, 3.0),
@@ -96,7 +96,7 @@ def follow(norms: list[float], clip: str = "clip=none", rises: float = 1.0) -> i
     return None
 
 
-def test_an_explosion_is_a_jump_above_all_that_was(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_explosion_is_a_jump_above_the_usual_norm_with_a_rising_loss(caplog: pytest.LogCaptureFixture) -> None:
     assert follow([1.0] * 20 + [9.9]) is None
     assert follow([1.0] * 20 + [10.1]) == 21
     assert follow([3.0**step for step in range(30)]) == 4  # 27 against a mean that lags behind
@@ -116,7 +116,7 @@ def test_an_explosion_is_a_jump_above_all_that_was(caplog: pytest.LogCaptureFixt
     assert "a lower limit than that of clip=value" in warnings(caplog)[0]
 
 
-def test_each_kind_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_kind_of_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     monitor = GradientMonitor(compose("clip=none"))
     for step in range(1, 6):
         monitor.update(step, float(step), 100.0**step, Report())
@@ -125,7 +125,7 @@ def test_each_kind_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert sorted(first) == ["gradients explode", "gradients vanish", "no gradient"]
 
 
-def test_clipping_may_mend_an_explosion_and_is_no_vanishing(caplog: pytest.LogCaptureFixture) -> None:
+def test_explosions_are_judged_after_clipping_and_vanishing_before(caplog: pytest.LogCaptureFixture) -> None:
     monitor = GradientMonitor(compose())
     examine(monitor, 1, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=1e-9)
     assert warnings(caplog) == []
@@ -133,7 +133,7 @@ def test_clipping_may_mend_an_explosion_and_is_no_vanishing(caplog: pytest.LogCa
     assert "gradients exceed 10 times the weight in a;" in warnings(caplog)[0]
 
 
-def test_a_part_that_is_used_now_and_then_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_parameter_with_a_gradient_at_any_check_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     monitor = GradientMonitor(compose())
     for step in range(1, 8):
         examine(monitor, step, of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
@@ -150,7 +150,7 @@ def test_a_part_that_is_used_now_and_then_is_not_reported(caplog: pytest.LogCapt
 
 def test_a_run_without_clipping_warns_before_it_diverges(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # A rate at which they explode on the text of every Python version.
-    lines = warned(tmp_path, caplog, compose("clip=none", "data.sample=0", "optimizer.lr=6"))
+    lines = warnings_of_run(tmp_path, caplog, compose("clip=none", "data.sample=0", "optimizer.lr=6"))
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "diverged"
     (line,) = lines
@@ -166,33 +166,33 @@ def test_a_run_without_clipping_warns_before_it_diverges(tmp_path: Path, caplog:
      "optimizer.lr=0.3", "clip=none", "steps=150", "diagnosis.patience=99", "evaluate_every=151"]],
     ids=["default", "digits", "mlp", "through_time", "converged"],
 )  # fmt: skip
-def test_nothing_is_said_of_a_run_that_is_well(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str]
-) -> None:
-    need(*overrides)
-    lines = warned(tmp_path, caplog, compose("evaluate_every=20", *overrides))
+def test_a_healthy_run_logs_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str]) -> None:
+    require_options(*overrides)
+    lines = warnings_of_run(tmp_path, caplog, compose("evaluate_every=20", *overrides))
     assert [line for line in lines if "linear2" not in line] == []
 
 
-def test_infinity_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert warned(tmp_path, caplog, compose("clip=none", "data.sample=0", "diagnosis.explode=inf")) == []
+def test_an_infinite_explosion_threshold_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_of_run(tmp_path, caplog, compose("clip=none", "data.sample=0", "diagnosis.explode=inf")) == []
 
 
-def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_are_checked_at_the_first_step_and_at_evaluations_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[int] = []
     monkeypatch.setattr(
         GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: steps.append(step)
     )
-    train(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
+    train_small(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
     assert steps == [1, 4, 8, 9]
 
 
-def test_the_model_is_not_touched(tmp_path: Path) -> None:
+def test_diagnostics_do_not_change_the_weights(tmp_path: Path) -> None:
     """A run that is looked at is the run that is not, bit for bit."""
     weights = []
     looks = ["log.first_steps=6", "log.histograms=true", "log.flow=true"]
     for name, more in (("one", looks), ("other", ["log.flow=false"])):
         (tmp_path / name).mkdir()
-        train(tmp_path / name, "clip.max=0.3", *more)
+        train_small(tmp_path / name, "clip.max=0.3", *more)
         weights.append(torch.load(tmp_path / name / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

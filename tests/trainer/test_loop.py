@@ -15,8 +15,8 @@ from gradclip import Clipper
 from runner.runs.run import Diverged
 from tests.gradclip.support import as_on_an_accelerator
 from tests.support import exact_norm
-from tests.trainer.options import names, need, need_precision
-from tests.trainer.support import SMALL, compose, small, text_file, train
+from tests.trainer.options import option_names, require_options, require_precision
+from tests.trainer.support import SMALL, compose, small_config, text_file, train_small
 from trainer import loop
 from trainer.config import Divergence
 from trainer.data import Batch
@@ -30,7 +30,7 @@ from trainer.state import TrainState, build
 
 
 def session(folder: Path, *overrides: str) -> TrainState:
-    return build(small(folder, *overrides))
+    return build(small_config(folder, *overrides))
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_every_step_is_zero_grad_backward_clip_check_step(tmp_path: Path, monkey
     for owner, name in ((torch.optim.SGD, "zero_grad"), (Tensor, "backward"), (Clipper, "clip"), (Clipper, "check"),
                         (torch.optim.SGD, "step")):  # fmt: skip
         spy(owner, name)
-    train(tmp_path, "steps=2", "check_every=1")
+    train_small(tmp_path, "steps=2", "check_every=1")
     assert calls == ["zero_grad", "backward", "clip", "check", "step"] * 2
 
 
@@ -77,22 +77,24 @@ def test_the_optimizer_is_given_clipped_gradients(
         return real(self, *arguments)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
-    train(tmp_path, *clip.split())
+    train_small(tmp_path, *clip.split())
     assert len(seen) == 6
     assert seen == pytest.approx([limit] * 6, rel=1e-5)  # all of these steps exceed it
 
 
-def test_check_runs_at_the_first_step_and_every_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_runs_at_the_first_step_every_check_every_steps_and_at_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[int] = []
     clips: list[int] = []
     real = Clipper.clip
     monkeypatch.setattr(Clipper, "clip", lambda self: (clips.append(1), real(self))[1])
     monkeypatch.setattr(Clipper, "check", lambda self: steps.append(len(clips)))
-    train(tmp_path, "steps=9", "check_every=4")
+    train_small(tmp_path, "steps=9", "check_every=4")
     assert steps == [1, 4, 8, 9]
 
 
-def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_changed_between_clip_and_step_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Clipper.clip
 
     def clip(self: Clipper) -> Any:
@@ -103,12 +105,12 @@ def test_gradients_spoilt_between_clip_and_step_end_the_run(tmp_path: Path, monk
 
     monkeypatch.setattr(Clipper, "clip", clip)
     with pytest.raises(RuntimeError, match="before the optimizer's step"):
-        train(tmp_path)
+        train_small(tmp_path)
     assert status(tmp_path)["state"] == "failed"
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_fused_step_reads_a_gradient_of_other_strides_rightly(
+def test_a_fused_step_is_correct_for_a_gradient_with_other_strides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
 ) -> None:
     """At every step, whether or not it is one of the steps at which the clipped gradients are checked."""
@@ -132,7 +134,7 @@ def test_a_fused_step_reads_a_gradient_of_other_strides_rightly(
     torch.testing.assert_close(*weights)
 
 
-def test_the_weights_are_copied_for_logged_updates_alone_and_once_at_a_time(
+def test_the_weights_are_copied_only_for_logged_updates_and_freed_before_the_next_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop.snapshot
@@ -147,18 +149,18 @@ def test_the_weights_are_copied_for_logged_updates_alone_and_once_at_a_time(
         return copies
 
     monkeypatch.setattr(loop, "snapshot", snapshot)
-    assert train(tmp_path, "log.parameters_every=1").code == 0
+    assert train_small(tmp_path, "log.parameters_every=1").code == 0
     assert len(steps) == 6
     steps.clear()
     (tmp_path / "seldom").mkdir()
-    assert train(tmp_path / "seldom", "log.parameters_every=100").code == 0
+    assert train_small(tmp_path / "seldom", "log.parameters_every=100").code == 0
     assert len(steps) == 2  # the first step, and the last one
 
 
 # -- truncated back-propagation through time
 
 
-def test_the_hidden_state_goes_on_without_its_history(tmp_path: Path) -> None:
+def test_the_hidden_state_is_carried_detached_from_the_graph(tmp_path: Path) -> None:
     work = session(tmp_path)
     seen: list[tuple[Any, Any]] = []
     work.model.register_forward_hook(lambda module, given, result: seen.append((given[1], result[1])))
@@ -171,7 +173,7 @@ def test_the_hidden_state_goes_on_without_its_history(tmp_path: Path) -> None:
         assert taken.grad_fn is None  # their history does not
 
 
-def test_the_hidden_state_starts_anew_with_the_text(tmp_path: Path) -> None:
+def test_the_hidden_state_is_reset_at_the_start_of_each_epoch(tmp_path: Path) -> None:
     work = session(tmp_path)
     given: list[Any] = []
     work.model.register_forward_hook(lambda module, arguments, result: given.append(arguments[1]))
@@ -182,7 +184,7 @@ def test_the_hidden_state_starts_anew_with_the_text(tmp_path: Path) -> None:
     assert [step for step, state in enumerate(given) if state is None] == [0, windows, 2 * windows]
 
 
-def test_windows_carried_forward_give_the_loss_of_the_whole_text(tmp_path: Path) -> None:
+def test_evaluation_in_windows_gives_the_loss_of_one_window(tmp_path: Path) -> None:
     """Evaluation in windows of 16 sees what one window over everything sees."""
     by_windows = evaluate(session(tmp_path, "data.window=16"))
     longest = session(tmp_path).data._training.shape[1] - 1
@@ -195,8 +197,8 @@ def test_windows_carried_forward_give_the_loss_of_the_whole_text(tmp_path: Path)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
-@pytest.mark.parametrize("model", [name for name in ("rnn", "lstm") if name in names("model")])
-def test_accumulation_is_one_big_batch(tmp_path: Path, parts: int, model: str) -> None:
+@pytest.mark.parametrize("model", [name for name in ("rnn", "lstm") if name in option_names("model")])
+def test_gradients_of_micro_batches_sum_to_those_of_the_batch(tmp_path: Path, parts: int, model: str) -> None:
     whole, split = (session(tmp_path, f"model={model}", f"micro_batches={n}") for n in (1, parts))
     batches = whole.data.batches(0)
     for _ in range(3):  # the states of the parts go on as well
@@ -211,20 +213,20 @@ def test_accumulation_is_one_big_batch(tmp_path: Path, parts: int, model: str) -
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_accumulated_gradients_are_clipped_once_and_as_a_sum(tmp_path: Path) -> None:
+def test_micro_batches_are_clipped_once_after_their_sum(tmp_path: Path) -> None:
     ends = []
     for parts in (1, 4):
         folder = tmp_path / str(parts)
         folder.mkdir()
-        train(folder, "clip.max=0.05", f"micro_batches={parts}")
+        train_small(folder, "clip.max=0.05", f"micro_batches={parts}")
         ends.append(status(folder)["objective"])
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("overrides", [["data=digits", "model=mlp"], ["data=text", "data.window=16"]], ids=" ".join)
-def test_evaluation_splits_batches_into_micro_batches_too(tmp_path: Path, overrides: list[str]) -> None:
+def test_evaluation_in_micro_batches_gives_the_same_result(tmp_path: Path, overrides: list[str]) -> None:
     """The result is that of the whole batches; the hidden state of each micro-batch is carried between windows."""
-    need(*overrides)
+    require_options(*overrides)
     results, rows = [], []
     for count in (1, 4):
         config = compose(*overrides, f"micro_batches={count}", "data.batch_size=6")
@@ -254,11 +256,11 @@ def look(values: list[float], factor: float | None = 2.0, smoothing: float = 0.9
     return None
 
 
-def test_the_rule_of_divergence_of_conf() -> None:
+def test_the_default_divergence_rule() -> None:
     assert compose().divergence == Divergence(factor=2.0, smoothing=0.9)
 
 
-def test_divergence() -> None:
+def test_the_detector_finds_non_finite_and_rising_losses() -> None:
     assert look([4.0, 3.0, math.nan]) == 3
     assert look([4.0, math.inf]) == 2
     assert look([4.0] * 50) is None
@@ -273,7 +275,7 @@ def test_divergence() -> None:
 
 
 @pytest.mark.parametrize("mode", ["error", "drop", "zero"])
-def test_a_weight_that_is_not_finite_is_divergence_and_is_named(
+def test_a_non_finite_weight_ends_the_run_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """Its gradients are not finite either, nor the loss; they are not the cause, and leaving the step out no cure."""
@@ -285,7 +287,7 @@ def test_a_weight_that_is_not_finite_is_divergence_and_is_named(
         return real(work, batch)
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
-    assert train(tmp_path, f"clip.nonfinite={mode}", "log.parameters_every=1").code == 3
+    assert train_small(tmp_path, f"clip.nonfinite={mode}", "log.parameters_every=1").code == 3
     assert status(tmp_path)["reason"] == "non-finite weight in output.bias, seen at step 3"
 
 
@@ -298,11 +300,11 @@ def test_a_non_finite_gradient_ends_the_run_and_is_named(tmp_path: Path, monkeyp
         return loss
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
-    assert train(tmp_path).code == 3
+    assert train_small(tmp_path).code == 3
     assert status(tmp_path)["reason"] == "non-finite gradient in output.bias, seen at step 1"
 
 
-def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
+def test_a_deferred_non_finite_gradient_ends_the_run_before_the_next_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There nobody looks at every step: the bad one is found at the next log, evaluation or checkpoint."""
@@ -317,14 +319,14 @@ def test_on_an_accelerator_too_and_no_bad_checkpoint_replaces_a_good_one(
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
     as_on_an_accelerator(monkeypatch)
-    ending = train(tmp_path, "steps=30", "log.every=20", "checkpoint.every=5", "evaluate_every=30")
+    ending = train_small(tmp_path, "steps=30", "log.every=20", "checkpoint.every=5", "evaluate_every=30")
     assert (ending.state, ending.code) == ("diverged", 3)
     assert status(tmp_path)["reason"] == "non-finite gradient in output.bias at step 7, seen at step 10"
     (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert kept.name == "step_5.pt"
 
 
-def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_float64_is_used_on_a_device_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Apple's GPUs: a dispatch mode refuses what they refuse, and everything measures in float32."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -347,7 +349,7 @@ def test_no_float64_on_a_device_that_has_none(tmp_path: Path, monkeypatch: pytes
             evaluate(work)
 
 
-def test_a_dropped_step_leaves_the_hidden_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_step_restores_the_hidden_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = session(tmp_path, "clip.nonfinite=drop")
     batches = work.data.batches(0)
     loop.take_step(work, next(batches), check=True)
@@ -365,7 +367,9 @@ def test_a_dropped_step_leaves_the_hidden_state(tmp_path: Path, monkeypatch: pyt
     assert torch.equal(work.hidden[0], before)
 
 
-def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_step_does_not_change_the_weights_and_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, weights = loop.forward_backward, []
 
     def spoilt(work: TrainState, batch: Batch) -> Tensor:
@@ -376,7 +380,7 @@ def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeyp
         return loss
 
     monkeypatch.setattr(loop, "forward_backward", spoilt)
-    assert train(tmp_path, "clip.nonfinite=drop").code == 0
+    assert train_small(tmp_path, "clip.nonfinite=drop").code == 0
     assert torch.equal(weights[2], weights[3])
     assert not torch.equal(weights[3], weights[4])
 
@@ -388,8 +392,8 @@ def test_dropped_steps_leave_the_weights_and_are_counted(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("model", ["rnn", "lstm", "mlp"])
 def test_mixed_precision_clips_unscaled_gradients(tmp_path: Path, precision: str, model: str) -> None:
     more = [f"model={model}", *(["data=digits", "model.hidden=[8]"] if model == "mlp" else SMALL[:4])]
-    need(*more)
-    need_precision([*more, f"device.precision={precision}"])
+    require_options(*more)
+    require_precision([*more, f"device.precision={precision}"])
     config = compose(*more, "data.batch_size=4", "clip.nonfinite=drop", "optimizer.lr=0.1", "check_every=1",
                      "clip.max=0.5", f"device.precision={precision}", "steps=12", "log.progress=false")  # fmt: skip
     if model != "mlp":
@@ -401,18 +405,18 @@ def test_mixed_precision_clips_unscaled_gradients(tmp_path: Path, precision: str
 
 
 @pytest.mark.parametrize("overrides", [["seed=0"], ["model.layers=2", "model.dropout=0.5"], ["optimizer=adam"]])
-def test_a_run_is_the_same_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
     weights = []
     for name in ("one", "other"):
         folder = tmp_path / name
         folder.mkdir()
-        train(folder, *overrides)
+        train_small(folder, *overrides)
         weights.append(torch.load(folder / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_every_seed_is_another_run(tmp_path: Path) -> None:
+def test_different_seeds_give_different_weights(tmp_path: Path) -> None:
     def first(seed: int) -> Tensor:
         model: Any = session(tmp_path, f"seed={seed}").model
         weight: Tensor = model.output.weight
@@ -426,7 +430,9 @@ def test_every_seed_is_another_run(tmp_path: Path) -> None:
 
 
 def test_one_batch_can_be_overfitted(tmp_path: Path) -> None:
-    config = small(tmp_path, "debug=overfit", "model.hidden=32", "optimizer=adam", "optimizer.lr=0.02", "steps=150")
+    config = small_config(
+        tmp_path, "debug=overfit", "model.hidden=32", "optimizer=adam", "optimizer.lr=0.02", "steps=150"
+    )
     assert execute_in_folder(config, tmp_path / "run").code == 0
     work = build(config)
     content = torch.load(tmp_path / "run" / "checkpoints" / "step_150.pt", weights_only=True)
@@ -436,16 +442,16 @@ def test_one_batch_can_be_overfitted(tmp_path: Path) -> None:
         assert work.data.loss(work.model(batch.inputs)[0], batch.targets).item() < 0.05
 
 
-def test_anomaly_detection_is_on_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anomaly_detection_is_enabled_during_the_run_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     real = loop.forward_backward
     monkeypatch.setattr(loop, "forward_backward", lambda *a: (seen.append(torch.is_anomaly_enabled()), real(*a))[1])
-    train(tmp_path, "debug=anomaly")
+    train_small(tmp_path, "debug=anomaly")
     assert seen == [True] * 6
     assert not torch.is_anomaly_enabled()
 
 
-def test_the_history_knows_the_best() -> None:
+def test_the_history_keeps_the_lowest_validation_loss() -> None:
     history = History()
     assert [history.add_evaluation(step, loss) for step, loss in enumerate([3.0, math.nan, 2.0, 2.5, 2.0])] == [
         True, False, True, False, False]  # fmt: skip

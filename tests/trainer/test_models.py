@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError
-from tests.trainer.options import names, option
+from tests.trainer.options import option, option_names
 from trainer import data, models
 from trainer.config.data import Data
 from trainer.config.model import Model
 
 PAIRS = [
     (model, dataset)
-    for model in names("model")
-    for dataset in names("data")
+    for model in option_names("model")
+    for dataset in option_names("data")
     if Data.options[dataset].kind in Model.options[model].takes
 ]
-READERS = [name for name in names("model") if "characters" in Model.options[name].takes]
+READERS = [name for name in option_names("model") if "characters" in Model.options[name].takes]
 
 
 def pair(model: str, dataset: str) -> tuple[nn.Module, data.Dataset]:
@@ -33,8 +33,8 @@ def pair(model: str, dataset: str) -> tuple[nn.Module, data.Dataset]:
     return models.build(option("model", model), built.inputs, built.outputs, kind).eval(), built
 
 
-@pytest.mark.parametrize("name", names("model"))
-def test_it_names_the_kinds_of_data_that_it_takes(name: str) -> None:
+@pytest.mark.parametrize("name", option_names("model"))
+def test_a_model_declares_the_kinds_of_data_that_it_takes(name: str) -> None:
     takes = Model.options[name].takes
     assert takes
     if not set(takes) & {schema.kind for schema in Data.options.values()}:
@@ -83,7 +83,7 @@ def read_characters(name: str, **values: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_model_of_characters_continues_from_its_state(name: str) -> None:
+def test_a_model_of_characters_continues_from_its_hidden_state(name: str) -> None:
     net, text = read_characters(name), torch.randint(0, 11, (3, 12))
     whole, _ = net(text, None)
     assert whole.shape == (3, 12, 5)
@@ -101,7 +101,7 @@ def tensors(state: models.HiddenState) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_state_is_detached_and_cloned(name: str) -> None:
+def test_a_hidden_state_is_detached_and_cloned(name: str) -> None:
     _, state = read_characters(name)(torch.randint(0, 11, (3, 12)), None)
     detached, cloned = models.detach_state(state), models.clone_state(state, torch.device("cpu"))
     assert tensors(state)
@@ -115,12 +115,12 @@ def test_a_state_is_detached_and_cloned(name: str) -> None:
         assert other.data_ptr() != original.data_ptr()
 
 
-def test_no_state_stays_none() -> None:
+def test_detaching_and_cloning_none_give_none() -> None:
     assert models.detach_state(None) is None
     assert models.clone_state(None, torch.device("cpu")) is None
 
 
-def test_a_state_in_several_parts_keeps_its_form() -> None:
+def test_cloning_keeps_the_structure_of_a_hidden_state() -> None:
     state = (torch.ones(2), (torch.zeros(3), None))
     cloned = models.clone_state(state, torch.device("cpu"))
     assert torch.equal(cloned[0], state[0])

@@ -14,7 +14,7 @@ import torch
 import trainer.policies
 from gradclip import Clipper
 from gradclip.policies import Policy
-from tests.trainer.options import names, option
+from tests.trainer.options import option, option_names
 from trainer.config.options import import_all
 from trainer.project import PROJECT
 
@@ -23,8 +23,8 @@ PACKAGES = {"model": "models", "data": "data", "optimizer": "optimizers", "sched
 
 @pytest.mark.parametrize("group", PACKAGES)
 def test_each_option_has_a_schema_a_value_file_and_a_builder_of_its_name(group: str) -> None:
-    assert names(group)
-    for name in names(group):
+    assert option_names(group)
+    for name in option_names(group):
         assert option(group, name).name == name
         assert PROJECT.groups[group].options[name].__module__ == f"trainer.config.{group}.{name}"
         assert callable(import_module(f"trainer.{PACKAGES[group]}.{name}").build)
@@ -37,7 +37,7 @@ def test_the_schemas_and_policies_import_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_every_module_of_a_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_all_imports_every_module_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shelf").mkdir()
     for name in ("__init__", "first", "second"):
         (tmp_path / "shelf" / f"{name}.py").touch()
@@ -46,7 +46,9 @@ def test_every_module_of_a_folder_is_imported(tmp_path: Path, monkeypatch: pytes
     assert {"shelf.first", "shelf.second"} <= sys.modules.keys()
 
 
-def test_a_policy_written_as_its_package_explains_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_policy_in_the_docstring_of_its_package_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     explained = str(trainer.policies.__doc__)
     code = dedent(explained[explained.index("    from __future__") : explained.index("And one in conf/clip/")])
     package = tmp_path / "copy_of_policies"

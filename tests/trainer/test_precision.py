@@ -28,7 +28,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.RNN, "forward", forward)
 
 
-def test_an_operation_that_is_lacking_is_one_line(tmp_path: Path, lacking: None) -> None:
+def test_an_operation_missing_at_a_precision_is_a_user_error(tmp_path: Path, lacking: None) -> None:
     overrides = (f"data.path={text_file(tmp_path)}", *SMALL)
     with pytest.raises(UserError) as error:
         build(compose(*overrides, "device.precision=bfloat16"))
@@ -39,7 +39,7 @@ def test_an_operation_that_is_lacking_is_one_line(tmp_path: Path, lacking: None)
     build(compose(*overrides))
 
 
-def test_the_trial_takes_one_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_check_runs_one_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     real = nn.RNN.forward
 
@@ -52,7 +52,7 @@ def test_the_trial_takes_one_micro_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert rows == [2]
 
 
-def test_the_trial_changes_nothing(tmp_path: Path) -> None:
+def test_the_precision_check_changes_neither_weights_nor_random_numbers(tmp_path: Path) -> None:
     overrides = (f"data.path={text_file(tmp_path)}", *SMALL, "model.dropout=0.5")
     states, drawn = [], []
     for precision in ("float32", "bfloat16"):

@@ -35,9 +35,19 @@ from scripts import evaluate
 from tests.comparison import assert_identical, assert_same_run, points, scalars, shown_scalars
 from tests.programs import run
 from tests.support import ROOT
-from tests.trainer.options import missing, names, need_precision
-from tests.trainer.resumption import COMMON, DIGITS, LINE, STEPS, TEXT, Killed, config_for, ended_at, until_done
-from tests.trainer.support import compose, refused, text_file
+from tests.trainer.options import missing_options, option_names, require_precision
+from tests.trainer.resumption import (
+    COMMON,
+    DIGITS,
+    LINE,
+    STEPS,
+    TEXT,
+    Killed,
+    config_for,
+    end_at_steps,
+    run_until_finished,
+)
+from tests.trainer.support import compose, preflight_error, text_file
 from trainer.config import Train
 from trainer.config.data import Data
 from trainer.config.model import Model
@@ -81,43 +91,45 @@ def others(pairs: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
     """A pair for each option that these do not choose, such as those that a fork adds."""
     chosen = {override for pair in pairs for override in pair}
     for group in ("clip", "optimizer", "schedule"):
-        yield from ((*TEXT, f"{group}={name}") for name in names(group) if f"{group}={name}" not in chosen)
-    for model, data in product(names("model"), names("data")):
+        yield from ((*TEXT, f"{group}={name}") for name in option_names(group) if f"{group}={name}" not in chosen)
+    for model, data in product(option_names("model"), option_names("data")):
         taken = Data.options[data].kind in Model.options[model].takes
         if taken and not {f"model={model}", f"data={data}"} <= chosen | {"model=rnn", "data=text"}:
             chosen |= {f"model={model}", f"data={data}"}
             yield f"model={model}", f"data={data}", "optimizer.lr=0.01"
 
 
-KNOWN = list(dict.fromkeys(on_text(pair) if missing(pair) else pair for pair in ALL_PAIRS))
+KNOWN = list(dict.fromkeys(on_text(pair) if missing_options(pair) else pair for pair in ALL_PAIRS))
 PAIRS = [*KNOWN, *others([*KNOWN, ("optimizer=sgd", "schedule=constant")])]
 
 
 @pytest.mark.parametrize("overrides", PAIRS, ids=lambda pair: " ".join(each for each in pair if each not in TEXT))
-def test_a_run_that_goes_on_is_the_run_that_never_stopped(
+def test_a_resumed_run_equals_the_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     """Killed before the first checkpoint, in the middle of an epoch, at its end (4, 5), and stopped by a signal."""
-    need_precision(overrides)
+    require_precision(overrides)
     config = config_for(tmp_path, overrides)
     assert execute_in_folder(config, tmp_path / "whole").state == "finished"
-    ended_at(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
-    ends = until_done(config, tmp_path / "parts")
+    end_at_steps(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
+    ends = run_until_finished(config, tmp_path / "parts")
     assert ends == ["killed", "killed", "interrupted", "interrupted", "killed", "killed", "finished"]
     assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
-def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_a_run_can_be_resumed_after_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """With dropout, a memory, momentum and a hidden state; an epoch ends at 5."""
     config = config_for(tmp_path, (*TEXT, "model.layers=2", "model.dropout=0.3", "clip=zclip", "optimizer=adam"))
     execute_in_folder(config, tmp_path / "whole")
-    ended_at(monkeypatch, {step: signal.SIGINT})
-    assert until_done(config, tmp_path / "parts") == ["interrupted", "finished"]
+    end_at_steps(monkeypatch, {step: signal.SIGINT})
+    assert run_until_finished(config, tmp_path / "parts") == ["interrupted", "finished"]
     assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
-def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_after_its_last_step_finishes_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before it could write its last checkpoint beside the best one, or say that it has finished."""
     config, real = config_for(tmp_path, TEXT), checkpoint.save
 
@@ -140,7 +152,9 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, m
         assert_same_run(tmp_path / "whole", tmp_path / name, STEPS)
 
 
-def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_before_or_after_file_operations_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In turn before and after a syncing, renaming, deleting or cutting: of a checkpoint, the status, the events."""
     config = config_for(tmp_path, (*TEXT, "checkpoint.every=2", "evaluate_every=3", "clip=zclip", "optimizer=adam"))
     execute_in_folder(config, tmp_path / "whole")
@@ -162,21 +176,23 @@ def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypat
 
     for where, name in ((os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "unlink"), (Path, "rename")):
         monkeypatch.setattr(where, name, deadly(getattr(where, name)))
-    assert until_done(config, tmp_path / "parts") == ["killed"] * 7 + ["finished"]
+    assert run_until_finished(config, tmp_path / "parts") == ["killed"] * 7 + ["finished"]
     assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
 
 
-def test_a_signal_before_the_last_step_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_during_the_last_but_one_step_does_not_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_for(tmp_path, TEXT)
-    ended_at(monkeypatch, {STEPS - 1: signal.SIGTERM})
+    end_at_steps(monkeypatch, {STEPS - 1: signal.SIGTERM})
     assert execute_in_folder(config, tmp_path / "run").state == "finished"
 
 
-def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_diverges_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path, (*TEXT, "clip=none", "optimizer.lr=20", "log.every=2"))
     assert execute_in_folder(config, tmp_path / "whole").state == "diverged"
-    ended_at(monkeypatch, {3: signal.SIGTERM, 4: None})
-    assert until_done(config, tmp_path / "parts")[-1] == "diverged"
+    end_at_steps(monkeypatch, {3: signal.SIGTERM, 4: None})
+    assert run_until_finished(config, tmp_path / "parts")[-1] == "diverged"
     found = [json.loads((tmp_path / name / "status.json").read_text()) for name in ("whole", "parts")]
     assert found[0]["step"] > 4
     assert [found[1][key] for key in ("step", "reason")] == [found[0][key] for key in ("step", "reason")]
@@ -186,7 +202,7 @@ def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.M
 # -- the parts
 
 
-def test_every_generator_is_set_back(tmp_path: Path) -> None:
+def test_every_random_generator_is_restored(tmp_path: Path) -> None:
     def draw() -> tuple[float, float, float, float]:
         return random.random(), np.random.standard_normal(), np.random.random(), torch.rand(()).item()
 
@@ -197,7 +213,7 @@ def test_every_generator_is_set_back(tmp_path: Path) -> None:
     assert (draw(), draw()) == after
 
 
-def test_the_history_of_a_long_run_keeps_its_size() -> None:
+def test_the_history_of_a_long_run_is_bounded() -> None:
     history, values = History(), [math.sin(step) for step in range(5 * MAX_NORMS)]
     for value in values:
         history.add_step(1.0, value, False)
@@ -212,7 +228,7 @@ def test_the_history_of_a_long_run_keeps_its_size() -> None:
 # -- which checkpoint
 
 
-def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_named_and_renamed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Or, counted among the newest, it would push good ones out."""
     config = config_for(tmp_path, (*TEXT, "evaluate_every=100", "checkpoint.every=4", "checkpoint.keep=2"))
     execute_in_folder(config, tmp_path / "whole")
@@ -231,7 +247,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pyt
     assert_same_run(tmp_path / "whole", tmp_path / "run", STEPS)
 
 
-def test_checkpoints_of_an_older_version_are_refused_by_their_format(tmp_path: Path) -> None:
+def test_checkpoints_in_an_older_format_are_refused_and_kept(tmp_path: Path) -> None:
     """In one line, and left as they are."""
     config = finished(tmp_path)
     files = sorted((tmp_path / "run" / "checkpoints").iterdir())
@@ -247,11 +263,13 @@ def test_checkpoints_of_an_older_version_are_refused_by_their_format(tmp_path: P
     assert [path.read_bytes() for path in files] == before
 
 
-def test_the_best_checkpoint_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_resumed_from_the_best_checkpoint_if_it_is_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is taken where it is newer than the others."""
     config = config_for(tmp_path, (*TEXT, "evaluate_every=5", "checkpoint.every=4"))
     execute_in_folder(config, tmp_path / "whole")
-    ended_at(monkeypatch, {7: None})
+    end_at_steps(monkeypatch, {7: None})
     with pytest.raises(Killed):
         execute_in_folder(config, tmp_path / "run")
     found = checkpoint.load_newest(tmp_path / "run")
@@ -282,7 +300,7 @@ CHANGES = {
 }  # fmt: skip
 
 
-def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> None:
+def test_an_extended_run_equals_one_configured_longer_from_the_start(tmp_path: Path) -> None:
     """With all that may change changed: the same weights."""
     kept = ("clip=zclip", "model.dropout=0.2", "data.window=20")  # anomaly detection keeps a traceback of every factor
     finished(tmp_path, *kept)
@@ -314,25 +332,25 @@ REFUSED = [
     ("-m steps=30", "resume=run: does not go with --multirun"),
     ("log.every=2", "run: has finished its 12 steps; steps=24 trains longer"),
     ("data.workers=2", "data.workers=2: no such key in data=text"
-     + ("" if missing(["data=digits"]) else "; it belongs to data=digits")),
+     + ("" if missing_options(["data=digits"]) else "; it belongs to data=digits")),
 ]  # fmt: skip
 
 
-def test_overrides_that_would_make_it_another_run(
+def test_overrides_that_change_the_past_of_a_run_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished(tmp_path)
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for arguments, line in REFUSED:
-        assert line in refused(["resume=run", *arguments.split()], capsys), arguments
+        assert line in preflight_error(["resume=run", *arguments.split()], capsys), arguments
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
     for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
                        ("small.txt", "not the folder of a run"), (".", "resume=.: a sweep; name one of its jobs: "),
                        ("run/checkpoints", "resume=run/checkpoints: not a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
-        assert line in refused([f"resume={name}"], capsys)
+        assert line in preflight_error([f"resume={name}"], capsys)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -340,8 +358,10 @@ OTHER = ("data=digits", "model=mlp")
 OTHERS = {str: ("drop", "relu", "bfloat16"), bool: ("true", "false"), list: ("[x]", "[3]"), type(None): ("1", "x")}
 
 
-@pytest.mark.parametrize("overrides", [(), (*(() if missing(OTHER) else OTHER), "clip=agc", "schedule=cosine")])
-def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("overrides", [(), (*(() if missing_options(OTHER) else OTHER), "clip=agc", "schedule=cosine")])
+def test_exactly_the_mutable_keys_can_change_on_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
     """Every key of a configuration is given other values: those taken change nothing but what extends a run."""
     saved = compose(*overrides)
     monkeypatch.setattr(resume, "load", lambda folder, project: copy.deepcopy(saved))
@@ -357,18 +377,18 @@ def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, o
     assert taken == (mutable & before.keys()) - kept
 
 
-def test_another_number_of_steps_is_another_schedule(
+def test_steps_cannot_change_if_the_schedule_spans_all_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished(tmp_path, "schedule=cosine")
     monkeypatch.chdir(tmp_path)
-    line = refused(["resume=run", "steps=30"], capsys)
+    line = preflight_error(["resume=run", "steps=30"], capsys)
     assert line == "steps=30: schedule=cosine spans all steps, so that every rate changes"
-    assert refused(["resume=run"], capsys) == "run: has finished its 12 steps"
-    assert refused(["resume=run,other"], capsys).startswith("resume=run,other: one run is resumed at a time")
+    assert preflight_error(["resume=run"], capsys) == "run: has finished its 12 steps"
+    assert preflight_error(["resume=run,other"], capsys).startswith("resume=run,other: one run is resumed at a time")
 
 
-def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     finished(tmp_path)
     for overrides, line in (
         (("clip.max=3", "steps=20"), r"step_12\.pt: saved with another clip\.max than"),
@@ -378,7 +398,7 @@ def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> N
             execute_in_folder(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
 
 
-def test_data_that_moved_is_accepted_by_its_content(tmp_path: Path) -> None:
+def test_moved_data_is_identified_by_its_content(tmp_path: Path) -> None:
     """From another path, relative to the current folder, and in another encoding; the run remembers it."""
     finished(tmp_path)
     text = Path(tmp_path / "small.txt").read_text(encoding="utf-8")
@@ -396,13 +416,11 @@ def test_data_that_moved_is_accepted_by_its_content(tmp_path: Path) -> None:
     evaluate.main([str(tmp_path / "run")])
 
 
-def test_weights_to_start_from_that_moved_before_the_first_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_init_from_can_change_until_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path)
     best, moved = tmp_path / "run" / "checkpoints" / "best.pt", tmp_path / "moved.pt"
     config = config_for(tmp_path, (*TEXT, f"init_from={best}"))
-    ended_at(monkeypatch, {1: None})
+    end_at_steps(monkeypatch, {1: None})
     with pytest.raises(Killed):
         execute_in_folder(config, tmp_path / "tuned")
     save_config(config, tmp_path / "tuned")
@@ -412,7 +430,7 @@ def test_weights_to_start_from_that_moved_before_the_first_checkpoint(
     assert "init_from" not in done.stderr
 
 
-def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_refused_resume_changes_no_file(tmp_path: Path) -> None:
     """Neither in the configuration, or the run could go on no more, nor in its status, or it would have failed."""
     finished(tmp_path)
     folder, weights, text = tmp_path / "run", tmp_path / "weights.pt", tmp_path / "small.txt"
@@ -436,7 +454,7 @@ def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
     assert (folder / "checkpoints" / "step_13.pt.damaged").exists()
 
 
-def test_a_machine_that_sums_otherwise_is_told(
+def test_a_resume_with_other_numerics_logs_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = finished(tmp_path)
@@ -449,7 +467,7 @@ def test_a_machine_that_sums_otherwise_is_told(
     assert re.search(r"saved with .*threads: 1; resumed with .*threads: 7: results can differ by rounding", caplog.text)
 
 
-def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_event_file_is_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = finished(tmp_path)
     (events,) = (tmp_path / "run").glob("events*")
     events.unlink()
@@ -458,7 +476,7 @@ def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogC
     assert f"{events}: gone, and its points with it" in caplog.messages
 
 
-def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_mismatched_optimizer_or_hidden_state_is_refused(tmp_path: Path) -> None:
     """torch takes an optimizer's state of any shape, and its fused step would write past the end of a smaller one."""
     config = finished(tmp_path, "optimizer=adam", "checkpoint.keep=1")
     config.steps = 20
@@ -478,7 +496,7 @@ def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
 # -- the program
 
 
-def test_the_program_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_resumes_a_run_in_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In the same folder, with what extends it written into its configuration, and its first log kept."""
     arguments = [f"data.path={text_file(tmp_path)}", *TEXT, *COMMON]
     assert run(TRAIN, *arguments, cwd=tmp_path).returncode == 0
@@ -506,11 +524,11 @@ def test_the_program_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert load(folder).steps == 15
 
 
-def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_set_back_before_a_resume_hides_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorBoard reads the files by the seconds in their names, and the later one would come first."""
     config = config_for(tmp_path, TEXT)
     execute_in_folder(config, tmp_path / "whole")
-    ended_at(monkeypatch, {7: signal.SIGTERM})
+    end_at_steps(monkeypatch, {7: signal.SIGTERM})
     execute_in_folder(config, tmp_path / "run")
     monkeypatch.setattr("time.time", lambda: 1.6e9)
     execute_in_folder(config, tmp_path / "run", resumed=True)
@@ -520,9 +538,9 @@ def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: p
             assert sorted(shown_scalars(tmp_path / "run")[tag]) == found
 
 
-def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_job_has_one_row_in_hparams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HParams' start is a point of the run too, and is not written twice; its end comes when it is over."""
-    ended_at(monkeypatch, {7: signal.SIGTERM})
+    end_at_steps(monkeypatch, {7: signal.SIGTERM})
     for resumed in (False, True):
         run = Run(tmp_path / "run", STEPS, resumed=resumed, swept={"clip.max": 1.0})
         with run.recorded():
@@ -534,7 +552,7 @@ def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.Monk
 # -- init_from
 
 
-def test_a_new_run_from_saved_weights(tmp_path: Path) -> None:
+def test_init_from_starts_a_new_run_with_saved_weights(tmp_path: Path) -> None:
     finished(tmp_path)
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     rate = ("optimizer.lr=1e-12", "checkpoint.every=1", "checkpoint.keep=20")

@@ -12,7 +12,7 @@ from tests.support import ROOT
 from tests.trainer.support import SMALL, text_file
 
 
-def test_a_run(tmp_path: Path) -> None:
+def test_a_run_prints_its_summary_and_writes_its_files(tmp_path: Path) -> None:
     arguments = (f"data.path={text_file(tmp_path)}", *SMALL, "data.sample=30")
     done = programs.run(ROOT / "train.py", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -66,7 +66,7 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
         assert hparams(folder / str(job["number"])) == job["swept"]
 
 
-def test_a_search(tmp_path: Path) -> None:
+def test_a_search_prints_a_command_that_repeats_the_best_job(tmp_path: Path) -> None:
     """Its jobs are runs of this project, and the printed command repeats the best one."""
     arguments = (f"data.path={text_file(tmp_path)}", *SMALL, "steps=2", "evaluate_every=1", "clip=norm")
     search = ("sweep.method=optuna", "clip.max=tag(log,interval(0.1,10))", "sweep.trials=2", "sweep.jobs=2")

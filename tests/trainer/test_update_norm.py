@@ -17,7 +17,7 @@ def flat(model: nn.Module) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16", "strided"])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=list(SHAPES))
-def test_norms_are_those_of_numpy(shapes: list[tuple[int, ...]], kind: str) -> None:
+def test_norms_equal_those_of_numpy(shapes: list[tuple[int, ...]], kind: str) -> None:
     torch.manual_seed(0)
     dtype = torch.float32 if kind == "strided" else getattr(torch, kind)
     tensors = [torch.randn(shape, dtype=dtype) for shape in shapes]
@@ -37,7 +37,7 @@ def test_norms_are_those_of_numpy(shapes: list[tuple[int, ...]], kind: str) -> N
         assert np.array_equal(flat(model), after)
 
 
-def test_an_accelerator_is_not_waited_for() -> None:
+def test_update_norms_do_not_wait_for_an_accelerator() -> None:
     model = nn.Linear(5, 3, device="meta")
     update_norms(model, snapshot(model))
     with NoHostCopies() as watch:

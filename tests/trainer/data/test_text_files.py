@@ -91,7 +91,7 @@ def test_files_are_sorted_by_name_and_joined_by_newlines(tmp_path: Path) -> None
     assert text == "A\nB\nD"
 
 
-def test_a_file_of_the_exact_name_wins_over_the_pattern(tmp_path: Path) -> None:
+def test_a_file_with_the_exact_name_is_read_instead_of_matches(tmp_path: Path) -> None:
     write(tmp_path / "1.txt", b"matches")
     path = write(tmp_path / "[1].txt", b"exact")
     assert read_texts(path).text == "exact"

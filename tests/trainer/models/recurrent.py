@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 
-def check_every_element_counts(net: nn.Module) -> None:
+def check_vectors_are_read_completely(net: nn.Module) -> None:
     """Vectors [batch, features] give [batch, outputs], which depend on the first element as on the last.
 
     By the gradient: a change of the outputs themselves can be below their precision.
