@@ -1,4 +1,4 @@
-"""conf/ and the schemas: every option complete, typed, and the same in YAML and in Python."""
+"""conf/ and the schemas: every option has all its values, of the right type, and the same in YAML and in Python."""
 
 import dataclasses
 import re
@@ -20,17 +20,17 @@ from trainer.project import PROJECT, composer, load
 GROUPS = PROJECT.groups
 OPTIONS = [(group, option) for group in GROUPS for option in option_names(group)]
 FILES = sorted(PROJECT.conf.rglob("*.yaml"))
-STUDIES = sorted(PROJECT.conf.glob("experiment/*")) + sorted(PROJECT.conf.glob("debug/*"))
+EXPERIMENTS = sorted(PROJECT.conf.glob("experiment/*")) + sorted(PROJECT.conf.glob("debug/*"))
 
-# Every model with all data that it takes, and the options of the other groups beside one another.
+# Combinations that contain every model with all data that it takes, and every option of the other groups.
 PAIRS = [[f"model={model}", f"data={data}"] for model in option_names("model") for data in option_names("data")
          if GROUPS["data"].options[data].kind in GROUPS["model"].options[model].takes]  # fmt: skip
 OTHERS = [[[f"{group}={name}"] for name in option_names(group)] for group in GROUPS if group not in ("model", "data")]
-ROWS = [[override for parts in (PAIRS, *OTHERS) for override in parts[row % len(parts)]]
+COMBINATIONS = [[override for parts in (PAIRS, *OTHERS) for override in parts[row % len(parts)]]
         for row in range(max(map(len, (PAIRS, *OTHERS))))]  # fmt: skip
 
 
-@pytest.mark.parametrize("overrides", ROWS, ids=" ".join)
+@pytest.mark.parametrize("overrides", COMBINATIONS, ids=" ".join)
 def test_every_option_composes_into_its_own_class_and_is_saved(overrides: list[str], tmp_path: Path) -> None:
     config = compose(*overrides)
     for group, _, name in (override.partition("=") for override in overrides):
@@ -43,7 +43,7 @@ def test_every_option_composes_into_its_own_class_and_is_saved(overrides: list[s
 
 def test_every_option_is_in_a_combination() -> None:
     """A model that takes no data, or data that no model takes, would be missing."""
-    assert {override for row in ROWS for override in row} == {f"{group}={name}" for group, name in OPTIONS}
+    assert {override for row in COMBINATIONS for override in row} == {f"{group}={name}" for group, name in OPTIONS}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -73,13 +73,13 @@ def test_every_file_sets_the_keys_of_its_schema_that_have_no_default_and_names_n
     if path.parent.name in GROUPS:
         fields = dataclasses.fields(GROUPS[path.parent.name].options[path.stem])
         given = set(yaml.safe_load(text)) - {"defaults"}
-        filled = {"links"} if "@links." in text else set()  # by the defaults list
+        from_defaults = {"links"} if "@links." in text else set()
         without_default = {
             field.name
             for field in fields
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         }
-        assert without_default | {"name"} <= given | filled <= {field.name for field in fields}
+        assert without_default | {"name"} <= given | from_defaults <= {field.name for field in fields}
 
 
 @pytest.mark.parametrize("group", [group for group in GROUPS if group != "clip"])
@@ -89,7 +89,7 @@ def test_no_schema_repeats_a_default_of_its_yaml_file(group: str) -> None:
             assert field.name == "name" or field.default is dataclasses.MISSING, f"{schema.__name__}.{field.name}"
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_a_study_begins_with_its_command_and_what_it_shows(path: Path) -> None:
     package, command, shows = path.read_text(encoding="utf-8").splitlines()[:3]
     assert package == "# @package _global_"

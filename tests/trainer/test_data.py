@@ -21,7 +21,7 @@ def build(name: str, seed: int = 1, **values: Any) -> data.Dataset:
         pytest.skip(str(error))
 
 
-def same(one: data.Batch, other: data.Batch) -> bool:
+def equal(one: data.Batch, other: data.Batch) -> bool:
     return (
         torch.equal(one.inputs, other.inputs)
         and torch.equal(one.targets, other.targets)
@@ -31,9 +31,9 @@ def same(one: data.Batch, other: data.Batch) -> bool:
 
 @pytest.mark.parametrize("name", option_names("data"))
 def test_batches_depend_on_seed_and_step_alone(name: str) -> None:
-    whole = list(islice(build(name).batches(0), 60))
+    batches = list(islice(build(name).batches(0), 60))
     later = list(islice(build(name).batches(25), 35))
-    assert all(same(one, other) for one, other in zip(whole[25:], later, strict=True))
+    assert all(equal(one, other) for one, other in zip(batches[25:], later, strict=True))
 
 
 @pytest.mark.parametrize("name", option_names("data"))
@@ -51,7 +51,7 @@ def test_the_held_out_data_is_the_same_at_every_evaluation(name: str) -> None:
     first, second = list(dataset.validation()), list(dataset.validation())
     assert first
     assert not first[0].continues
-    assert all(same(one, other) for one, other in zip(first, second, strict=True))
+    assert all(equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("name", option_names("data"))

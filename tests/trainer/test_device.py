@@ -1,4 +1,4 @@
-"""Devices: found or refused, and set up for the process."""
+"""Devices: chosen or refused, and configured for the process."""
 
 import warnings
 from pathlib import Path
@@ -38,12 +38,12 @@ def test_prepare_sets_the_threads_unless_they_are_null() -> None:
     device.prepare(option("device", "cpu", threads=2))
     assert torch.get_num_threads() == 2
     device.prepare(option("device", "cpu", threads=None))
-    assert torch.get_num_threads() == 2  # null leaves the choice to torch
+    assert torch.get_num_threads() == 2  # null does not change the number
 
 
 @pytest.fixture
 def nondeterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step uses an operation that has no deterministic kernel."""
+    """Makes every step use an operation that has no deterministic kernel."""
     real = loop.forward_backward
 
     def forward_backward(state: TrainState, batch: Batch) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_an_operation_without_a_deterministic_kernel_warns_once(tmp_path: Path, 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # as in a program
         assert train_small(tmp_path).state == "finished"
-    assert [str(each.message).partition(",")[0] for each in caught] == [
+    assert [str(warning.message).partition(",")[0] for warning in caught] == [
         "put_ does not have a deterministic implementation"
     ]
 

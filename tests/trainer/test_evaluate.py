@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: the loss of a finished run, measured again, and one line for each mistake."""
+"""scripts/evaluate.py: the loss of a finished run, measured again, and single-line errors."""
 
 import re
 import shutil
@@ -21,11 +21,11 @@ from trainer.state import build
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, beside the text that it was trained on."""
-    here = tmp_path_factory.mktemp("here")
-    config = small_config(here, "data.sample=30")
-    assert execute_in_folder(config, here / "run").state == "finished"
-    save_config(config, here / "run")
-    return here / "run"
+    folder = tmp_path_factory.mktemp("finished")
+    config = small_config(folder, "data.sample=30")
+    assert execute_in_folder(config, folder / "run").state == "finished"
+    save_config(config, folder / "run")
+    return folder / "run"
 
 
 def test_evaluate_prints_the_loss_of_the_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +34,7 @@ def test_evaluate_prints_the_loss_of_the_run(finished: Path, capsys: pytest.Capt
     loss = float(re.findall(r"^step 6: loss ([\d.]+)  accuracy [\d.]+$", best, re.MULTILINE)[0])
     assert loss == pytest.approx(read_status(finished)["objective"], abs=1e-4)
     evaluate.main([str(finished), "--checkpoint", "last"])
-    assert capsys.readouterr().out == best  # of six steps, one evaluation, the last
+    assert capsys.readouterr().out == best  # the only evaluation is that of the last step
 
 
 def test_evaluate_as_a_program_refuses_a_missing_run(finished: Path) -> None:

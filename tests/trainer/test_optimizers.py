@@ -1,4 +1,4 @@
-"""Optimizers: torch's own with the configured values, fused where that is right, and loaded as they were built."""
+"""Optimizers: configured values, fused steps where they are correct, and saved states."""
 
 import copy
 import logging
@@ -31,8 +31,8 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) ->
         optimizer.step()
 
 
-def with_state(name: str) -> Optimizer:
-    """The option with whatever makes it keep a state from step to step."""
+def stateful_option(name: str) -> Optimizer:
+    """The option with momentum, if it has any, so that the optimizer keeps a state."""
     config: Optimizer = option("optimizer", name, lr=0.01, no_decay=["*bias"])
     return replace(config, momentum=0.9) if hasattr(config, "momentum") else config
 
@@ -175,7 +175,7 @@ def test_match_strides_does_not_change_other_gradients(name: str, fused: bool) -
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_loaded_optimizer_takes_the_same_steps(name: str) -> None:
-    config, model = with_state(name), net()
+    config, model = stateful_option(name), net()
     optimizer = optimizers.build(config, model)
     train(model, optimizer)
     other = copy.deepcopy(model)
@@ -202,14 +202,14 @@ def test_loading_a_state_does_not_change_fused(name: str, built: bool) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_loading_a_state_of_another_model_is_refused(name: str) -> None:
     model = net()
-    optimizer = optimizers.build(with_state(name), model)
+    optimizer = optimizers.build(stateful_option(name), model)
     train(model, optimizer)
     state = optimizer.state_dict()
     with pytest.raises(ValueError, match=r"argument 2 is longer"):
         optimizers.load_state(optimizer, state | {"param_groups": state["param_groups"][:1]})
     tensors = {key: value for key, value in state["state"].get(0, {}).items() if isinstance(value, torch.Tensor)}
     for key in tensors.keys() - {"step"}:
-        spoilt = copy.deepcopy(state)
-        spoilt["state"][0][key] = torch.zeros(3)
+        mismatched = copy.deepcopy(state)
+        mismatched["state"][0][key] = torch.zeros(3)
         with pytest.raises(ValueError, match=rf"{key} has shape \(3,\)"):
-            optimizers.load_state(optimizer, spoilt)
+            optimizers.load_state(optimizer, mismatched)

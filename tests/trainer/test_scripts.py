@@ -37,17 +37,17 @@ def test_status_distinguishes_a_killed_run_from_a_running_one(
             assert program.poll() is None
             if actual_state(folder) == "running":
                 status.main([str(folder)])
-                started = said = capsys.readouterr().out
+                started = output = capsys.readouterr().out
             time.sleep(0.05)
-        assert re.match(rf"{folder}: running at step \d+ of 1000000, process {program.pid}", said)
+        assert re.match(rf"{folder}: running at step \d+ of 1000000, process {program.pid}", output)
         program.kill()
         program.wait()
     assert json.loads((folder / "status.json").read_text())["state"] == "running"
     assert actual_state(folder) == "killed"
     status.main([str(folder)])
-    said = capsys.readouterr().out
-    assert f"process {program.pid}, last heartbeat" in said
-    assert said.endswith(f"; python train.py resume={folder}\n")
+    output = capsys.readouterr().out
+    assert f"process {program.pid}, last heartbeat" in output
+    assert output.endswith(f"; python train.py resume={folder}\n")
 
 
 def test_status_refuses_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,15 +80,15 @@ def test_export_writes_the_weights_which_init_from_reads(tmp_path: Path, capsys:
 
 
 def test_an_export_to_an_unwritable_path_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line, and nothing replaces a device or a folder."""
+    """The error is one line, and a device or a folder is not replaced."""
     pytest.importorskip("safetensors")
     train_small(tmp_path)
     capsys.readouterr()
-    for to, why in ((tmp_path / "nope" / "x", "No such file or directory"), (tmp_path, "not a file"),
+    for to, reason in ((tmp_path / "nope" / "x", "No such file or directory"), (tmp_path, "not a file"),
                     (Path("/dev/null"), "not a file")):  # fmt: skip
         with pytest.raises(SystemExit) as end:
             export.main([str(tmp_path / "run"), "--to", str(to)])
-        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {to}: {why}\n")
+        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {to}: {reason}\n")
     assert Path("/dev/null").is_char_device()
 
 

@@ -1,4 +1,4 @@
-"""A run's state: built once, from models and data sets as forks write them."""
+"""The state of a run: built once, also from models of a fork."""
 
 import sys
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from trainer.run import execute_in_folder
 
 
 class ReadsItsTensors(nn.Module):
-    """As timm's models with stochastic depth: the constructor reads numbers out of tensors."""
+    """A model whose constructor reads numbers out of tensors, as timm's models with stochastic depth do."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -34,7 +34,7 @@ class ReadsItsTensors(nn.Module):
 
 @pytest.fixture
 def fork_model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    """The option of a fork's own model."""
+    """A model option that a fork has added."""
     monkeypatch.setattr(Model, "options", dict(Model.options))
 
     @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Digits: shuffled by epoch, held out once and for all, loaded by workers."""
+"""Digits: shuffled in every epoch, split once, loaded by workers."""
 
 import os
 import signal
@@ -76,8 +76,8 @@ def test_a_recurrent_network_reads_the_pixels_as_time_steps() -> None:
 
 
 def test_workers_give_the_same_batches() -> None:
-    alone, helped = (build(workers=workers) for workers in (0, 1))
-    for one, other in zip(islice(alone.batches(5), 4), islice(helped.batches(5), 4), strict=True):
+    without_workers, with_workers = (build(workers=workers) for workers in (0, 1))
+    for one, other in zip(islice(without_workers.batches(5), 4), islice(with_workers.batches(5), 4), strict=True):
         assert torch.equal(one.inputs, other.inputs)
 
 

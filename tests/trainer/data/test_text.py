@@ -1,4 +1,4 @@
-"""Text: read in parallel streams, one character predicted from those before it."""
+"""Text: parallel streams of characters, split into windows and into training and held-out text."""
 
 import hashlib
 import math
@@ -139,7 +139,7 @@ def test_the_fingerprint_depends_on_the_content_alone(path: Path, tmp_path: Path
 
 
 class Next(nn.Module):
-    """Predicts, with certainty, the character whose index is one higher; it counts its calls as its state."""
+    """Predicts the character whose index is one higher, with certainty at the default score; its state counts calls."""
 
     def __init__(self, outputs: int, score: float = 1e4):
         super().__init__()
@@ -157,5 +157,5 @@ def test_the_sample_is_drawn_from_the_predictions(path: Path) -> None:
     assert dataset.sample(Next(dataset.outputs), cpu) == expected
     assert dataset.sample(Next(dataset.outputs, score=math.nan), cpu) is None
     uniform = Next(dataset.outputs, score=0.0)
-    assert dataset.sample(uniform, cpu) == dataset.sample(uniform, cpu)  # its own generator
+    assert dataset.sample(uniform, cpu) == dataset.sample(uniform, cpu)  # drawn from a generator seeded at each call
     assert build(path, sample=0).sample(uniform, cpu) is None

@@ -1,4 +1,4 @@
-"""Thirty linear layers, through which the gradient explodes or vanishes."""
+"""The experiment depth: the gradient explodes or vanishes through thirty linear layers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A first gradient of -120: each step with and without clipping, and the warnings in the log."""
+"""The experiment line_120: each step with and without clipping, and the warnings in the log."""
 
 import logging
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_the_first_steps_match_plain_arithmetic(tmp_path: Path, caplog: pytest.L
     for step in range(8):
         errors = [(weight - 4) * x + bias - 1 for x in points]
         gradients = [sum(2 * e * x for e, x in zip(errors, points, strict=True)) / 4, sum(2 * e for e in errors) / 4]
-        rounding = 1e-6 * max(abs(e) for e in errors)  # of float32, in sums that cancel
+        rounding = 1e-6 * max(abs(e) for e in errors)  # of float32, where terms of a sum cancel
         if step == 0:
             assert gradients == [-120.0, -2.0]
         norm = sum(g * g for g in gradients) ** 0.5
@@ -45,7 +45,7 @@ def test_a_run_warns_of_exploding_and_missing_gradients(tmp_path: Path, caplog: 
     assert "exceed 10 times the weight in linear.weight" in lines[0]
     assert "no gradient: linear2.weight, linear2.bias had none" in lines[1]
     (line,) = warnings_of_run(tmp_path / "2", caplog, compose("experiment=line_120", *SHORT))
-    assert "linear2.weight" in line  # the others are clipped
+    assert "linear2.weight" in line  # other gradients are clipped
 
 
 def test_a_diagnosis_measures_the_weights_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

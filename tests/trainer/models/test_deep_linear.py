@@ -1,4 +1,4 @@
-"""Deep linear layers, of which each multiplies lengths by its gain."""
+"""The deep linear network: each layer multiplies lengths by its gain."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The smallest network: y = x at the start, and a layer without gradients."""
+"""The smallest network: initially y = x, with a layer that has no gradients."""
 
 import signal
 from pathlib import Path
@@ -30,15 +30,15 @@ def test_the_model_is_initially_the_identity_and_has_a_layer_without_gradients()
 
 
 def test_clipping_keeps_a_layer_without_gradients() -> None:
-    work = build(compose("model=linear_net", "data=line", "log.progress=false"))
-    model = work.model
+    state = build(compose("model=linear_net", "data=line", "log.progress=false"))
+    model = state.model
     assert {name: p.grad for name, p in model.named_parameters()} == dict.fromkeys(
         ["linear.weight", "linear.bias", "linear2.weight", "linear2.bias"]
-    )  # before backward there are names, and no gradients
-    assert [tuple(p.shape) for p in model.parameters()] == [(1, 1), (1,), (1, 1), (1,)]  # and no names at all
+    )  # before backward, gradients are None
+    assert [tuple(p.shape) for p in model.parameters()] == [(1, 1), (1,), (1, 1), (1,)]  # parameters() gives no names
     assert (model.linear.weight.item(), model.linear.bias.item()) == (1.0, 0.0)
-    loop.forward_backward(work, next(work.data.batches(0)))
-    report = work.clipper.clip()
+    loop.forward_backward(state, next(state.data.batches(0)))
+    report = state.clipper.clip()
     assert model.linear2.weight.grad is None
     assert report.by_parameter()["linear2.weight"] == (0.0, 0.0)
     assert report.before.item() > 0
@@ -64,12 +64,12 @@ def test_a_short_run_warns_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_a_resumed_run_does_not_repeat_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One of a part without gradients comes at the third look, and would be due again at every later one."""
+    """That of a layer without gradients is logged at the third check, and would be due at every later one."""
     config = config_for(tmp_path, (*LINE, "evaluate_every=1", "clip=none"))
-    execute_in_folder(config, tmp_path / "whole")
-    said = [line for line in caplog.messages if line.startswith("warning: ")]
-    assert any("no gradient: linear2" in line for line in said)
+    execute_in_folder(config, tmp_path / "uninterrupted")
+    logged = [line for line in caplog.messages if line.startswith("warning: ")]
+    assert any("no gradient: linear2" in line for line in logged)
     caplog.clear()
     end_at_steps(monkeypatch, {1: signal.SIGTERM, 5: signal.SIGTERM})
-    run_until_finished(config, tmp_path / "parts")
-    assert [line for line in caplog.messages if line.startswith("warning: ")] == said
+    run_until_finished(config, tmp_path / "resumed")
+    assert [line for line in caplog.messages if line.startswith("warning: ")] == logged

@@ -1,4 +1,4 @@
-"""The long short-term memory: what it reads, and its size."""
+"""The long short-term memory: its inputs, dropout, and the sizes of its parameters."""
 
 from typing import Any
 

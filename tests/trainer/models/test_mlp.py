@@ -1,4 +1,4 @@
-"""Fully connected layers."""
+"""The multilayer perceptron: sizes and activation function."""
 
 from typing import Any
 

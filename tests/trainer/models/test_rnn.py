@@ -1,4 +1,4 @@
-"""The plain recurrent network: what it reads, and the starting points that the configuration names."""
+"""The plain recurrent network: its inputs, dropout, initialization and nonlinearity."""
 
 from typing import Any
 
