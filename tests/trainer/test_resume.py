@@ -84,7 +84,7 @@ ALL_COMBINATIONS = [
 
 def on_text(combination: tuple[str, ...]) -> tuple[str, ...]:
     """The combination with the default model and data, for one whose own a fork has deleted."""
-    return (*TEXT, *(each for each in combination if not each.startswith(("model", "data"))))
+    return (*TEXT, *(override for override in combination if not override.startswith(("model", "data"))))
 
 
 def further_combinations(combinations: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
