@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def difference(policy: Policy, theirs: Theirs) -> float:
     """The largest relative difference over all steps and parameters."""
-    mine, other = parameters(), parameters()
+    mine, other = make_parameters(), make_parameters()
     clipper = Clipper([(f"layer{number}.weight", p) for number, p in enumerate(mine)], policy)
     clip = theirs(other)
     largest = 0.0
@@ -78,7 +78,7 @@ def difference(policy: Policy, theirs: Theirs) -> float:
     return largest
 
 
-def parameters() -> list[nn.Parameter]:
+def make_parameters() -> list[nn.Parameter]:
     random = torch.Generator().manual_seed(1)
     return [nn.Parameter(0.1 * torch.randn(shape, generator=random, dtype=torch.float64)) for shape in SHAPES]
 
@@ -94,31 +94,31 @@ def sequence() -> Iterator[Step]:
 # -- public implementations
 
 
-def torch_norm(given: list[nn.Parameter]) -> Callable[[], None]:
-    return lambda: (torch.nn.utils.clip_grad_norm_(given, 5.0), None)[1]
+def torch_norm(parameters: list[nn.Parameter]) -> Callable[[], None]:
+    return lambda: (torch.nn.utils.clip_grad_norm_(parameters, 5.0), None)[1]
 
 
-def torch_value(given: list[nn.Parameter]) -> Callable[[], None]:
-    return lambda: torch.nn.utils.clip_grad_value_(given, 0.7)
+def torch_value(parameters: list[nn.Parameter]) -> Callable[[], None]:
+    return lambda: torch.nn.utils.clip_grad_value_(parameters, 0.7)
 
 
 def optax(make: Callable[[Any], Any]) -> Theirs:
     """An optax transformation, applied to NumPy copies of the gradients in float64."""
 
-    def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
+    def theirs(parameters: list[nn.Parameter]) -> Callable[[], None]:
         import jax
         import optax as library
 
         jax.config.update("jax_enable_x64", True)
         rule = make(library)
-        weights = [p.detach().numpy() for p in given]
+        weights = [p.detach().numpy() for p in parameters]
         state = rule.init(weights)
 
         def clip() -> None:
             nonlocal state
-            gradients = [p.grad.numpy() for p in given if p.grad is not None]
+            gradients = [p.grad.numpy() for p in parameters if p.grad is not None]
             updates, state = rule.update(gradients, state, weights)
-            for parameter, update in zip(given, updates, strict=True):
+            for parameter, update in zip(parameters, updates, strict=True):
                 parameter.grad = torch.tensor(update.tolist(), dtype=torch.float64).view(parameter.shape)
 
         return clip
@@ -126,7 +126,7 @@ def optax(make: Callable[[Any], Any]) -> Theirs:
     return theirs
 
 
-def timm_agc(given: list[nn.Parameter]) -> Callable[[], None]:
+def timm_agc(parameters: list[nn.Parameter]) -> Callable[[], None]:
     package = importlib.util.find_spec("timm")
     if package is None or not package.submodule_search_locations:
         raise ImportError("timm")
@@ -136,14 +136,14 @@ def timm_agc(given: list[nn.Parameter]) -> Callable[[], None]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda: module.adaptive_clip_grad(given, clip_factor=0.01, eps=1e-3)
+    return lambda: module.adaptive_clip_grad(parameters, clip_factor=0.01, eps=1e-3)
 
 
-def pytorch_optimizer_agc(given: list[nn.Parameter]) -> Callable[[], None]:
+def pytorch_optimizer_agc(parameters: list[nn.Parameter]) -> Callable[[], None]:
     from pytorch_optimizer.optimizer.agc import agc
 
     def clip() -> None:
-        for parameter in given:
+        for parameter in parameters:
             assert parameter.grad is not None
             parameter.grad = agc(parameter, parameter.grad, agc_eps=1e-3, agc_clip_val=0.01).detach()
 
@@ -151,11 +151,11 @@ def pytorch_optimizer_agc(given: list[nn.Parameter]) -> Callable[[], None]:
 
 
 def zclip(option: str) -> Theirs:
-    def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
+    def theirs(parameters: list[nn.Parameter]) -> Callable[[], None]:
         from zclip import ZClip as Public
 
         model = nn.Module()
-        for number, parameter in enumerate(given):
+        for number, parameter in enumerate(parameters):
             model.register_parameter(f"p{number}", parameter)
         public = Public(clip_option=option)
         return lambda: (public.step(model), None)[1]
@@ -163,27 +163,27 @@ def zclip(option: str) -> Theirs:
     return theirs
 
 
-def autoclip(given: list[nn.Parameter]) -> Callable[[], None]:
+def autoclip(parameters: list[nn.Parameter]) -> Callable[[], None]:
     from autoclip.torch import QuantileClip
 
-    public = QuantileClip(given, quantile=0.1, history_length=1000, global_threshold=True)
+    public = QuantileClip(parameters, quantile=0.1, history_length=1000, global_threshold=True)
     return lambda: public.step()
 
 
-def opacus(given: list[nn.Parameter]) -> Callable[[], None]:
+def opacus(parameters: list[nn.Parameter]) -> Callable[[], None]:
     """AdaClip with batches of one sample, so that the sample's norm is the norm of the gradient."""
     from opacus.optimizers import AdaClipDPOptimizer
 
     public = AdaClipDPOptimizer(
-        torch.optim.SGD(given, lr=0.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1,
+        torch.optim.SGD(parameters, lr=0.0), noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=1,
         target_unclipped_quantile=0.5, clipbound_learning_rate=0.2, min_clipbound=0.0, max_clipbound=math.inf,
         unclipped_num_std=1e-30,
     )  # fmt: skip
 
     def clip() -> None:
-        gradients = [parameter.grad for parameter in given]
+        gradients = [parameter.grad for parameter in parameters]
         public.zero_grad(set_to_none=True)
-        for parameter, gradient in zip(given, gradients, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             assert gradient is not None
             parameter.grad_sample = gradient.unsqueeze(0)  # type: ignore[attr-defined]
         public.pre_step()  # step() without the wrapped optimizer's step
@@ -194,14 +194,14 @@ def opacus(given: list[nn.Parameter]) -> Callable[[], None]:
 def first_moment(make: Callable[[Any, list[nn.Parameter]], Any]) -> Theirs:
     """Reads the clipped gradient from the first moment of an optimizer that was made with beta1 = 0."""
 
-    def theirs(given: list[nn.Parameter]) -> Callable[[], None]:
+    def theirs(parameters: list[nn.Parameter]) -> Callable[[], None]:
         import pytorch_optimizer
 
-        optimizer = make(pytorch_optimizer, given)
+        optimizer = make(pytorch_optimizer, parameters)
 
         def clip() -> None:
             optimizer.step()
-            for parameter in given:
+            for parameter in parameters:
                 parameter.grad = optimizer.state[parameter]["exp_avg"].clone().view(parameter.shape)
 
         return clip
@@ -209,29 +209,29 @@ def first_moment(make: Callable[[Any, list[nn.Parameter]], Any]) -> Theirs:
     return theirs
 
 
-def adagc(package: Any, given: list[nn.Parameter]) -> Any:
+def adagc(package: Any, parameters: list[nn.Parameter]) -> Any:
     # Its warm-up lasts while step < warmup_steps, one step less than the number.
-    return package.AdaGC(given, betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=AdaGC().warmup + 1)
+    return package.AdaGC(parameters, betas=(0.0, 0.999), weight_decay=0.0, warmup_steps=AdaGC().warmup + 1)
 
 
-def spam(package: Any, given: list[nn.Parameter]) -> Any:
-    return package.SPAM(given, betas=(0.0, 0.999), threshold=100, grad_accu_steps=21, update_proj_gap=10 * STEPS)
+def spam(package: Any, parameters: list[nn.Parameter]) -> Any:
+    return package.SPAM(parameters, betas=(0.0, 0.999), threshold=100, grad_accu_steps=21, update_proj_gap=10 * STEPS)
 
 
-def adafactor(given: list[nn.Parameter]) -> Callable[[], None]:
+def adafactor(parameters: list[nn.Parameter]) -> Callable[[], None]:
     from pytorch_optimizer import AdaFactor
 
     unit = 1e-15  # eps1 makes the update this times the gradient
     optimizer = AdaFactor(
-        given, lr=1.0, betas=(None, 0.999), eps1=unit**-2, clip_threshold=0.5 * unit,
+        parameters, lr=1.0, betas=(None, 0.999), eps1=unit**-2, clip_threshold=0.5 * unit,
         scale_parameter=False, relative_step=False,
     )  # fmt: skip
 
     def clip() -> None:
-        for parameter in given:
+        for parameter in parameters:
             parameter.data.zero_()
         optimizer.step()
-        for parameter in given:
+        for parameter in parameters:
             parameter.grad = parameter.detach() / -unit
 
     return clip

@@ -61,7 +61,8 @@ class Expected:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("commits", nargs=2, metavar=("A", "B"), help="commits, branches or tags of this repository")
+    parser.add_argument("before", metavar="A", help="a commit, branch or tag of this repository")
+    parser.add_argument("after", metavar="B", help="the commit that is compared with it")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="the cases to run, such as 'wrong/*'")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="writes the observations of both as a.json, b.json")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="reads observations from here, and adds new ones")
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--expected", type=Path, default=EXPECTED, help="the intended differences, with reasons")
     args = parser.parse_args(arguments)
     expected = [Expected(**entry) for entry in json.loads(args.expected.read_text(encoding="utf-8"))]
-    before, after = (observations(commit, args.only, args.jobs, args.cache) for commit in args.commits)
+    before, after = (observations(commit, args.only, args.jobs, args.cache) for commit in (args.before, args.after))
     for name, found in (("a", before), ("b", after)) if args.keep else ():
         args.keep.mkdir(parents=True, exist_ok=True)
         (args.keep / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -29,11 +29,12 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("commits", nargs=2, metavar=("A", "B"))
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("before", metavar="A", help="a commit, branch or tag of this repository")
+    parser.add_argument("after", metavar="B", help="the commit that is compared with it")
+    parser.add_argument("--repeats", type=int, default=9, help="the number of measurements of each command (9)")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
-        folders = [checkout(commit, Path(name) / side) for commit, side in zip(args.commits, "ab", strict=True)]
+        folders = [checkout(commit, Path(name) / side) for commit, side in ((args.before, "a"), (args.after, "b"))]
         print(f"| CPU-seconds, median of {args.repeats} | before | after |\n|---|---|---|")
         for title, command in COMMANDS.items():
             times: tuple[list[float], list[float]] = ([], [])

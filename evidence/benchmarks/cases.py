@@ -83,7 +83,7 @@ class Case:
         return max(float(((one - other).abs() / other).max()) for one, other in pairs)
 
     def ours(self, policy: Policy, optimizer: torch.optim.Optimizer | None = None) -> Work:
-        """Makes a work that calls `clip()` and reads both norms and those of every parameter."""
+        """Makes a function that calls `clip()` and reads both norms and those of every parameter."""
         clipper = Clipper(self.named, policy, optimizer=optimizer or self.optimizer)
 
         def work() -> None:
@@ -98,7 +98,7 @@ class Case:
         return lambda: torch.nn.utils.clip_grad_norm_(self.parameters, limit)
 
     def by_hand(self, limit: float) -> Work:
-        """Makes a work that clips by torch's function and measures all norms before and after it."""
+        """Makes a function that clips by torch's function and measures all norms before and after it."""
 
         def work() -> None:
             before = [gradient.norm().item() for gradient in self.gradients]

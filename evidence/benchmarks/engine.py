@@ -32,7 +32,7 @@ Engine = Any  # the package gradclip of this checkout or of a commit
 
 
 class Row(NamedTuple):
-    """A comparison of a policy with a reference function, on some gradients. ours: the works, by engine."""
+    """A comparison of a policy with a reference function, on some gradients. ours: the functions, by engine."""
 
     policy: str
     gradients: str
@@ -145,7 +145,7 @@ def agc(engine: Engine) -> Any:
 
 
 def clip(engine: Engine, case: Case, policy: Any) -> Work:
-    """Makes a work that calls `clip()` on a list of parameters and reads nothing of its report."""
+    """Makes a function that calls `clip()` on a list of parameters and reads nothing of its report."""
     work: Work = engine.Clipper(case.named, policy).clip
     return work
 
@@ -184,11 +184,11 @@ def module_of(parameter: nn.Parameter) -> nn.Module:
 def norm_orders(engines: dict[str, Engine], elements: int, turns: int) -> str:
     """Makes the table of p-norms of one gradient. Each peak of memory is measured in a new process."""
     rows = []
-    given = one_parameter(elements)
+    parameter = one_parameter(elements)
     for p in ORDERS:
-        theirs = norm_by_torch(given, p)
+        theirs = norm_by_torch(parameter, p)
         for what, make in MAKERS.items():
-            ours = {name: make(engine, given, p) for name, engine in engines.items()}
+            ours = {name: make(engine, parameter, p) for name, engine in engines.items()}
             times = in_turns({**ours, TORCH: theirs}, turns)
             peaks = [in_processes(added_memory, [(name, what, p, elements)])[0] for name in times]
             ratios = [str(ratio(times, name, TORCH)) for name in ours]
@@ -207,17 +207,17 @@ def one_parameter(elements: int) -> nn.Parameter:
     return parameter
 
 
-def norm_by_torch(given: nn.Parameter, p: float) -> Work:
-    assert given.grad is not None
-    return partial(torch.nn.utils.get_total_norm, [given.grad], p)
+def norm_by_torch(parameter: nn.Parameter, p: float) -> Work:
+    assert parameter.grad is not None
+    return partial(torch.nn.utils.get_total_norm, [parameter.grad], p)
 
 
-def norm_alone(engine: Engine, given: nn.Parameter, p: float) -> Work:
-    return partial(importlib.import_module(f"{engine.__name__}.norms").tensor_norms, [given.grad], p)
+def norm_alone(engine: Engine, parameter: nn.Parameter, p: float) -> Work:
+    return partial(importlib.import_module(f"{engine.__name__}.norms").tensor_norms, [parameter.grad], p)
 
 
-def whole_clip(engine: Engine, given: nn.Parameter, p: float) -> Work:
-    work: Work = engine.Clipper([("weight", given)], engine.ClipByNorm(max=NEVER, norm_type=p)).clip
+def whole_clip(engine: Engine, parameter: nn.Parameter, p: float) -> Work:
+    work: Work = engine.Clipper([("weight", parameter)], engine.ClipByNorm(max=NEVER, norm_type=p)).clip
     return work
 
 

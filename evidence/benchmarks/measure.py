@@ -27,7 +27,7 @@ class Ratio(NamedTuple):
 
 
 def in_turns(works: Mapping[str, Work], turns: int, before: Callable[[], None] = lambda: None) -> Times:
-    """Times each work once per turn, in rotating order, in seconds. before: runs before each work, and is not timed."""
+    """Times each function once per turn, in rotating order, in seconds. before: runs before each one, untimed."""
     names, times = list(works), {name: [0.0] * turns for name in works}
     for work in works.values():  # warm-up: caches and memories
         before()

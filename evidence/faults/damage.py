@@ -46,14 +46,14 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
         "the one before is used and the damaged one named, or the changed bit is not read and the content is "
         "bit-identical to the saved one, or the error says that none is good; never a wrong content",
     )
-    chance, run = random.Random(seed), small_run(folder)
+    rng, run = random.Random(seed), small_run(folder)
     path = checkpoint.step_files(run)[-1]
     whole, saved, before = path.read_bytes(), checkpoint.load(path), checkpoint.load(checkpoint.step_files(run)[-2])
     (run / "checkpoints" / "best.pt").unlink()
     versions = [(f"cut at {number}/{cuts}", whole[: len(whole) * number // cuts]) for number in range(cuts)]
     for _ in range(flips):
-        offset = chance.randrange(len(whole))
-        flipped = bytes([whole[offset] ^ (1 << chance.randrange(8))])
+        offset = rng.randrange(len(whole))
+        flipped = bytes([whole[offset] ^ (1 << rng.randrange(8))])
         versions.append((f"byte {offset} of {len(whole)}", whole[:offset] + flipped + whole[offset + 1 :]))
     for what, content in versions:
         path.write_bytes(content)
@@ -67,7 +67,7 @@ def damaged(folder: Path, cuts: int, flips: int, none_good: int, seed: int = 0) 
         all_bad = folder / f"all_bad{number}"
         shutil.copytree(run, all_bad)
         for damaged_path in checkpoint.step_files(all_bad):
-            damaged_path.write_bytes(damaged_path.read_bytes()[: chance.randrange(len(whole))])
+            damaged_path.write_bytes(damaged_path.read_bytes()[: rng.randrange(len(whole))])
         tally.count(_says_none_is_good(all_bad), f"all bad, {number}")
     return tally
 

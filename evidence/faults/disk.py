@@ -25,7 +25,7 @@ def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: 
         "one line that names the file, status 1, the last checkpoint good; once there is room, the resumed run ends "
         "bit-identical (a log that cannot be written gives one warning and does not end the run)",
     )
-    chance, whole = random.Random(seed), folder / "whole"
+    rng, reference = random.Random(seed), folder / "reference"
     arguments = [
         f"data.path={text_file(folder)}",
         *RUNS[0],
@@ -34,19 +34,20 @@ def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: 
         "checkpoint.keep=99",
         "log.parameters_every=1",
     ]
-    start_or_resume(whole, arguments).communicate()
-    largest = max(path.stat().st_size for path in whole.glob("checkpoints/*.pt"))
-    longest = max(log_lengths(whole).values())
+    start_or_resume(reference, arguments).communicate()
+    largest = max(path.stat().st_size for path in reference.glob("checkpoints/*.pt"))
+    longest = max(log_lengths(reference).values())
     # A limit below the size of a checkpoint fails the first checkpoint; one above it fails the larger log, later.
     assert longest > 2 * largest
     ranges = [(largest // 4, largest), (largest + 1, longest), (largest + 1, longest)]
-    sizes = [chance.randrange(*ranges[number % 3]) for number in range(limits)]
+    sizes = [rng.randrange(*ranges[number % 3]) for number in range(limits)]
     with ThreadPoolExecutor(jobs) as pool:
-        for what, problem in pool.map(lambda job: _limited(folder, whole, arguments, *job), enumerate(sizes)):
+        for what, problem in pool.map(lambda job: _limited(folder, reference, arguments, *job), enumerate(sizes)):
             tally.count(not problem, f"{what}: {problem}")
             tally.notes[f"{what} at the size limit"] += 1
         for what, problem in pool.map(
-            lambda number: _small_disk(folder, whole, arguments, number, largest * chance.randrange(2, 9)), range(disks)
+            lambda number: _small_disk(folder, reference, arguments, number, largest * rng.randrange(2, 9)),
+            range(disks),
         ):
             if what:
                 tally.count(not problem, f"{what}: {problem}")
@@ -57,14 +58,14 @@ def full(folder: Path, limits: int, disks: int, logs: int, seed: int = 0, jobs: 
     return tally
 
 
-def _limited(folder: Path, whole: Path, arguments: Sequence[str], number: int, size: int) -> tuple[str, str]:
+def _limited(folder: Path, reference: Path, arguments: Sequence[str], number: int, size: int) -> tuple[str, str]:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    return _until_done(folder / f"limited{number}", whole, arguments, limit, lambda: None)
+    return _until_done(folder / f"limited{number}", reference, arguments, limit, lambda: None)
 
 
-def _small_disk(folder: Path, whole: Path, arguments: Sequence[str], number: int, size: int) -> tuple[str, str]:
+def _small_disk(folder: Path, reference: Path, arguments: Sequence[str], number: int, size: int) -> tuple[str, str]:
     """Trains in a run folder on a tmpfs that has room for a few checkpoints."""
     disk = folder / f"disk{number}"
     disk.mkdir()
@@ -75,13 +76,17 @@ def _small_disk(folder: Path, whole: Path, arguments: Sequence[str], number: int
         return "", ""
     try:
         more_room = ["mount", "-o", "remount,size=100m", str(disk)]
-        return _until_done(disk / "run", whole, arguments, None, lambda: subprocess.run(more_room, check=True))
+        return _until_done(disk / "run", reference, arguments, None, lambda: subprocess.run(more_room, check=True))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
 def _until_done(
-    folder: Path, whole: Path, arguments: Sequence[str], limit: Callable[[], None] | None, relieve: Callable[[], object]
+    folder: Path,
+    reference: Path,
+    arguments: Sequence[str],
+    limit: Callable[[], None] | None,
+    relieve: Callable[[], object],
 ) -> tuple[str, str]:
     """Trains until a write fails, makes room, resumes; returns what failed to be written, and what was wrong."""
     run = start_or_resume(folder, arguments, preexec_fn=limit)
@@ -103,7 +108,7 @@ def _until_done(
     if rest.returncode:
         return what, f"was not resumed: {rest.returncode}: {errors}"
     try:
-        assert_same_run(whole, folder, STEPS)
+        assert_same_run(reference, folder, STEPS)
     except AssertionError as error:
         return what, f"not the same run: {error}"
     return what, ""

@@ -58,50 +58,50 @@ def keys(options: dict[str, str]) -> list[tuple[str, type[Checked], str]]:
     return found
 
 
-def plausible(owner: type[Checked], name: str, chance: random.Random) -> str:
+def plausible(owner: type[Checked], name: str, rng: random.Random) -> str:
     """A random value of about the right type, often at a bound of its range."""
     (field,) = (each for each in dataclasses.fields(owner) if each.name == name)
     bounds, kind = field.metadata.get("bounds", {}), field_type(owner, name)
     if choices := field.metadata.get("choices"):
-        return str(chance.choice(choices))
+        return str(rng.choice(choices))
     kinds = [each for each in (*typing.get_args(kind), kind) if each in (int, float, bool, str)]
     if bool in kinds:
-        return chance.choice(["true", "false"])
+        return rng.choice(["true", "false"])
     if int in kinds or float in kinds:
         ends = [str(bound) for bound in bounds.values()]
-        values = [*ends, *ends, str(chance.randrange(1, 40)), str(10 ** chance.randrange(0, 14))]
-        values += [f"{chance.uniform(0, 2):.3g}", f"{10 ** chance.uniform(-40, 40):.3g}"] if float in kinds else []
-        value = chance.choice(values)
+        values = [*ends, *ends, str(rng.randrange(1, 40)), str(10 ** rng.randrange(0, 14))]
+        values += [f"{rng.uniform(0, 2):.3g}", f"{10 ** rng.uniform(-40, 40):.3g}"] if float in kinds else []
+        value = rng.choice(values)
         return f"[{value}]" if typing.get_origin(kind) is list else value
-    return chance.choice(UNUSUAL)
+    return rng.choice(UNUSUAL)
 
 
-def command_line(chance: random.Random) -> list[str]:
+def command_line(rng: random.Random) -> list[str]:
     """Options, mostly compatible ones, and one to four random overrides of their keys."""
-    options = dict(chance.choice(BASES))
+    options = dict(rng.choice(BASES))
     for group in ("clip", "optimizer", "schedule"):
-        if chance.random() < 0.5:
-            options[group] = chance.choice(list(PROJECT.groups[group].options))
+        if rng.random() < 0.5:
+            options[group] = rng.choice(list(PROJECT.groups[group].options))
     line = [f"{group}={option}" for group, option in options.items()]
     found = keys(DEFAULT | options)
-    return line + [override(found, chance) for _ in range(chance.randrange(1, 5))]
+    return line + [override(found, rng) for _ in range(rng.randrange(1, 5))]
 
 
-def override(found: list[tuple[str, type[Checked], str]], chance: random.Random) -> str:
+def override(found: list[tuple[str, type[Checked], str]], rng: random.Random) -> str:
     """One random override: a key with a plausible or an unusual value, an option, or a malformed argument."""
-    sort = chance.random()
-    if sort < 0.05:
-        group = chance.choice(list(PROJECT.groups))
-        return f"{group}={chance.choice([*PROJECT.groups[group].options] * 3 + UNUSUAL)}"
-    if sort < 0.1:
-        return chance.choice(MALFORMED)
-    key, owner, name = chance.choice([each for each in found if each[2] != "name"])
-    if chance.random() < 0.03:
-        index = chance.randrange(len(key) + 1)
-        key = key[:index] + chance.choice([*"abcxyz._-@é/", ""]) + key[index + 1 :]
-    value = plausible(owner, name, chance) if chance.random() < 0.85 else chance.choice(UNUSUAL)
-    prefix = chance.choice(PREFIXES)
-    return f"~{key}" if prefix == "~" and chance.random() < 0.5 else f"{prefix}{key}={value}"
+    kind_of_override = rng.random()
+    if kind_of_override < 0.05:
+        group = rng.choice(list(PROJECT.groups))
+        return f"{group}={rng.choice([*PROJECT.groups[group].options] * 3 + UNUSUAL)}"
+    if kind_of_override < 0.1:
+        return rng.choice(MALFORMED)
+    key, owner, name = rng.choice([each for each in found if each[2] != "name"])
+    if rng.random() < 0.03:
+        index = rng.randrange(len(key) + 1)
+        key = key[:index] + rng.choice([*"abcxyz._-@é/", ""]) + key[index + 1 :]
+    value = plausible(owner, name, rng) if rng.random() < 0.85 else rng.choice(UNUSUAL)
+    prefix = rng.choice(PREFIXES)
+    return f"~{key}" if prefix == "~" and rng.random() < 0.5 else f"{prefix}{key}={value}"
 
 
 def fuzzed(folder: Path, count: int, seed: int = 0) -> Tally:

@@ -53,17 +53,21 @@ def _killed_run(
     folder: Path, number: int, arguments: Sequence[str], kills: int, seed: int
 ) -> tuple[int, int, int, str]:
     """Returns the number of kills, those while a checkpoint was written, those before a step, and what was wrong."""
-    chance, whole, parts = random.Random(f"{seed} {number}"), folder / f"whole{number}", folder / f"parts{number}"
-    start_or_resume(whole, arguments).communicate()
+    rng, reference, resumed = (
+        random.Random(f"{seed} {number}"),
+        folder / f"reference{number}",
+        folder / f"resumed{number}",
+    )
+    start_or_resume(reference, arguments).communicate()
     writes = early = killed = 0
     while killed < kills:
-        run = start_or_resume(parts, arguments)
-        if chance.random() < 0.25:
-            time.sleep(chance.uniform(0, 2.5))
-            early += not list(parts.glob(f"events*.{run.pid}.*"))
+        run = start_or_resume(resumed, arguments)
+        if rng.random() < 0.25:
+            time.sleep(rng.uniform(0, 2.5))
+            early += not list(resumed.glob(f"events*.{run.pid}.*"))
         else:
-            wait_for_a_step(parts, run)
-            time.sleep(chance.uniform(0, 0.4))
+            wait_for_a_step(resumed, run)
+            time.sleep(rng.uniform(0, 0.4))
         if run.poll() is not None:
             _, errors = run.communicate()
             if run.returncode == 0 and killed:
@@ -71,20 +75,20 @@ def _killed_run(
             return max(killed, 1), writes, early, f"ended with {run.returncode}: {errors}"
         kill(run)
         killed += 1
-        writes += bool(list(parts.glob("checkpoints/.*.part")))
-        if (parts / "status.json").exists() and actual_state(parts) != "killed":
-            return killed, writes, early, f"its state is reported as {actual_state(parts)}"
-    if read_status(parts).get("state") != "finished":
-        last = start_or_resume(parts, arguments)
+        writes += bool(list(resumed.glob("checkpoints/.*.part")))
+        if (resumed / "status.json").exists() and actual_state(resumed) != "killed":
+            return killed, writes, early, f"its state is reported as {actual_state(resumed)}"
+    if read_status(resumed).get("state") != "finished":
+        last = start_or_resume(resumed, arguments)
         _, errors = last.communicate()
         if last.returncode or errors:
             return killed, writes, early, f"ended with {last.returncode}: {errors}"
-    return killed, writes, early, _difference(whole, parts)
+    return killed, writes, early, _difference(reference, resumed)
 
 
-def _difference(whole: Path, parts: Path) -> str:
+def _difference(reference: Path, resumed: Path) -> str:
     try:
-        assert_same_run(whole, parts, read_status(whole)["steps"])
+        assert_same_run(reference, resumed, read_status(reference)["steps"])
     except AssertionError as error:
         return f"not the same run: {error}"
     return ""
@@ -99,27 +103,27 @@ def interrupted(folder: Path, times: int, steps: int, seed: int = 0) -> Tally:
         "SIGTERM, SIGINT, SIGUSR1 in turn",
         "finishes the step, saves a checkpoint, ends with 143, 130, 138; the resumed run ends bit-identical",
     )
-    chance, whole, parts = random.Random(seed), folder / "whole", folder / "parts"
+    rng, reference, resumed = random.Random(seed), folder / "reference", folder / "resumed"
     arguments = [f"data.path={text_file(folder)}", *RUNS[0], f"steps={steps}", "checkpoint.every=1000", "log.every=10",
                  "evaluate_every=100"]  # fmt: skip
-    start_or_resume(whole, arguments).communicate()
+    start_or_resume(reference, arguments).communicate()
     for number in list(CODES) * times:
-        run = start_or_resume(parts, arguments)
-        wait_for_a_step(parts, run)
-        time.sleep(chance.uniform(0, 0.3))
+        run = start_or_resume(resumed, arguments)
+        wait_for_a_step(resumed, run)
+        time.sleep(rng.uniform(0, 0.3))
         run.send_signal(number)
         _, errors = run.communicate()
-        found = read_status(parts)
+        found = read_status(resumed)
         held = (run.returncode, errors, found["state"], found["reason"]) == (
             CODES[number],
             "",
             "interrupted",
             number.name,
         )
-        held &= (parts / "checkpoints" / f"step_{found['step']}.pt").is_file()
+        held &= (resumed / "checkpoints" / f"step_{found['step']}.pt").is_file()
         tally.count(held, f"{number.name}: {run.returncode}, {found}, {errors}")
-    start_or_resume(parts, arguments).communicate()
-    if difference := _difference(whole, parts):
+    start_or_resume(resumed, arguments).communicate()
+    if difference := _difference(reference, resumed):
         tally.lost.append(difference)
     return tally
 
@@ -129,13 +133,13 @@ def sigint_twice(folder: Path, count: int, seed: int = 0) -> Tally:
     tally = Tally(
         "a second SIGINT during an evaluation of several seconds", "ends at once, with 130, not after the evaluation"
     )
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     arguments = ["evaluate_every=1", "data.window=1", "data.validation=0.9", "data.sample=0", "model.hidden=256"]
     for number in range(count):
-        parts = folder / f"twice{number}"
-        run = start(*arguments, f"hydra.run.dir={parts}", cwd=folder)
-        wait_for_a_step(parts, run)
-        time.sleep(0.5 + chance.uniform(0, 0.2))
+        run_folder = folder / f"twice{number}"
+        run = start(*arguments, f"hydra.run.dir={run_folder}", cwd=folder)
+        wait_for_a_step(run_folder, run)
+        time.sleep(0.5 + rng.uniform(0, 0.2))
         run.send_signal(signal.SIGINT)
         time.sleep(0.2)
         waited = run.poll() is None
@@ -144,8 +148,8 @@ def sigint_twice(folder: Path, count: int, seed: int = 0) -> Tally:
             run.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             run.kill()
-        found = read_status(parts)
-        evaluated = bool(list(parts.glob("checkpoints/best.pt")))
+        found = read_status(run_folder)
+        evaluated = bool(list(run_folder.glob("checkpoints/best.pt")))
         held = waited and not evaluated and (run.returncode, found["reason"]) == (130, "SIGINT, twice")
         tally.count(held, f"{run.returncode}; running after the first: {waited}; evaluated: {evaluated}; {found}")
     return tally

@@ -31,16 +31,16 @@ def injected(folder: Path, repeats: int, seed: int = 0) -> Tally:
         "ends, drops the step or continues, as the mode says; names the parameter; the memory stays finite, and "
         "unchanged if the step is dropped",
     )
-    chance, text = random.Random(seed), text_file(folder)
+    rng, text = random.Random(seed), text_file(folder)
     for number in range(repeats):
         for mode in MODES:
             for target in TARGETS:
                 for value in (math.nan, math.inf):
-                    policy = chance.choice(POLICIES)
+                    policy = rng.choice(POLICIES)
                     state = build(compose(f"data.path={text}", *SMALL, f"steps={STEPS}", f"clip={policy}",
                                           f"clip.nonfinite={mode}", "log.parameters_every=1",
                                           "divergence.factor=null", "optimizer.lr=0.1"))  # fmt: skip
-                    corrupted = CorruptedDataset(state, target, value, chance)
+                    corrupted = CorruptedDataset(state, target, value, rng)
                     run = folder / f"{number}-{mode}-{target}-{value}"
                     problem = problem_of(state, corrupted, run)
                     tally.count(not problem, f"{run.name} {policy}: {problem}")
@@ -54,15 +54,15 @@ class CorruptedDataset(Dataset):
     that are not finite before it, such as the unused ones of autoclip.
     """
 
-    def __init__(self, state: TrainState, target: str, value: float, chance: random.Random):
+    def __init__(self, state: TrainState, target: str, value: float, rng: random.Random):
         self.inputs, self.outputs, self.facts = state.data.inputs, state.data.outputs, state.data.facts
-        self.step = chance.randrange(2, STEPS)
-        self.name, self._parameter = chance.choice(list(state.model.named_parameters()))
+        self.step = rng.randrange(2, STEPS)
+        self.name, self._parameter = rng.choice(list(state.model.named_parameters()))
         self.before: Any = None
         self.after: Any = None
         self.unset = 0
         self.target = target
-        self._element = chance.randrange(self._parameter.numel())
+        self._element = rng.randrange(self._parameter.numel())
         self._state, self._value, self._data, self._now = state, value, state.data, 0
         state.data = self
 

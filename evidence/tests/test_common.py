@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from evidence import checkout, pages
 from evidence.common import CONF, compose
 from tests.support import ROOT, program
 from trainer.project import PROJECT
+
+README = (ROOT / "evidence" / "README.md").read_text(encoding="utf-8")
 
 
 def test_only_the_section_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,13 +48,29 @@ def test_every_experiment_composes_and_begins_with_its_command() -> None:
 
 
 def test_the_documented_command_runs(tmp_path: Path) -> None:
-    text = (ROOT / "evidence" / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^python train\.py (.*)$", text, re.MULTILINE)
+    (command,) = re.findall(r"^python train\.py (.*)$", README, re.MULTILINE)
     arguments = [word.replace("evidence/conf", str(CONF)) for word in shlex.split(command)]
     done = program(*arguments, "steps=2", "evaluate_every=2", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "experiment: threshold" in (tmp_path / "run" / ".hydra" / "hydra.yaml").read_text()
     assert "max: 0.3" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+SCRIPTS = sorted(set(re.findall(r"`python (evidence/\w+\.py)", README)))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_lists_its_options(script: str) -> None:
+    command = [sys.executable, str(ROOT / script), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "options:" in done.stdout
+
+
+def test_every_script_is_in_the_readme() -> None:
+    programs = {path for path in (ROOT / "evidence").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+    names = {f"evidence/{path.name}" for path in programs}
+    assert names - {"evidence/tracer.py"} == set(SCRIPTS)  # call_counts.py starts the tracer
 
 
 def test_a_copy_has_the_tracked_files(tmp_path: Path) -> None:
