@@ -83,7 +83,8 @@ class Template:
         for path, content in found.items():
             if path.endswith(".md"):
                 found[path] = unlink(content.decode(), path, found).encode()
-        return formatted(found)
+        settings = (self.root / "pyproject.toml").read_bytes()
+        return formatted(found, rename(settings, self.package, name))
 
     def _is_left_out_by_slim(self, path: str) -> bool:
         stem = Path(path).stem.removeprefix("test_")
@@ -168,13 +169,17 @@ def unlink(text: str, path: str, existing: Mapping[str, bytes]) -> str:
     return LINK.sub(replaced, text)
 
 
-def formatted(contents: Contents) -> Contents:
-    """Sorts imports and formats Python files, since a name of another length changes both; unchanged without ruff."""
+def formatted(contents: Contents, settings: bytes) -> Contents:
+    """Sorts imports and formats Python files, since another name changes both; without ruff they stay as they are.
+
+    settings: the content of pyproject.toml.
+    """
     if find_spec("ruff") is None:
         return contents
     python = [path for path in contents if path.endswith(".py")]
     with tempfile.TemporaryDirectory() as folder:
-        for path in [*python, *(path for path in contents if path.endswith("pyproject.toml"))]:
+        (Path(folder) / "pyproject.toml").write_bytes(settings)
+        for path in python:
             (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / path).write_bytes(contents[path])
         for command in (["check", "--quiet", "--fix", "--select", "I", "--exit-zero"], ["format", "--quiet"]):
