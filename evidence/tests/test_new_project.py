@@ -19,6 +19,7 @@ NAME = "my_project"
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH", "GIT_"))
 }
+OTHER_LIBRARIES = ("src/gradclip/integrations", "tests/gradclip/test_integrations.py", "src/gradclip/README.md")
 GIT = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org"]
 
 
