@@ -77,6 +77,8 @@ def rename_here(name: str, *, slim: bool) -> None:
         template.package = record.package
         check_name(name, template, before)
         contents = template.contents(before, name)
+        old, new = (each.replace("_", "-").encode() for each in (record.package, name))
+        contents["pyproject.toml"] = contents["pyproject.toml"].replace(old, new)
         contents[RECORD] = renamed_record(record, contents, name).text()
     for path in before:
         if path not in contents:
