@@ -1,6 +1,8 @@
 """Runs short reproductions of errors in public clipping code, and writes evidence/docs/public_bugs.md.
 
     pip install zclip autoclip pytorch_optimizer                               (in a separate environment)
+    pip install agc-optims smartclip AdamWClip
+    pip install --no-deps nfnets-pytorch                                       (without torchvision)
     pip install --no-deps --target older pytorch_optimizer==3.11.0             (a version from before some fixes)
     python evidence/public_bugs.py --older older
 
@@ -34,9 +36,10 @@ from {functions} import clip_grad_norm_, clip_grad_value_
 torch.set_num_threads(1)
 
 
-def leaf(*gradient, dtype=None):
-    w = torch.nn.Parameter(torch.zeros(len(gradient), dtype=dtype))
-    w.grad = torch.tensor(gradient, dtype=dtype)
+def leaf(*gradient, weights=None, dtype=None):
+    grad = torch.tensor(gradient, dtype=dtype)
+    w = torch.nn.Parameter(torch.zeros_like(grad) if weights is None else torch.tensor(weights, dtype=dtype))
+    w.grad = grad
     return w
 
 
@@ -365,6 +368,232 @@ AdaFactor([w], 1.0, (None, 0.999), clip_threshold=0.1, scale_parameter=False, re
 update = leaf(1.0, 1.0)
 gradclip.Clipper([("update", update)], gradclip.ClipByRMS(max=0.1)).clip()
 update.grad"""),
+    Bug("agc-optims", "gradients below their limit are enlarged to it",
+        """
+from agc_optims.utils import agc
+
+w = leaf(1e-6, 0.0, weights=[3.0, 4.0])  # the limit is 0.05
+agc(w)
+w.grad""",
+        right=[1e-6, 0.0], wrong=[0.05, 0.0], ours="""
+w = leaf(1e-6, 0.0, weights=[3.0, 4.0])
+gradclip.Clipper([("w", w)], gradclip.AGC()).clip()
+w.grad"""),
+    Bug("agc-optims", "the units of a matrix are its columns, which are inputs in PyTorch",
+        """
+from agc_optims.utils import agc
+
+w = leaf([3.0, 4.0], [0.0, 0.0], weights=[[1.0, 0.0], [0.0, 100.0]])  # the limits of the rows are 0.01 and 1
+agc(w)
+w.grad""",
+        right=[[0.006, 0.008], [0.0, 0.0]], wrong=[[0.01, 1.0], [0.0, 0.0]], ours="""
+w = leaf([3.0, 4.0], [0.0, 0.0], weights=[[1.0, 0.0], [0.0, 100.0]])
+gradclip.Clipper([("w", w)], gradclip.AGC()).clip()
+w.grad"""),
+    Bug("agc-optims", "a parameter without a gradient raises",
+        """
+from agc_optims.clipper import AGC
+
+w, unused = leaf(10.0, weights=[1.0]), torch.nn.Parameter(torch.ones(1))
+AGC(torch.optim.SGD([w, unused], lr=1.0)).step()
+w.grad""",
+        right=[0.01], wrong=AttributeError, ours="""
+w, unused = leaf(10.0, weights=[1.0]), torch.nn.Parameter(torch.ones(1))
+gradclip.Clipper([("w", w), ("unused", unused)], gradclip.AGC()).clip()
+w.grad"""),
+    Bug("agc-optims", "a step with a closure uses the gradients before clipping, since the closure runs again",
+        """
+from agc_optims.clipper import AGC
+
+w = leaf(10.0, weights=[1.0])
+AGC(torch.optim.SGD([w], lr=1.0)).step(lambda: feed(w, lambda: None, 10.0))
+w""",
+        right=[0.99], wrong=[-9.0], ours="""
+w = leaf(10.0, weights=[1.0])
+clipper = gradclip.Clipper([("w", w)], gradclip.AGC())
+torch.optim.SGD([w], lr=1.0).step(lambda: feed(w, clipper.clip, 10.0))
+w"""),
+    Bug("smartclip", "the threshold at a percentile can only rise, so that in the end nothing is clipped",
+        """
+import smartclip
+
+clip = smartclip.AutoClip(mode="percentile", percentile=5)
+for norm in [1.0] + [0.5] * 1000:
+    clip.observe(norm)
+clip.threshold()""",
+        right=0.5, wrong=6387.42, ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.AutoClip(percentile=5))
+feed(w, clipper.clip, 1.0, *[0.5] * 1000)
+clipper.clip().limits.item()"""),
+    Bug("smartclip", "with 100 parameters `scope=\"per_param\"` reduces the first gradients to nearly 0",
+        """
+import smartclip
+
+model = torch.nn.ParameterList([leaf(1.0) for _ in range(100)])
+smartclip.apply(model, smartclip.AutoClip(scope="per_param"))
+model[0].grad""",
+        right=[1.0], wrong=[1e-8], ours="""
+model = torch.nn.ParameterList([leaf(1.0) for _ in range(100)])
+gradclip.Clipper(model, gradclip.AutoClip(scope="parameter")).clip()
+model[0].grad"""),
+    Bug("smartclip", "a spike raises the mean and deviation that it is compared with",
+        """
+import smartclip
+
+w = leaf(0.0)
+model, clip = torch.nn.ParameterList([w]), smartclip.ZScoreClip()
+feed(w, lambda: smartclip.apply(model, clip), *[1.0] * 200, 1e6)""",
+        right=[1.0], wrong=[308496.9], ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.ZClip(max=None))
+feed(w, clipper.clip, *[1.0] * 200, 1e6)"""),
+    Bug("smartclip", "`guard_nans`, which is on by default, makes an infinite gradient nan",
+        """
+import smartclip
+
+w = leaf(0.0)
+model, clip = torch.nn.ParameterList([w]), smartclip.AutoClip()
+feed(w, lambda: smartclip.apply(model, clip), *[1.0] * 200, inf)""",
+        right=ArithmeticError, wrong=[math.nan], ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.AutoClip())
+feed(w, clipper.clip, *[1.0] * 200, inf)"""),
+    Bug("smartclip", "AGC measures a matrix as one unit",
+        """
+import smartclip
+
+w = leaf([3.0, 4.0], [0.0, 0.001], weights=[[1.0, 0.0], [0.0, 100.0]])  # the limits of the rows are 0.01 and 1
+smartclip.apply(torch.nn.ParameterList([w]), smartclip.AGC())
+w.grad""",
+        right=[[0.006, 0.008], [0.0, 0.001]], wrong=[[0.60003, 0.80004], [0.0, 0.0002]], ours="""
+w = leaf([3.0, 4.0], [0.0, 0.001], weights=[[1.0, 0.0], [0.0, 100.0]])
+gradclip.Clipper([("w", w)], gradclip.AGC()).clip()
+w.grad"""),
+    Bug("smartclip", "AGC has no lower bound for the weights' norm, so that weights of 0 stay 0",
+        """
+import smartclip
+
+w = leaf([3.0, 4.0])
+smartclip.apply(torch.nn.ParameterList([w]), smartclip.AGC())
+w.grad""",
+        right=[[6e-6, 8e-6]], wrong=[[6e-11, 8e-11]], ours="""
+w = leaf([3.0, 4.0])
+gradclip.Clipper([("w", w)], gradclip.AGC()).clip()
+w.grad"""),
+    Bug("smartclip", "float16 gradients with a norm above 256 become 0",
+        """
+import smartclip
+
+w = leaf(0.0, 0.0, dtype=torch.float16)
+model, clip = torch.nn.ParameterList([w]), smartclip.AutoClip(warmup_steps=0, min_history=0)
+for size in [1.0] * 10 + [300.0]:
+    w.grad = torch.full_like(w, size)
+    smartclip.apply(model, clip)
+w.grad""",
+        right=[1.0, 1.0], wrong=[0.0, 0.0], ours="""
+w = leaf(0.0, 0.0, dtype=torch.float16)
+clipper = gradclip.Clipper([("w", w)], gradclip.AutoClip())
+for size in [1.0] * 10 + [300.0]:
+    w.grad = torch.full_like(w, size)
+    clipper.clip()
+w.grad"""),
+    Bug("AdamWClip", "with its defaults it reduces the first gradient of every element to 1e-10",
+        """
+from AdamWClip import AdamWClip
+
+w = leaf(1.0)
+AdamWClip([w]).step()
+w.grad""",
+        right=[1.0], wrong=[1e-10], ours="""
+w = leaf(1.0)
+gradclip.Clipper([("w", w)], gradclip.SpikeClip()).clip()
+w.grad"""),
+    Bug("AdamWClip", "with its defaults 30 gradients of 1 stay below 1e-6, since the limit sees clipped values alone",
+        """
+from AdamWClip import AdamWClip
+
+w = leaf(0.0)
+feed(w, AdamWClip([w]).step, *[1.0] * 30)""",
+        right=[1.0], wrong=[6.411e-7], ours="""
+w = leaf(0.0)
+feed(w, gradclip.Clipper([("w", w)], gradclip.SpikeClip()).clip, *[1.0] * 30)"""),
+    Bug("AdamWClip", "an element that was 0 throughout the warm-up is held at 1e-10",
+        """
+from AdamWClip import AdamWClip
+
+w = leaf(0.0)
+feed(w, AdamWClip([w], clip_grad_warm_up=100).step, *[0.0] * 1000, 1.0)""",
+        right=[1.0], wrong=[1e-10], ours="""
+w = leaf(0.0)
+feed(w, gradclip.Clipper([("w", w)], gradclip.SpikeClip(warmup=100)).clip, *[0.0] * 1000, 1.0)"""),
+    Bug("AdamWClip", "a parameter whose first gradient comes after the warm-up has none of its own",
+        """
+from AdamWClip import AdamWClip
+
+w, late = leaf(0.0), torch.nn.Parameter(torch.zeros(1))
+optimizer = AdamWClip([w, late], clip_grad_warm_up=2)
+feed(w, optimizer.step, *[1.0] * 50)
+feed(late, optimizer.step, 1.0)""",
+        right=[1.0], wrong=[1e-10], ours="""
+w, late = leaf(0.0), torch.nn.Parameter(torch.zeros(1))
+clipper = gradclip.Clipper([("w", w), ("late", late)], gradclip.SpikeClip(warmup=2))
+feed(w, clipper.clip, *[1.0] * 50)
+feed(late, clipper.clip, 1.0)"""),
+    Bug("AdamWClip", "the number of steps is not saved, so that a resumed run is in its warm-up again",
+        """
+from AdamWClip import AdamWClip
+
+w = leaf(0.0)
+first, second = AdamWClip([w], clip_grad_warm_up=2), AdamWClip([w], clip_grad_warm_up=2)
+feed(w, first.step, *[1.0] * 5)
+second.load_state_dict(first.state_dict())
+feed(w, second.step, 100.0)""",
+        right=[3.0], wrong=[100.0], ours="""
+w, policy = leaf(0.0), gradclip.SpikeClip(theta=9, beta=0, warmup=2)  # the limit is 3 * sqrt(mean square)
+first, second = gradclip.Clipper([("w", w)], policy), gradclip.Clipper([("w", w)], policy)
+feed(w, first.clip, *[1.0] * 5)
+second.load_state_dict(first.state_dict())
+feed(w, second.clip, 100.0)"""),
+    Bug("AdamWClip", "one nan makes all later gradients of its element nan",
+        """
+from AdamWClip import AdamWClip
+
+w = leaf(0.0)
+feed(w, AdamWClip([w], clip_grad_warm_up=2).step, *[1.0] * 5, nan, 1.0)""",
+        right=[1.0], wrong=[math.nan], ours="""
+w = leaf(0.0)
+clipper = gradclip.Clipper([("w", w)], gradclip.SpikeClip(warmup=2, nonfinite="drop"))
+feed(w, clipper.clip, *[1.0] * 5, nan, 1.0)"""),
+    Bug("nfnets-pytorch", "`ignore_agc` ignores nothing, since the whole model is among the modules",
+        """
+import collections.abc
+
+collections.Iterable = collections.abc.Iterable  # as before Python 3.10
+from nfnets import AGC
+
+w, fc = leaf(10.0, weights=[1.0]), leaf(10.0, weights=[1.0])
+model = torch.nn.ModuleDict({"body": torch.nn.ParameterList([w]), "fc": torch.nn.ParameterList([fc])})
+AGC(model.parameters(), torch.optim.SGD([w, fc]), model=model, ignore_agc=["fc"]).step()
+fc.grad""",
+        right=[10.0], wrong=[0.01], ours="""
+w, fc = leaf(10.0, weights=[1.0]), leaf(10.0, weights=[1.0])
+model = torch.nn.ModuleDict({"body": torch.nn.ParameterList([w]), "fc": torch.nn.ParameterList([fc])})
+gradclip.Clipper(model, gradclip.AGC(exclude=["fc.*"])).clip()
+fc.grad"""),
+    Bug("nfnets-pytorch", "with `model.parameters()` only the first step is clipped, since the generator is used up",
+        """
+import collections.abc
+
+collections.Iterable = collections.abc.Iterable  # as before Python 3.10
+from nfnets import AGC
+
+w = leaf(10.0, weights=[1.0])
+model = torch.nn.ParameterList([w])
+feed(w, AGC(model.parameters(), torch.optim.SGD([w], lr=0.0)).step, 10.0, 10.0)""",
+        right=[0.01], wrong=[10.0], ours="""
+w = leaf(10.0, weights=[1.0])
+feed(w, gradclip.Clipper(torch.nn.ParameterList([w]), gradclip.AGC()).clip, 10.0, 10.0)"""),
 ]
 # fmt: on
 

@@ -51,6 +51,11 @@ def test_the_page_shows_the_code_of_the_script() -> None:
     assert "not installed" not in PAGE
 
 
+def test_the_docstring_says_how_every_package_is_installed() -> None:
+    lines = re.findall(r"^ +pip install (.*)", public_bugs.__doc__ or "", re.MULTILINE)
+    assert {bug.package for bug in BUGS} - {"torch"} <= set(" ".join(lines).split())
+
+
 @pytest.mark.parametrize(
     ("code", "right", "wrong", "verdict"),
     [

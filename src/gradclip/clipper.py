@@ -301,6 +301,8 @@ def _policy_instance(policy: Any) -> Policy:
     if isinstance(policy, type) and issubclass(policy, Policy):
         raise TypeError(f"the policy is the class {policy.__name__}; make an instance: {policy.__name__}(…)")
     advice = f"ClipByNorm(max={policy})" if isinstance(policy, (int, float)) else "such as ClipByNorm(max=1.0)"
+    if isinstance(policy, (list, tuple)):
+        advice = "for several Chain(links={…})"
     raise TypeError(f"the policy must be an instance of a policy, {advice}, and is {policy!r}")
 
 

@@ -79,6 +79,15 @@ def _sum_partial_gradients(mesh: Any, parameters: Sequence[Any]) -> None:
             parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
+def without_partial_sums(tensor: Any) -> Any:
+    """A DTensor whose partial sums are added over the processes; any other tensor as it is."""
+    if not is_dtensor(tensor) or not any(placement.is_partial() for placement in tensor.placements):
+        return tensor
+    from torch.distributed.tensor import Replicate
+
+    return tensor.redistribute(placements=[Replicate() if old.is_partial() else old for old in tensor.placements])
+
+
 def rows_of(tensor: Any) -> tuple[int, ...] | None:
     """The indices of the rows of a DTensor that are on this process; None if dimension 0 is not sharded."""
     along_rows = tuple(getattr(placement, "dim", None) == 0 for placement in tensor.placements)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gradclip.clipper import Clipper
-from gradclip.distributed import is_dtensor
+from gradclip.distributed import is_dtensor, without_partial_sums
 from gradclip.errors import InvalidField
 from gradclip.gradients import Gradients, Parameters
 from gradclip.norms import wide_dtype
@@ -126,8 +126,9 @@ def _as_gradients(tensors: Iterable[Tensor], process_group: Any) -> Gradients | 
     """The tensors as the gradients of parameters that have no other use; None without tensors."""
     named = []
     for number, tensor in enumerate(tensors):
-        parameter = Parameter(tensor.detach(), requires_grad=False)
-        parameter.grad = tensor.detach()
+        whole = without_partial_sums(tensor.detach())
+        parameter = Parameter(whole, requires_grad=False)
+        parameter.grad = whole
         named.append((str(number), parameter))
     return Parameters(named, process_group).read() if named else None
 

@@ -208,11 +208,11 @@ class Units(Blocks):
 
     def _by_unit(self, index: int, tensor: Tensor) -> Tensor:
         """A view of the tensor whose first dimension is the units; the first two, in a transposed convolution."""
-        if tensor.dim() < 2:
+        if tensor.dim() < 2 and self._count(index) == 1:
             return tensor.view(1, -1)
         if groups := self._groups[index]:
             return torch.unflatten(tensor, 0, (groups, -1)).movedim(2, 1)
-        if len(tensor) != self._count(index):
+        if tensor.dim() < 2 or len(tensor) != self._count(index):
             name = self._names[index]
             raise ValueError(
                 f"scope=unit cannot take the gradient of {name}, whose rows are not those of the parameter: "

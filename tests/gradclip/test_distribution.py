@@ -58,15 +58,15 @@ def test_the_wheel_requires_torch_alone(wheel: Path) -> None:
     assert [re.split(r"\W", each)[0] for each in metadata(wheel).get_all("Requires-Dist", [])] == ["torch"]
 
 
-def test_the_wheel_contains_the_licence_of_the_repository(wheel: Path) -> None:
+def test_the_wheel_contains_its_licence(wheel: Path) -> None:
     (text,) = (content for name, content in contents(wheel).items() if name.endswith("/licenses/LICENSE"))
-    assert text == (ROOT / "LICENSE").read_bytes()
+    assert text == (SOURCE / "LICENSE").read_bytes()
 
 
-def test_the_unpacked_wheel_clips_and_runs_the_example_of_its_readme(wheel: Path, tmp_path: Path) -> None:
+def test_the_unpacked_wheel_clips_and_runs_the_first_example_of_its_readme(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "unpacked")
-    (example,) = re.findall(r"```python\n(.*?)```", str(metadata(wheel).get_payload()), re.DOTALL)
+    example, *_ = re.findall(r"```python\n(.*?)```", str(metadata(wheel).get_payload()), re.DOTALL)
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "unpacked")}
     command = [sys.executable, "-c", example + CLIP]
     done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True)

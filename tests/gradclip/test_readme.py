@@ -6,11 +6,18 @@ import re
 
 import pytest
 
+from gradclip import Policy
 from tests.support import ROOT
 
 PAGE = (ROOT / "src" / "gradclip" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 NUMBER = r"\d+\.?\d*"
+
+
+@pytest.fixture(autouse=True)
+def own_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets the policies that a block defines."""
+    monkeypatch.setattr(Policy, "options", dict(Policy.options))
 
 
 def output_of(code: str) -> str:

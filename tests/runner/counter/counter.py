@@ -1,11 +1,11 @@
 """The toy without torch, which most of a start's time goes to: it counts its steps and trains nothing."""
 
-import dataclasses
 import json
 import logging
 import os
 from pathlib import Path
 
+from runner.config import Project
 from runner.errors import UserError
 from runner.runs.files import write_atomically
 from runner.runs.run import Diverged, Interrupted, Run
@@ -15,7 +15,16 @@ from tests.runner.toy.incident import incident
 from tests.runner.toy.toy import PROJECT as TOY
 from tests.runner.toy.toy import Toy
 
-PROJECT = dataclasses.replace(TOY, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
+
+class CounterProject(Project[Toy]):
+    """A project with a train.py of its own and the toy's configuration."""
+
+    @property
+    def conf(self) -> Path:
+        return TOY.conf
+
+
+PROJECT = CounterProject(schema=TOY.schema, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
 COUNT_FILE = "counted.json"  # in place of a checkpoint: how many steps are done
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from runner.cli.run import run
 from tests.runner.counter.counter import PROJECT
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path="../toy/conf", config_name="train")
 def main(config: DictConfig) -> None:
     run(PROJECT, config)
 
