@@ -16,7 +16,7 @@ from evidence import checkout
 from evidence.checkout import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-FILE = re.compile(r"`([\w/]+\.(?:py|yaml))`[^`]*?:\n\n```(?:python|yaml)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"`([\w/]+\.(?:py|yaml))`(?:(?!```).)*?:\n\n```(?:python|yaml)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ADDITIONS = dict(FILE.findall(PAGE))
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH"))}
 
@@ -25,16 +25,16 @@ BROKEN = [
     ("src/trainer/models/residual.py", "return self.last(hidden), None", "return self.last(hidden).double(), None",
      r"model `residual`: forward gave a float64 tensor .*; a 0-d float32 is expected"),
     ("src/trainer/models/residual.py", "return self.last(hidden), None", "return self.last(hidden)",
-     r"model `residual`: forward returned a float32 tensor of shape \[4, \d\]; a tuple of outputs and hidden state"),
+     r"model `residual`: forward returned a float32 tensor of shape \[4, \d+\]; a tuple of outputs and hidden state"),
     ("src/trainer/data/ring.py", "torch.rand(len(rings), generator=random)", "torch.rand(len(rings))",
      r"data `ring`: it draws from torch's global generator"),
-    ("src/trainer/data/ring.py", "manual_seed(1_000_003 * self._seed + step + 1)", "manual_seed(self._seed + id(object()))",
+    ("src/trainer/data/ring.py", "1_000_003 * self._seed + step + 1", "id(object())",
      r"data `ring`: batches\(5\) does not start with the sixth batch"),
     ("src/trainer/optimizers/adagrad.py", "lr=config.lr", "lr=0.1",
      r"optimizer `adagrad`: a parameter group has lr=0\.1; 0\.125 is expected, from the configuration"),
-    ("src/trainer/schedules/halving.py", "0.5 ** (step // config.every)", "2 - 0.5 ** (step // config.every)",
-     r"schedule `halving`: the factor of step 1 of 1 is 1|schedule `halving`: the factor of step \d+ of \d+ is 1\.5"),
-    ("src/trainer/policies/rising.py", 'return limits, {"previous"', 'self.rise += 1e-3\n        return limits, {"previous"',
+    ("src/trainer/schedules/halving.py", "0.5 ** (step // config.every)", "2.0 ** (step / config.every)",
+     r"schedule `halving`: the factor of step 2 of 2 is 1\.0\d+; a float from 0 to 1 is expected"),
+    ("src/trainer/policies/rising.py", "return limits, {", "self.rise += 1e-3\n        return limits, {",
      r"clip `rising`: .*(differs after load_state_dict|was changed after)"),
     ("conf/experiment/rings.yaml", "# python train.py experiment=rings", "# rings",
      r"experiment `rings`: line 2 of conf/experiment/rings\.yaml is not: # python train\.py experiment=rings"),
@@ -77,9 +77,9 @@ def test_the_page_adds_one_of_each_kind() -> None:
 
 @pytest.mark.slow
 def test_the_additions_are_found_and_keep_their_contracts(project: Path, tmp_path: Path) -> None:
-    done = run(project, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "tests/trainer/test_contracts.py", "tests/trainer/test_conf.py",
-               "tests/trainer/test_options.py", "tests/trainer/test_models.py", "tests/trainer/test_data.py",
-               "tests/trainer/test_optimizers.py", "tests/trainer/test_schedules.py", "tests/gradclip/test_laws.py")  # fmt: skip
+    names = ("contracts", "conf", "options", "models", "data", "optimizers", "schedules")
+    files = [*(f"tests/trainer/test_{name}.py" for name in names), "tests/gradclip/test_laws.py"]
+    done = run(project, "-m", "pytest", "-p", "no:cacheprovider", *files)
     assert done.returncode == 0, done.stdout[-3000:]
     for tool in (["ruff", "check", "."], ["ruff", "format", "--check", "."]):
         done = run(project, "-m", *tool)
@@ -99,7 +99,7 @@ def test_a_broken_contract_is_named(project: Path, tmp_path: Path, path: str, ol
     (copy / path).write_text(text.replace(old, new), encoding="utf-8")
     name = Path(path).stem
     done = run(copy, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "tests/trainer/test_contracts.py", "-k", name)
-    found = re.findall(rf"^E\s+AssertionError: (\w+ `{name}`: .*)$", done.stdout, re.MULTILINE)
+    found = re.findall(rf"^E\s+(?:AssertionError: )?(\w+ `{name}`: .*)$", done.stdout, re.MULTILINE)
     print(*found, sep="\n")
     assert done.returncode == 1
     assert any(re.match(answer, line) for line in found), done.stdout[-3000:]
