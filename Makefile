@@ -1,5 +1,5 @@
-# make help says what there is. Everything runs in .venv, which the first target that needs it makes; VENV=FOLDER names
-# an environment that is used as it is.
+# `make help` lists the targets. Commands run in .venv, which the first target that needs it creates; VENV=FOLDER names an
+# environment that is used as it is.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,9 +12,9 @@ ARGS ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: $(READY) ## make .venv with the exact tested versions
+install: $(READY) ## create .venv with the tested versions of all packages
 
-train: $(READY) ## train the default job; ARGS="clip=value clip.max=0.1" changes it
+train: $(READY) ## train with the default configuration; ARGS="clip=value clip.max=0.1" changes it
 	$(BIN)/python train.py $(ARGS)
 
 test: $(READY) ## run the tests
@@ -29,14 +29,14 @@ check: $(READY) ## formatting, lint, types and import layers
 	$(BIN)/mypy src scripts train.py tests $(wildcard evidence)
 	PYTHONPATH=src $(BIN)/lint-imports --no-cache
 
-format: $(READY) ## format the code and fix what lint can fix
+format: $(READY) ## format the code and apply the linter's automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 tensorboard: $(READY) ## open all runs and sweeps in TensorBoard
-	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # outputs itself would show latest twice
+	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # not outputs, in which latest would show a run twice
 
-report: $(READY) ## say what the newest sweep found; ARGS="SWEEP …" names others
+report: $(READY) ## write the report of the newest sweep; ARGS="SWEEP …" chooses others
 	$(BIN)/python scripts/report.py $(ARGS)
 
 new: $(READY) ## make a project of your own: NAME=…, optionally DIR=FOLDER and SLIM=1

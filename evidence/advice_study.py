@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         return dict(zip(points, in_processes(work, points, args.jobs), strict=True))
 
     grid = losses([(threshold, seed) for seed in seeds for threshold in THRESHOLDS])
-    advised = {point: ask(folder(args.runs, point)) for point in grid}
+    advised = {point: advised_thresholds(folder(args.runs, point)) for point in grid}
     firsts = [(limits[0], seed) for (_, seed), limits in advised.items()]
     others = [(limit, seed) for seed in seeds for limit in advised[DEFAULT, seed][1:]]
     found = losses(list(dict.fromkeys(firsts + others)))
@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def folder(runs: Path, point: Point) -> Path:
+    """The folder of the run with a threshold and a seed."""
     threshold, seed = point
     return runs / f"{threshold:.6g}_{seed}"
 
@@ -61,7 +62,7 @@ def train(runs: Path, overrides: Sequence[str], point: Point) -> float | None:
     return status["objective"] if status["state"] == "finished" else None
 
 
-def ask(run: Path) -> list[float]:
+def advised_thresholds(run: Path) -> list[float]:
     """The thresholds that are advised for the norms of a run, the first advice first."""
     norms = norms_of(run)
     others = suggestions(norms)[1 : len(SHARES)]
@@ -73,8 +74,8 @@ def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
     seeds = sorted({seed for _, seed in grid})
     best = {seed: min(loss for (_, s), loss in grid.items() if s == seed and loss is not None) for seed in seeds}
 
-    def behind(losses: Sequence[float | None]) -> float:
-        """The largest relative distance, over the seeds, from the best loss of the grid."""
+    def largest_excess(losses: Sequence[float | None]) -> float:
+        """The largest relative excess, over the seeds, of a loss over the best of the grid."""
         return max((loss or float("inf")) / lowest - 1 for loss, lowest in zip(losses, best.values(), strict=True))
 
     rows = [[f"{limit:g}", *(number(grid[limit, seed]) for seed in seeds)] for limit in THRESHOLDS]
@@ -88,8 +89,8 @@ def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:
         limits = [advised[threshold, seed][0] for seed in seeds]
         losses = [found[limit, seed] for limit, seed in zip(limits, seeds, strict=True)]
         before = mean([grid[threshold, seed] for seed in seeds])
-        advice_given = ", ".join(f"{limit:.3g}" for limit in limits)
-        others.append([f"{threshold:g}", advice_given, before, mean(losses), percent(behind(losses))])
+        first_advice = ", ".join(f"{limit:.3g}" for limit in limits)
+        others.append([f"{threshold:g}", first_advice, before, mean(losses), percent(largest_excess(losses))])
     head = ["seed", "share of steps clipped", "threshold", "loss with it", "best of the grid", "behind"]
     titles = [
         "run at",

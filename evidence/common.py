@@ -44,7 +44,7 @@ class Step(NamedTuple):
     report: ClipReport
 
 
-def walk(config: Train) -> Iterator[Step]:
+def run_steps(config: Train) -> Iterator[Step]:
     """Yields the steps of a run without a folder; neither divergence nor a non-finite gradient ends it."""
     config.clip.nonfinite = "keep"
     state = build(config)

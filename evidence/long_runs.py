@@ -19,8 +19,8 @@ from evidence.processes import memory
 from runner.runs import checkpoint
 from runner.runs.status import read_status
 from runner.tracking import metrics
-from runner.tracking.metrics import METRICS
-from runner.tracking.tags import VALIDATION
+from runner.tracking.metrics import METRICS_FILE
+from runner.tracking.tags import VALIDATION_LOSS
 from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import log_lengths
 from trainer.config import Train
@@ -43,27 +43,27 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.steps < 2000:
         parser.error(f"--steps={args.steps}: at least 2,000")
-    pages.write(args.page, {"memory": smallest(args.steps), "checkpoints": checkpoints(*args.overrides)})
+    pages.write(args.page, {"memory": memory_section(args.steps), "checkpoints": checkpoints_section(*args.overrides)})
 
 
-def smallest(steps: int) -> str:
+def memory_section(steps: int) -> str:
     """Trains the smallest model, and makes the table of its resident memory over the steps and the bytes per step."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        found = followed(run, steps)
+        found = resident_by_step(run, steps)
         lengths = log_lengths(run)
     marks = sorted({1000, *(steps * share // 20 for share in (1, 5, 10, 15, 20))})
     # Takes the first measurement at or after each step; the last measurement is slightly before the last step.
     rows = [[f"{mark:,}", f"{next((mb for step, mb in found if step >= mark), found[-1][1]):.1f}"] for mark in marks]
     late = [mb for step, mb in found if step >= 1000]
     rows += [["growth from step 1,000 on", f"{late[-1] - late[0]:.1f}, where {GROWTH:g} count as noise"]]
-    lines = lengths.pop(METRICS) / steps
+    lines = lengths.pop(METRICS_FILE) / steps
     events = sum(lengths.values()) / steps
     written = f"Its event file: {events:.0f} bytes a step, of at most {BYTES} allowed; metrics.jsonl: {lines:.0f}."
     return f"{pages.table(['step', 'resident memory, MB'], rows)}\n\n{written}"
 
 
-def followed(run: Path, steps: int) -> list[tuple[int, float]]:
+def resident_by_step(run: Path, steps: int) -> list[tuple[int, float]]:
     """Runs the program and returns its step and resident memory in MiB, every half second."""
     chosen = [SEARCHPATH, "experiment=smallest", f"steps={steps}", f"hydra.run.dir={run}"]
     process = subprocess.Popen([sys.executable, str(TRAIN), *chosen], cwd=run.parent, stdout=subprocess.DEVNULL)
@@ -79,7 +79,7 @@ def followed(run: Path, steps: int) -> list[tuple[int, float]]:
     ]  # without the memory of the summary at the end
 
 
-def checkpoints(*overrides: str) -> str:
+def checkpoints_section(*overrides: str) -> str:
     """Makes a table of the default job: its duration, its number of checkpoints, and the duration of one."""
     config = compose("experiment=default_job", *overrides)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def checkpoints(*overrides: str) -> str:
         started = time.perf_counter()
         execute_in_folder(config, run)
         total = time.perf_counter() - started
-        losses = [loss for _, loss in metrics.read(run, [VALIDATION])[VALIDATION]]
+        losses = [loss for _, loss in metrics.read(run, [VALIDATION_LOSS])[VALIDATION_LOSS]]
         best = sum(loss < min(losses[:number], default=float("inf")) for number, loss in enumerate(losses))
         count = -(-config.steps // config.checkpoint.every) + best
         seconds = seconds_of_a_checkpoint(config, run)

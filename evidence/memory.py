@@ -28,11 +28,11 @@ from trainer.state import TrainState, build
 PAGE = pages.DOCS / "memory.md"
 LIMIT = 1.0  # as in experiment=memory
 WIDTH = 3000  # of the hidden layers; gives 18 million weights
-QUIET = 3  # from this step on, nothing that the first step allocated is left
+STEADY = 3  # from this step on, nothing that only the first step allocates is left
 
 
 @dataclass
-class Use:
+class MemoryUse:
     """Memory use in MB.
 
     weights: the model's weights. start: the process before the model was built. live: all tensors, between steps.
@@ -51,15 +51,15 @@ class Use:
 class MeasuringDataset(Dataset):
     """A data set that measures memory whenever a batch is requested, which is between steps."""
 
-    def __init__(self, data: Dataset, use: Use):
+    def __init__(self, data: Dataset, use: MemoryUse):
         self.inputs, self.outputs, self.facts = data.inputs, data.outputs, data.facts
         self._data, self._use = data, use
 
     def batches(self, start: int) -> Iterator[Batch]:
         for step, batch in enumerate(self._data.batches(start), start=start + 1):
-            if step == QUIET:
+            if step == STEADY:
                 forget_peak()
-            if step > QUIET:
+            if step > STEADY:
                 self._use.live = max(self._use.live, live_tensors())
                 self._use.resident = max(self._use.resident, (memory("VmRSS") or 0.0) - self._use.start)
                 self._use.peak = max(self._use.peak, (memory("VmHWM") or 0.0) - self._use.start)
@@ -100,12 +100,12 @@ def ours(state: TrainState, folder: Path) -> None:
 LOOPS: dict[str, Callable[[TrainState, Path], object]] = {"by hand": by_hand, "ours": ours}
 
 
-def measured(width: int, name: str) -> Use:
+def measure(width: int, name: str) -> MemoryUse:
     """Runs one loop in this process and measures it. width: of the hidden layers."""
     torch.set_num_threads(1)
     before = memory("VmRSS") or 0.0
     state = build(compose("experiment=memory", f"model.hidden=[{width},{width},{width}]"))
-    use = Use(sum(p.numel() * p.element_size() for p in state.model.parameters()) / 1e6, before)
+    use = MemoryUse(sum(p.numel() * p.element_size() for p in state.model.parameters()) / 1e6, before)
     state.data = MeasuringDataset(state.data, use)
     state.model.register_forward_pre_hook(lambda module, inputs: use.forward.append(live_tensors()))
     with TemporaryDirectory() as folder:
@@ -120,12 +120,12 @@ def main(arguments: list[str] | None = None) -> None:
     pages.write(args.page, {"memory": section(compare(args.width))})
 
 
-def compare(width: int) -> dict[str, Use]:
+def compare(width: int) -> dict[str, MemoryUse]:
     """Measures both loops, each in a new process."""
-    return {name: in_processes(partial(measured, width), [name])[0] for name in LOOPS}
+    return {name: in_processes(partial(measure, width), [name])[0] for name in LOOPS}
 
 
-def section(found: dict[str, Use]) -> str:
+def section(found: dict[str, MemoryUse]) -> str:
     """Makes the tables of the two loops' memory, and their ratios."""
     hand, project = found["by hand"], found["ours"]
     pairs = {
@@ -135,7 +135,8 @@ def section(found: dict[str, Use]) -> str:
     }
     rows = [[title, f"{one:.1f}", f"{other:.1f}", f"{other / one:.3f}"] for title, (one, other) in pairs.items()]
     forward = [
-        [str(step + 1), *(f"{use.forward[step] / use.weights:.2f}" for use in (hand, project))] for step in range(QUIET)
+        [str(step + 1), *(f"{use.forward[step] / use.weights:.2f}" for use in (hand, project))]
+        for step in range(STEADY)
     ]
     first = pages.table([f"MB, with {hand.weights:.0f} MB of weights", *found, "ratio"], rows)
     second = pages.table(["step", *(f"live in the forward pass, {name}" for name in found)], forward)

@@ -46,7 +46,7 @@ METHODS = {
     "any": "all", "all": "any", "amax": "amin",
 }  # fmt: skip
 FORMULA_TESTS = ("tests/gradclip/test_exactness.py", "tests/gradclip/test_fields.py", "tests/runner/test_config.py")
-PATIENCE = 3  # a mutant's time limit, as a multiple of the duration on the unchanged source
+TIMEOUT_FACTOR = 3  # a mutant's time limit, as a multiple of the duration on the unchanged source
 
 
 class Mutant(NamedTuple):
@@ -71,16 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = [folder / name for name in args.files or (engine_files() if args.engine else FORMULAS)]
     chosen = sample([mutant for file in files for mutant in mutants(file)], args.sample, args.seed)
     tests = engine_tests() if args.engine else FORMULA_TESTS
-    limit = PATIENCE * seconds_unchanged(tests)
+    limit = TIMEOUT_FACTOR * seconds_unchanged(tests)
     print(f"{len(chosen)} mutants, at most {limit:.0f} s each", flush=True)
-    fates: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     with ThreadPoolExecutor(args.jobs) as pool:
-        for mutant, fate in zip(chosen, pool.map(partial(fate_of, tests=tests, limit=limit), chosen), strict=True):
-            fates[fate] += 1
-            if fate != "killed":
-                print(f"  {fate}: {mutant.file}:{mutant.what}", flush=True)
-    print(f"{len(chosen)} mutants, {fates['survived']} survived, {fates['timed out']} timed out")
-    return fates["survived"]
+        for mutant, outcome in zip(
+            chosen, pool.map(partial(outcome_of, tests=tests, limit=limit), chosen), strict=True
+        ):
+            outcomes[outcome] += 1
+            if outcome != "killed":
+                print(f"  {outcome}: {mutant.file}:{mutant.what}", flush=True)
+    print(f"{len(chosen)} mutants, {outcomes['survived']} survived, {outcomes['timed out']} timed out")
+    return outcomes["survived"]
 
 
 def engine_files() -> list[str]:
@@ -208,7 +210,7 @@ def seconds_unchanged(tests: Sequence[str]) -> float:
         return time.perf_counter() - started
 
 
-def fate_of(mutant: Mutant, tests: Sequence[str], limit: float) -> str:
+def outcome_of(mutant: Mutant, tests: Sequence[str], limit: float) -> str:
     """Tests a copy of the project with the mutant: killed, survived, or timed out after `limit` seconds."""
     with tempfile.TemporaryDirectory() as folder:
         copied = checkout.copy(Path(folder), checkout.files())

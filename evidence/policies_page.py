@@ -24,7 +24,7 @@ from trainer.state import build
 FOLDER = Path(__file__).parents[1] / "docs" / "policies"
 
 
-class Course(NamedTuple):
+class Norms(NamedTuple):
     """2-norms of all gradients before and after clipping, and the median limit, at every step."""
 
     before: list[float]
@@ -40,41 +40,41 @@ def main(arguments: list[str] | None = None) -> None:
     names = [name for name in sorted(Policy.options) if name != "none"]
     policies = {name: compose(f"clip={name}").clip for name in names}
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name, course in record(policies, args.steps).items():
-        draw(args.folder / f"{name}.png", name, course)
+    for name, norms in record(policies, args.steps).items():
+        draw(args.folder / f"{name}.png", name, norms)
         print(args.folder / f"{name}.png")
 
 
-def record(policies: Mapping[str, Policy], steps: int) -> dict[str, Course]:
+def record(policies: Mapping[str, Policy], steps: int) -> dict[str, Norms]:
     """Applies each policy to the gradients of every step of one run, which clip=norm clips."""
     state = build(compose("experiment=default_job", f"steps={steps}"))
     named = list(state.model.named_parameters())
     clippers = {name: Clipper(named, policy, optimizer=state.optimizer) for name, policy in policies.items()}
-    courses = {name: Course([], [], []) for name in policies}
+    norms_of = {name: Norms([], [], []) for name in policies}
 
     def apply_all() -> None:
         raw = [parameter.grad.clone() for _, parameter in named if parameter.grad is not None]
         for name, clipper in clippers.items():
             report = clipper.clip()
             limits = report.limits[-1:] if isinstance(policies[name], Chain) else report.limits
-            for values, value in zip(courses[name], (report.before, report.after, limits.median()), strict=True):
+            for values, value in zip(norms_of[name], (report.before, report.after, limits.median()), strict=True):
                 values.append(value.item())
             for (_, parameter), gradient in zip(named, raw, strict=True):
                 parameter.grad = gradient.clone()
 
     for batch, _ in zip(state.data.batches(0), range(steps), strict=False):
         take_step(state, batch, check=False, on_backward=apply_all)
-    return courses
+    return norms_of
 
 
-def draw(path: Path, name: str, course: Course) -> None:
+def draw(path: Path, name: str, norms: Norms) -> None:
     """Plots one policy on a logarithmic axis, without infinite limits."""
     figure, axes = pyplot().subplots(figsize=(8, 3), dpi=100, layout="constrained")
-    steps = range(1, len(course.before) + 1)
-    limits = torch.tensor(course.limits)
+    steps = range(1, len(norms.before) + 1)
+    limits = torch.tensor(norms.limits)
     drawn = torch.where(limits.isfinite(), limits, torch.nan).tolist()
-    axes.plot(steps, course.before, color=COLOURS[0], linewidth=1, label="norm before")
-    axes.plot(steps, course.after, color=COLOURS[4], linewidth=1, label="norm after")
+    axes.plot(steps, norms.before, color=COLOURS[0], linewidth=1, label="norm before")
+    axes.plot(steps, norms.after, color=COLOURS[4], linewidth=1, label="norm after")
     axes.plot(steps, drawn, color="black", linewidth=1, linestyle="--", label="limit (median of the blocks)")
     axes.set(yscale="log", xlabel="step", ylabel="2-norm", title=f"clip={name}")
     axes.grid(alpha=0.3)

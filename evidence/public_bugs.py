@@ -88,13 +88,13 @@ def main(arguments: list[str] | None = None) -> None:
         return
     here = [[theirs(bug)] for bug in BUGS]
     for folder in args.older:
-        for answers, older in zip(here, elsewhere(folder), strict=True):
+        for answers, older in zip(here, answers_from(folder), strict=True):
             if older and older["version"] not in [answer.version for answer in answers]:
                 answers.insert(-1, Answer(**older))
     pages.write(args.page, {"summary": summary(here), "bugs": bugs(here)})
 
 
-def elsewhere(folder: Path) -> list[dict[str, str] | None]:
+def answers_from(folder: Path) -> list[dict[str, str] | None]:
     """The answers of the packages in a folder, from a process that imports from it first; None for torch."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, __file__, "--json"]

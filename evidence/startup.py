@@ -35,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
         folders = [checkout(commit, Path(name) / side) for commit, side in zip(args.commits, "ab", strict=True)]
         print(f"| CPU-seconds, median of {args.repeats} | before | after |\n|---|---|---|")
-        for words, command in COMMANDS.items():
+        for title, command in COMMANDS.items():
             times: tuple[list[float], list[float]] = ([], [])
             for _ in range(args.repeats):
                 for seconds, folder in zip(times, folders, strict=True):
                     seconds.append(cpu_seconds(folder, command))
             before, after = (statistics.median(seconds) for seconds in times)
-            print(f"| {words} | {before:.2f} | {after:.2f} |", flush=True)
+            print(f"| {title} | {before:.2f} | {after:.2f} |", flush=True)
 
 
 def cpu_seconds(project: Path, command: Sequence[str]) -> float:

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import Tensor
 
 from runner.runs import checkpoint
-from runner.tracking.metrics import METRICS
+from runner.tracking.metrics import METRICS_FILE
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
@@ -47,7 +47,7 @@ def points(folder: Path) -> list[tuple[str, int, Any]]:
 
 def metrics(folder: Path) -> list[str]:
     """The lines of metrics.jsonl without `steps_per_second`."""
-    text = (folder / METRICS).read_text(encoding="utf-8")
+    text = (folder / METRICS_FILE).read_text(encoding="utf-8")
     return re.sub(r', "steps_per_second": [^,}]+', "", text).splitlines()
 
 

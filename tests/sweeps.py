@@ -16,7 +16,7 @@ from runner.tracking.metrics import MetricsWriter
 
 
 @dataclass
-class Fake:
+class FakeJob:
     """An artificial job. limit: its clipping limit; None: none. clipped: the share of steps that are clipped."""
 
     overrides: Sequence[str]
@@ -30,7 +30,7 @@ class Fake:
 
 def write_sweep(
     folder: Path,
-    jobs: Sequence[Fake],
+    jobs: Sequence[FakeJob],
     swept: Sequence[str] = ("clip", "clip.max", "seed"),
     arguments: Sequence[str] = ("artificial", "arguments"),
     compose: Callable[..., RunConfig] | None = None,
@@ -68,7 +68,7 @@ def composed(overrides: tuple[str, ...], compose: Callable[..., RunConfig] | Non
     return run_values(compose(*overrides))
 
 
-def write_run(folder: Path, job: Fake, seed: int = 0) -> None:
+def write_run(folder: Path, job: FakeJob, seed: int = 0) -> None:
     """Writes a run's status and metrics: a decreasing loss, and log-normal gradient norms with median 1."""
     folder.mkdir(parents=True)
     last = job.steps if job.state == "finished" else job.steps // 4

@@ -15,7 +15,7 @@ from trainer.project import PROJECT, compose
 Shape = tuple[int, ...]
 
 
-def lists(large: bool) -> dict[str, list[Shape]]:
+def gradient_shapes(large: bool) -> dict[str, list[Shape]]:
     """The shapes of the gradients, by model. large: whether to add a GPT of 85 million parameters."""
     found: dict[str, list[Shape]] = {
         "200 of 32x32": [(32, 32)] * 200,
@@ -133,7 +133,8 @@ def exact_norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack([tensor.double().square().sum().sqrt() for tensor in tensors])
 
 
-QUIET: dict[str, dict[str, Any]] = {
+# The keys of a policy with which it limits nothing, beside a large `max`.
+NOT_LIMITING: dict[str, dict[str, Any]] = {
     "autoclip": {"percentile": 100.0},
     "agc": {"ratio": 1e9},
     "quantile": {"initial": 1e9},
@@ -151,7 +152,7 @@ def limiting() -> Iterator[tuple[Policy, str]]:
                 yield replace(policy, scope=scope, max=1e-3), "scales"
                 if policy.kind == "limit":
                     limit = None if policy.max_is_cap else 1e9
-                    yield replace(policy, scope=scope, max=limit, **QUIET.get(name, {})), "nothing exceeds"
+                    yield replace(policy, scope=scope, max=limit, **NOT_LIMITING.get(name, {})), "nothing exceeds"
 
 
 @cache

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from evidence.benchmarks.cases import Case, lists
+from evidence.benchmarks.cases import Case, gradient_shapes
 from evidence.benchmarks.measure import Times, Work, in_turns, machine, milliseconds, ratio
 from evidence.pages import table
 from gradclip import ClipByNorm, ClipByValue
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> str:
     rows = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        for name, shapes in lists(args.large).items():
+        for name, shapes in gradient_shapes(args.large).items():
             case = Case(shapes)
             for what, limit in (("scales", 0.999 * case.norm()), ("nothing exceeds", 1e3 * case.norm())):
                 times = norm_times(case, limit, args.turns)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import gradclip
-from evidence.benchmarks.cases import Case, Shape, lists
+from evidence.benchmarks.cases import Case, Shape, gradient_shapes
 from evidence.benchmarks.measure import Work, in_turns, machine, milliseconds, ratio
 from evidence.common import in_processes
 from evidence.compare_policies import timm_agc
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         engines = {name: load(name, Path(folder)) for name in names(args.against)}
         parts = [
-            compared(engines, args.turns),
+            policy_table(engines, args.turns),
             table(["gradients", f"`clip()` of a list, ms ({HERE})", "`named_parameters()`, ms", "module / list"],
-                  [walked(name, Case(found), args.turns) for name, found in shapes().items()]),
-            orders(engines, args.elements, max(args.turns // 10, 3)),
+                  [lookup_row(name, Case(found), args.turns) for name, found in shapes().items()]),
+            norm_orders(engines, args.elements, max(args.turns // 10, 3)),
         ]  # fmt: skip
     return "\n\n".join([machine(), *parts])
 
@@ -86,13 +86,13 @@ def load(name: str, folder: Path) -> Engine:
 
 def shapes() -> dict[str, list[Shape]]:
     """The shapes of the gradients, by model, and a list of many small ones."""
-    return lists(large=False) | {"2,000 of 16x16": [(16, 16)] * 2000}
+    return gradient_shapes(large=False) | {"2,000 of 16x16": [(16, 16)] * 2000}
 
 
 # -- the policies
 
 
-def compared(engines: dict[str, Engine], turns: int) -> str:
+def policy_table(engines: dict[str, Engine], turns: int) -> str:
     """Makes the table of the policies at p = 2 and of `value`."""
     rows = []
     known = shapes()
@@ -103,10 +103,10 @@ def compared(engines: dict[str, Engine], turns: int) -> str:
             listed += value_rows(case, engines, name)
         if name in OF_AGC:
             listed += agc_rows(case, engines, name)
-        rows += [timed(row, case, turns) for row in listed]
+        rows += [timed_row(row, case, turns) for row in listed]
         print(name, flush=True)
     half = Case(known["GPT 10 M"], torch.bfloat16)
-    rows += [timed(row, half, turns) for row in norm_rows(half, engines, "GPT 10 M, bfloat16")]
+    rows += [timed_row(row, half, turns) for row in norm_rows(half, engines, "GPT 10 M, bfloat16")]
     head = ["policy", "gradients", "", "against", *(f"{name}: ratio" for name in engines)]
     return table([*head, *(f"{name}, ms" for name in engines), "reference, ms"], sorted(rows, key=lambda row: row[0]))
 
@@ -150,7 +150,7 @@ def clip(engine: Engine, case: Case, policy: Any) -> Work:
     return work
 
 
-def timed(row: Row, case: Case, turns: int) -> list[str]:
+def timed_row(row: Row, case: Case, turns: int) -> list[str]:
     times = in_turns({**row.ours, TORCH: row.theirs}, turns, case.restore)
     ratios = [str(ratio(times, name, TORCH)) for name in row.ours]
     return [*row[:4], *ratios, *(milliseconds(times, name) for name in times)]
@@ -159,20 +159,20 @@ def timed(row: Row, case: Case, turns: int) -> list[str]:
 # -- a module instead of a list
 
 
-def walked(name: str, case: Case, turns: int) -> list[str]:
+def lookup_row(name: str, case: Case, turns: int) -> list[str]:
     """Measures the lookup of a module's parameters, each of which is in a submodule of its own."""
-    module = nn.ModuleList(holder(parameter) for parameter in case.parameters)
+    module = nn.ModuleList(module_of(parameter) for parameter in case.parameters)
     policy = gradclip.ClipByNorm(max=NEVER)
     works: dict[str, Work] = {
         "list": clip(gradclip, case, policy),
         "module": gradclip.Clipper(module, policy).clip,
-        "walk": lambda: list(module.named_parameters()),
+        "lookup": lambda: list(module.named_parameters()),
     }
     times = in_turns(works, turns, case.restore)
-    return [name, milliseconds(times, "list"), milliseconds(times, "walk"), str(ratio(times, "module", "list"))]
+    return [name, milliseconds(times, "list"), milliseconds(times, "lookup"), str(ratio(times, "module", "list"))]
 
 
-def holder(parameter: nn.Parameter) -> nn.Module:
+def module_of(parameter: nn.Parameter) -> nn.Module:
     module = nn.Module()
     module.weight = parameter
     return module
@@ -181,7 +181,7 @@ def holder(parameter: nn.Parameter) -> nn.Module:
 # -- other norms of many elements
 
 
-def orders(engines: dict[str, Engine], elements: int, turns: int) -> str:
+def norm_orders(engines: dict[str, Engine], elements: int, turns: int) -> str:
     """Makes the table of p-norms of one gradient. Each peak of memory is measured in a new process."""
     rows = []
     given = one_parameter(elements)

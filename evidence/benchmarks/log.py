@@ -30,24 +30,24 @@ def run(args: argparse.Namespace) -> str:
 def compared(what: str, scalars: dict[str, float], turns: int) -> list[list[str]]:
     """Measures both ways to log the scalars, and makes the table's rows."""
     with tempfile.TemporaryDirectory() as folder:
-        one, other = Path(folder) / "ours", Path(folder) / "theirs"
+        one, other = Path(folder) / "one_event", Path(folder) / "add_scalars"
         tracker, writer = Tracker(one, "", {}), SummaryWriter(str(other))
         start = {path: size(path) for path in (one, other)}
         step = iter(range(10**9))
 
-        def theirs() -> None:
+        def add_scalars() -> None:
             number = next(step)
             writer.add_scalar("loss/val", 0.5, number)
             for tag, value in scalars.items():
                 writer.add_scalar(f"metric/{tag}", value, number)
 
-        def ours() -> None:
+        def one_event() -> None:
             tracker.evaluation(next(step), 0.5, scalars)
 
-        works = {"ours": ours, "theirs": theirs}
+        works = {"one_event": one_event, "add_scalars": add_scalars}
         times = in_turns(works, turns)
-        ends = {"ours": tracker.flush, "theirs": writer.flush}
-        whole = in_turns({name: together(works[name], ends[name]) for name in works}, turns)
+        ends = {"one_event": tracker.flush, "add_scalars": writer.flush}
+        until_written = in_turns({name: both_calls(works[name], ends[name]) for name in works}, turns)
         tracker.close()
         writer.close()
         bytes_a_step = {path: (size(path) - start[path]) / (2 * turns + 2) for path in (one, other)}
@@ -55,28 +55,28 @@ def compared(what: str, scalars: dict[str, float], turns: int) -> list[list[str]
         [
             what,
             "one event a step",
-            milliseconds(times, "ours"),
-            milliseconds(whole, "ours"),
+            milliseconds(times, "one_event"),
+            milliseconds(until_written, "one_event"),
             f"{bytes_a_step[one]:,.0f}",
         ],
         [
             what,
             "`add_scalar`",
-            milliseconds(times, "theirs"),
-            milliseconds(whole, "theirs"),
+            milliseconds(times, "add_scalars"),
+            milliseconds(until_written, "add_scalars"),
             f"{bytes_a_step[other]:,.0f}",
         ],
         [
             what,
             "ratio",
-            str(ratio(times, "ours", "theirs")),
-            str(ratio(whole, "ours", "theirs")),
+            str(ratio(times, "one_event", "add_scalars")),
+            str(ratio(until_written, "one_event", "add_scalars")),
             f"{bytes_a_step[one] / bytes_a_step[other]:.2f}",
         ],
     ]
 
 
-def together(work: Work, end: Callable[[], object]) -> Work:
+def both_calls(work: Work, end: Callable[[], object]) -> Work:
     def both() -> None:
         work()
         end()

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from evidence.benchmarks.cases import Case, limiting, lists
+from evidence.benchmarks.cases import Case, gradient_shapes, limiting
 from evidence.benchmarks.measure import Work, in_turns, machine, milliseconds, ratio
 from evidence.pages import table
 from tests.support import scope_of
@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> str:
     rows = []
     torch.set_num_threads(1)
-    for name, shapes in lists(large=False).items():
+    for name, shapes in gradient_shapes(large=False).items():
         case = Case(shapes)
         for policy, what in limiting():
             floor = case.read_and_scale if what == "scales" else case.read

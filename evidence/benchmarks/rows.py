@@ -43,10 +43,10 @@ def chunks(tensor: Tensor, length: int) -> Work:
 
 
 def error(data: Callable[[int, int], Tensor], length: int) -> float:
-    return max(_off(data(length, number), length) for number in range(8))
+    return max(_relative_error(data(length, number), length) for number in range(8))
 
 
-def _off(tensor: Tensor, length: int) -> float:
+def _relative_error(tensor: Tensor, length: int) -> float:
     exact = tensor.double().square().sum().sqrt()
     norms = torch.linalg.vector_norm(tensor.view(-1, length), 2, 1)
     return abs(float(norms.double().square().sum().sqrt() / exact) - 1)

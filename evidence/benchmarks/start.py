@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> str:
     wall: Times = {name: [] for name in names}
     work: Times = {name: [] for name in names}
     for turn in range(args.turns + 1):
-        found = {STEP: first_step()} | {name: whole(program) for name, program in PROGRAMS.items()}
+        found = {STEP: first_step()} | {name: run_timed(program) for name, program in PROGRAMS.items()}
         if turn:  # the first turn fills the disk's cache
             for name in names:
                 wall[name].append(found[name][0])
@@ -57,22 +57,22 @@ def run(args: argparse.Namespace) -> str:
     return f"{machine()}\n\n{table(head, rows)}"
 
 
-def whole(arguments: Sequence[str]) -> tuple[float, float]:
+def run_timed(arguments: Sequence[str]) -> tuple[float, float]:
     """Runs a Python process; returns its wall time and its CPU time in seconds."""
-    begun, before = time.time(), os.times()
+    started, before = time.time(), os.times()
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=ENVIRONMENT)
     now, after = time.time(), os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    return now - begun, used
+    return now - started, used
 
 
 def first_step() -> tuple[float, float]:
     """The wall time until the first step is in the event file, and the CPU time of the whole run, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.time()
-        _, used = whole([TRAIN, *RUN, f"hydra.run.dir={folder}/run"])
+        started = time.time()
+        _, used = run_timed([TRAIN, *RUN, f"hydra.run.dir={folder}/run"])
         (events,) = Path(folder, "run").glob("events.*")
         for event in EventFileLoader(str(events)).Load():
             if any(value.tag == "loss/train" for value in event.summary.value):
-                return float(event.wall_time) - begun, used
+                return float(event.wall_time) - started, used
     raise RuntimeError("the run logged no step")

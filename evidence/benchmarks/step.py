@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> str:
     for threads in args.threads:
         torch.set_num_threads(threads)
         for name in args.models:
-            times = taken(name, loops, args.turns)
+            times = step_times(name, loops, args.turns)
             shown = [f"{milliseconds(times, loop)} ms, {ratio(times, loop, 'by hand')}" for loop in loops]
             rows.append([name, str(threads), *shown, *["not installed"] * len(missing)])
             shares.append([name, str(threads), *(share(times, loop) for loop in loops if loop != BARE)])
@@ -195,7 +195,7 @@ def run(args: argparse.Namespace) -> str:
     return f"{machine()}\n\n{first}\n\nWhat a loop adds to a step without clipping and logging:\n\n{second}"
 
 
-def taken(name: str, loops: dict[str, Loop], turns: int) -> Times:
+def step_times(name: str, loops: dict[str, Loop], turns: int) -> Times:
     """The seconds per step of every loop, the mean of each turn."""
     make, batch = MODELS[name]
     torch.manual_seed(1)

@@ -99,5 +99,5 @@ def _says_none_is_good(run: Path) -> bool:
     try:
         checkpoint.load_newest(run)
     except UserError as error:
-        return "none of 2 checkpoints is good" in str(error)
+        return "none of 2 checkpoints can be loaded" in str(error)
     return False

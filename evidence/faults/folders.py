@@ -27,15 +27,15 @@ def shared(folder: Path, seconds: int, races: int) -> Tally:
     wait_for_a_step(run, first)
 
     def second(number: int) -> tuple[int, str]:
-        again = [f"resume={run}"] if number % 2 else [*arguments, f"hydra.run.dir={run}"]
-        process = start(*again, cwd=folder)
+        command = [f"resume={run}"] if number % 2 else [*arguments, f"hydra.run.dir={run}"]
+        process = start(*command, cwd=folder)
         errors = process.communicate()[1]
         return process.returncode, errors
 
     with ThreadPoolExecutor(2) as pool:
         for code, errors in pool.map(second, range(seconds)):
-            one_line_errors = errors.startswith("error: ") and errors.count("\n") == 1
-            tally.count(code == 2 and one_line_errors and first.poll() is None, f"{code}: {errors}")
+            one_line = errors.startswith("error: ") and errors.count("\n") == 1
+            tally.count(code == 2 and one_line and first.poll() is None, f"{code}: {errors}")
     if actual_state(run) != "running":
         tally.lost.append(f"its state is reported as {actual_state(run)}")
     kill(first)

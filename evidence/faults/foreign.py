@@ -1,4 +1,4 @@
-"""Malicious and foreign files in the place of checkpoints, configurations and texts."""
+"""Malicious and foreign files where checkpoints, configurations and texts are read."""
 
 import io
 import itertools
@@ -87,7 +87,7 @@ def configs(good: str, mark: Path) -> dict[str, bytes]:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Writes a file; "sparse" becomes a gigabyte of zeros that takes no room on the disk."""
+    """Writes a file; the content "sparse" becomes a sparse file of a gigabyte of zeros."""
     path.write_bytes(b"" if content == b"sparse" else content)
     if content == b"sparse":
         os.truncate(path, 10**9)
@@ -117,7 +117,7 @@ def train_small(folder: Path, *overrides: str) -> None:
 def foreign(folder: Path, every: int = 1) -> Tally:
     """Tries every such file wherever its kind is read: resume, initial weights, evaluation, text, experiment.
 
-    every: n tries only each n-th file.
+    every: 1 tries all files, n only every n-th.
     """
     tally = Tally(
         "malicious or foreign checkpoint, configuration or text: code, YAML tags, empty, binary, a gigabyte, bad UTF-8",
@@ -130,10 +130,10 @@ def foreign(folder: Path, every: int = 1) -> Tally:
     for package in ("runner", "trainer"):
         logging.getLogger(package).addHandler(logging.NullHandler())  # warnings are not part of the refusal
 
-    turns = itertools.cycle(range(every))
+    skipped = itertools.cycle(range(every))
 
     def count(what: str, act: Callable[[], object]) -> None:
-        if next(turns):
+        if next(skipped):
             return
         problem = refused(act) or ("code was run" if mark.exists() else "")
         tally.count(not problem, f"{what}: {problem}")

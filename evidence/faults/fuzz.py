@@ -111,7 +111,7 @@ def fuzzed(folder: Path, count: int, seed: int = 0) -> Tally:
     with contextlib.chdir(folder):
         for number in range(count):
             arguments = command_line(random.Random(f"{seed} {number}"))
-            if "data=" not in str(arguments):  # the default text would be read a thousand times
+            if "data=" not in str(arguments):  # the default text is large, and would be read for every command line
                 arguments = [f"data.path={text}", "data.batch_size=4", *arguments]
             outcome, what = one(arguments)
             tally.count(outcome != "traceback", f"{number} {arguments}: {what}")

@@ -27,10 +27,10 @@ RUNS: list[tuple[str, ...]] = [
 
 
 def sigkill(folder: Path, kills: int, steps: int, seed: int = 0, jobs: int = 2) -> Tally:
-    """Kills and resumes every run until it has had its share of the kills, and then lets it end."""
+    """Kills and resumes every run a number of times, and then trains it to its end."""
     tally = Tally(
         "SIGKILL at a random time, then `resume=`, until the run is finished",
-        "the last and the best checkpoint and all points are bit-identical to an undisturbed run's, no point twice",
+        "the last and the best checkpoint and all points are bit-identical to an uninterrupted run's, no point twice",
     )
     runs = RUNS[: max(1, min(len(RUNS), kills // 4))]
     text = text_file(folder)
@@ -94,7 +94,7 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138}
 
 
 def interrupted(folder: Path, times: int, steps: int, seed: int = 0) -> Tally:
-    """Interrupts a run by SIGTERM, SIGINT and SIGUSR1 in turn, resumes it each time, and then lets it end."""
+    """Interrupts a run by SIGTERM, SIGINT and SIGUSR1 in turn, resumes it each time, and then trains it to its end."""
     tally = Tally(
         "SIGTERM, SIGINT, SIGUSR1 in turn",
         "finishes the step, saves a checkpoint, ends with 143, 130, 138; the resumed run ends bit-identical",

@@ -43,9 +43,9 @@ def _as_program(folder: Path, run: Path, arguments: Sequence[str], owned: bool) 
         (run / "notes.txt").touch()
     process = start(*arguments, f"hydra.run.dir={run}", cwd=folder)
     _, errors = process.communicate()
-    one_line_errors = errors.startswith("error: ") and errors.count("\n") == 1
+    one_line = errors.startswith("error: ") and errors.count("\n") == 1
     return (
-        process.returncode == 2 and one_line_errors and run.exists() == owned,
+        process.returncode == 2 and one_line and run.exists() == owned,
         f"{arguments[-1]}: {process.returncode}: {errors}",
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evidence.common import SEEDS, compose, walk
+from evidence.common import SEEDS, compose, run_steps
 from evidence.pages import COLOURS, MARKERS, table
 from evidence.studies.slope import log_slope
 from trainer.config.model.deep_linear import DeepLinear
@@ -17,7 +17,7 @@ DEPTHS = tuple(range(2, 31, 4))
 
 @dataclass
 class Depth:
-    """The results.
+    """The results of this study.
 
     norms: by gain and depth, the norm of the first layer's gradient for each seed. slopes: by gain, for each seed.
     layers: by gain, the norms of the bias gradients (before, after clipping) from the first layer to the last.
@@ -31,7 +31,7 @@ class Depth:
 
 
 def measure() -> Depth:
-    """Measures everything; with three seeds, since the matrices are random."""
+    """Makes all measurements, with three seeds, since the matrices are random."""
     norms = first_layer(DEPTHS)
     slopes = {gain: [log_slope(DEPTHS, [norms[gain][depth][index] for depth in DEPTHS]) for index in range(len(SEEDS))]
               for gain in GAINS}  # fmt: skip
@@ -48,7 +48,7 @@ def first_layer(depths: Sequence[int]) -> dict[float, dict[int, list[float]]]:
     assert isinstance(model, DeepLinear)
 
     def norm(gain: float, depth: int, seed: int) -> float:
-        (step,) = walk(replace(config, model=replace(model, gain=gain, layers=depth), seed=seed))
+        (step,) = run_steps(replace(config, model=replace(model, gain=gain, layers=depth), seed=seed))
         return step.report.by_parameter()["layers.0.weight"][0]
 
     return {gain: {depth: [norm(gain, depth, seed) for seed in SEEDS] for depth in depths} for gain in GAINS}
@@ -57,7 +57,7 @@ def first_layer(depths: Sequence[int]) -> dict[float, dict[int, list[float]]]:
 def by_layer(gain: float) -> list[tuple[float, float]]:
     """Measures the gradient of each layer's output, which is its bias's gradient, before and after clipping."""
     config = compose("experiment=depth", f"model.gain={gain}", "model.bias=true", "steps=1")
-    (step,) = walk(config)
+    (step,) = run_steps(config)
     norms = step.report.by_parameter()
     assert isinstance(config.model, DeepLinear)
     return [norms[f"layers.{layer}.bias"] for layer in range(config.model.layers)]
@@ -67,7 +67,7 @@ def end(gain: float, clip: str, seed: int) -> tuple[float, float | int]:
     """Trains a run; returns its first loss, and its last or the step at which the loss was not finite."""
     config = compose("experiment=depth", f"clip={clip}", f"model.gain={gain}", f"seed={seed}")
     start = math.nan
-    for step in walk(config):
+    for step in run_steps(config):
         loss = step.loss.item()
         start = loss if step.number == 1 else start
         if not math.isfinite(loss):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from evidence.common import compose
 from evidence.pages import table
-from runner.tracking.events import EVENTS
+from runner.tracking.events import EVENT_FILES
 from runner.tracking.tracker import Tracker
 from trainer.loop import take_step
 from trainer.state import build
@@ -40,7 +40,7 @@ def _cost(size: int) -> Cost:
     norms = dict.fromkeys(named, (1.0, 0.5))
     with tempfile.TemporaryDirectory() as folder:
         tracker = Tracker(Path(folder), "", {})
-        picture = _written(tracker, Path(folder), lambda: tracker.picture(1, norms))
+        picture = _written(tracker, Path(folder), lambda: tracker.gradient_flow(1, norms))
         histograms = _written(tracker, Path(folder), lambda: tracker.histograms(1, tensors))
         tracker.close()
     return Cost(sum(parameter.numel() for parameter in named.values()), step, picture, histograms)
@@ -49,7 +49,7 @@ def _cost(size: int) -> Cost:
 def _written(tracker: Tracker, folder: Path, write: Callable[[], object]) -> tuple[float, float]:
     """Measures one call: seconds and bytes."""
     tracker.flush()
-    (file,) = folder.glob(EVENTS)
+    (file,) = folder.glob(EVENT_FILES)
     before = file.stat().st_size
     seconds = min(_seconds(write) for _ in range(REPEATS))
     tracker.flush()

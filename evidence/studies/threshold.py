@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evidence.common import SEEDS, compose, in_processes, walk
+from evidence.common import SEEDS, compose, in_processes, run_steps
 from evidence.pages import COLOURS, MARKERS, table
 from trainer.evaluate import evaluate
 
@@ -27,7 +27,7 @@ class End(NamedTuple):
 
 @dataclass
 class Threshold:
-    """The results. ends: by learning rate and threshold, one per seed."""
+    """The results of this study. ends: by learning rate and threshold, one per seed."""
 
     ends: dict[tuple[float, float], list[End]]
 
@@ -47,7 +47,7 @@ def _train(key: tuple[float, float, int]) -> End:
 def train(*overrides: str) -> End:
     """Trains one run of `experiment=threshold`."""
     norms, clipped = [], 0
-    for step in walk(compose("experiment=threshold", *overrides)):
+    for step in run_steps(compose("experiment=threshold", *overrides)):
         norms.append(step.report.before.item())
         clipped += bool(step.report.fraction > 0)
         if not bool(torch.isfinite(step.loss)):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evidence.common import SEEDS, compose, in_processes, walk
+from evidence.common import SEEDS, compose, in_processes, run_steps
 from evidence.pages import COLOURS, MARKERS, table
 from evidence.studies.slope import log_slope
 from trainer import inspection
@@ -47,15 +47,18 @@ class End(NamedTuple):
 
 @dataclass
 class ThroughTime:
-    """The results. series: by net and gain, the gradient's norm at each time step. ends: by net, length and clip."""
+    """The results of this study.
+
+    series: by net and gain, the gradient's norm at each time step. ends: by net, length and clip.
+    """
 
     series: dict[tuple[str, float], list[float]]
     ends: dict[tuple[str, int, str], list[End]]
 
 
 def measure() -> ThroughTime:
-    """Measures everything; the runs train in two processes."""
-    series = {(net.name, gain): reached(net, gain) for net in NETS for gain in GAINS}
+    """Makes all measurements; the runs train in two processes."""
+    series = {(net.name, gain): norms_by_step(net, gain) for net in NETS for gain in GAINS}
     keys = [(net, length, clip, seed) for net in NETS for length in net.lengths for clip in CLIPS for seed in SEEDS]
     keys.sort(key=lambda key: -key[1])  # the longest runs first, so that both processes end at about the same time
     found = dict(zip(keys, in_processes(_solve, keys), strict=True))
@@ -64,7 +67,7 @@ def measure() -> ThroughTime:
     return ThroughTime(series, ends)
 
 
-def reached(net: Net, gain: float) -> list[float]:
+def norms_by_step(net: Net, gain: float) -> list[float]:
     """The norm of the last loss's gradient at each time step, at the start of training."""
     state = build(compose(f"experiment={net.experiment}", f"model.gain={gain}", f"data.length={LENGTH}"))
     norms = inspection.through_time(state, next(state.data.batches(0)))
@@ -81,7 +84,7 @@ def solve(net: Net, *overrides: str) -> End:
     """Trains until the task is solved, the loss is not finite, or all steps are done."""
     config = compose(f"experiment={net.experiment}", *overrides)
     largest = 0.0
-    for step in walk(config):
+    for step in run_steps(config):
         largest = max(largest, step.report.before.item())
         if not bool(torch.isfinite(step.loss)):
             return End(False, False, step.number, largest)

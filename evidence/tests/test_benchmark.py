@@ -21,7 +21,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page with the markers of every section; measures gradients of a few hundred elements."""
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     for module in (clip, policies):
-        monkeypatch.setattr(module, "lists", lambda large: {"small": [(8, 8), (8, 8), (5,)]})
+        monkeypatch.setattr(module, "gradient_shapes", lambda large: {"small": [(8, 8), (8, 8), (5,)]})
     monkeypatch.setattr(engine, "shapes", lambda: {name: [(8, 8), (5,)] for name in (*engine.OF_VALUE, *engine.OF_AGC)})
     monkeypatch.setattr(growth, "ELEMENTS", (100, 200, 300, 400))
     monkeypatch.setattr(growth, "TENSORS", (1, 2, 4, 8))

@@ -14,7 +14,7 @@ def test_the_weights_are_copied_only_at_a_logged_step() -> None:
     # The memory of such a small process varies by a few MB; another copy of the weights would be more.
     assert project.resident - hand.resident < 0.9 * hand.weights
     assert project.peak - hand.peak < 0.9 * hand.weights
-    first, *others = ((project.forward[step] - hand.forward[step]) / hand.weights for step in range(memory.QUIET))
+    first, *others = ((project.forward[step] - hand.forward[step]) / hand.weights for step in range(memory.STEADY))
     assert first == pytest.approx(1.0, abs=0.05)  # the copy for the norm of the first update
     assert others == pytest.approx([0.0, 0.0], abs=0.05)
     assert "| 1 | 1.00 | 2.0" in memory.section(found)

@@ -67,14 +67,14 @@ def test_the_engine_is_everything_but_the_policies_and_functional() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "limit", "fate"),
+    ("change", "limit", "outcome"),
     [
         (("", ""), 120.0, "survived"),
         (("def format_value(", "def format_values("), 120.0, "killed"),
         (("", ""), 0.01, "timed out"),
     ],
 )
-def test_the_fate_of_a_mutant(change: tuple[str, str], limit: float, fate: str) -> None:
+def test_the_outcome_of_a_mutant(change: tuple[str, str], limit: float, outcome: str) -> None:
     file = GRADCLIP / "errors.py"
     source = (mutate.ROOT / file).read_text("utf-8").replace(*change)
-    assert mutate.fate_of(Mutant(file, "1 a change", source), TESTS, limit) == fate
+    assert mutate.outcome_of(Mutant(file, "1 a change", source), TESTS, limit) == outcome

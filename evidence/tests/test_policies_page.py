@@ -31,13 +31,13 @@ def test_its_commands_compose() -> None:
 
 def test_the_numbers_in_the_plots(tmp_path: Path) -> None:
     policies = {name: compose(f"clip={name}").clip for name in composer().options()["clip"]}
-    courses = policies_page.record(policies, 3)
-    assert courses.keys() == policies.keys()
-    norm = courses["norm"]
-    assert all(course.before == norm.before for course in courses.values()), "the same run"
+    norms_of = policies_page.record(policies, 3)
+    assert norms_of.keys() == policies.keys()
+    norm = norms_of["norm"]
+    assert all(norms.before == norm.before for norms in norms_of.values()), "the same run"
     assert norm.after == pytest.approx([min(before, 1.0) for before in norm.before], rel=1e-6)
     assert norm.limits == [1.0] * 3
-    assert courses["none"].after == pytest.approx(norm.before, rel=1e-6)
+    assert norms_of["none"].after == pytest.approx(norm.before, rel=1e-6)
     pytest.importorskip("matplotlib")
     policies_page.draw(tmp_path / "norm.png", "norm", norm)
     assert (tmp_path / "norm.png").stat().st_size > 1000

@@ -94,7 +94,7 @@ def test_another_version_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "zclip-99.0.dist-info").mkdir()
     (tmp_path / "zclip-99.0.dist-info" / "METADATA").write_text("Name: zclip\nVersion: 99.0\n")
     (tmp_path / "zclip.py").write_text("class ZClip:\n    state_dict = lambda self: [1.05]\n")
-    found = {bug.title: answer for bug, answer in zip(BUGS, public_bugs.elsewhere(tmp_path), strict=True)}
+    found = {bug.title: answer for bug, answer in zip(BUGS, public_bugs.answers_from(tmp_path), strict=True)}
     assert found["its memory cannot be saved"] == {"version": "99.0", "shown": "[1.05]", "verdict": "not reproduced"}
     assert found["after one nan nothing is clipped any more"]["verdict"] == NEITHER  # it takes no arguments
     assert found["a negative `max_norm` reverses the gradients"] is None

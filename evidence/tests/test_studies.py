@@ -26,35 +26,35 @@ PAGE = run_studies.PAGE.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def courses() -> dict[tuple[str, str], line_120.Course]:
+def runs() -> dict[tuple[str, str], line_120.LineRun]:
     return {(each.clip, each.schedule): each for each in line_120.measure()}
 
 
-def test_the_first_gradient_is_120(courses: dict[tuple[str, str], line_120.Course]) -> None:
-    for course in courses.values():
-        assert course.gradients[0] == pytest.approx(-120.0)
-        assert course.bias_gradients[0] == pytest.approx(-2.0)
-    norm, value = courses["norm", "constant"], courses["value", "constant"]
+def test_the_first_gradient_is_120(runs: dict[tuple[str, str], line_120.LineRun]) -> None:
+    for run in runs.values():
+        assert run.gradients[0] == pytest.approx(-120.0)
+        assert run.bias_gradients[0] == pytest.approx(-2.0)
+    norm, value = runs["norm", "constant"], runs["value", "constant"]
     assert math.hypot(norm.gradients[1], norm.bias_gradients[1]) == pytest.approx(1.0, rel=1e-6)
     assert norm.gradients[1] / norm.bias_gradients[1] == pytest.approx(60.0, rel=1e-6)  # the direction is kept
     assert (value.gradients[1], value.bias_gradients[1]) == pytest.approx((-1.0, -1.0))
 
 
-def test_without_clipping_the_weight_diverges(courses: dict[tuple[str, str], line_120.Course]) -> None:
-    course = courses["none", "constant"]
+def test_without_clipping_the_weight_diverges(runs: dict[tuple[str, str], line_120.LineRun]) -> None:
+    run = runs["none", "constant"]
     for step in range(30):
-        assert course.weights[step] == pytest.approx(4 - 3 * (-3.0) ** step, rel=1e-5, abs=1e-3)
-    assert course.loss_ends is not None
-    assert course.weight_ends is not None
-    assert 35 < course.loss_ends < 42 < course.weight_ends < 82  # 20 * 3^2k and 3^k above 3.4e38
-    assert not math.isfinite(course.weights[-1])
+        assert run.weights[step] == pytest.approx(4 - 3 * (-3.0) ** step, rel=1e-5, abs=1e-3)
+    assert run.loss_ends is not None
+    assert run.weight_ends is not None
+    assert 35 < run.loss_ends < 42 < run.weight_ends < 82  # 20 * 3^2k and 3^k above 3.4e38
+    assert not math.isfinite(run.weights[-1])
 
 
 @pytest.mark.parametrize("clip", ["norm", "value"])
 def test_with_clipping_the_weight_stays_near_the_solution(
-    courses: dict[tuple[str, str], line_120.Course], clip: str
+    runs: dict[tuple[str, str], line_120.LineRun], clip: str
 ) -> None:
-    constant, decaying = courses[clip, "constant"], courses[clip, "linear"]
+    constant, decaying = runs[clip, "constant"], runs[clip, "linear"]
     assert constant.bound == pytest.approx(0.1)
     assert 0.01 < constant.away <= constant.bound
     assert all(abs(weight - 4) <= constant.bound for weight in constant.weights[31:])  # reached by 30 steps of 0.1
@@ -109,7 +109,7 @@ def test_the_slopes_on_the_page() -> None:
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.5])
 def test_a_relu_network_follows_the_gain_and_tanh_does_not(gain: float) -> None:
-    relu, tanh, default = (through_time.slope_of(through_time.reached(net, gain)) for net in through_time.NETS)
+    relu, tanh, default = (through_time.slope_of(through_time.norms_by_step(net, gain)) for net in through_time.NETS)
     assert relu == pytest.approx(math.log(gain), abs=0.05)
     assert tanh < math.log(gain) - 0.04
     assert default < -0.15

@@ -34,7 +34,7 @@ from runner.overrides import (
 )
 from runner.runs.run import CONFIG_FILE
 
-MAX_CONFIG_BYTES = 1 << 20  # a saved configuration has two to five thousand
+MAX_CONFIG_BYTES = 1 << 20  # a saved configuration has 2,000 to 5,000 bytes
 
 
 def register(project: Project[Any]) -> None:
@@ -137,7 +137,7 @@ def _check_names(
         if name not in node:
             raise UserError(missing_value(_join(path, name), project))
     if issubclass(owner, Option) and owner.__dict__.get("name") is None:
-        raise UserError(f"{path}={node.get('name')}: its file in conf/{path}/ has to begin with its schema: "
+        raise UserError(f"{path}={node.get('name')}: its file in conf/{path}/ must begin with its schema: "
                         f"defaults: [/schema/{path}/{node.get('name')}@_here_, _self_]")  # fmt: skip
 
 
@@ -159,16 +159,16 @@ def load(folder: Path, project: Project[Config]) -> Config:
 
 
 def _difference(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
-    """Names the first key that only one of a saved configuration and the schema has; None if they agree."""
+    """Describes the first key that only a saved configuration or only the schema has; None if they agree."""
     owner = schema_of(schema)
     if owner is None:
         return None
     names = [field.name for field in dataclasses.fields(owner)]
     for key in [*names, *saved]:
         if key not in set(saved):
-            return f"it has no {_join(path, key)}"
+            return f"the key {_join(path, key)} is missing in it"
         if key not in names:
-            return f"{_join(path, key)} is not a key of this one"
+            return f"this version has no key {_join(path, key)}"
         node, inner = saved[key], schema.get(key)
         below = isinstance(node, DictConfig) and isinstance(inner, DictConfig)
         if below and (found := _difference(node, inner, _join(path, key))) is not None:
@@ -196,7 +196,7 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def _typed(saved: Any, base: type[Any], group: str, path: Path) -> DictConfig:
-    """The schema that a saved option names, with the schemas of the links if it is a chain."""
+    """The schema that a saved option names, with the schemas of its links if it is a chain of policies."""
     name = saved.get("name") if isinstance(saved, DictConfig) else None
     if name not in base.options:
         raise UserError(f"{path}: {unknown_option(group, name, base.options)}")
@@ -230,6 +230,7 @@ def _typed_nodes(node: DictConfig, path: str) -> Iterator[tuple[str, DictConfig]
 
 
 def _join(path: str, key: Any) -> str:
+    """The dotted key of a key below a node. path: the node's dotted key, empty for the root."""
     return f"{path}.{key}" if path else str(key)
 
 

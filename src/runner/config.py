@@ -32,17 +32,19 @@ class Log(Checked):
         mutable_on_resume=True,
     )
     parameters_every: int = field(
-        "steps between two points of each parameter's norms, of weight_norm and of update_ratio, at logged steps",
+        "steps between two points of each parameter's gradient norms, weight_norm and update_ratio, at logged steps",
         ge=1,
         mutable_on_resume=True,
     )
     first_steps: int = field(
-        "steps that are logged as a table: weight, gradient before and after clipping, update",
+        "the first so many steps are logged as a table: weight, gradient before and after clipping, update",
         ge=0,
         le=1000,
         mutable_on_resume=True,
     )
-    flow: bool = field("draw each parameter's norm before and after clipping, at evaluations", mutable_on_resume=True)
+    flow: bool = field(
+        "plot each parameter's gradient norm before and after clipping, at evaluations", mutable_on_resume=True
+    )
     histograms: bool = field("write histograms of all weights and gradients, at evaluations", mutable_on_resume=True)
     progress: bool = field("show a progress bar when the output is a terminal", mutable_on_resume=True)
 
@@ -52,7 +54,7 @@ class Checkpoint(Checked):
     """When checkpoints are written, and which are kept."""
 
     every: int = field("steps between two checkpoints; the last step is always one", ge=1, mutable_on_resume=True)
-    keep: int = field("how many of the newest checkpoints stay, beside the best", ge=1, mutable_on_resume=True)
+    keep: int = field("how many of the newest checkpoints are kept, beside the best", ge=1, mutable_on_resume=True)
 
 
 @dataclass(kw_only=True)
@@ -60,7 +62,9 @@ class Slurm(Checked):
     """The resources that a job of a sweep requests from Slurm, with `sweep.launcher=slurm`."""
 
     cluster: str = field(
-        "slurm, or local to run what would be submitted on this machine", choices=("slurm", "local"), default="slurm"
+        "slurm: jobs are submitted; local: they run on this machine, to try the other settings",
+        choices=("slurm", "local"),
+        default="slurm",
     )
     partition: str | None = field("partition; null: the cluster's default", default=None)
     account: str | None = field("account that is charged; null: the user's default", default=None)
@@ -74,14 +78,14 @@ class Slurm(Checked):
 
 @dataclass(kw_only=True)
 class Sweep(Checked):
-    """The settings of `-m`, which a single run does not read. Their defaults are the same for every project."""
+    """The settings of a sweep, which `-m` starts; a single run does not read them."""
 
     method: str = field(
         "grid: every combination of the values; optuna: a search", choices=("grid", "optuna"), default="grid"
     )
     dry_run: bool = field("list the jobs, their folders and duplicates, and run nothing", default=False)
     keep_going: bool = field("start further jobs after one that was rejected (exit status 2)", default=False)
-    resume: str | None = field("the folder of a sweep, or outputs/latest: its unfinished jobs are run", default=None)
+    resume: str | None = field("the folder of a sweep, or latest: its unfinished jobs are run", default=None)
     jobs: int = field("how many jobs run at once", ge=1, default=1)
     launcher: str = field(
         "local: processes on this machine; slurm: jobs of a cluster", choices=("local", "slurm"), default="local"
@@ -107,9 +111,10 @@ class RunConfig(Checked):
     log: Log = field("what is logged, and how often")
     checkpoint: Checkpoint = field("when checkpoints are written, and which are kept")
     resume: str | None = field(
-        "a run's folder, or latest: that run is resumed where it stopped, as it was configured", mutable_on_resume=True
+        "a run's folder, or latest: the run continues after its last checkpoint, with its saved configuration",
+        mutable_on_resume=True,
     )
-    sweep: Sweep = field("settings of -m", default_factory=Sweep)
+    sweep: Sweep = field("settings of a sweep, which -m starts", default_factory=Sweep)
 
     def fixed_steps(self) -> str | None:
         """The reason why a resumed run cannot have another number of steps; None if it can."""

@@ -45,6 +45,7 @@ class UserError(Exception):
 
 EXIT_FAILURE = 1  # a bug, or an error of the machine such as a full disk
 EXIT_USER_ERROR = 2
+# OmegaConf's messages for a plain value of a key that has keys below it.
 ASSIGNMENT_ERROR = re.compile(r"Invalid type assigned: \w+ is not a subclass of (?P<kind>\w+)\. value: (?P<value>.*)")
 MERGE_ERROR = re.compile(r"In '(.+?)'.*Merge error: \w+ is not a subclass of (\w+)\. value: ([^\n]*)", re.DOTALL)
 
@@ -107,6 +108,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def _message(error: BaseException, project: Project[Any] | None, overrides: Sequence[str]) -> str | None:
+    """The message for an error of one of the declared types; None where its own text is the message."""
     match error:
         case UserError() | InvalidField():
             return str(error)
@@ -117,7 +119,8 @@ def _message(error: BaseException, project: Project[Any] | None, overrides: Sequ
             if group in REPLACED_HYDRA_GROUPS:
                 return replaced_hydra_group(f"{group}={option}")
             if not options and "/" in group:
-                return f"{path}: no such file; a study chooses with `override /{group.rpartition('/')[2]}: {option}`"
+                entry = f"override /{group.rpartition('/')[2]}: {option}"
+                return f"{path}: no such file; an experiment chooses an option by `{entry}`"
             return unknown_option(group, option, options)
         case ConfigAttributeError() | ConfigKeyError() if error.full_key:
             return unknown_key(error.full_key, error.object_type, project, overrides)
@@ -128,7 +131,7 @@ def _message(error: BaseException, project: Project[Any] | None, overrides: Sequ
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
         case ConfigCompositionException() if merge := MERGE_ERROR.search(str(error)):
-            return scalar_in_file(merge[1], merge[2], merge[3], project)
+            return scalar_in_file(merge[1], merge[2], merge[3], project, overrides)
         case MissingMandatoryValue():
             return missing_value(str(error.full_key), project)
         case InterpolationResolutionError() | GrammarParseError() if error.full_key:
@@ -149,11 +152,6 @@ def _message(error: BaseException, project: Project[Any] | None, overrides: Sequ
         case yaml.reader.ReaderError():
             return f"{error.name}: not YAML: {error.reason}"
     return None
-
-
-def first_line(error: OmegaConfBaseException) -> str:
-    """What OmegaConf says of a key, without the lines that repeat the key and its type."""
-    return f"{error.full_key}: {error.msg or error}".split("\n")[0]
 
 
 def _first_line(error: OmegaConfBaseException) -> str:

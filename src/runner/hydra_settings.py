@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gradclip.errors import format_value
 from runner.config import expand_home
 from runner.errors import UserError
 from runner.messages import REPLACED_HYDRA_GROUPS, replaced_hydra_group
@@ -26,19 +27,19 @@ def check_hydra_settings(hydra: DictConfig, job_name: str) -> None:
     for group in REPLACED_HYDRA_GROUPS:
         if (choice := hydra.runtime.choices[group]) != "basic":  # Hydra's default
             raise UserError(replaced_hydra_group(f"{group}={choice}"))
-    values: Any = OmegaConf.to_container(
-        hydra, resolve=False
-    )  # folder names may have interpolations that only a started run can resolve
+    # Not resolved: folder names may have interpolations that only a started run can resolve.
+    values: Any = OmegaConf.to_container(hydra, resolve=False)
     _check_folder("hydra.run.dir", values["run"]["dir"])
     _check_folder("hydra.sweep.dir", values["sweep"]["dir"])
     if values["job"]["chdir"]:
-        raise UserError("hydra.job.chdir=true: a run stays in the folder in which it is started; leave this out")
+        raise UserError("hydra.job.chdir=true: a run does not change the working directory; leave this out")
     _check_verbose(values["verbose"])
     _check_output_subdir(hydra.output_subdir)
     _check_job_logging(values, job_name)
 
 
 def _check_folder(key: str, name: str) -> None:
+    """Raises UserError for a folder's name that begins with ~."""
     if name.startswith("~"):
         raise UserError(f"{key}={name}: Hydra does not expand ~; write {expand_home(name)}")
 
@@ -47,7 +48,9 @@ def _check_verbose(value: Any) -> None:
     """Raises UserError unless the value is one of those that Hydra's logging takes."""
     loggers = value if isinstance(value, list) else [value]
     if not isinstance(value, bool) and not all(isinstance(logger, str) for logger in loggers):
-        raise UserError(f"hydra.verbose={value}: must be true, false, or the names of loggers: [runner,trainer]")
+        raise UserError(
+            f"hydra.verbose={format_value(value)}: must be true, false, or the names of loggers: [runner,trainer]"
+        )
 
 
 def _check_output_subdir(name: str | None) -> None:
@@ -57,7 +60,7 @@ def _check_output_subdir(name: str | None) -> None:
 
 
 def _check_job_logging(hydra: dict[str, Any], job_name: str) -> None:
-    """Raises UserError for a log of Hydra's, chosen instead of the runner's, that cannot be set up or found again."""
+    """Raises UserError for a log that Hydra configures, not the runner, and that is invalid or not train.log."""
     root, name = hydra["job_logging"].get("root"), hydra["job"]["name"]
     if root is None:
         return
@@ -65,5 +68,5 @@ def _check_job_logging(hydra: dict[str, Any], job_name: str) -> None:
         raise UserError(f"hydra.job_logging.root: must have handlers and one of the levels {', '.join(LEVELS)}")
     if name != job_name:
         choice = hydra["runtime"]["choices"]["hydra/job_logging"]
-        raise UserError(f"hydra.job.name={name}: with hydra/job_logging={choice} it names the log, which has to be "
+        raise UserError(f"hydra.job.name={name}: with hydra/job_logging={choice} it names the log, which must be "
                         f"{job_name}.log; leave this out")  # fmt: skip

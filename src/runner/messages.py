@@ -4,11 +4,14 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from gradclip.errors import format_value
 from gradclip.fields import Checked, Option, allowed
-from runner.config import Project
+from runner.config import Project, flatten
 
 REPLACED_HYDRA_GROUPS = {  # Hydra's groups that are not used, and the settings that replace them
     "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
@@ -52,10 +55,13 @@ def unknown_option(group: str, option: Any, options: Iterable[str]) -> str:
     return f"{group}={format_value(option)}: no such option; {meant} are {', '.join(options)}"
 
 
-def scalar_in_file(file: str, kind: str, value: str, project: Project[Any] | None = None) -> str:
+def scalar_in_file(
+    file: str, kind: str, value: str, project: Project[Any] | None = None, overrides: Sequence[str] = ()
+) -> str:
     """Message for a plain value, in a file, of a key whose value is an option of a group or has keys below it.
 
     file: its path relative to conf/, without the ending. kind: the name of the class that describes the value.
+    overrides: those of the command line, which may add folders to conf/.
     """
     if (group := _group_of(kind, project)) is None:
         fields = project.all_keys() if project else ()
@@ -64,8 +70,32 @@ def scalar_in_file(file: str, kind: str, value: str, project: Project[Any] | Non
     base = project.groups[group] if project else Option
     if value not in base.options:
         return f"{file}.yaml: {unknown_option(group, value, base.options)}"
-    entry = f"override /{group}: {value}" if "/" in file else f"{group}: {value}"
-    return f"{file}.yaml: {group}: {value}: an option is chosen in the defaults list: defaults: [{entry}]"
+    key = _key_with_value(file, group, value, project, overrides)
+    entry = _defaults_entry(file, group, key)
+    return f"{file}.yaml: {key}: {value}: an option is chosen in the defaults list: defaults: [{entry}: {value}]"
+
+
+def _defaults_entry(file: str, group: str, key: str) -> str:
+    """The entry of a file's defaults list, without the option, that chooses the option at a key of the file."""
+    if key == group:
+        return f"override /{group}" if "/" in file else group
+    if file.startswith(f"{group}/"):  # an option's own file, whose keys are relative to the group
+        return f"/{group}@{key}"
+    return f"override /{group}@{key}"
+
+
+def _key_with_value(
+    file: str, group: str, value: str, project: Project[Any] | None, overrides: Sequence[str] = ()
+) -> str:
+    """The dotted key in a file that has this value and takes an option of a group; the group if none is found.
+
+    OmegaConf's error does not name the key of a value that it cannot merge.
+    """
+    folders = [*([project.conf] if project else []), *re.findall(r"file://([^],'\"]+)", " ".join(overrides))]
+    path = next((path for folder in folders if (path := Path(folder, f"{file}.yaml")).is_file()), None)
+    values = {} if path is None else flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    keys = [key for key, other in values.items() if str(other) == value]
+    return next((key for key in keys if file.startswith(f"{group}/") or key.split(".")[0] == group), group)
 
 
 def scalar_override(key: str, kind: str, value: str, project: Project[Any] | None) -> str:
@@ -92,22 +122,23 @@ def unknown_key(
     """
     parent, _, leaf = key.rpartition(".")
     written = next((o.lstrip("+") for o in overrides if o.lstrip("+").startswith(f"{key}=")), key)
-    line = f"{written}: no such key"
     if key in ("experiment", "debug"):
-        return f"{written}: is chosen on the command line, and its file has to begin with # @package _global_"
+        return f"{written}: is chosen on the command line, and its file must begin with # @package _global_"
+    line = f"{written}: no such key"
     if not _is_schema(owner):
         return line
     group = parent.split(".")[0]
     name = getattr(owner, "name", None)
+    chosen_by = group if parent == group else f"{group}@{parent}"  # the override's key that chooses the option
     if owner and issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
-        return f"{line}; conf/{group}/<option>.yaml has to begin with its schema: " + (
+        return f"{line}; conf/{group}/<option>.yaml must begin with its schema: " + (
             f"defaults: [/schema/{group}/<option>@_here_, _self_]"
         )
+    line += f" in {chosen_by}={name}" if name else ""
     if advice := getattr(owner, "removed", {}).get(leaf):
-        return f"{line} any more: {advice}"
-    line += f" in {group}={name}" if name else ""
+        return f"{line}; {advice}"
     if others := _options_with(group, leaf, project):
-        return f"{line}; it belongs to {' and '.join(f'{group}={option}' for option in others)}"
+        return f"{line}; it belongs to {' and '.join(f'{chosen_by}={option}' for option in others)}"
     path = f"{parent}." if parent else ""
     names = [field.name for field in dataclasses.fields(owner) if field.name != "name"] if owner else []
     sibling = nearest_name(leaf, names)

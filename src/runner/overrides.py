@@ -1,4 +1,4 @@
-"""Overrides: parsed by Hydra's grammar, and checked for what Hydra would accept silently or reject without a name."""
+"""Overrides: parsed by Hydra's grammar, and checked for errors that Hydra ignores or reports without the key."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from runner.errors import UserError, is_user_error
 from runner.messages import number_for_text, unknown_option, unparsable_override
 
 UNDECLARED_ERRORS = (ValueError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError, OSError)
-TEXT_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.output_subdir", "hydra.job.name")
+HYDRA_TEXT_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.output_subdir", "hydra.job.name")
 
 
 @contextmanager
@@ -34,6 +34,7 @@ def declared_errors(project: Project[Any]) -> Iterator[None]:
 
 
 def _describe(error: Exception, project: Project[Any]) -> str:
+    """The message for an error without a key: it names the file that is not UTF-8, or else conf/."""
     if isinstance(error, UnicodeDecodeError):
         for path in sorted(project.conf.rglob("*.yaml")):
             if error.object.startswith(path.read_bytes()[:1024]):
@@ -56,7 +57,7 @@ def parse_overrides(lines: Sequence[str], loader: ConfigLoader, project: Project
 def _check_text(override: Override, project: Project[Any]) -> None:
     """Raises UserError for a number, as in `hydra.run.dir=2024_01`, that is not the text that was written."""
     line, key = str(override.input_line), override.key_or_group
-    if key not in project.text_keys and key not in TEXT_OF_HYDRA:
+    if key not in project.text_keys and key not in HYDRA_TEXT_KEYS:
         return
     value = override.value()
     if isinstance(value, int | float) and not isinstance(value, bool) and str(value) != line.partition("=")[2]:
@@ -69,7 +70,7 @@ def option_groups(loader: ConfigLoader) -> list[str]:
 
 
 def check_options(overrides: Sequence[Override], loader: ConfigLoader) -> None:
-    """Raises UserError for an option that its group lacks; the error of Hydra names it only in some cases."""
+    """Raises UserError for an option that its group lacks; Hydra's own error does not always name it."""
     groups = option_groups(loader)
     for override in overrides:
         group, value = override.key_or_group, override.value()
@@ -77,7 +78,7 @@ def check_options(overrides: Sequence[Override], loader: ConfigLoader) -> None:
             continue
         if override.is_add() or override.is_force_add():
             line = str(override.input_line)
-            raise UserError(f"{line}: the group is there already; write {line.lstrip('+')}")
+            raise UserError(f"{line}: the group has an option already; write {line.lstrip('+')}")
         if value not in (options := loader.get_group_options(group)):
             raise UserError(unknown_option(group, value, options))
 

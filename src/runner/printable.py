@@ -1,9 +1,22 @@
-"""Text from data or files as it may be printed: without what a terminal obeys instead of showing."""
+"""How values are printed: losses with enough digits, and text without what a terminal obeys instead of showing."""
 
 import unicodedata
 
 CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # controls, lone surrogates, line and paragraph separators
 DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # embeddings, overrides and isolates
+
+
+def format_loss(value: float) -> str:
+    """A loss with at least four significant digits: 2.3026, 0.01235 or 3.200e-05."""
+    return f"{value:.4f}" if value == 0 or 0.1 <= abs(value) < 1e5 else f"{value:#.4g}"
+
+
+def format_mean(mean: float, deviation: float | None) -> str:
+    """A mean loss and, unless it is None, ± its standard deviation, with at least two significant digits."""
+    if deviation is None:
+        return format_loss(mean)
+    decimals = deviation == 0 or 1e-3 <= deviation < 1e5
+    return f"{format_loss(mean)} ± {deviation:{'.4f' if decimals else '.2g'}}"
 
 
 def printable(text: str, keep: str = "\n\t") -> str:

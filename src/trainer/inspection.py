@@ -189,7 +189,7 @@ def plot(inspection: Inspection, path: Path) -> None:
     Raises UserError if matplotlib is not installed or the file cannot be written.
     """
     pyplot = import_pyplot()
-    from runner.tracking.flow import AFTER, BEFORE
+    from runner.tracking.flow import AFTER_COLOR, BEFORE_COLOR
 
     names = list(inspection.parameters)
     panels = 2 if inspection.time_steps else 1
@@ -202,8 +202,8 @@ def plot(inspection: Inspection, path: Path) -> None:
     before = [norms.gradient or float("nan") for norms in inspection.parameters.values()]
     after = [inspection.after[name] or float("nan") for name in names]
     flow.hlines(rows, after, before, color="#999999")
-    flow.plot(before, rows, "o", color=BEFORE, markerfacecolor="none", markersize=9, label="before clipping")
-    flow.plot(after, rows, "o", color=AFTER, markersize=4, label="after clipping")
+    flow.plot(before, rows, "o", color=BEFORE_COLOR, markerfacecolor="none", markersize=9, label="before clipping")
+    flow.plot(after, rows, "o", color=AFTER_COLOR, markersize=4, label="after clipping")
     labels = [f"{name} ({mark})" if (mark := inspection.marks.get(name)) else name for name in names]
     flow.set_yticks(list(rows), labels)
     flow.set(xscale="log", xlabel="2-norm of the gradient", title=f"gradients by parameter, step {inspection.step}")
@@ -211,7 +211,7 @@ def plot(inspection: Inspection, path: Path) -> None:
     flow.grid(axis="x", alpha=0.3)
     if inspection.time_steps:
         time = axes[1][0]
-        time.plot(range(1, len(inspection.time_steps) + 1), inspection.time_steps, color=BEFORE)
+        time.plot(range(1, len(inspection.time_steps) + 1), inspection.time_steps, color=BEFORE_COLOR)
         time.set(yscale="log", xlabel="time step", ylabel="2-norm", title="gradient of the last time step's loss")
         time.grid(alpha=0.3)
     try:

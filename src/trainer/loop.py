@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from gradclip import ClipReport, NonFiniteGradientError
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run
-from runner.tracking.tracker import Logged, Tracker
+from runner.tracking.tracker import LoggedStep, Tracker
 from trainer.config import Train
 from trainer.data import Batch
 from trainer.device import autocast
@@ -104,10 +104,12 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
         if due.table and weights is not None:
             first_steps.after_step(step, weights)
         if due.log:
-            sizes = update_norms(model, weights) if due.parameters and weights is not None else None
+            norms_of_update = update_norms(model, weights) if due.parameters and weights is not None else None
             speed = (step - done) / (time.perf_counter() - started)
             dropped = state.history.dropped
-            logged = tracker.step(step, loss, report, rate=lr, speed=speed, dropped=dropped, weights=sizes)
+            logged = tracker.step(
+                step, loss, report, lr=lr, steps_per_second=speed, dropped=dropped, update_norms=norms_of_update
+            )
             _check_logged_step(state, logged, report, norms)
         weights = None  # frees the snapshot's memory before an evaluation and before the next snapshot
         if due.evaluate:
@@ -165,7 +167,7 @@ def _is_due(step: int, every: int, config: Train) -> bool:
 
 def checkpoint_content(state: TrainState, tracker: Tracker) -> dict[str, object]:
     """The content of a checkpoint: the state, and the lengths of the logs, to which a resume truncates them."""
-    return state.state_dict() | {"logs": tracker.written()}
+    return state.state_dict() | {"logs": tracker.log_lengths()}
 
 
 def _batches(state: TrainState) -> Iterator[Batch]:
@@ -188,7 +190,7 @@ def _progress(batches: Iterator[Batch], state: TrainState) -> Iterator[Batch]:
         yield from bar
 
 
-def _check_logged_step(state: TrainState, logged: Logged, report: ClipReport, norms: Tensor | None) -> None:
+def _check_logged_step(state: TrainState, logged: LoggedStep, report: ClipReport, norms: Tensor | None) -> None:
     """Adds a logged step to the history, raises Diverged if the run has diverged, and warns of bad gradients.
 
     norms: the `weight_norms` before the step, if every parameter is to be checked.
@@ -225,7 +227,7 @@ def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
 def _log_pictures(state: TrainState, tracker: Tracker, report: ClipReport) -> None:
     """Writes the gradient-flow picture and the histograms of an evaluation, as far as they are configured."""
     if state.config.log.flow:
-        tracker.picture(state.step, report.by_parameter())
+        tracker.gradient_flow(state.step, report.by_parameter())
     if state.config.log.histograms:
         named = dict(state.model.named_parameters())
         weights = {f"weight/{name}": parameter for name, parameter in named.items()}

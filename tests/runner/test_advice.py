@@ -18,8 +18,8 @@ from tests.runner.support import compose, program
 
 @pytest.mark.parametrize("count", [100, 1500])
 def test_each_threshold_is_exceeded_in_its_share_of_the_steps(count: int) -> None:
-    dice = random.Random(count)
-    norms = np.array([dice.lognormvariate(0, 1) for _ in range(count)])
+    generator = random.Random(count)
+    norms = np.array([generator.lognormvariate(0, 1) for _ in range(count)])
     found = suggestions(norms)
     for share, each in zip(SHARES, found, strict=False):
         above = sum(norm > each.threshold for norm in norms.tolist())
@@ -38,8 +38,8 @@ def test_the_suggested_overrides_compose() -> None:
 
 
 def test_drift_is_a_late_median_outside_the_early_norms() -> None:
-    dice = random.Random(1)
-    steady = np.array([dice.lognormvariate(0, 0.5) for _ in range(1000)])
+    generator = random.Random(1)
+    steady = np.array([generator.lognormvariate(0, 0.5) for _ in range(1000)])
     assert drift(steady) is None
     assert warnings(steady, {"state": "finished"}) == []
     falling = steady * np.geomspace(10, 1, 1000)
@@ -110,7 +110,7 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     writer.add_scalar("train/grad_norm", 1.0, 1)
     writer.close()
     for arguments, line in (
-        ([str(tmp_path / "nowhere")], "neither metrics.jsonl nor an event file of TensorBoard is there"),
+        ([str(tmp_path / "nowhere")], "has neither metrics.jsonl nor an event file of TensorBoard"),
         ([str(tmp_path / "other")], "no scalar 'grad_norm/before'; did you mean --tag train/grad_norm?"),
     ):
         with pytest.raises(SystemExit) as end:

@@ -28,8 +28,8 @@ def position(picture: flow.Image, row: int, color: str) -> float | None:
 
 def test_marks_are_at_the_positions_of_the_norms() -> None:
     picture = flow.draw(7, {"a": (100.0, 1.0), "b": (10.0, 10.0), "c": (1.0, 0.1), "d": (0.1, 0.1)})
-    before = [position(picture, row, flow.BEFORE) for row in range(4)]
-    after = [position(picture, row, flow.AFTER) for row in range(4)]
+    before = [position(picture, row, flow.BEFORE_COLOR) for row in range(4)]
+    after = [position(picture, row, flow.AFTER_COLOR) for row in range(4)]
     decade = (before[0] - before[3]) / 3
     assert decade > 100
     assert np.diff(before).tolist() == pytest.approx([-decade] * 3, abs=1.5)
@@ -40,8 +40,8 @@ def test_marks_are_at_the_positions_of_the_norms() -> None:
 
 def test_zero_and_non_finite_norms() -> None:
     picture = flow.draw(1, {"none": (0.0, 0.0), "dropped": (1.0, 0.0), "bad": (math.inf, math.nan), "w": (2.0, 1.0)})
-    assert [position(picture, row, flow.BEFORE) is not None for row in range(4)] == [False, True, False, True]
-    assert [position(picture, row, flow.AFTER) is not None for row in range(4)] == [False, False, False, True]
+    assert [position(picture, row, flow.BEFORE_COLOR) is not None for row in range(4)] == [False, True, False, True]
+    assert [position(picture, row, flow.AFTER_COLOR) is not None for row in range(4)] == [False, False, False, True]
     for norms in ({}, {"w": (0.0, 0.0)}, {"w": (1e-300, 1e300)}, {"w": (1.0, 1.0)}):
         pixels(flow.draw(1, norms))
 

@@ -34,11 +34,11 @@ LEGAL = [
 ]
 ILLEGAL = [
     ("hydra.verbose=3", "hydra.verbose=3: must be true, false, or the names of loggers"),
-    ("hydra.verbose=null", "hydra.verbose=None: must be true, false, or the names of loggers"),
+    ("hydra.verbose=null", "hydra.verbose=null: must be true, false, or the names of loggers"),
     ("hydra.verbose=[1]", "hydra.verbose=[1]: must be true, false, or the names of loggers"),
     ("hydra.job.name=foo hydra/job_logging=default", "hydra.job.name=foo: with hydra/job_logging=default it names the"),
-    (f"hydra.job.name={LONG} hydra/job_logging=default", "which has to be train.log; leave this out"),
-    ("hydra.job.chdir=true", "hydra.job.chdir=true: a run stays in the folder in which it is started; leave this out"),
+    (f"hydra.job.name={LONG} hydra/job_logging=default", "which must be train.log; leave this out"),
+    ("hydra.job.chdir=true", "hydra.job.chdir=true: a run does not change the working directory; leave this out"),
     ("hydra.job.chdir=maybe", "hydra.job.chdir: Value 'maybe' is not a valid bool"),
     ("hydra.job_logging.root=3", "hydra.job_logging.root: must have handlers and one of the levels CRITICAL, FATAL,"),
     ("hydra/job_logging=default hydra.job_logging.root.level=LOUD", "hydra.job_logging.root: must have handlers"),
@@ -48,7 +48,7 @@ ILLEGAL = [
     ("hydra.run.dir=run/${nope}", "hydra.run.dir: Interpolation key 'nope' not found"),
     ("hydra.run.dir='\\${run}'", "hydra.run.dir=${run}: cannot be the folder of a run, since Hydra reads ${"),
     ("hydra.run.dir=[run]", "hydra.run.dir: Cannot convert 'list' to string"),
-    ("hydra.run.dir=file/run", "hydra.run.dir=file/run: cannot be made, since"),
+    ("hydra.run.dir=file/run", "hydra.run.dir=file/run: cannot be created, since"),
     ("hydra.run.dir='~/run'", "hydra.run.dir=~/run: Hydra does not expand ~; write /"),
     ("hydra.output_subdir=..", "hydra.output_subdir=..: must be null, or the name of a new folder in that of the run"),
     ("hydra.output_subdir=a/b", "hydra.output_subdir=a/b: must be null, or the name of a new folder"),
@@ -62,7 +62,7 @@ ILLEGAL = [
     ("-m seed=1,2 hydra.sweep.dir='~/x'", "hydra.sweep.dir=~/x: Hydra does not expand ~; write /"),
     ("-m seed=1,2 hydra.run.dir=x", "hydra.run.dir=x: is the folder of a single run; that of a sweep is hydra.sweep.d"),
     ("-m seed=1,2 hydra.verbose=3", "hydra.verbose=3: must be true, false, or the names of loggers"),
-    ("-m seed=1,2 hydra.job.chdir=true", "hydra.job.chdir=true: a run stays in the folder"),
+    ("-m seed=1,2 hydra.job.chdir=true", "hydra.job.chdir=true: a run does not change the working directory"),
     ("hydra.searchpath=nope", "hydra.searchpath must be a list of strings"),
     ("hydra.searchpath=[file://nope]", "hydra.searchpath=[file://nope]: no such folder of configurations: file://nope"),
     (

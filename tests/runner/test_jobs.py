@@ -13,11 +13,12 @@ import pytest
 
 from runner.config import Sweep
 from runner.errors import quote_override
+from runner.printable import format_loss
 from runner.report import aggregate
 from runner.runs import lock
 from runner.runs.status import STATUS_FILE, actual_state, change_status, initial_status, write_status
 from runner.sweeps import results
-from runner.sweeps.jobs import Jobs, Source, record_end
+from runner.sweeps.jobs import JobRunner, JobSource, record_end
 from runner.sweeps.local import LocalLauncher
 from runner.sweeps.results import Job, Plan
 from runner.sweeps.sweep import GridSource
@@ -30,7 +31,7 @@ INCIDENT = "incident=incident_${seed}"  # a file for each seed says what happens
 
 
 def test_a_failed_job_stops_no_other_and_resume_runs_the_unfinished_ones(tmp_path: Path) -> None:
-    """Two jobs raise, two are killed, two diverge, two finish, two are duplicates; on resume, none raises any more."""
+    """Two jobs raise, two are killed, two diverge, two finish, two are duplicates; on resume, none raises."""
     conf = tmp_path / "more" / "experiment"
     conf.mkdir(parents=True)
     for name, rate in (("steady", "0.05"), ("steep", "1e9")):
@@ -79,12 +80,12 @@ def check_table(output: str, sweep: Path, found: list[dict[str, Any]]) -> None:
     shown = sweep.relative_to(sweep.parents[2])
     for number, (row, job) in enumerate(zip(table[1:], found, strict=False)):
         assert row.split()[:2] == [str(number), job["state"]]
-        logs = {"failed": f"{shown}/{number}.log", "killed": "", "duplicate": ""}  # a killed one had not logged yet
+        logs = {"failed": f"{shown}/{number}.log", "killed": "", "duplicate": ""}  # the killed jobs had logged nothing
         log = logs.get(job["state"], f"{shown}/{number}/train.log")
         assert row.endswith(log)
         assert row.endswith(".log") == bool(log)
         if job["objective"] is not None:
-            assert f"{job['objective']:.4f}" in row
+            assert format_loss(job["objective"]) in row
     assert "seed=3 experiment=steady" in table[5]
     assert "job 3 killed: SIGKILL" in table
     assert table[-3] == "10 jobs: 2 failed, 2 killed, 2 finished, 2 diverged, 2 duplicate"
@@ -131,7 +132,7 @@ def test_an_interrupted_sweep_interrupts_its_jobs(
     output, errors = waiting.communicate(timeout=60)
     assert (waiting.returncode, errors) == (128 + number, "")
     assert [each["state"] for each in statuses(tmp_path / "swept", 3)] == ["finished", *["interrupted"] * 2]
-    sent = "SIGTERM" if number == signal.SIGHUP else number.name  # a job notes no closed terminal
+    sent = "SIGTERM" if number == signal.SIGHUP else number.name  # jobs do not handle SIGHUP
     assert [each["reason"] for each in statuses(tmp_path / "swept", 3)[1:]] == [sent] * 2
     assert not (tmp_path / "swept" / "3").exists()
     assert "4 jobs: 1 finished, 2 interrupted, 1 missing" in output
@@ -191,13 +192,13 @@ def test_a_job_that_cannot_be_resumed_stays_interrupted(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_sweep_itself_ends_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Jobs, source: Source) -> None:
+    def fail(self: JobRunner, source: JobSource) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(Jobs, "_collect", fail)
+    monkeypatch.setattr(JobRunner, "_collect", fail)
     launcher = LocalLauncher(1)
     settings = Sweep(jobs=1)
-    jobs = Jobs(tmp_path, Plan([], []), settings, ["sh", "-c", "sleep 60"], launcher)
+    jobs = JobRunner(tmp_path, Plan([], []), settings, ["sh", "-c", "sleep 60"], launcher)
     with pytest.raises(OSError, match="no space left"):
         jobs.run(GridSource([Job(0, [], "")]))
     assert [running.process.poll() for running in jobs._running] == [-signal.SIGTERM]
@@ -292,8 +293,8 @@ def test_concurrent_jobs_share_gpus_and_cores(tmp_path: Path, monkeypatch: pytes
     wait_for(lambda: jobs[1].poll() is not None)
     jobs.append(launcher.start(tmp_path / "3", command))
     wait_for(lambda: (tmp_path / "3.log").read_text())
-    said = [(tmp_path / f"{number}.log").read_text() for number in range(4)]
-    assert said == ["7 2\n", "9 2\n", "7 2\n", "9 2\n"], "the GPU with the fewest jobs"
+    printed = [(tmp_path / f"{number}.log").read_text() for number in range(4)]
+    assert printed == ["7 2\n", "9 2\n", "7 2\n", "9 2\n"], "the GPU with the fewest jobs"
     for job in jobs:
         job.send(signal.SIGKILL)
     wait_for(lambda: all(job.poll() is not None for job in jobs))
@@ -446,7 +447,7 @@ def test_slurm_is_not_installed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     line = refused(["-m", "sweep.launcher=slurm", "seed=1,2"], capsys)
-    assert line == "sweep.launcher=slurm: no sbatch on this machine; sweep.slurm.cluster=local tries it out"
+    assert line == "sweep.launcher=slurm: this machine has no sbatch; sweep.slurm.cluster=local runs the jobs here"
     assert files(tmp_path) == {}
 
 

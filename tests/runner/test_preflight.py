@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gradclip import ClipByNorm
+from gradclip import Chain, ClipByNorm
 from runner.cli import preflight as cli
 from runner.compose import Composer
 from runner.config import Log
@@ -29,7 +29,7 @@ USER_ERRORS = [
     ("max=1", "max=1: no such key; did you mean clip.max?"),
     ("schedule.final=0.5", "schedule.final=0.5: no such key in schedule=constant; it belongs to schedule=linear"),
     ("+unknown=1", "unknown=1: no such key; there are clip, steps, seed, log,"),
-    ("+clip=value", "+clip=value: the group is there already; write clip=value"),
+    ("+clip=value", "+clip=value: the group has an option already; write clip=value"),
     ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
     ("steps=1.5", "steps=1.5: must be a whole number of at least 1"),
     ("log=3", "log=3: must be given by its keys, log.…"),
@@ -60,21 +60,21 @@ USER_ERRORS = [
     ("-m hydra/sweeper=optuna seed=1,2", "hydra/sweeper=optuna: not used here; sweep.method=grid or sweep.method=op"),
     ("hydra.mode=MULTIRUN", "hydra.mode=MULTIRUN: -m makes a sweep; leave this out"),
     ("hydra.searchpath=[file://more]", "hydra.searchpath=[file://more]: no such folder of configurations: file://more"),
-    ("--config-dir=more", "--config-dir: not offered: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
-    ("--config-path=more", "--config-path: not offered: conf/ is the folder"),
-    ("--experimental-rerun=x", "--experimental-rerun: not offered: it runs code from a file"),
+    ("--config-dir=more", "--config-dir: not supported: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
+    ("--config-path=more", "--config-path: not supported: conf/ is the folder"),
+    ("--experimental-rerun=x", "--experimental-rerun: not supported: it runs code from a file"),
     ("resume=run,other", "resume=run,other: one run is resumed at a time"),
     ("seed=" + 5000 * "1", "cannot be composed: ValueError: Exceeds the limit"),
     ("lr=" + 500 * "1", "cannot be composed: OverflowError: int too large to convert to float full_key: lr"),
     ("sweep.dry_run=true", "sweep.dry_run=true: there is no sweep; add -m"),
     ("sweep.jobs=2", "sweep.jobs=2: there is no sweep; add -m"),
-    ("-m seed=1,2 hydra.sweep.dir=file/x", "hydra.sweep.dir=file/x: cannot be made, since"),
+    ("-m seed=1,2 hydra.sweep.dir=file/x", "hydra.sweep.dir=file/x: cannot be created, since"),
     ("-m seed=1,2 sweep.command=nope", "sweep.command=nope: there is no such program"),
     ("-m ++lr=interval(1,2) sweep.method=optuna", "++lr=interval(1,2): an interval is given without +"),
     ("sweep.resume=swept,taken", "sweep.resume=swept,taken: one sweep is resumed at a time"),
     ("sweep.resume=taken", "sweep.resume=taken: not the folder of a sweep; it has no sweep.json that can be read"),
     ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
-    ("hydra.run.dir=file/run", "cannot be made, since"),
+    ("hydra.run.dir=file/run", "cannot be created, since"),
     ("resume=nope", "resume=nope: there is no nope"),
     ("resume=" + 400 * "x", "File name too long"),
     ("hydra.run.dir=" + 400 * "x", "File name too long"),
@@ -123,7 +123,7 @@ def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys:
         ("steps: null", "steps=null: must be a whole number of at least 1"),
         (
             "experiment: calm",
-            "experiment=typo: is chosen on the command line, and its file has to begin with # @package",
+            "experiment=typo: is chosen on the command line, and its file must begin with # @package",
         ),
         ("defaults:\n  - override /hydra/launcher: joblib", "hydra/launcher=joblib: not used here; sweep.jobs=4"),
         ("defaults:\n  - override /hydra/sweeper: optuna", "hydra/sweeper=optuna: not used here; sweep.method=grid or"),
@@ -156,7 +156,55 @@ def test_a_removed_key_is_answered_with_what_replaces_it(
     content = "parts: 2" if owner is Toy else f"{key.partition('.')[0]}:\n  parts: 2"
     (here / "more" / "experiment" / "old.yaml").write_text(f"# @package _global_\n{content}\n")
     line = refused(["hydra.searchpath=[file://more]", *form.format(key=key).split()], capsys)
-    assert re.match(rf"{re.escape(key)}(=2)?: no such key any more: pieces=2 does the same( \(.*\))?$", line)
+    option = " in clip=norm" if owner is ClipByNorm else ""
+    assert re.match(rf"{re.escape(key)}(=2)?: no such key{option}; pieces=2 does the same( \(.*\))?$", line)
+
+
+CHAIN = """
+defaults: [/schema/clip/chain@_here_, /clip@links.elements: value, /clip@links.whole: norm, _self_]
+name: chain
+"""
+GLOBAL = "# @package _global_\n"
+NESTED = [
+    (
+        "experiment",
+        GLOBAL + "defaults: [override /clip: chain]\nclip: {links: {whole: value}}",
+        "clip.links.whole: value: an option is chosen in the defaults list: "
+        "defaults: [override /clip@clip.links.whole: value]",
+        GLOBAL + "defaults: [override /clip: chain, override /clip@clip.links.whole: value]",
+    ),
+    (
+        "clip",
+        CHAIN + "links: {whole: value}",
+        "links.whole: value: an option is chosen in the defaults list: defaults: [/clip@links.whole: value]",
+        CHAIN.replace("/clip@links.whole: norm", "/clip@links.whole: value"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("folder", "content", "advice", "corrected"), NESTED, ids=[folder for folder, *_ in NESTED])
+def test_an_option_as_the_value_of_a_nested_key(
+    folder: str, content: str, advice: str, corrected: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The advice is an entry for that key, and a file with the entry composes."""
+    (here / "more" / "experiment").mkdir(parents=True)
+    (here / "more" / "clip").mkdir()
+    (here / "more" / "clip" / "chain.yaml").write_text(CHAIN)
+    (file := here / "more" / folder / "typo.yaml").write_text(content)
+    arguments = ["hydra.searchpath=[file://more]", f"{folder}=typo"]
+    assert refused(arguments, capsys) == f"{folder}/typo.yaml: {advice}"
+    file.write_text(corrected)
+    config = Composer(PROJECT).checked(arguments)
+    assert isinstance(config.clip, Chain)
+    assert config.clip.links["whole"].name == "value"
+
+
+def test_a_nested_key_that_its_option_lacks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "more" / "clip").mkdir(parents=True)
+    (here / "more" / "clip" / "chain.yaml").write_text(CHAIN)
+    line = refused(["hydra.searchpath=[file://more]", "clip=chain", "clip.links.whole.threshold=2"], capsys)
+    assert line.startswith("clip.links.whole.threshold=2: no such key in clip@clip.links.whole=norm; ")
+    assert line.endswith("it belongs to clip@clip.links.whole=zclip")
 
 
 def test_an_option_as_a_value_in_the_primary_file(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -175,7 +223,7 @@ def test_an_option_without_its_schema_is_named(here: Path, capsys: pytest.Captur
     (here / "more" / "clip").mkdir(parents=True)
     (here / "more" / "clip" / "mine.yaml").write_text("name: norm\nmax: 1.0\n")
     line = refused(["hydra.searchpath=[file://more]", "clip=mine", "--cfg", "job"], capsys)
-    assert line.endswith("has to begin with its schema: defaults: [/schema/clip/<option>@_here_, _self_]")
+    assert line.endswith("must begin with its schema: defaults: [/schema/clip/<option>@_here_, _self_]")
 
 
 def test_a_file_that_is_not_text_is_named(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

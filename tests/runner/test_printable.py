@@ -1,22 +1,55 @@
-"""Text from data and files on its way to a terminal: nothing in it may move the cursor or hide what follows."""
+"""What is printed: losses with enough digits, and text in which nothing moves the cursor or hides what follows."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from runner.errors import exit_with_error
-from runner.printable import printable
+from runner.printable import format_loss, format_mean, printable
 from runner.report import summary
 from runner.runs.run import Run
 from runner.runs.status import change_status, initial_status, write_status
 from runner.sweeps.jobs import record_end
-from runner.sweeps.results import Job, Plan, read_one, table
+from runner.sweeps.results import Job, Plan, Result, read_one, table
 from scripts import status as script
 
 HOSTILE = "a\x1b[2Jb\rc\u202ed\x9be\x07"
 ESCAPED = "a\\x1b[2Jb\\rc\\u202ed\\x9be\\x07"
 LETTERS = "Größe, жизнь, 日本語, مرحبا, हिन्दी, 한국어, e\u0301, \U0001f469\u200d\U0001f52c"  # the last with a joiner
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.30258, "2.3026"), (0.1, "0.1000"), (0.0999949, "0.09999"), (0.0123456, "0.01235"), (3.2e-05, "3.200e-05"),
+     (-4e-7, "-4.000e-07"), (0.0, "0.0000"), (12345.678, "12345.6780"), (1e30, "1.000e+30"), (math.inf, "inf"),
+     (math.nan, "nan")],
+)  # fmt: skip
+def test_a_loss_has_at_least_four_significant_digits(value: float, text: str) -> None:
+    assert format_loss(value) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "text"),
+    [(1.5, 0.0123, "1.5000 ± 0.0123"), (1.5, 2.34e-5, "1.5000 ± 2.3e-05"), (1.5, 0.0, "1.5000 ± 0.0000"),
+     (3.2e-5, 4.56e-7, "3.200e-05 ± 4.6e-07"), (1.5, None, "1.5000"), (1e30, 2e29, "1.000e+30 ± 2e+29")],
+)  # fmt: skip
+def test_a_mean_with_its_standard_deviation(mean: float, deviation: float | None, text: str) -> None:
+    assert format_mean(mean, deviation) == text
+
+
+def test_small_objectives_have_different_texts_in_the_table_of_a_sweep(tmp_path: Path) -> None:
+    results = [Result(Job(number, [], ""), tmp_path, "finished", 3, 3, 1e-5 * number) for number in (1, 2)]
+    assert [line.split()[3] for line in table(results).splitlines()[1:3]] == ["1.000e-05", "2.000e-05"]
+
+
+def test_small_losses_in_the_summary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(tmp_path, 3)
+    with run.recorded(), caplog.at_level("INFO"):
+        summary.show(run, None, losses=(1.5, 2.5e-5), best=(1.25e-6, 3), norms=[1.0])
+    (message,) = caplog.messages
+    assert "loss         first 1.5000, last 2.500e-05, best validation 1.250e-06 at step 3\n" in message
 
 
 @pytest.mark.parametrize(

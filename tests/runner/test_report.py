@@ -19,13 +19,13 @@ from runner.report.conclusion import CODE, conclusion
 from scripts import report as script
 from tests import sweeps
 from tests.runner.support import COUNTER, compose, composer, program
-from tests.sweeps import Fake
+from tests.sweeps import FakeJob
 
 RESUME = "python train.py sweep.resume=HERE"
 write_sweep = partial(sweeps.write_sweep, compose=compose)
 
 
-def grid(objectives: dict[str, list[float | None]], **states: str) -> list[Fake]:
+def grid(objectives: dict[str, list[float | None]], **states: str) -> list[FakeJob]:
     """A job for every `policy@threshold` and seed; None: diverged. states: other states, by `policythreshold_seed`."""
     jobs = []
     for name, found in objectives.items():
@@ -34,11 +34,11 @@ def grid(objectives: dict[str, list[float | None]], **states: str) -> list[Fake]
             state = states.get(f"{policy}{threshold}_{seed}", "diverged" if objective is None else "finished")
             overrides = [f"clip={policy}", *([f"clip.max={threshold}"] if threshold else []), f"seed={seed}"]
             limit = float(threshold) if threshold else None
-            jobs.append(Fake(overrides, objective if state == "finished" else None, state, limit))
+            jobs.append(FakeJob(overrides, objective if state == "finished" else None, state, limit))
     return jobs
 
 
-def answer(folder: Path, jobs: list[Fake]) -> tuple[aggregate.Table, str]:
+def answer(folder: Path, jobs: list[FakeJob]) -> tuple[aggregate.Table, str]:
     table = aggregate.build([write_sweep(folder, jobs)])
     return table, " ".join(conclusion(table, RESUME))
 
@@ -57,14 +57,22 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     assert [table.name(row) for row in table.rows] == [
         "clip=norm clip.max=1", "clip=value clip.max=0.02", "clip=norm clip.max=0.1", "clip=norm clip.max=10",
         "clip=none"]  # fmt: skip
-    assert table.rows[0].deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
+    assert table.rows[0].standard_deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
+
+
+def test_small_objectives_have_different_texts(tmp_path: Path) -> None:
+    """In the table, in the conclusion, and in the pages."""
+    table, words = answer(tmp_path, grid({"norm@1": [1e-5, 1.2e-5], "norm@2": [3e-5, 3.2e-5]}))
+    assert [line[1] for line in render.cells(table)[1:]] == ["1.100e-05 ± 1.4e-06", "3.100e-05 ± 1.4e-06"]
+    assert words.startswith("Take `clip.max=1`: 1.100e-05 ± 1.4e-06 over 2 seeds.")
+    assert "(3.100e-05 ± 1.4e-06 over 2 seeds)" in words
 
 
 def test_the_next_command_keeps_the_fixed_overrides(tmp_path: Path) -> None:
     """With all that was not swept, and quoted for the shell and for Hydra: at the defaults it would be another job."""
     fixed = ["initial='it\\'s a \"text\".txt'", "+schedule.final=0.5", "clip.include=[weight.*]"]
-    asked = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
-    write_sweep(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=asked)
+    arguments = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
+    write_sweep(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=arguments)
     words = " ".join(conclusion(aggregate.build([tmp_path]), RESUME))
     (command,) = re.findall(r"Next: `(.*?)`", words)
     own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
@@ -79,7 +87,7 @@ def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     files = [tmp_path / ODD / name for name in ("1", "2")]
     arguments = [f"initial={quote_override(str(path))}" for path in files]
-    jobs = [Fake(["clip.max=1", *argument, f"seed={seed}"], objective, state)
+    jobs = [FakeJob(["clip.max=1", *argument, f"seed={seed}"], objective, state)
             for argument, objective in zip(([each] for each in arguments), (1.0, 2.0), strict=True)
             for seed, state in ((1, "finished"), (2, "finished"), (3, "missing"))]  # fmt: skip
     swept = ("initial", "seed")
@@ -138,7 +146,7 @@ def test_the_boundary_of_a_tie(tmp_path: Path) -> None:
     for shift, tied in ((0.199, True), (0.201, False)):
         jobs = grid({"norm@1": list(near), "norm@2": [value + shift for value in near]})
         table, _ = answer(tmp_path / str(shift), jobs)
-        assert table.rows[0].error == pytest.approx(0.1)
+        assert table.rows[0].standard_error == pytest.approx(0.1)
         assert table.rows[0].tied is tied
 
 
@@ -152,7 +160,7 @@ def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({"norm@1": [1.0, None, 1.1], "norm@5": [0.5, None, None]}))
     assert "Take none of these as it is" in words
     assert "`clip.max=1`, finished at 2 of 3 seeds" in words
-    assert table.clean == []
+    assert table.stable == []
 
 
 def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path) -> None:
@@ -190,7 +198,7 @@ def test_nothing_has_finished(tmp_path: Path) -> None:
 
 def test_only_keys_that_differ_are_columns(tmp_path: Path) -> None:
     """A policy brings its own scope and norm along; those are no columns, and neither is the seed."""
-    jobs = [Fake([f"clip={c}", f"lr={lr}", f"seed={s}"], 1.0) for c in ("norm", "value") for lr in (1, 2)
+    jobs = [FakeJob([f"clip={c}", f"lr={lr}", f"seed={s}"], 1.0) for c in ("norm", "value") for lr in (1, 2)
             for s in (1, 2)]  # fmt: skip
     table = aggregate.build([write_sweep(tmp_path, jobs, ("clip", "lr", "seed"))])
     assert table.columns == ["clip.name", "clip.max", "lr"]
@@ -206,10 +214,10 @@ def test_several_sweeps_are_read_together(tmp_path: Path) -> None:
 
 
 def test_the_threshold_of_a_row_and_the_share_of_clipped_steps(tmp_path: Path) -> None:
-    jobs = [Fake(["clip=norm", "clip.max=2", "seed=1"], 1.0, limit=2.0, clipped=1.0),
-            Fake(["clip=autoclip", "seed=1"], 1.1, limit=0.7, clipped=0.0),
-            Fake(["clip=none", "seed=1"], 1.2),
-            Fake(["clip=zclip", "clip.max=1", "seed=1"], 1.3, limit=0.4)]  # fmt: skip
+    jobs = [FakeJob(["clip=norm", "clip.max=2", "seed=1"], 1.0, limit=2.0, clipped=1.0),
+            FakeJob(["clip=autoclip", "seed=1"], 1.1, limit=0.7, clipped=0.0),
+            FakeJob(["clip=none", "seed=1"], 1.2),
+            FakeJob(["clip=zclip", "clip.max=1", "seed=1"], 1.3, limit=0.4)]  # fmt: skip
     table = aggregate.build([write_sweep(tmp_path, jobs)])
     # zclip's max is a cap beside its own limit, which is what counts.
     assert [row.threshold for row in table.rows] == [2.0, pytest.approx(0.7), None, pytest.approx(0.4)]
@@ -245,7 +253,7 @@ def test_user_errors_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments, line in (([], "there is no sweep"), (["nowhere"], "no sweep and no run")):
+    for arguments, line in (([], "there is no sweep"), (["nowhere"], "not a sweep or a run")):
         with pytest.raises(SystemExit) as end:
             script.main(arguments)
         assert end.value.code == 2

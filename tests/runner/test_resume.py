@@ -12,7 +12,7 @@ from runner.errors import UserError, quote_override
 from runner.runs import checkpoint
 from runner.runs.run import Run
 from runner.runs.status import actual_state
-from runner.tracking.events import EVENTS
+from runner.tracking.events import EVENT_FILES
 from tests import programs
 from tests.comparison import assert_identical, assert_same_run, points, scalars
 from tests.runner.support import PROJECT, TRAIN, compose, files, program, refused, status, train, wait_for
@@ -52,13 +52,13 @@ def test_a_killed_run_is_resumed(whole: Path, step: int) -> None:
     folder = whole / f"killed_{step}"
     assert actual_state(folder) == "killed"
     (whole / "incident").unlink()
-    (events,) = folder.glob(EVENTS)
+    (events,) = folder.glob(EVENT_FILES)
     found = checkpoint.load_newest(folder)
     assert found is not None
     if step == 7:
         assert events.stat().st_size > found[1]["logs"][events.name], "no point after the checkpoint"
     resumed(whole, folder)
-    assert len(list(folder.glob(EVENTS))) == 2
+    assert len(list(folder.glob(EVENT_FILES))) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -138,16 +138,19 @@ def finished(folder: Path, *overrides: str) -> None:
 REFUSED = [
     ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is checkpoint.every, chec"),
     ("target=2 steps=9", "target=2.0: would make it another run"),
-    ("clip=value", "clip=value: no option is chosen when a run is resumed; what can change is checkpoint"),
-    ("experiment=wild", "experiment=wild: no option is chosen when a run is resumed; what can change is checkpoint"),
+    ("clip=value", "clip=value: another option cannot be chosen when a run is resumed; what can change"),
+    (
+        "experiment=wild",
+        "experiment=wild: another option cannot be chosen when a run is resumed; what can change",
+    ),
     ("stesp=3", "stesp=3: no such key; did you mean steps?"),
     ("steps=0", "steps=0: must be a whole number of at least 1"),
     ("steps=7,8", "steps=7,8: one run is resumed at a time"),
-    ("+steps=30", "+steps=30: nothing is added or deleted when a run is resumed"),
-    ("~seed", "~seed: nothing is added or deleted when a run is resumed"),
-    ("hydra.verbose=true", "hydra.verbose=true: a run is resumed in its own folder, and not by Hydra; what can cha"),
+    ("+steps=30", "+steps=30: a key cannot be added or deleted when a run is resumed"),
+    ("~seed", "~seed: a key cannot be added or deleted when a run is resumed"),
+    ("hydra.verbose=true", "hydra.verbose=true: a run is resumed in its own folder, and not started by Hydra; what"),
     ("hydra.run.dir=x", "hydra.run.dir=x: a run is resumed in its own folder"),
-    ("-m steps=30", "resume=run: does not go with --multirun"),
+    ("-m steps=30", "resume=run: cannot be combined with --multirun"),
     ("log.every=2", "run: has finished its 6 steps; steps=12 trains longer"),
     ("initial=x steps=30", "would make it another run"),
 ]
@@ -207,8 +210,8 @@ def test_a_run_of_another_version_is_refused(
     finished(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = (tmp_path / "run" / "config.yaml").read_text()
-    for other, what in ((config.replace("  keep_going: false\n", ""), "it has no sweep.keep_going"),
-                        (config + "fold: true\n", "fold is not a key of this one")):  # fmt: skip
+    for other, what in ((config.replace("  keep_going: false\n", ""), "the key sweep.keep_going is missing in it"),
+                        (config + "fold: true\n", "this version has no key fold")):  # fmt: skip
         (tmp_path / "run" / "config.yaml").write_text(other)
         line = refused(["resume=run", "steps=9"], capsys)
         assert line.endswith(f"run/config.yaml: written by another version of this program: {what}")
@@ -220,7 +223,7 @@ def test_a_removed_key_of_a_resumed_run_is_answered_with_what_replaces_it(
     finished(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Toy, "removed", {"parts": "pieces=2 does the same"})
-    assert refused(["resume=run", "parts=2"], capsys) == "parts=2: no such key any more: pieces=2 does the same"
+    assert refused(["resume=run", "parts=2"], capsys) == "parts=2: no such key; pieces=2 does the same"
 
 
 def test_a_project_can_fix_the_steps(
@@ -262,10 +265,10 @@ def test_a_run_without_a_checkpoint_is_resumed_from_step_1(tmp_path: Path) -> No
 
 def test_a_missing_event_file_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(compose(), tmp_path)
-    (events,) = tmp_path.glob(EVENTS)
+    (events,) = tmp_path.glob(EVENT_FILES)
     events.unlink()
     train(compose("steps=9"), tmp_path, resumed=True)
-    assert f"{events}: gone, and its points with it" in caplog.messages
+    assert f"{events}: missing; the points in it are lost" in caplog.messages
 
 
 def test_a_resumed_job_keeps_its_row_in_hparams(tmp_path: Path) -> None:

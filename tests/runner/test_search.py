@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from runner.errors import UserError
+from runner.printable import format_loss
 from runner.report import aggregate
 from runner.sweeps import search
 from runner.sweeps.grid import Points
@@ -22,7 +23,7 @@ OPTUNA = ("-m", "sweep.method=optuna")
 
 
 def study(folder: Path) -> Any:
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / search.STORAGE))
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / search.STUDY_FILE))
     return optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
 
 
@@ -127,7 +128,7 @@ def test_every_trial_is_a_job(searched: tuple[Path, str]) -> None:
             assert not any(name.startswith("clip.max [clip=norm]") for name in trial.params)
     assert {"finished", "diverged"} <= states <= {"finished", "diverged", "duplicate", "pruned"}
     best = min(trials, key=lambda trial: trial.value)
-    assert f"best: job {best.number} with {best.value:.4f}: python train.py " in output
+    assert f"best: job {best.number} with {format_loss(best.value)}: python train.py " in output
 
 
 def test_the_report_reads_a_search(searched: tuple[Path, str]) -> None:

@@ -26,10 +26,10 @@ from torch.nn import Parameter
 from gradclip import Clipper, ClipReport, Policy
 from runner.errors import UserError
 from runner.sweeps import grid
-from runner.sweeps.results import Plan, swept
+from runner.sweeps.results import Plan, swept_values
 from runner.sweeps.space import axes
 from runner.tracking import flow, metrics
-from runner.tracking.events import EVENTS
+from runner.tracking.events import EVENT_FILES
 from runner.tracking.tags import step_with_parameters
 from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import truncate_logs
@@ -148,7 +148,7 @@ def test_histograms_count_every_element(run: Path) -> None:
     assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
 
 
-def test_flow_plots_and_histograms_are_off_by_default_here(tmp_path: Path) -> None:
+def test_flow_plots_and_histograms_are_written_only_if_configured(tmp_path: Path) -> None:
     train(compose(), tmp_path)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -176,14 +176,14 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, limited=one > 1, dropped=False,
                         names=("w",), parameter_before=one, parameter_after=one, get_labels=lambda: ("w",))  # fmt: skip
     tracker = Tracker(tmp_path, "", {})
-    logged = tracker.step(1, zero, report, rate=1.0, speed=1.0, dropped=0)
+    logged = tracker.step(1, zero, report, lr=1.0, steps_per_second=1.0, dropped=0)
     tracker.close()
     assert logged == (0.0, 0.0, 0.0, False, None)
     assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
 
 
 class FakeAcceleratorTensor(torch.Tensor):
-    """Stands in for a tensor on an accelerator: `is_cpu` is false, and it counts how often it is read."""
+    """A tensor whose `is_cpu` is false, as on an accelerator; it counts how often its values are copied to the host."""
 
     is_cpu = False
     read = 0
@@ -193,7 +193,7 @@ class FakeAcceleratorTensor(torch.Tensor):
         return super().tolist()
 
     def item(self) -> Any:
-        raise AssertionError("one value is read alone")
+        raise AssertionError("a single value is copied to the host")
 
 
 def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
                             names=("v", "w"), parameter_before=each, parameter_after=each / 2,
                             get_labels=lambda: ("v", "w"))  # fmt: skip
         tracker = Tracker(tmp_path / kind.__name__, "", {})
-        logged = tracker.step(1, loss, report, rate=1.0, speed=1.0, dropped=0, weights=each)
+        logged = tracker.step(1, loss, report, lr=1.0, steps_per_second=1.0, dropped=0, update_norms=each)
         tracker.close()
         assert logged == (1.5, 5.0, 2.5, True, 3.0)
         found.append(shown_scalars(tmp_path / kind.__name__))
@@ -221,7 +221,7 @@ def test_an_open_tensorboard_discards_what_a_resumed_run_logs_again(
 ) -> None:
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
-    lengths = tracker.written()
+    lengths = tracker.log_lengths()
     tracker.evaluation(2, 0.25, {})
     tracker.close()
     board = EventAccumulator(str(tmp_path))
@@ -229,7 +229,7 @@ def test_an_open_tensorboard_discards_what_a_resumed_run_logs_again(
     assert [(each.step, each.value) for each in board.Scalars("loss/val")] == [(1, 0.5), (2, 0.25)]
     truncate_logs(tmp_path, lengths)
     now = time.time()
-    monkeypatch.setattr("time.time", lambda: now + 10)  # else the new file might not be read after the old one
+    monkeypatch.setattr("time.time", lambda: now + 10)  # so that the new file is read after the old one
     tracker = Tracker(tmp_path, "", {}, after=1)
     tracker.evaluation(2, 0.125, {})
     tracker.close()
@@ -265,7 +265,7 @@ def test_metrics_are_readable_at_once_and_events_after_a_flush(tmp_path: Path, m
     tracker.flush()
     assert shown_scalars(tmp_path)["loss/val"] == [(1, 0.5)]
     now = time.monotonic()
-    monkeypatch.setattr("time.monotonic", lambda: now + 10)  # TensorBoard shall see a run that is going
+    monkeypatch.setattr("time.monotonic", lambda: now + 10)  # TensorBoard shows a run while it trains
     tracker.evaluation(2, 0.25, {})
     assert shown_scalars(tmp_path)["loss/val"] == [(1, 0.5), (2, 0.25)]
     tracker.close()
@@ -303,9 +303,9 @@ def test_a_truncated_log_is_named_and_continued_on_a_new_line(tmp_path: Path, ca
     tracker = Tracker(tmp_path, "", {})
     tracker.evaluation(1, 0.5, {})
     tracker.evaluation(2, 0.5, {})
-    lengths = tracker.written()
+    lengths = tracker.log_lengths()
     tracker.close()
-    (events,) = tmp_path.glob(EVENTS)
+    (events,) = tmp_path.glob(EVENT_FILES)
     for path in (events, tmp_path / "metrics.jsonl"):
         path.write_bytes(path.read_bytes()[:-5])
     truncate_logs(tmp_path, lengths)
@@ -323,7 +323,7 @@ def test_a_log_that_cannot_be_written_is_an_error_that_names_it(name: str, tmp_p
     """It is raised in the thread that logs, since there is no other."""
     threads = threading.active_count()
     if name == "metrics.jsonl":
-        (tmp_path / name).write_bytes(b" " * 19_900)  # else the event file is too large before it
+        (tmp_path / name).write_bytes(b" " * 19_900)  # so that it is too large before the event file is
     tracker = Tracker(tmp_path, "", {})
     assert threading.active_count() == threads
 
@@ -351,30 +351,30 @@ def server(run: Path) -> str:
     return serve(run.parent)
 
 
-def ask(server: str, path: str, **query: str) -> Any:
+def get(server: str, path: str, **query: str) -> Any:
     with urllib.request.urlopen(f"{server}data/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
         return json.load(answer)
 
 
 def test_the_server_shows_both_norms(server: str, run: Path) -> None:
     for tag in ("grad_norm/before", "grad_norm/after"):
-        points = ask(server, "plugin/scalars/scalars", run="run", tag=tag)
+        points = get(server, "plugin/scalars/scalars", run="run", tag=tag)
         assert [step for _, step, _ in points] == list(range(1, 13))
         assert [value for _, _, value in points] == pytest.approx([v for _, v in shown_scalars(run)[tag]])
 
 
 def test_the_server_shows_images_and_histograms(server: str) -> None:
-    pictures = ask(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
+    pictures = get(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
     assert [picture["step"] for picture in pictures] == [6, 12]
-    points = ask(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
+    points = get(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
     assert [point[1] for point in points] == [6, 12]
 
 
 def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
-    layout = ask(server, "plugin/custom_scalars/layout")
+    layout = get(server, "plugin/custom_scalars/layout")
     charts = {chart["title"]: chart for group in layout["category"] for chart in group["chart"]}
     (pattern,) = charts["norm before and after"]["multiline"]["tag"]
-    answer = ask(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
+    answer = get(server, "plugin/custom_scalars/scalars", run="run", tag=pattern)
     assert answer["regex_valid"]
     assert set(answer["tag_to_events"]) == {"grad_norm/before", "grad_norm/after"}
     (margin,) = charts["norm removed by clipping"]["margin"]["series"]
@@ -382,10 +382,10 @@ def test_the_server_draws_both_norms_on_one_chart(server: str) -> None:
 
 
 def test_the_server_shows_the_whole_configuration(server: str) -> None:
-    (config,) = ask(server, "plugin/text/text", run="run", tag="config/text_summary")
+    (config,) = get(server, "plugin/text/text", run="run", tag="config/text_summary")
     assert "max: 1.5" in config["text"]
     assert "target: 1.0" in config["text"]
-    (data,) = ask(server, "plugin/text/text", run="run", tag="data/text_summary")
+    (data,) = get(server, "plugin/text/text", run="run", tag="data/text_summary")
     assert "inputs: 3" in data["text"]
 
 
@@ -436,7 +436,7 @@ def test_hparams_has_a_row_for_every_job(
 def session_start(folder: Path) -> dict[str, Any]:
     """The values of the one event that begins the run's row in HParams."""
     found = []
-    for path in folder.glob(EVENTS):
+    for path in folder.glob(EVENT_FILES):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.tag == SESSION_START_INFO_TAG:
@@ -453,7 +453,7 @@ def run_grid(folder: Path, *arguments: str) -> Plan:
     plan = grid.plan(composer(), space, grid.Points(composer(), space), arguments)
     plan.write(folder)
     for job in plan.jobs:
-        train(compose(*job.overrides), folder / str(job.number), swept=swept(folder / str(job.number)))
+        train(compose(*job.overrides), folder / str(job.number), swept=swept_values(folder / str(job.number)))
     return plan
 
 

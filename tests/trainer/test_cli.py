@@ -26,7 +26,7 @@ EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experime
 
 # The arguments, and a part of the one line: the key, the value, what is allowed, the nearest known name.
 USER_ERRORS = [
-    ("clip=agc clip.exclude_last=false", "clip.exclude_last=false: no such key any more: clip.exclude says which"),
+    ("clip=agc clip.exclude_last=false", "clip.exclude_last=false: no such key in clip=agc; clip.exclude says which"),
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
     ("model=transformer", f"model=transformer: no such option; there are {MODELS}"),
     ("clip=null", "clip=null: no such option; did you mean clip=none? There are adagc, agc,"),
@@ -49,7 +49,7 @@ USER_ERRORS = [
     ("+unknown=1", "unknown=1: no such key; there are clip, steps,"),
     ("+clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("++clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
-    ("+clip=value", "+clip=value: the group is there already; write clip=value"),
+    ("+clip=value", "+clip=value: the group has an option already; write clip=value"),
     ("clip.max=abc", "clip.max=abc: must be a number above 0"),
     ("clip.max=nan", "clip.max=nan: must be a number above 0"),
     ("sweep=${steps}", "sweep=1500: must be given by its keys, sweep.…"),
@@ -71,8 +71,8 @@ USER_ERRORS = [
     ("clip.scope=rows", "clip.scope=rows: must be model, group, layer, parameter or unit"),
     ("clip=drop clip.scope=layer", "clip.scope=layer: must be model for drop"),
     ("clip.schedule=linear", "clip.schedule=linear: must be constant unless max, final and over are given"),
-    ("clip=chain clip.max=1", "clip.max=1: no such key any more: it is set in a link: clip.links.<label>.max"),
-    ("clip=none clip.max=1", "clip.max=1: no such key any more: clip=none has no limit; clip=norm clip.max=inf does"),
+    ("clip=chain clip.max=1", "clip.max=1: no such key in clip=chain; it is set in a link: clip.links.<label>.max"),
+    ("clip=none clip.max=1", "clip.max=1: no such key in clip=none; clip=none has no limit; clip=norm clip.max=inf"),
     ("clip.final=0.1", "clip.final=0.1: must be null unless clip.schedule is linear or cosine"),
     ("clip=spike clip.max=1 clip.over=9", "clip.over=9: must be null unless clip.schedule is linear or cosine"),
     ("clip=chain clip.links.whole.nonfinite=drop", "clip.links.whole.nonfinite=drop: must be error, since clip.nonf"),
@@ -80,7 +80,7 @@ USER_ERRORS = [
     ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1.0: must be a number above 0"),
     ("clip=chain clip.links.whole.maks=1", "clip.links.whole.maks=1: no such key"),
     ("clip=chain clip@clip.links.whole=agc clip.links.whole.exclude_last=true",
-     "clip.links.whole.exclude_last=true: no such key any more: clip.exclude says which"),
+     "clip.links.whole.exclude_last=true: no such key in clip@clip.links.whole=agc; clip.exclude says which"),
     ("clip=chain clip@clip.links.whole=zclp", "clip=zclp: no such option; did you mean clip=zclip?"),
     ("clip.include=weight", "clip.include=weight: must be a list of patterns"),
     ("clip.name=value", "clip.name=value: must be norm, which the option itself sets"),
@@ -93,7 +93,7 @@ USER_ERRORS = [
     ("steps", "steps: an override is key=value, and a flag begins with -"),
     ("=3", "=3: an override is key=value, and a flag begins with -"),
     ("micro_batches=64", "micro_batches=64: must be at most data.batch_size=32, which it splits"),
-    ("accumulate=2", "accumulate=2: no such key any more: micro_batches=2 splits each batch in two"),
+    ("accumulate=2", "accumulate=2: no such key; micro_batches=2 splits each batch in two"),
     ("optimizer.nesterov=true", "optimizer.nesterov=true needs optimizer.momentum above 0"),
     ("schedule.warmup=9999", "schedule.warmup=9999 is longer than steps=1500"),
     ("device.precision=float16", "device.precision=float16 needs clip.nonfinite=drop"),
@@ -107,7 +107,7 @@ USER_ERRORS = [
     ("-m seed=range(3,1)", "seed=range(3,1): there is nothing to sweep over"),
     ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: a job's folder is its number"),
     ("-m seed=1,2 hydra.sweep.dir=swept", "swept: holds a sweep already"),
-    ("-m seed=1,2 hydra.sweep.dir=numbered", "numbered: 1, the folder of a job, is there already"),
+    ("-m seed=1,2 hydra.sweep.dir=numbered", "numbered: holds the folder of a job already: 1"),
     ("-m seed=1,2 sweep.jobs=0", "sweep.jobs=0: must be a whole number of at least 1"),
     ("-m seed=1,2 sweep.jobs=1,2", "sweep.jobs=1,2: a setting of the whole sweep has one value"),
     ("-m seed=1,2 sweep.launcher=joblib", "sweep.launcher=joblib: must be local or slurm"),
@@ -120,28 +120,28 @@ USER_ERRORS = [
     ("sweep.dryrun=true", "sweep.dryrun=true: no such key; did you mean sweep.dry_run?"),
     ("sweep.resume=short", "sweep.resume=short: not the folder of a sweep; it has no sweep.json that can be read"),
     ("-m sweep.resume=swept", "swept: not the folder of a sweep; it has no sweep.json that can be read"),
-    ("hydra.run.dir=short/run", "cannot be made, since"),
+    ("hydra.run.dir=short/run", "cannot be created, since"),
     ("hydra.run.dir=taken", "hydra.run.dir=taken: holds a run already"),
     ("~steps", "steps: has no value"),
     ("model.layers=10000000", "model.layers=10000000: must be a whole number of at least 1 and at most 1,000"),
-    ("+debug=fast", "+debug=fast: the group is there already; write debug=fast"),
+    ("+debug=fast", "+debug=fast: the group has an option already; write debug=fast"),
     ("device.threads=99999999", "device.threads=99999999: must be a whole number of at least 1 and at most 1,024"),
     ("data.windowé=1", "data.windowé=1: 'data.windowé' cannot be read as a key"),
     ("resume=nope", "resume=nope: there is no nope"),
     ("resume=latest", "resume=latest: there is no outputs/latest"),
     ("resume=taken", "resume=taken: not a run; it has no config.yaml"),
     ("resum=latest", "resum=latest: no such key; did you mean resume?"),
-    ("-m resume=taken seed=1,2", "resume=taken: does not go with --multirun"),
+    ("-m resume=taken seed=1,2", "resume=taken: cannot be combined with --multirun"),
     ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
-    ("--resolve", "--resolve: goes with --cfg"),
+    ("--resolve", "--resolve: has an effect only with --cfg"),
     ("-m --cfg job", "--multirun and --cfg: only one of them at a time"),
     ("--info config clip=nrom", "clip=nrom: no such option"),
     ("--frobnicate", "unrecognized arguments: --frobnicate"),
-    ("--config-dir=more", "--config-dir: not offered: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
-    ("--config-path=more", "--config-path: not offered: conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds"),
+    ("--config-dir=more", "--config-dir: not supported: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
+    ("--config-path=more", "--config-path: not supported: conf/ is the folder; 'hydra.searchpath=[file://FOLDER]'"),
     ("hydra.searchpath=[file://nope]", "hydra.searchpath=[file://nope]: no such folder of configurations"),
     ("--config-name=nope", "Cannot find primary config 'nope'"),
-    ("--experimental-rerun=x", "--experimental-rerun: not offered"),
+    ("--experimental-rerun=x", "--experimental-rerun: not supported"),
 ]  # fmt: skip
 
 # The same for options of groups, some of which a fork may have deleted.
@@ -205,7 +205,7 @@ def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys:
         ("defaults:\n  - override /hydra/sweeper: optuna", "hydra/sweeper=optuna: not used here; sweep.method=grid or"),
         (
             "defaults:\n  - clip: norm",
-            "experiment/clip/norm: no such file; a study chooses with `override /clip: norm`",
+            "experiment/clip/norm: no such file; an experiment chooses an option by `override /clip: norm`",
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
 )
 def test_flags_and_options_in_any_order(arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan is written before the first job starts: this sweep is interrupted before that."""
-    monkeypatch.setattr("runner.sweeps.jobs.Jobs.run", lambda self, source: signal.SIGINT)
+    monkeypatch.setattr("runner.sweeps.jobs.JobRunner.run", lambda self, source: signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         cli.preflight(PROJECT, ["train.py", *arguments.split()])
     assert end.value.code == 130

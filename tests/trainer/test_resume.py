@@ -301,17 +301,17 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
 
 REFUSED = [
     ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is check_every,"),
-    ("clip=value", "clip=value: no option is chosen when a run is resumed; what can change is"),
-    ("experiment=digits", "experiment=digits: no option is chosen when a run is resumed"),
-    ("clip@clip.links.a=norm", "clip@clip.links.a=norm: no option is chosen when a run is resumed"),
+    ("clip=value", "clip=value: another option cannot be chosen when a run is resumed; what can change is"),
+    ("experiment=digits", "experiment=digits: another option cannot be chosen when a run is resumed"),
+    ("clip@clip.links.a=norm", "clip@clip.links.a=norm: another option cannot be chosen when a run is resumed"),
     ("stesp=3", "stesp=3: no such key; did you mean steps?"),
     ("steps=0", "steps=0: must be a whole number of at least 1"),
     ("steps=x", "steps=x: must be a whole number of at least 1"),
     ("steps=1,2", "steps=1,2: one run is resumed at a time"),
-    ("+steps=30", "+steps=30: nothing is added or deleted when a run is resumed"),
-    ("~seed", "~seed: nothing is added or deleted when a run is resumed"),
+    ("+steps=30", "+steps=30: a key cannot be added or deleted when a run is resumed"),
+    ("~seed", "~seed: a key cannot be added or deleted when a run is resumed"),
     ("hydra.run.dir=x", "hydra.run.dir=x: a run is resumed in its own folder"),
-    ("-m steps=30", "resume=run: does not go with --multirun"),
+    ("-m steps=30", "resume=run: cannot be combined with --multirun"),
     ("log.every=2", "run: has finished its 12 steps; steps=24 trains longer"),
     ("data.workers=2", "data.workers=2: no such key in data=text"
      + ("" if missing(["data=digits"]) else "; it belongs to data=digits")),
@@ -455,7 +455,7 @@ def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogC
     events.unlink()
     config.steps = 13
     execute_in_folder(config, tmp_path / "run", resumed=True)
-    assert f"{events}: gone, and its points with it" in caplog.messages
+    assert f"{events}: missing; the points in it are lost" in caplog.messages
 
 
 def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class SpikeClip(ElementwisePolicy):
 
     def remember(self, clipped: Tensor, memory: Memory) -> Memory:
         values = clipped if clipped.dtype.itemsize >= 4 else clipped.float()
-        root = memory.get("root", values.new_zeros(values.shape))
-        count = memory.get("count", values.new_zeros(()))
+        root = memory["root"] if memory else values.new_zeros(values.shape)
+        count = memory["count"] if memory else values.new_zeros(())
         moved = (math.sqrt(self.beta) * root).hypot(math.sqrt(1 - self.beta) * values)
         return {"root": moved.where(values.isfinite(), root), "count": count + 1}

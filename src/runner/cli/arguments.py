@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override
 from runner.errors import Parser, UserError
 from runner.messages import REPLACED_HYDRA_GROUPS, replaced_hydra_group
 
-NOT_OFFERED = {  # flags of Hydra, and what to use instead
+UNSUPPORTED_FLAGS = {  # Hydra's flags that are not supported, and what to use instead
     "--config-path": "conf/ is the folder; 'hydra.searchpath=[file://FOLDER]' adds another",
     "--config-dir": "'hydra.searchpath=[file://FOLDER]' adds a folder of configurations",
     "--experimental-rerun": "it runs code from a file; use the overrides",
@@ -39,15 +39,15 @@ def parse(arguments: Sequence[str]) -> Namespace:
 
 
 def check(args: Namespace) -> None:
-    """Raises UserError for flags that are not offered or do not go together."""
-    for flag, instead in NOT_OFFERED.items():
+    """Raises UserError for flags that are not supported or do not go together."""
+    for flag, instead in UNSUPPORTED_FLAGS.items():
         if _value(args, flag):
-            raise UserError(f"{flag}: not offered: {instead}")
+            raise UserError(f"{flag}: not supported: {instead}")
     if len(given := [flag for flag in ("--run", "--multirun", "--cfg", "--info") if _value(args, flag)]) > 1:
         raise UserError(f"{' and '.join(given)}: only one of them at a time")
     for flag in ("--package", "--resolve"):
         if _value(args, flag) and not args.cfg:
-            raise UserError(f"{flag}: goes with --cfg")
+            raise UserError(f"{flag}: has an effect only with --cfg")
 
 
 def check_overrides(overrides: Sequence[Override]) -> None:
@@ -61,4 +61,5 @@ def check_overrides(overrides: Sequence[Override]) -> None:
 
 
 def _value(args: Namespace, flag: str) -> Any:
+    """The value that `parse` stored for a flag."""
     return getattr(args, flag.lstrip("-").replace("-", "_"))

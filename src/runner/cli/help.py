@@ -24,7 +24,7 @@ Trains a model with clipped gradients, and shows their norms before and after cl
 
 
 def help_text(composer: Composer[Any], config: DictConfig) -> str:
-    """The text for a composed configuration: its options in brackets, and its values."""
+    """The help for a composed configuration: the chosen options in brackets, and every key with its value."""
     chosen = config.hydra.runtime.choices
     groups = [
         f"  {group:<12}" + "  ".join(f"[{option}]" if option == chosen.get(group) else option for option in options)
@@ -40,13 +40,13 @@ def _rows(node: DictConfig, path: str = "") -> list[tuple[str, str]]:
     """The pairs of `key=value` and help for a node and the nodes below it, the node's own keys first."""
     owner = schema_of(node)
     assert owner is not None
-    own, below = [], []
+    values, nested = [], []
     for field in dataclasses.fields(owner):
         if field.name == "name":
             continue
         value, key = node[field.name], f"{path}{field.name}"
         if isinstance(value, DictConfig) and schema_of(value):
-            below += _rows(value, f"{key}.")
+            nested += _rows(value, f"{key}.")
         else:
-            own.append((f"{key}={format_value(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
-    return own + below
+            values.append((f"{key}={format_value(value)}", f"{field.metadata['help']} ({allowed(owner, field.name)})"))
+    return values + nested

@@ -38,7 +38,7 @@ def resume(project: Project[Any], name: str, overrides: Sequence[Override], args
     """
     if args.multirun or args.info or args.config_name:
         flag = "--multirun" if args.multirun else "--info" if args.info else "--config-name"
-        raise UserError(f"resume={name}: does not go with {flag}")
+        raise UserError(f"resume={name}: cannot be combined with {flag}")
     folder = folder_of(name)
     settings = resumed_settings(folder, project, overrides)
     resolve_paths(settings, Path.cwd())
@@ -109,11 +109,11 @@ def _check_form(override: Override, project: Project[Any]) -> None:
     if override.is_sweep_override():
         raise UserError(f"{line}: one run is resumed at a time")
     if name.startswith("hydra"):
-        raise UserError(f"{line}: a run is resumed in its own folder, and not by Hydra; {allowed}")
+        raise UserError(f"{line}: a run is resumed in its own folder, and not started by Hydra; {allowed}")
     if name in project.groups or name in ("experiment", "debug") or "@" in line.partition("=")[0]:
-        raise UserError(f"{line}: no option is chosen when a run is resumed; {allowed}")
+        raise UserError(f"{line}: another option cannot be chosen when a run is resumed; {allowed}")
     if override.is_add() or override.is_force_add() or override.is_delete():
-        raise UserError(f"{line}: nothing is added or deleted when a run is resumed; {allowed}")
+        raise UserError(f"{line}: a key cannot be added or deleted when a run is resumed; {allowed}")
 
 
 def _set_hydra_config(folder: Path) -> None:

@@ -15,7 +15,7 @@ from runner.errors import EXIT_FAILURE, UserError, exit_with_error
 from runner.runs import lock, log
 from runner.runs.files import is_unwritable
 from runner.runs.run import Run, remove_rejected, resume_command, save_config
-from runner.sweeps.results import swept
+from runner.sweeps.results import swept_values
 
 
 def run(project: Project[Any], config: DictConfig) -> None:
@@ -33,7 +33,7 @@ def execute(project: Project[Any], settings: RunConfig, folder: Path, *, resumed
 
     A user error that only building the run can find is answered in one line with exit status 2.
     """
-    in_sweep = swept(folder)
+    in_sweep = swept_values(folder)
     record = None
     try:
         lock.hold(folder)

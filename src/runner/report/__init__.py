@@ -16,14 +16,14 @@ def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('the report needs matplotlib: pip install -c constraints.txt -e ".[report]"')
     from runner.report import aggregate, plots, render
-    from runner.sweeps.results import PLAN, relative_path, shell_path
+    from runner.sweeps.results import PLAN_FILE, relative_path, shell_path
 
     sweeps = [sweep.resolve() for sweep in sweeps]
     folder = sweeps[0] if folder is None else folder
     table = aggregate.build(sweeps)
     figures = plots.draw(table, folder)
     title = "Sweep " + ", ".join(sweep.name for sweep in sweeps)
-    planned = next((sweep for sweep in sweeps if (sweep / PLAN).is_file()), None)
+    planned = next((sweep for sweep in sweeps if (sweep / PLAN_FILE).is_file()), None)
     argument = f"sweep.resume={quote_override(relative_path(planned))}" if planned else "resume=RUN"
     resume = shlex.join(["python", "train.py", argument])
     (folder / "report.md").write_text(render.markdown(table, figures, title, resume), encoding="utf-8")

@@ -13,11 +13,11 @@ from runner.errors import UserError
 from runner.runs.status import read_status
 from runner.sweeps.results import columns
 from runner.tracking import metrics
-from runner.tracking.metrics import METRICS, Points
-from runner.tracking.tags import BEFORE
+from runner.tracking.metrics import METRICS_FILE, StepValues
+from runner.tracking.tags import NORM_BEFORE
 
-SHARES = (0.10, 0.05, 0.01, 0.25)  # the first is the advice: see evidence/docs/advice.md
-FEW_STEPS = 100  # below this, a share of 1 % is less than one step
+SHARES = (0.10, 0.05, 0.01, 0.25)  # of clipped steps; the first is the advice, see evidence/docs/advice.md
+FEW_STEPS = 100  # with fewer steps, a share of 1 % is less than one step
 Norms = NDArray[np.float64]
 
 
@@ -58,7 +58,7 @@ def advice(norms: Norms, status: dict[str, Any]) -> Suggestion:
 
 
 def warnings(norms: Norms, status: dict[str, Any]) -> list[str]:
-    """Reasons not to trust these norms, or any fixed threshold. status: the run's status.json, or empty."""
+    """Reasons not to rely on these norms, or on any fixed threshold. status: the run's status.json, or empty."""
     lines = []
     if status.get("state") == "diverged":
         lines.append(
@@ -66,7 +66,7 @@ def warnings(norms: Norms, status: dict[str, Any]) -> list[str]:
             "run with the advice, which is their 10th percentile, and use the norms of that run"
         )
     if len(norms) < FEW_STEPS:
-        lines.append(f"{len(norms)} norms are few: {FEW_STEPS} or more steps show what is rare")
+        lines.append(f"{len(norms)} norms are few: with {FEW_STEPS} or more, rare spikes are among them")
     elif medians := drift(norms):
         early, late = medians
         lines.append(
@@ -88,18 +88,18 @@ def drift(norms: Norms) -> tuple[float, float] | None:
     return None if low <= median <= high else (float(np.median(early)), median)
 
 
-def norms_of(run: Path, tag: str = BEFORE) -> Norms:
+def norms_of(run: Path, tag: str = NORM_BEFORE) -> Norms:
     """The finite, positive norms under a tag in a run's folder, or in the folder of an event file.
 
     Raises UserError if there are none.
     """
     folder = run.parent if run.is_file() else run
-    if (folder / METRICS).is_file():
+    if (folder / METRICS_FILE).is_file():
         scalars = metrics.read(folder)
     elif list(folder.glob("*tfevents*")):
         scalars = _read_event_files(folder)
     else:
-        raise UserError(f"{run}: neither {METRICS} nor an event file of TensorBoard is there")
+        raise UserError(f"{run}: has neither {METRICS_FILE} nor an event file of TensorBoard")
     if tag not in scalars:
         raise UserError(f"{run}: no scalar {tag!r}; {_tag_hint(tag, list(scalars))}")
     values: Norms = np.array([value for _, value in scalars[tag]])
@@ -110,11 +110,12 @@ def norms_of(run: Path, tag: str = BEFORE) -> Norms:
 
 
 def _tag_hint(tag: str, tags: list[str]) -> str:
-    near = difflib.get_close_matches(tag, tags, 1, 0.4) or [name for name in tags if "norm" in name]
-    return f"did you mean --tag {shlex.quote(near[0])}?" if near else f"its scalars are {', '.join(tags[:8])}"
+    """The end of a message for a missing tag: the most similar tag, or some of those that exist."""
+    similar = difflib.get_close_matches(tag, tags, 1, 0.4) or [name for name in tags if "norm" in name]
+    return f"did you mean --tag {shlex.quote(similar[0])}?" if similar else f"its scalars are {', '.join(tags[:8])}"
 
 
-def _read_event_files(folder: Path) -> dict[str, Points]:
+def _read_event_files(folder: Path) -> dict[str, StepValues]:
     """The scalars in the event files of another program by tag, in either of TensorBoard's formats for scalars."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
@@ -129,15 +130,15 @@ def _read_event_files(folder: Path) -> dict[str, Points]:
     return scalars
 
 
-def advise(run: Path, tag: str = BEFORE) -> str:
+def advise(run: Path, tag: str = NORM_BEFORE) -> str:
     """The text of scripts/suggest_max.py: a table of thresholds with their overrides, warnings, and the advice."""
     norms = norms_of(run, tag)
     status = read_status(run)
-    rows = [("threshold", "steps above", "why", "override")]
+    rows = [("threshold", "steps above it", "source", "override")]
     rows += [(f"{suggestion.threshold:.3g}", f"{100 * suggestion.share:.1f} %", suggestion.source, suggestion.override)
              for suggestion in suggestions(norms)]  # fmt: skip
     statistics = f"median {np.median(norms):.4g}, mean {norms.mean():.4g}, largest {norms.max():.4g}"
-    head = f"{len(norms)} norms of {tag}: {statistics}"
-    warned = [f"warning: {line}" for line in warnings(norms, status)]
+    heading = f"{len(norms)} norms of {tag}: {statistics}"
+    warning_lines = [f"warning: {line}" for line in warnings(norms, status)]
     best = advice(norms, status)
-    return "\n".join([head, "", *columns(rows), "", *warned, f"advice: python train.py {best.override}"])
+    return "\n".join([heading, "", *columns(rows), "", *warning_lines, f"advice: python train.py {best.override}"])

@@ -16,7 +16,7 @@ from gradclip.policies import Policy
 from runner.errors import quote_override
 from runner.report.trials import SEED, Series, Trial, fixed_overrides, read_series, read_trials, sweep_command
 from runner.sweeps.results import read_plan
-from runner.tracking.tags import BEFORE, FRACTION, LIMIT
+from runner.tracking.tags import CLIP_FRACTION, CLIP_LIMIT, NORM_BEFORE
 
 POLICY, THRESHOLD = "clip.name", "clip.max"
 FAILED = ("failed", "killed", "rejected")
@@ -25,7 +25,7 @@ UNFINISHED = ("running", "queued", "missing", "interrupted")
 
 @dataclass
 class Row:
-    """A configuration with the runs of all its seeds. Mean, deviation and error are those of the finished runs.
+    """A configuration with the runs of all its seeds. Mean and standard deviation are those of the finished runs.
 
     tied: whether the row is tied with the best row, or is the best row and another is tied with it.
     """
@@ -45,14 +45,14 @@ class Row:
         return statistics.fmean(self.objectives) if self.objectives else math.nan
 
     @property
-    def deviation(self) -> float | None:
+    def standard_deviation(self) -> float | None:
         """The standard deviation over seeds; None if fewer than two runs finished."""
         return statistics.stdev(self.objectives) if len(self.objectives) > 1 else None
 
     @property
-    def error(self) -> float | None:
+    def standard_error(self) -> float | None:
         """The standard error of the mean; None if fewer than two runs finished."""
-        return None if self.deviation is None else self.deviation / math.sqrt(len(self.objectives))
+        return None if self.standard_deviation is None else self.standard_deviation / math.sqrt(len(self.objectives))
 
     @property
     def counts(self) -> Counter[str]:
@@ -60,7 +60,7 @@ class Row:
         return Counter(trial.result.state for trial in self.trials)
 
     def count(self, states: Iterable[str]) -> int:
-        """The number of runs in any of these states."""
+        """The number of runs whose state is one of these."""
         return sum(self.counts[state] for state in states)
 
     @property
@@ -70,18 +70,18 @@ class Row:
 
     @property
     def policy(self) -> str:
-        """The name of the clipping policy."""
+        """The name of the row's clipping policy."""
         return str(self.values.get(POLICY))
 
     @property
     def clipped(self) -> float | None:
         """The share of steps in which anything was limited, over all runs."""
-        return _pool([series[FRACTION].values > 0 for series in self._series if FRACTION in series], "mean")
+        return _pool([series[CLIP_FRACTION].values > 0 for series in self._series if CLIP_FRACTION in series], "mean")
 
     @property
     def norm(self) -> float | None:
         """The median norm before clipping, over all steps of all runs."""
-        return _pool([series[BEFORE].values for series in self._series if BEFORE in series], "median")
+        return _pool([series[NORM_BEFORE].values for series in self._series if NORM_BEFORE in series], "median")
 
     @property
     def threshold(self) -> float | None:
@@ -91,7 +91,7 @@ class Row:
             return None
         if self.values.get(THRESHOLD) is not None and not schema.max_is_cap:
             return float(self.values[THRESHOLD])
-        return _pool([series[LIMIT].values for series in self._series if LIMIT in series], "median")
+        return _pool([series[CLIP_LIMIT].values for series in self._series if CLIP_LIMIT in series], "median")
 
     @property
     def best_trial(self) -> Trial:
@@ -133,8 +133,8 @@ class Table:
         return [trial for row in self.rows for trial in row.trials]
 
     @property
-    def clean(self) -> list[Row]:
-        """The rows that finished and diverged at no seed, the best first."""
+    def stable(self) -> list[Row]:
+        """The rows with a finished run and without a diverged one, the best first."""
         return [row for row in self.rows if row.rank == 0]
 
     def name(self, row: Row) -> str:
@@ -142,7 +142,7 @@ class Table:
         return shlex.join(self.overrides(row).values())
 
     def overrides(self, row: Row) -> dict[str, str]:
-        """The overrides that set the row apart from the others, by the keys that they set."""
+        """The overrides that distinguish the row from the others, by the keys that they set."""
         return {
             key: f"{'clip' if key == POLICY else key.removesuffix('.name')}={format_override_value(row.values[key])}"
             for key in self.columns
@@ -200,6 +200,7 @@ def _is_implied(key: str, values: Sequence[dict[str, Any]]) -> bool:
 
 
 def _mark_ties(rows: Sequence[Row]) -> None:
+    """Marks the best row, the first one, and the rows that are tied with it."""
     for row in rows[1:]:
         if _are_tied(rows[0], row):
             rows[0].tied = row.tied = True
@@ -207,13 +208,13 @@ def _mark_ties(rows: Sequence[Row]) -> None:
 
 def _are_tied(one: Row, other: Row) -> bool:
     """Whether the intervals of one standard error around two means overlap; without errors, whether they are equal."""
-    if one.error is None or other.error is None:
+    if one.standard_error is None or other.standard_error is None:
         return one.mean == other.mean
-    return abs(one.mean - other.mean) <= one.error + other.error
+    return abs(one.mean - other.mean) <= one.standard_error + other.standard_error
 
 
 def format_override_value(value: Any) -> str:
-    """A value as Hydra's override grammar reads it back."""
+    """Formats a value so that Hydra's override grammar reads it back."""
     if value is None:
         return "null"
     if isinstance(value, bool):

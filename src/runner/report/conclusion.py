@@ -1,10 +1,11 @@
-"""The closing paragraph of a report: what to take, how certain that is, what to try next."""
+"""The closing paragraph of a report: which configuration to take, how certain that is, and what to try next."""
 
 import math
 import re
 import shlex
 from collections.abc import Sequence
 
+from runner.printable import format_mean
 from runner.report.aggregate import FAILED, POLICY, THRESHOLD, UNFINISHED, Row, Table, format_override_value
 from runner.report.trials import SEED
 
@@ -13,13 +14,13 @@ CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code`
 
 def conclusion(table: Table, resume: str) -> list[str]:
     """The sentences of the conclusion, in Markdown. resume: the command that runs the unfinished jobs."""
-    clean = table.clean
-    if not clean:
+    stable = table.stable
+    if not stable:
         sentences = _no_winner(table)
-    elif len(clean) > 1 and clean[0].tied:
-        sentences = _tie(table, clean)
+    elif len(stable) > 1 and stable[0].tied:
+        sentences = _tie(table, stable)
     else:
-        sentences = _winner(table, clean)
+        sentences = _winner(table, stable)
     return [*sentences, *_incomplete(table, resume)]
 
 
@@ -53,83 +54,95 @@ def _suggest_lower(table: Table) -> str:
     return f"Next, try {lower}, and a lower learning rate."
 
 
-def _tie(table: Table, clean: Sequence[Row]) -> list[str]:
-    best, tied = clean[0], [row for row in clean if row.tied]
+def _tie(table: Table, stable: Sequence[Row]) -> list[str]:
+    """The sentences for a best configuration that is tied with others. stable: the rows without a divergence."""
+    best, tied = stable[0], [row for row in stable if row.tied]
     names = [_code(table.name(row)) for row in tied]
     listed = f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
     sentences = [
         f"Take any of {listed}: they tie within one standard error. "
         f"The lowest mean is that of {names[0]}, {_mean(best)}."
     ]
-    gap, spread = tied[1].mean - best.mean, (best.deviation or 0.0) + (tied[1].deviation or 0.0)
+    gap, spread = tied[1].mean - best.mean, (best.standard_deviation or 0.0) + (tied[1].standard_deviation or 0.0)
     if gap > 0 and spread > 0:
         seeds = math.ceil((spread / gap) ** 2) + 1
         sentences.append(
             f"Certainty: the means of the first two differ by {gap:.2g}, and their standard deviations are "
-            f"{best.deviation:.2g} and {tied[1].deviation:.2g}; about {seeds:,} seeds each would separate them."
+            f"{best.standard_deviation:.2g} and {tied[1].standard_deviation:.2g}; about {seeds:,} seeds each would "
+            "separate them."
         )
     else:
         sentences.append("Certainty: their means are equal.")
     if any(row.policy == "none" for row in tied):
         sentences.append("`clip=none` is among them: clipping neither helps nor harms here.")
-    rest = [row for row in clean if not row.tied]
-    if rest:
-        sentences.append(f"The next best is {_code(table.name(rest[0]))} with {_mean(rest[0])}.")
+    others = [row for row in stable if not row.tied]
+    if others:
+        sentences.append(f"The next best is {_code(table.name(others[0]))} with {_mean(others[0])}.")
     sentences.append(_next(table, best))
     return sentences
 
 
-def _winner(table: Table, clean: Sequence[Row]) -> list[str]:
-    best = clean[0]
+def _winner(table: Table, stable: Sequence[Row]) -> list[str]:
+    """The sentences for a configuration that is better than all others, or the only one."""
+    best = stable[0]
     name = _code(table.name(best)) if table.columns else "this one configuration"
     sentences = [f"Take {name}: {_mean(best)}."]
     if best.policy == "none" and table.rows[-1].policy != "none":
         sentences.append("Clipping did not help here.")
-    if len(clean) > 1:
-        sentences.append(_certainty(table, best, clean[1]))
+    if len(stable) > 1:
+        sentences.append(_certainty(table, best, stable[1]))
     else:
         reason = "no other configuration finished at every seed" if len(table.rows) > 1 else "nothing to compare with"
-        sentences.append(f"Certainty: {reason}{'; and one seed has no spread' if best.error is None else ''}.")
+        sentences.append(f"Certainty: {reason}{'; and one seed has no spread' if best.standard_error is None else ''}.")
     sentences.append(_next(table, best))
     return sentences
 
 
 def _certainty(table: Table, best: Row, second: Row) -> str:
+    """A sentence on the distance between the two best means, in standard errors of their difference."""
     gap = second.mean - best.mean
     behind = f"the next, {_code(table.name(second))}, is {gap:.2g} behind ({_mean(second)})"
-    if best.error is None or second.error is None:
+    if best.standard_error is None or second.standard_error is None:
         return f"Certainty: none yet, since {_single_seed_note(best, second)}; {behind}."
-    errors = gap / math.hypot(best.error, second.error) if best.error or second.error else math.inf
+    errors = (
+        gap / math.hypot(best.standard_error, second.standard_error)
+        if best.standard_error or second.standard_error
+        else math.inf
+    )
     verdict = "clear" if errors >= 4 else "likely, not certain" if errors >= 2 else "weak evidence"
     distance = f"{errors:.1f} standard errors of the difference" if math.isfinite(errors) else "no spread at all"
     return f"Certainty: {verdict}; {behind}, {distance}, over {_seeds(len(best.objectives))}."
 
 
 def _single_seed_note(best: Row, second: Row) -> str:
-    if best.error is None and second.error is None:
+    if best.standard_error is None and second.standard_error is None:
         return "one seed has no spread"
     return "one of the first two finished at only one seed"
 
 
 def _next(table: Table, best: Row) -> str:
-    """The command of a follow-up sweep: more seeds, and thresholds around the best or beyond the range tried."""
+    """The sentence with the command of a follow-up sweep: more seeds, and thresholds around or beyond the best."""
     reasons = []
     overrides = table.overrides(best)
     same = [row for row in table.rows if row.policy == best.policy and _differ_in_threshold_only(table, row, best)]
     tried = sorted({row.values[THRESHOLD] for row in same if row.values.get(THRESHOLD) is not None})
-    now = best.values.get(THRESHOLD)
-    if now is not None and THRESHOLD in table.columns and len(tried) > 1:
-        index = tried.index(now)
-        lower = tried[index - 1] if index else now / 10
-        upper = tried[index + 1] if index + 1 < len(tried) else now * 10
+    threshold = best.values.get(THRESHOLD)
+    if threshold is not None and THRESHOLD in table.columns and len(tried) > 1:
+        index = tried.index(threshold)
+        lower = tried[index - 1] if index else threshold / 10
+        upper = tried[index + 1] if index + 1 < len(tried) else threshold * 10
         if index == 0:
-            reasons.append(f"{format_override_value(now)} is the lowest threshold tried; the best may be lower")
+            reasons.append(f"{format_override_value(threshold)} is the lowest threshold tried; the best may be lower")
         elif index + 1 == len(tried):
-            reasons.append(f"{format_override_value(now)} is the highest threshold tried; the best may be higher")
-        diverged = [row.values[THRESHOLD] for row in same if row.counts["diverged"] and row.values[THRESHOLD] > now]
+            reasons.append(f"{format_override_value(threshold)} is the highest threshold tried; the best may be higher")
+        diverged = [
+            row.values[THRESHOLD] for row in same if row.counts["diverged"] and row.values[THRESHOLD] > threshold
+        ]
         if diverged:
             reasons.append(f"at {format_override_value(min(diverged))} `clip={best.policy}` diverged")
-        thresholds = f"{math.sqrt(lower * now):.2g},{format_override_value(now)},{math.sqrt(upper * now):.2g}"
+        thresholds = (
+            f"{math.sqrt(lower * threshold):.2g},{format_override_value(threshold)},{math.sqrt(upper * threshold):.2g}"
+        )
         overrides[THRESHOLD] = f"{THRESHOLD}={thresholds}"
     seeds = ",".join(str(seed) for seed in range(1, max(2 * len(best.objectives), 3) + 1))
     command = ["python", "train.py", "-m", *table.fixed, *overrides.values(), f"{SEED}={seeds}"]
@@ -153,8 +166,8 @@ def _incomplete(table: Table, resume: str) -> list[str]:
 
 
 def _mean(row: Row) -> str:
-    spread = "" if row.deviation is None else f" ± {row.deviation:.4f}"
-    return f"{row.mean:.4f}{spread} over {_seeds(len(row.objectives))}"
+    """The mean objective of a row, its standard deviation, and the number of seeds."""
+    return f"{format_mean(row.mean, row.standard_deviation)} over {_seeds(len(row.objectives))}"
 
 
 def _seeds(count: int) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gradclip.policies import Policy
 from runner.report.aggregate import Row, Table
 from runner.report.trials import Series
-from runner.tracking.tags import AFTER, BEFORE, LIMIT, LOSS, VALIDATION
+from runner.tracking.tags import CLIP_LIMIT, NORM_AFTER, NORM_BEFORE, TRAIN_LOSS, VALIDATION_LOSS
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -84,7 +84,7 @@ def _plot_objective(figure: Any, table: Table) -> bool:
         finished = [row for row in rows if row.objectives]
         axes.errorbar(
             [row.threshold for row in finished], [row.mean for row in finished],
-            [row.deviation or 0.0 for row in finished], color=color, marker=marker, capsize=3, linewidth=1.5,
+            [row.standard_deviation or 0.0 for row in finished], color=color, marker=marker, capsize=3, linewidth=1.5,
             label=f"clip={policy}" if rows else None,
         )  # fmt: skip
         _draw_without_threshold(axes, table, policy)
@@ -127,13 +127,13 @@ def _plot_losses(figure: Any, table: Table) -> bool:
     shown: list[NDArray[np.float64]] = []  # the losses that determine the range of the axis
     for row in best_rows(table):
         series, color, marker = row.best_trial.series, color_of(table, row.policy), marker_of(table, row.policy)
-        if LOSS in series:
+        if TRAIN_LOSS in series:
             has_data = True
-            smooth = _moving_average(series[LOSS].values)
-            axes.plot(series[LOSS].steps, smooth, color=color, linewidth=0.8, alpha=0.8)
+            smooth = _moving_average(series[TRAIN_LOSS].values)
+            axes.plot(series[TRAIN_LOSS].steps, smooth, color=color, linewidth=0.8, alpha=0.8)
             shown += [smooth] if row.objectives else []
-        if VALIDATION in series:
-            steps, values = series[VALIDATION]
+        if VALIDATION_LOSS in series:
+            steps, values = series[VALIDATION_LOSS]
             axes.plot(steps, values, color=color, linewidth=2.2, marker=marker, markersize=4)
             shown += [values] if row.objectives else []
         axes.plot([], [], color=color, marker=marker, label=table.name(row) or "run")
@@ -158,7 +158,7 @@ def _moving_average(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _plot_norms(figure: Any, table: Table) -> bool:
-    rows = [row for row in best_rows(table) if BEFORE in row.best_trial.series][:MAX_PANELS]
+    rows = [row for row in best_rows(table) if NORM_BEFORE in row.best_trial.series][:MAX_PANELS]
     if not rows:
         return False
     across = min(3, len(rows))
@@ -166,10 +166,10 @@ def _plot_norms(figure: Any, table: Table) -> bool:
     figure.set_size_inches(9, 1.2 + 2.6 * down)
     for axes, row in zip(figure.subplots(down, across, squeeze=False, sharey=True).flat, rows, strict=False):
         series = row.best_trial.series
-        axes.plot(*_downsampled(series[BEFORE]), color=COLORS[0], linewidth=0.8, label="before")
-        axes.plot(*_downsampled(series[AFTER]), color=COLORS[1], linewidth=0.8, label="after")
-        if LIMIT in series:
-            steps, limits = _downsampled(series[LIMIT])
+        axes.plot(*_downsampled(series[NORM_BEFORE]), color=COLORS[0], linewidth=0.8, label="before")
+        axes.plot(*_downsampled(series[NORM_AFTER]), color=COLORS[1], linewidth=0.8, label="after")
+        if CLIP_LIMIT in series:
+            steps, limits = _downsampled(series[CLIP_LIMIT])
             finite = np.where(np.isfinite(limits), limits, np.nan)
             axes.plot(steps, finite, color="black", linestyle="--", linewidth=1, label="limit")
         axes.set_yscale("log")
@@ -197,7 +197,7 @@ def _plot_distribution(figure: Any, table: Table) -> bool:
     axes = figure.subplots()
     norms = {}
     for row in best_rows(table):
-        values = row.best_trial.series[BEFORE].values if BEFORE in row.best_trial.series else np.zeros(0)
+        values = row.best_trial.series[NORM_BEFORE].values if NORM_BEFORE in row.best_trial.series else np.zeros(0)
         if (positive := values[np.isfinite(values) & (values > 0)]).size:
             norms[row.policy] = (table.name(row) or "run", positive)
     if norms:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.printable import format_mean
 from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
 from runner.report.conclusion import CODE, conclusion
 from runner.sweeps.results import columns, shell_path
@@ -33,7 +34,7 @@ def cells(table: Table) -> list[list[str]]:
     kept = {name: column for name, column in extra.items() if any(column)}
     keys = [re.sub(r"\.name$", "", key) for key in table.columns]
     lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", "note"]]
-    best = next(iter(table.clean), None)
+    best = next(iter(table.stable), None)
     for number, row in enumerate(rows):
         values = [_cell(row.values.get(key)) for key in table.columns]
         clipped = "" if row.clipped is None else f"{100 * row.clipped:.1f} %"
@@ -52,7 +53,7 @@ def objective(row: Row) -> str:
     """The mean objective ± its standard deviation over seeds, where more than one finished."""
     if not row.objectives:
         return "-"
-    return f"{row.mean:.4f}" + ("" if row.deviation is None else f" ± {row.deviation:.4f}")
+    return format_mean(row.mean, row.standard_deviation)
 
 
 LEGEND = (
@@ -80,7 +81,7 @@ def markdown(table: Table, figures: dict[str, Path], title: str, resume: str) ->
     commands = ["```bash", *table.commands, "```", ""] if table.commands else []
     lines = [f"# {title}", "", *commands, heading(table), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row, values in zip(table.rows, rows, strict=True):
-        best = table.clean and row is table.clean[0]
+        best = table.stable and row is table.stable[0]
         lines.append(f"| {' | '.join(f'**{value}**' if best and value else value for value in values)} |")
     lines += ["", LEGEND, ""]
     for caption, path in figures.items():
@@ -104,7 +105,7 @@ def page(table: Table, figures: dict[str, Path], title: str, resume: str) -> str
     body += [f"<pre>{html.escape(command)}</pre>" for command in table.commands]
     body += [f"<p>{html.escape(heading(table))}</p>", "<table>", _row(head, "th")]
     for row, values in zip(table.rows, rows, strict=True):
-        best = bool(table.clean) and row is table.clean[0]
+        best = bool(table.stable) and row is table.stable[0]
         body.append(_row(values, "td", ' class="best"' if best else ""))
     body += ["</table>", f"<p>{html.escape(LEGEND)}</p>"]
     for caption, path in figures.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runner.printable import printable
+from runner.printable import format_loss, printable
 from runner.runs.run import Interrupted, Run, RunStopped, resume_command
 from runner.sweeps.results import relative_path, shell_path
 
@@ -36,8 +36,8 @@ def show(
     if losses is not None:
         with np.errstate(invalid="ignore"):  # between two infinite norms
             median, high = np.nanquantile(np.asarray(norms, np.float64), [0.5, 0.95]).tolist()
-        validation = "" if best is None else f", best validation {best[0]:.4f} at step {best[1]}"
-        rows["loss"] = f"first {losses[0]:.4f}, last {losses[1]:.4f}{validation}"
+        validation = "" if best is None else f", best validation {format_loss(best[0])} at step {best[1]}"
+        rows["loss"] = f"first {format_loss(losses[0])}, last {format_loss(losses[1])}{validation}"
         rows["clipped"] = f"{100 * clipped:.1f} % of the steps"
         rows["norm before"] = f"median {median:.4g}, 95th percentile {high:.4g}"
     if dropped:

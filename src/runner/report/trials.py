@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from runner.errors import UserError
 from runner.runs.run import CONFIG_FILE
 from runner.runs.status import STATUS_FILE
-from runner.sweeps.results import PLAN, Job, Plan, Result, read_one, read_plan
+from runner.sweeps.results import PLAN_FILE, Job, Plan, Result, read_one, read_plan
 from runner.sweeps.results import read as read_results
 from runner.tracking import metrics
-from runner.tracking.tags import AFTER, BEFORE, FRACTION, LIMIT, LOSS, VALIDATION
+from runner.tracking.tags import CLIP_FRACTION, CLIP_LIMIT, NORM_AFTER, NORM_BEFORE, TRAIN_LOSS, VALIDATION_LOSS
 
-TAGS = (LOSS, VALIDATION, BEFORE, AFTER, LIMIT, FRACTION)
+TAGS = (TRAIN_LOSS, VALIDATION_LOSS, NORM_BEFORE, NORM_AFTER, CLIP_LIMIT, CLIP_FRACTION)
 SEED = "seed"
 
 
@@ -49,7 +49,9 @@ def read_trials(folder: Path) -> list[Trial]:
         return [Trial(plan.common | result.job.values, result) for result in read_results(folder, plan)]
     runs = [folder] if (folder / STATUS_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{STATUS_FILE}"))
     if not runs:
-        raise UserError(f"{folder}: no sweep and no run: neither {PLAN} nor {STATUS_FILE}, in it or in its folders")
+        raise UserError(
+            f"{folder}: not a sweep or a run: it has no {PLAN_FILE}, and neither it nor its folders a {STATUS_FILE}"
+        )
     return [Trial(_saved_values(run), read_one(run, Job(number, [], ""))) for number, run in enumerate(runs)]
 
 

@@ -16,7 +16,7 @@ import torch
 from runner.errors import UserError
 from runner.runs.files import add_path_to_oserror, part_path, remove_part_files, sync_folder, write_atomically
 
-FORMAT = 5  # up to format 4, a checksum followed the archive, and the content did not name its format
+FORMAT = 5  # files of formats up to 4 have a checksum after the archive, and do not name their format
 
 log = logging.getLogger(__name__)
 
@@ -82,27 +82,28 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """
     best = folder / "checkpoints" / "best.pt"
     files = [*([best] if best.exists() else []), *reversed(step_files(folder))]
-    good: list[tuple[Path, dict[str, Any]]] = []
-    bad: list[UserError] = []
+    loaded: list[tuple[Path, dict[str, Any]]] = []
+    errors: list[UserError] = []
     for path in files:
         try:
-            good.append((path, load(path)))
+            loaded.append((path, load(path)))
         except OtherFormatError:
             raise
         except UserError as error:
-            bad.append(error)
+            errors.append(error)
             log.warning("%s; it is skipped", error)
-        if good and good[-1][0] != best:
+        if loaded and loaded[-1][0] != best:
             break  # the remaining ones are older
-    if files and not good:
-        raise UserError(f"none of {len(files)} checkpoints is good: {bad[0]}; without them the run starts at step 1")
-    return max(good, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
+    if files and not loaded:
+        line = f"none of {len(files)} checkpoints can be loaded: {errors[0]}"
+        raise UserError(f"{line}; if they are deleted, the run starts at step 1")
+    return max(loaded, key=lambda pair: pair[1]["step"] + 0.5 * (pair[0] != best), default=None)
 
 
 def quarantine_corrupt(folder: Path, chosen: Path | None, step: int) -> None:
     """Deletes half-written files and renames damaged ones to .damaged, before a run is resumed after `step`.
 
-    A damaged file with a higher step would count among the newest, and good ones would be deleted instead of it.
+    A damaged file with a higher step would count among the newest, and undamaged ones would be deleted instead of it.
     chosen: the checkpoint that the run is resumed from. If that is best.pt, the run was killed before it wrote
     step_<step>.pt, so best.pt is copied to step_<step>.pt.
     """
@@ -150,19 +151,19 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
     """Raises UserError unless the file is a zip archive whose every record has the CRC32 that the archive names."""
     try:
         with zipfile.ZipFile(file) as archive:
-            record = archive.testzip()
+            damaged = archive.testzip()
             # torch neither reads nor checks a record that its attributes mark as a folder.
-            marked = [entry.filename for entry in archive.infolist() if entry.external_attr]
+            with_attributes = [entry.filename for entry in archive.infolist() if entry.external_attr]
     except Exception as error:  # zipfile raises errors of many types for damaged headers
         raise UserError(f"{path}: damaged, or not a checkpoint of this program") from error
-    if record is not None:
-        raise UserError(f"{path}: damaged: the CRC32 of {record} does not match")
-    if marked:
-        raise UserError(f"{path}: damaged: {marked[0]} has file attributes")
+    if damaged is not None:
+        raise UserError(f"{path}: damaged: the CRC32 of {damaged} does not match")
+    if with_attributes:
+        raise UserError(f"{path}: damaged: {with_attributes[0]} has file attributes")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """Writes the content with its format to a file beside `path`, syncs it to the disk, and renames it.
+    """Writes the content with its format to a temporary file, syncs it to the disk, and renames it to `path`.
 
     A crash at any moment leaves the old file as it was. Raises OSError with the file's name if it cannot be
     written.
@@ -185,9 +186,10 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+    """Saves the content by `torch.save`; raises the OSError of a failed write."""
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # torch replaces the OSError of a failed write by its own error
+    except RuntimeError as error:  # torch raises its own error while it handles the OSError
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise

@@ -1,4 +1,4 @@
-"""Atomic writes, and errors of writing that name their file."""
+"""Atomic writes, and write errors that name their file."""
 
 import errno
 import os
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
+WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def write_atomically(path: Path, content: bytes, *, sync: bool = False) -> None:
-    """Writes a file so that a reader sees the old content or the new one. sync: after a power cut, too."""
+    """Writes a file so that a reader sees the old content or the new one. sync: also after a power failure."""
     part = part_path(path)
     with add_path_to_oserror(path):
         with part.open("wb") as file:
@@ -35,7 +35,7 @@ def remove_part_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Syncs a folder to the disk, so that a rename in it survives a power cut."""
+    """Syncs a folder to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,5 +53,5 @@ def add_path_to_oserror(path: Path) -> Iterator[None]:
 
 
 def is_unwritable(error: BaseException) -> bool:
-    """Whether an error is that of a disk: full, over its quota, failing, read-only or without permission to write."""
-    return isinstance(error, OSError) and error.errno in UNWRITABLE
+    """Whether an error means a full, failing or read-only disk, a used-up quota, or no permission to write."""
+    return isinstance(error, OSError) and error.errno in WRITE_ERRORS

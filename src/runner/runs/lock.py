@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.errors import UserError
 
 LOCK_FILE = ".lock"
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of file systems without locks
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of file systems without locks
 _held: dict[Path, int] = {}  # kept open: closing any descriptor of the file releases the process's lock
 
 
@@ -62,7 +62,7 @@ def _try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in UNSUPPORTED:
             raise
         return None
     return True

@@ -1,4 +1,4 @@
-"""The log of a run: messages on stdout, and with their times in the run's train.log."""
+"""The log of a run: messages on stdout, and the same messages with their times in the run's train.log."""
 
 import logging
 import logging.config
@@ -47,7 +47,7 @@ class LogFile(logging.FileHandler):
 
 
 def configure(folder: Path) -> None:
-    """Logs to stdout and to the run's train.log, from INFO on, or from DEBUG on with hydra.verbose=true."""
+    """Sets up logging to stdout and to the run's train.log, at level INFO, or DEBUG with hydra.verbose=true."""
     logging.config.dictConfig(
         {
             "version": 1,

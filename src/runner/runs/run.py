@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 # The exit status of an interrupted run is 128 + the number of the signal.
 EXIT_STATUSES = {"finished": 0, "failed": 1, "rejected": 2, "diverged": 3}
-# Schedulers send the last two before they end a job; submitit has Slurm send SIGUSR2.
+# The signals that stop a run after its step. Schedulers send the last two before they end a job, SIGUSR2 for submitit.
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 
 
@@ -64,6 +64,7 @@ class RunOutcome:
 
     @property
     def interrupted(self) -> bool:
+        """Whether a signal stopped the run, which can be resumed."""
         return self.state == "interrupted"
 
 
@@ -86,7 +87,7 @@ class Run:
     ):
         self.folder = folder
         self.resumed, self.swept, self._latest = resumed, swept or {}, latest
-        self.stop: int | None = None  # the signal that asked the run to stop
+        self.stop: int | None = None  # the number of the signal that asked the run to stop
         self.begun = False  # whether the model and everything else is built
         self._written = 0.0
         self._status = initial_status(steps)
@@ -99,7 +100,7 @@ class Run:
             self.update()
 
     def update(self, **changes: Any) -> None:
-        """Writes changed fields and the time, the heartbeat that distinguishes a running job from a killed one."""
+        """Writes changed fields of the status, and the time: a heartbeat that tells a running job from a killed one."""
         self._status |= changes | {"updated": now()}
         self._written = time.monotonic()
         write_status(self.folder, self._status)
@@ -125,7 +126,7 @@ class Run:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Writes to status.json how the block ended. Suppresses RunStopped; any other error is raised again."""
+        """Writes to status.json how the block ended, which is the run. Suppresses RunStopped, and no other error."""
         try:
             with self._signals():
                 yield
@@ -149,7 +150,7 @@ class Run:
             lock.release(self.folder)
 
     def _record(self, state: str, reason: str) -> None:
-        """Writes the last state; a full disk is ignored, since the error that ended the run is reported anyway."""
+        """Writes the final state. A full disk is ignored, since the error that ended the run is reported anyway."""
         with suppress(OSError):
             self.update(state=state, reason=reason)
 
@@ -160,11 +161,12 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
+        """A copy of the status, as in status.json."""
         return dict(self._status)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Has the first signal in the block stop the loop after its step, and a later SIGINT end the run at once."""
+        """Handles signals in the block: the first stops the run after its step, and a later SIGINT ends it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -196,7 +198,7 @@ def check_new(key: str, name: str, output_subdir: str | None) -> None:
     """Raises UserError, with the key that names the folder, if it holds a run or cannot be created."""
     folder = Path(name).absolute()
     if (file := next((file for file in _first_files(output_subdir) if (folder / file).exists()), None)) is not None:
-        raise UserError(f"{key}={name}: holds a run already, since {file} is there")
+        raise UserError(f"{key}={name}: holds a run already: it has {file}")
     check_creatable(key, name)
 
 
@@ -207,7 +209,7 @@ def check_creatable(key: str, name: str) -> None:
     folder = Path(name).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{key}={name}: cannot be made, since {existing} is not a folder that can be written to")
+        raise UserError(f"{key}={name}: cannot be created, since {existing} is not a writable folder")
 
 
 def remove_rejected(folder: Path, output_subdir: str | None) -> None:
@@ -239,4 +241,4 @@ def update_latest_symlink(folder: Path) -> None:
         link.replace(outputs / "latest")
     except OSError as error:
         link.unlink()
-        log.warning("%s cannot be pointed to this folder: %s", outputs / "latest", error.strerror)
+        log.warning("%s: cannot be changed to point to this folder: %s", outputs / "latest", error.strerror)

@@ -1,4 +1,4 @@
-"""status.json, which a run writes, and the actual state of a run, which may have been killed since."""
+"""status.json, which a run writes, and the actual state of the run, which may have been killed since."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from runner.runs import lock
 from runner.runs.files import write_atomically
 
 STATUS_FILE = "status.json"
-# The type of each field. A program of one's own that runs jobs may leave the end of a run without most of them, and a
-# time that cannot be read counts as an old one.
+# The type of each field. A custom `sweep.command` may write null for the fields that allow it; a time that cannot be
+# read counts as an old one.
 FIELDS: dict[str, Any] = {
     "state": str,
     "step": int,
@@ -30,7 +30,7 @@ HEARTBEAT_TIMEOUT = 600.0  # seconds after which a run without a visible lock co
 
 
 def initial_status(steps: int) -> dict[str, Any]:
-    """The status of a run that this process begins now."""
+    """The status of a run that this process starts now."""
     values = ("running", 0, steps, None, None, now(), now(), os.getpid(), socket.gethostname(), None)
     return dict(zip(FIELDS, values, strict=True))
 

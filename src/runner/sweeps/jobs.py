@@ -14,7 +14,7 @@ from typing import Protocol
 
 from runner.config import Sweep
 from runner.errors import EXIT_USER_ERROR, print_line, quote_override
-from runner.printable import printable
+from runner.printable import format_loss, printable
 from runner.runs.log import job_output_path
 from runner.runs.run import CONFIG_FILE, SIGNALS
 from runner.runs.status import actual_state, change_status
@@ -44,8 +44,8 @@ class Launcher(Protocol):
         """Starts the command of the job with this folder."""
 
 
-class Source(Protocol):
-    """Supplies the jobs of a grid or of a search. total: the number of jobs."""
+class JobSource(Protocol):
+    """Supplies the jobs of a grid or of a search. total: the number of jobs to run."""
 
     total: int
 
@@ -63,8 +63,8 @@ class Source(Protocol):
 
 
 @dataclass
-class Running:
-    """A started job. sent: the last signal that was sent to it; pruned: the reason why a search ended it."""
+class RunningJob:
+    """A started job. sent: the last signal that was sent to it. pruned: the reason why a search ended it early."""
 
     job: Job
     process: Process
@@ -77,7 +77,7 @@ class Running:
             self.sent = number
 
 
-class Jobs:
+class JobRunner:
     """Runs the jobs of a sweep.
 
     folder: the sweep's folder. command: the program and its flags, which precede the overrides of a job.
@@ -86,13 +86,13 @@ class Jobs:
     def __init__(self, folder: Path, plan: Plan, settings: Sweep, command: Sequence[str], launcher: Launcher):
         self._folder, self._plan, self._settings = folder, plan, settings
         self._command, self._launcher = list(command), launcher
-        self._running: list[Running] = []
-        self._done = 0
+        self._running: list[RunningJob] = []
+        self._ended = 0
         self._received: list[int] = []  # signals sent to the sweep itself
         self._counter = ""  # the text of the terminal's last line
         self._rejected = False  # whether a job was rejected, after which no further job starts
 
-    def run(self, source: Source) -> int | None:
+    def run(self, source: JobSource) -> int | None:
         """Runs all jobs of the source until they end; returns the signal that ended the sweep early, if any."""
         with self._signals():
             try:
@@ -108,6 +108,7 @@ class Jobs:
         return self._received[0] if self._received else None
 
     def _end_running(self) -> None:
+        """Interrupts the running jobs, and waits for their ends."""
         for running in self._running:
             running.send(signal.SIGTERM)
         while any(running.process.poll() is None for running in self._running):
@@ -120,7 +121,7 @@ class Jobs:
             for running in self._running:
                 running.send(first if len(self._received) == 1 else signal.SIGKILL)
 
-    def _start(self, source: Source) -> None:
+    def _start(self, source: JobSource) -> None:
         """Starts jobs until `sweep.jobs` of them run."""
         while len(self._running) < self._settings.jobs and not self._rejected and not self._received:
             if (job := source.next()) is None:
@@ -132,20 +133,20 @@ class Jobs:
                 source.ended(result)
                 continue
             process = self._launcher.start(folder, [*self._command, *_arguments(job, folder)])
-            self._running.append(Running(job, process))
+            self._running.append(RunningJob(job, process))
             if process.id is not None:
                 self._plan.cluster = self._settings.slurm.cluster
                 self._plan.submitted[str(job.number)] = process.id
                 self._plan.write(self._folder)
 
-    def _collect(self, source: Source) -> None:
+    def _collect(self, source: JobSource) -> None:
         """Records the jobs that have ended, and ends those that the source prunes."""
         for running in list(self._running):
             if (code := running.process.poll()) is None:
                 _prune(running, source)
                 continue
             self._running.remove(running)
-            self._done += 1
+            self._ended += 1
             result = record_end(self._folder / str(running.job.number), running.job, code, running.pruned)
             self._report(result)
             source.ended(result)
@@ -155,7 +156,8 @@ class Jobs:
                     "sweep.keep_going=true starts them")  # fmt: skip
 
     def _report(self, result: Result) -> None:
-        objective = "" if result.objective is None else f" {result.objective:.4f}"
+        """Prints a line with the state of a job that has ended."""
+        objective = "" if result.objective is None else f" {format_loss(result.objective)}"
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
         clear = f"\r{'':<40}\r" if self._counter else ""
         self._counter = ""
@@ -163,7 +165,7 @@ class Jobs:
 
     def _show_counter(self, total: int) -> None:
         """Shows the progress in the last line of a terminal."""
-        text = f"{self._done} of {total} ended, {len(self._running)} running" if self._running else ""
+        text = f"{self._ended} of {total} ended, {len(self._running)} running" if self._running else ""
         if sys.stdout.isatty() and text != self._counter:
             self._counter = text
             print(f"\r{text:<40}\r", end="", flush=True)
@@ -186,8 +188,8 @@ class Jobs:
                 signal.signal(number, handler)
 
 
-def _prune(running: Running, source: Source) -> None:
-    """Asks a job to end if the source has a reason to prune it."""
+def _prune(running: RunningJob, source: JobSource) -> None:
+    """Ends a job early if the source has a reason to prune it."""
     if running.pruned is None:
         running.pruned = source.prune_reason(running.job)
         if running.pruned is not None:

@@ -11,18 +11,21 @@ from runner.runs.log import job_output_path
 
 
 class LocalLauncher:
-    """Starts jobs, each with a share of the CPU cores, and one of several GPUs. at_once: how many run concurrently."""
+    """Starts jobs, each with a share of the CPU cores and one of several GPUs.
 
-    def __init__(self, at_once: int):
-        self._at_once = at_once
+    concurrent: how many jobs run at the same time.
+    """
+
+    def __init__(self, concurrent: int):
+        self._concurrent = concurrent
         self._gpus = visible_gpus()
         self._jobs: dict[str, list[LocalJob]] = {gpu: [] for gpu in self._gpus}
 
     def start(self, folder: Path, command: Sequence[str]) -> "LocalJob":
         """Starts the command of the job with this folder; its output is appended to `<folder>.log`."""
         environment = dict(os.environ)
-        if self._at_once > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self._at_once)))
+        if self._concurrent > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self._concurrent)))
         gpu = self._free_gpu()
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
@@ -38,7 +41,7 @@ class LocalLauncher:
 
     def _free_gpu(self) -> str | None:
         """The GPU with the fewest running jobs; None with fewer than two GPUs, or one job at a time."""
-        if len(self._gpus) < 2 or self._at_once < 2:
+        if len(self._gpus) < 2 or self._concurrent < 2:
             return None
         return min(self._gpus, key=lambda gpu: sum(job.poll() is None for job in self._jobs[gpu]))
 

@@ -1,4 +1,4 @@
-"""A sweep before its first job: every point is composed and checked, and nothing is written."""
+"""Prepares a sweep: every point is composed and checked before the first job starts, and nothing is written."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,18 +8,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from gradclip.errors import format_value
-from runner import config as schemas
 from runner.compose import Composer
-from runner.config import expand_home, flatten
+from runner.config import Sweep, expand_home, flatten
 from runner.errors import UserError
 from runner.runs.run import CONFIG_FILE, check_creatable
 from runner.sweeps import grid
 from runner.sweeps.grid import Points
-from runner.sweeps.results import PLAN, Job, Plan, Result, read, read_plan, relative_path
+from runner.sweeps.results import PLAN_FILE, Job, Plan, Result, read, read_plan, relative_path
 from runner.sweeps.space import Axis, axes
 
 LATEST = Path("outputs") / "latest"
-READ_WITH = {  # settings that do nothing without another one
+READ_WITH = {  # settings under `sweep` that are read only if another one has this value
     "trials": ("method", "optuna"),
     "hours": ("method", "optuna"),
     "slurm": ("launcher", "slurm"),
@@ -27,12 +26,12 @@ READ_WITH = {  # settings that do nothing without another one
 
 
 @dataclass
-class Sweep:
+class PreparedSweep:
     """A sweep whose points have all been checked. settings: the keys under `sweep`."""
 
     folder: Path
     plan: Plan
-    settings: schemas.Sweep
+    settings: Sweep
     axes: list[Axis]
     points: Points
     composer: Composer[Any]
@@ -44,37 +43,37 @@ class Sweep:
 
     def to_run(self) -> list[Job]:
         """The jobs without a result that no process runs and no cluster has queued; duplicates never run."""
-        waiting = [
+        unfinished = [
             result.job for result in self.results if not result.ended and result.state not in ("running", "queued")
         ]
-        return [job for job in waiting if job.duplicate_of is None]
+        return [job for job in unfinished if job.duplicate_of is None]
 
 
-def new(composer: Composer[Any], arguments: list[str]) -> Sweep:
+def new(composer: Composer[Any], arguments: list[str]) -> PreparedSweep:
     """The sweep that a command line describes. Raises UserError for an invalid point and for a folder in use."""
     sweep = _checked(composer, arguments)
     check_creatable("hydra.sweep.dir", relative_path(sweep.folder))
     setting = f"hydra.sweep.dir={relative_path(sweep.folder)}"
-    for file, kind in ((PLAN, "sweep"), (CONFIG_FILE, "run")):
+    for file, kind in ((PLAN_FILE, "sweep"), (CONFIG_FILE, "run")):
         if (sweep.folder / file).exists():
             raise UserError(f"{setting}: holds a {kind} already")
     if existing := next((job for job in sweep.plan.jobs if (sweep.folder / str(job.number)).exists()), None):
-        raise UserError(f"{setting}: {existing.number}, the folder of a job, is there already")
+        raise UserError(f"{setting}: holds the folder of a job already: {existing.number}")
     return sweep
 
 
-def resumed(composer: Composer[Any], name: str, arguments: list[str]) -> Sweep:
+def resumed(composer: Composer[Any], name: str, arguments: list[str]) -> PreparedSweep:
     """A sweep that was planned earlier, with the same points. arguments: new values of keys under `sweep`.
 
-    Raises UserError where the points would not be the same any more, and for other arguments.
+    Raises UserError if the points would not be the same, and for other arguments.
     """
     folder = (LATEST if name == "latest" else expand_home(name)).resolve()  # outputs/latest will point to it
     if (plan := read_plan(folder)) is None:
-        raise UserError(f"sweep.resume={name}: not the folder of a sweep; it has no {PLAN} that can be read")
+        raise UserError(f"sweep.resume={name}: not the folder of a sweep; it has no {PLAN_FILE} that can be read")
     for argument in arguments:
         if not argument.startswith("sweep.") or argument.startswith("sweep.method"):
-            raise UserError(f"{argument}: the jobs stay as {folder / PLAN} has them; a resumed sweep takes only keys "
-                            "under sweep")  # fmt: skip
+            raise UserError(f"{argument}: the jobs stay as {folder / PLAN_FILE} has them; a resumed sweep takes only "
+                            "keys under sweep")  # fmt: skip
     changed = {argument.partition("=")[0] for argument in arguments}
     kept = [argument for argument in plan.arguments if argument.partition("=")[0] not in changed]
     sweep = _checked(Composer(composer.project, plan.config_name), [*kept, *arguments], folder, changed)
@@ -88,7 +87,7 @@ def resumed(composer: Composer[Any], name: str, arguments: list[str]) -> Sweep:
 
 def _checked(
     composer: Composer[Any], arguments: list[str], folder: Path | None = None, changed: Collection[str] | None = None
-) -> Sweep:
+) -> PreparedSweep:
     """Composes and checks every point of a grid, and the corners of a search.
 
     folder: that of an earlier sweep. changed: the keys that a resumed sweep was given; None for a new sweep.
@@ -111,7 +110,7 @@ def _checked(
     folder = folder or Path(configurations.folder(space)).absolute()
     if "${" in str(folder):
         raise UserError(f"{folder}: no job can run here, since Hydra reads ${{ in a folder's name as an interpolation")
-    return Sweep(folder, plan, settings, space, configurations, composer)
+    return PreparedSweep(folder, plan, settings, space, configurations, composer)
 
 
 def _swept_in_files(configurations: Points, on_command_line: Collection[str]) -> list[str]:
@@ -129,12 +128,12 @@ def _check_subdir(config: DictConfig) -> None:
         raise UserError(f"hydra.sweep.subdir={subdir}: a job's folder is its number; leave this out")
 
 
-def _check_settings_are_read(settings: schemas.Sweep, changed: Collection[str] | None) -> None:
+def _check_settings_are_read(settings: Sweep, changed: Collection[str] | None) -> None:
     """Raises UserError for a setting, other than its default, that the method or the launcher does not read.
 
     changed: the keys to check; None: all. A resumed sweep may have another launcher than when it was planned.
     """
-    defaults = flatten(schemas.Sweep())
+    defaults = flatten(Sweep())
     for key, value in flatten(settings).items():
         needed = READ_WITH.get(key.partition(".")[0])
         if needed is None or value == defaults[key] or (changed is not None and f"sweep.{key}" not in changed):

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.printable import printable
+from runner.printable import format_loss, printable
 from runner.runs.files import write_atomically
 from runner.runs.log import LOG_FILE, job_output_path
 from runner.runs.status import actual_state, read_status
 from runner.sweeps import slurm
 from runner.tracking.tags import hparam_value
 
-PLAN = "sweep.json"
+PLAN_FILE = "sweep.json"
 ENDED = ("finished", "diverged", "pruned", "duplicate")  # the states that are results
 
 
@@ -36,7 +36,7 @@ class Job:
 
     @property
     def point(self) -> str:
-        """The overrides of the swept keys, which set the job apart from the others, as a shell takes them."""
+        """The overrides of the swept keys, which distinguish the job from the others, quoted for a shell."""
         swept = [override for override in self.overrides if override.lstrip("+").partition("=")[0] in self.swept]
         return shlex.join(swept or self.overrides)
 
@@ -60,20 +60,20 @@ class Plan:
 
     def write(self, folder: Path) -> None:
         """Replaces sweep.json in the sweep's folder atomically."""
-        write_atomically(folder / PLAN, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        write_atomically(folder / PLAN_FILE, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
 
 def read_plan(folder: Path) -> Plan | None:
     """The plan of a sweep; None if sweep.json is missing or damaged."""
     try:
-        content = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        content = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
         return Plan(**(content | {"jobs": [Job(**job) for job in content["jobs"]]}))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def swept(folder: Path) -> dict[str, Any] | None:
-    """The swept keys and their values in the job whose folder this is; None for a folder that is not a job's.
+def swept_values(folder: Path) -> dict[str, Any] | None:
+    """The values of the swept keys in the job with this folder; None if the folder is not that of a job.
 
     Where a key has numbers in some jobs and text in others, such as 2 and infinity, all its values are text:
     TensorBoard's server cannot sort a column of both.
@@ -82,10 +82,11 @@ def swept(folder: Path) -> dict[str, Any] | None:
     job = next((job for job in plan.jobs if str(job.number) == folder.name), None) if plan else None
     if plan is None or job is None:
         return None
-    return {key: _as_text(value) if _is_mixed(key, plan) else value for key, value in job.swept.items()}
+    return {key: _as_text(value) if _has_mixed_types(key, plan) else value for key, value in job.swept.items()}
 
 
-def _is_mixed(key: str, plan: Plan) -> bool:
+def _has_mixed_types(key: str, plan: Plan) -> bool:
+    """Whether a swept key has numbers in some jobs and text in others."""
     values = [value for job in plan.jobs if (value := job.swept.get(key)) is not None]
     return len({isinstance(hparam_value(value), str) for value in values}) > 1
 
@@ -161,7 +162,7 @@ def table(results: Sequence[Result]) -> str:
     rows = [("job", "state", "step", "objective", "point", "log")]
     for result in results:
         step = f"{result.step}/{result.steps}" if result.steps and result.state != "duplicate" else ""
-        objective = "" if result.objective is None else f"{result.objective:.4f}"
+        objective = "" if result.objective is None else format_loss(result.objective)
         state = f"{result.state} {result.reason}" if result.state == "duplicate" else result.state
         logs = (result.folder / LOG_FILE, job_output_path(result.folder))
         log = next((shell_path(path) for path in logs if path.is_file() and path.stat().st_size), "")
@@ -177,7 +178,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines of text, with aligned columns."""
+    """Formats rows of cells as lines of text with aligned columns."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

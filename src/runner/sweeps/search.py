@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from runner.compose import Composer
 from runner.errors import UserError, explain
+from runner.printable import format_loss
 from runner.runs.status import change_status
 from runner.sweeps.grid import Points, make_job
 from runner.sweeps.results import Job, Plan, Result, read
 from runner.sweeps.space import Axis, is_passed_to_jobs, points
 from runner.tracking import metrics
-from runner.tracking.tags import VALIDATION
+from runner.tracking.tags import VALIDATION_LOSS
 
 if TYPE_CHECKING:
-    from runner.sweeps.prepare import Sweep
+    from runner.sweeps.prepare import PreparedSweep
 
 STUDY_NAME = "search"  # not the sweep's name, since its folder may be renamed
-STORAGE = "study.log"  # in the sweep's folder; optuna-dashboard opens it
+STUDY_FILE = "study.log"  # in the sweep's folder; optuna-dashboard opens it
 READ_SECONDS = 0.5  # between two readings of a job's losses
-STARTUP_TRIALS = 5  # before the first that can be pruned
-MAX_CORNERS = 512  # of the search space that are checked
+STARTUP_TRIALS = 5  # the first trials, which are never pruned
+MAX_CORNERS = 512  # of the search space, that are checked before the first trial
 
 
 def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, arguments: Sequence[str]) -> Plan:
@@ -51,7 +52,7 @@ def plan(composer: Composer[Any], axes: Sequence[Axis], configurations: Points, 
 class Search:
     """Proposes jobs until the budget is used up, and reports their losses and results to Optuna."""
 
-    def __init__(self, sweep: "Sweep"):
+    def __init__(self, sweep: "PreparedSweep"):
         import optuna
         import optuna.storages.journal
 
@@ -59,7 +60,7 @@ class Search:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._optuna, self._sweep = optuna, sweep
         self._settings, self._started = sweep.settings, time.monotonic()
-        backend = optuna.storages.journal.JournalFileBackend(str(sweep.folder / STORAGE))
+        backend = optuna.storages.journal.JournalFileBackend(str(sweep.folder / STUDY_FILE))
         storage = optuna.storages.JournalStorage(backend)
         _, first = sweep.points.config(next(points(sweep.axes)))
         self._study = optuna.create_study(
@@ -97,6 +98,7 @@ class Search:
         return None
 
     def _has_time(self) -> bool:
+        """Whether `sweep.hours` have not passed yet."""
         hours = self._settings.hours
         return hours is None or time.monotonic() - self._started < 3600 * hours
 
@@ -131,10 +133,10 @@ class Search:
             return None
         reason = None
         try:
-            scalars = metrics.read(self._sweep.folder / str(job.number), [VALIDATION])
+            scalars = metrics.read(self._sweep.folder / str(job.number), [VALIDATION_LOSS])
         except UserError:  # a damaged metrics.jsonl: the job itself may still finish
             return None
-        for step, loss in scalars.get(VALIDATION, []):
+        for step, loss in scalars.get(VALIDATION_LOSS, []):
             if step <= self._reported.get(job.number, 0):
                 continue
             self._reported[job.number] = step
@@ -157,7 +159,7 @@ class Search:
         # A job in any other state has no result: `sweep.resume` runs it again, with the same number.
 
     def conclusion(self) -> str:
-        """The command of the best job."""
+        """A line with the best job, its objective and its command."""
         finished = [result for result in self._sweep.results if result.state == "finished"]
         best = min(
             finished, key=lambda result: math.inf if result.objective is None else result.objective, default=None
@@ -165,7 +167,7 @@ class Search:
         if best is None or best.objective is None:
             return "\nno trial finished; try lower thresholds or a lower learning rate"
         command = shlex.join(["python", "train.py", *best.job.overrides])
-        return f"\nbest: job {best.job.number} with {best.objective:.4f}: {command}"
+        return f"\nbest: job {best.job.number} with {format_loss(best.objective)}: {command}"
 
 
 def sample(trial: Any, axes: Sequence[Axis], configurations: Points) -> list[str]:

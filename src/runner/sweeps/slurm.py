@@ -15,8 +15,8 @@ from runner.errors import EXIT_FAILURE, UserError
 from runner.runs.log import job_output_path
 from runner.runs.status import process_exists, read_status
 
-FOLDER = ".submitit"  # in the sweep's folder: what submitit writes
-TO_FILE = 'exec "$@" >> "$0" 2>&1'  # for `sh -c`: runs the arguments after $0, and appends their output to $0
+SUBMITIT_FOLDER = ".submitit"  # in the sweep's folder: what submitit writes
+APPEND_TO_FILE = 'exec "$@" >> "$0" 2>&1'  # for `sh -c`: runs the arguments after $0, and appends their output to $0
 
 
 def require(cluster: str) -> None:
@@ -24,7 +24,9 @@ def require(cluster: str) -> None:
     if importlib.util.find_spec("submitit") is None:
         raise UserError('sweep.launcher=slurm needs submitit: pip install -c constraints.txt -e ".[slurm]"')
     if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise UserError("sweep.launcher=slurm: no sbatch on this machine; sweep.slurm.cluster=local tries it out")
+        raise UserError(
+            "sweep.launcher=slurm: this machine has no sbatch; sweep.slurm.cluster=local runs the jobs here"
+        )
 
 
 class SlurmLauncher:
@@ -34,7 +36,7 @@ class SlurmLauncher:
         import submitit
 
         self._settings = settings
-        self._executor = submitit.AutoExecutor(sweep / FOLDER, cluster=settings.cluster)
+        self._executor = submitit.AutoExecutor(sweep / SUBMITIT_FOLDER, cluster=settings.cluster)
         self._executor.update_parameters(
             name=sweep.name,
             timeout_min=settings.minutes,
@@ -52,7 +54,9 @@ class SlurmLauncher:
         # With cluster=local, Ctrl-C would reach submitit's own process, which would kill its job.
         earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            job = self._executor.submit(subprocess.call, ["sh", "-c", TO_FILE, str(job_output_path(folder)), *command])
+            job = self._executor.submit(
+                subprocess.call, ["sh", "-c", APPEND_TO_FILE, str(job_output_path(folder)), *command]
+            )
         finally:
             signal.signal(signal.SIGINT, earlier)
         return SlurmJob(folder, job, self._settings.cluster)
@@ -101,6 +105,6 @@ def is_pending_or_running(sweep: Path, cluster: str, number: str) -> bool | None
     import submitit
 
     if cluster == "slurm":
-        return not submitit.SlurmJob(sweep / FOLDER, number).done(force_check=True)
-    ended = submitit.LocalJob(sweep / FOLDER, number).paths.result_pickle.exists()
+        return not submitit.SlurmJob(sweep / SUBMITIT_FOLDER, number).done(force_check=True)
+    ended = submitit.LocalJob(sweep / SUBMITIT_FOLDER, number).paths.result_pickle.exists()
     return not ended and process_exists(int(number))

@@ -16,12 +16,12 @@ from runner.errors import UserError, print_line, quote_override
 from runner.runs.run import update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import prepare, slurm
-from runner.sweeps.jobs import Jobs, Launcher, Source
+from runner.sweeps.jobs import JobRunner, JobSource, Launcher
 from runner.sweeps.local import LocalLauncher
-from runner.sweeps.prepare import Sweep
+from runner.sweeps.prepare import PreparedSweep
 from runner.sweeps.results import ENDED, Job, Result, columns, relative_path, shell_path, table
 
-LOCK = ".lock"
+LOCK_FILE = ".lock"
 
 
 def is_requested(multirun: bool, overrides: Sequence[Override]) -> bool:
@@ -49,7 +49,7 @@ def main(composer: Composer[Any], arguments: list[str]) -> int:
     return run(sweep)
 
 
-def dry_run(sweep: Sweep) -> str:
+def dry_run(sweep: PreparedSweep) -> str:
     """A table of the jobs: whether each would run, its point and its folder."""
     states = {result.job.number: result.state for result in sweep.results}
     to_run = sweep.to_run()
@@ -84,7 +84,7 @@ class GridSource:
         return ""
 
 
-def run(sweep: Sweep) -> int:
+def run(sweep: PreparedSweep) -> int:
     """Runs the jobs without a result, prints how each ended, and returns the sweep's exit status.
 
     Raises UserError if another process is running this sweep.
@@ -93,7 +93,9 @@ def run(sweep: Sweep) -> int:
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"hydra.sweep.dir={relative_path(sweep.folder)}: cannot be made: {error.strerror}") from error
+        raise UserError(
+            f"hydra.sweep.dir={relative_path(sweep.folder)}: cannot be created: {error.strerror}"
+        ) from error
     with _lock(sweep.folder):
         sweep.plan.write(sweep.folder)
         for job in sweep.plan.jobs:
@@ -103,7 +105,7 @@ def run(sweep: Sweep) -> int:
             if result.state in ("running", "queued"):
                 print_line(f"job {result.job.number} is already {result.state}, and is not started")
         update_latest_symlink(sweep.folder)
-        jobs = Jobs(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
+        jobs = JobRunner(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
         print_line(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {shell_path(sweep.folder)}")
         stopped = jobs.run(source)
@@ -118,7 +120,7 @@ def run(sweep: Sweep) -> int:
     return int(any(result.state not in (*ENDED, "running", "queued") for result in results))
 
 
-def _source(sweep: Sweep) -> Source:
+def _source(sweep: PreparedSweep) -> JobSource:
     if sweep.plan.method == "grid":
         return GridSource(sweep.to_run())
     from runner.sweeps.search import Search
@@ -126,7 +128,7 @@ def _source(sweep: Sweep) -> Source:
     return Search(sweep)
 
 
-def _command(sweep: Sweep) -> list[str]:
+def _command(sweep: PreparedSweep) -> list[str]:
     """The program and its flags, which precede the overrides of a job."""
     project, command = sweep.composer.project, sweep.settings.command
     program = [sys.executable, str(project.script)] if command is None else shlex.split(command)
@@ -135,7 +137,7 @@ def _command(sweep: Sweep) -> list[str]:
     return program if sweep.plan.config_name == "train" else [*program, "--config-name", sweep.plan.config_name]
 
 
-def _launcher(sweep: Sweep) -> Launcher:
+def _launcher(sweep: PreparedSweep) -> Launcher:
     if sweep.settings.launcher == "slurm":
         return slurm.SlurmLauncher(sweep.folder, sweep.settings.slurm)
     return LocalLauncher(sweep.settings.jobs)
@@ -144,7 +146,7 @@ def _launcher(sweep: Sweep) -> Launcher:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Holds the sweep's lock in the block, which the system releases when the process ends, however it ends."""
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(timeout=0)
     except Timeout:

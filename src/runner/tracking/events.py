@@ -11,8 +11,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from runner.runs.files import add_path_to_oserror
 
-EVENTS = "events.out.tfevents.*"
-FLUSH_SECONDS = 2.0  # between two flushes while events are written; until a flush, TensorBoard does not see them
+EVENT_FILES = "events.out.tfevents.*"
+FLUSH_SECONDS = 2.0  # between two flushes; until a flush, TensorBoard does not see the events
 
 _numbers = itertools.count()  # distinguishes the files that one process begins within a second
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 WIDTH, ROW, TOP, BOTTOM, MARGIN = 900, 20, 46, 30, 14  # pixels; ROW is the height of one row
 MAX_ROWS = 60  # with more parameters, the plot shows modules
-BEFORE, AFTER = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
+BEFORE_COLOR, AFTER_COLOR = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion
 
 
 class Image(NamedTuple):
-    """A PNG and its size in pixels."""
+    """An image as PNG, and its size in pixels."""
 
     png: bytes
     width: int
@@ -25,7 +25,7 @@ class Image(NamedTuple):
 
 
 def draw(step: int, norms: Mapping[str, tuple[float, float]]) -> Image:
-    """The plot of a step. norms: (before, after) by parameter, drawn from top to bottom; 0 without a gradient."""
+    """Draws the plot of a step. norms: (before, after) by parameter, from top to bottom; 0 without a gradient."""
     import PIL.Image
     from PIL import ImageDraw, ImageFont
 
@@ -56,16 +56,16 @@ def draw(step: int, norms: Mapping[str, tuple[float, float]]) -> Image:
             continue
         if after is not None:
             pen.line([(before, middle), (after, middle)], "#999999", 2)
-        pen.ellipse([(before - 6, middle - 6), (before + 6, middle + 6)], outline=BEFORE, width=2)
+        pen.ellipse([(before - 6, middle - 6), (before + 6, middle + 6)], outline=BEFORE_COLOR, width=2)
         if after is not None:
-            pen.ellipse([(after - 3, middle - 3), (after + 3, middle + 3)], fill=AFTER)
+            pen.ellipse([(after - 3, middle - 3), (after + 3, middle + 3)], fill=AFTER_COLOR)
     buffer = io.BytesIO()
     image.quantize(64).save(buffer, "PNG")
     return Image(buffer.getvalue(), WIDTH, height)
 
 
 def by_module(norms: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """The norms of each module's gradients together, at the deepest level with at most MAX_ROWS modules."""
+    """Combines the norms of each module's parameters, at the deepest level with at most MAX_ROWS modules."""
     depth = max(name.count(".") for name in norms)
     grouped: dict[str, tuple[float, float]] = {}
     while depth > 0:
@@ -81,15 +81,15 @@ def by_module(norms: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float
 
 
 def decades(norms: list[float]) -> tuple[int, int]:
-    """The exponents of the powers of ten around all positive, finite norms; at least one decade apart."""
+    """The exponents of the powers of ten that enclose all positive, finite norms, at least one decade apart."""
     logs = [math.log10(norm) for norm in norms if 0 < norm < math.inf] or [0.0]
     low = math.floor(min(logs))
     return low, max(math.ceil(max(logs)), low + 1)
 
 
 def _legend(pen: "ImageDraw.ImageDraw", font: "ImageFont.ImageFont | ImageFont.FreeTypeFont") -> None:
-    """A ring for before and a dot for after, which differ without their colors too."""
-    pen.ellipse([(MARGIN, 28), (MARGIN + 12, 40)], outline=BEFORE, width=2)
-    pen.text((MARGIN + 18, 26), "before clipping", BEFORE, font)
-    pen.ellipse([(MARGIN + 143, 31), (MARGIN + 149, 37)], fill=AFTER)
-    pen.text((MARGIN + 155, 26), "after", AFTER, font)
+    """Draws the legend: a ring for before and a dot for after, which differ in shape as well as in color."""
+    pen.ellipse([(MARGIN, 28), (MARGIN + 12, 40)], outline=BEFORE_COLOR, width=2)
+    pen.text((MARGIN + 18, 26), "before clipping", BEFORE_COLOR, font)
+    pen.ellipse([(MARGIN + 143, 31), (MARGIN + 149, 37)], fill=AFTER_COLOR)
+    pen.text((MARGIN + 155, 26), "after clipping", AFTER_COLOR, font)

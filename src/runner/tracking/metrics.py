@@ -12,16 +12,16 @@ from pathlib import Path
 from runner.errors import UserError
 from runner.runs.files import add_path_to_oserror
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
-Points = list[tuple[int, float]]
+StepValues = list[tuple[int, float]]
 
 
 class MetricsWriter:
     """Appends to the metrics.jsonl in a run's folder; each line is in the file when `write` returns."""
 
     def __init__(self, folder: Path):
-        self._path = folder / METRICS
+        self._path = folder / METRICS_FILE
         self._file = self._path.open("ab")
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -36,13 +36,13 @@ class MetricsWriter:
             self._file.close()
 
 
-def read(folder: Path, tags: Collection[str] | None = None) -> dict[str, Points]:
+def read(folder: Path, tags: Collection[str] | None = None) -> dict[str, StepValues]:
     """The steps and values in a run's metrics.jsonl by tag, in ascending order of the steps.
 
     tags: those to return, if the run has them; None: all. If a step has several values, the last one counts. An
     incomplete last line is ignored; without a file, the result is empty. Raises UserError for any other invalid line.
     """
-    path = folder / METRICS
+    path = folder / METRICS_FILE
     try:
         complete, _, _ = path.read_bytes().rpartition(b"\n")
     except FileNotFoundError:

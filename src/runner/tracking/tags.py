@@ -5,19 +5,20 @@ import math
 from functools import cache
 from typing import Any
 
-LOSS, VALIDATION = "loss/train", "loss/val"
-METRIC = "metric/"  # before the name of each metric of an evaluation
+TRAIN_LOSS, VALIDATION_LOSS = "loss/train", "loss/val"
+METRIC_PREFIX = "metric/"  # precedes the name of each metric of an evaluation
 OBJECTIVE = "best/objective"  # sorts first of all tags, so that HParams shows it beside the swept keys
-BEFORE, AFTER = "grad_norm/before", "grad_norm/after"
-LIMIT, FRACTION, SCALE = "clip/limit", "clip/fraction", "clip/scale"
-LR, SPEED, DROPPED = "lr", "steps_per_second", "dropped"
+NORM_BEFORE, NORM_AFTER = "grad_norm/before", "grad_norm/after"
+CLIP_LIMIT, CLIP_FRACTION, CLIP_SCALE = "clip/limit", "clip/fraction", "clip/scale"
+LR, STEPS_PER_SECOND, DROPPED = "lr", "steps_per_second", "dropped"
 WEIGHT_NORM, UPDATE_RATIO = "weight_norm", "update_ratio"
-STEP = (LOSS, BEFORE, AFTER, LIMIT, FRACTION, SCALE, LR, SPEED, DROPPED)  # the tags of every logged step
+# The tags of every logged step.
+STEP_TAGS = (TRAIN_LOSS, NORM_BEFORE, NORM_AFTER, CLIP_LIMIT, CLIP_FRACTION, CLIP_SCALE, LR, STEPS_PER_SECOND, DROPPED)
 
-OVERLAY = {
+LAYOUT = {
     "gradient clipping": {
         "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
-        "norm removed by clipping": ["Margin", [AFTER, AFTER, BEFORE]],
+        "norm removed by clipping": ["Margin", [NORM_AFTER, NORM_AFTER, NORM_BEFORE]],
         "limit": ["Multiline", ["^clip/limit$"]],
         "share of blocks limited": ["Multiline", ["^clip/fraction$"]],
     },
@@ -29,11 +30,11 @@ OVERLAY = {
 def step_with_parameters(names: tuple[str, ...]) -> tuple[str, ...]:
     """The tags of a step that logs every parameter: first all norms before clipping, then all norms after."""
     norms = (f"grad_norm_{side}/{name}" for side in ("before", "after") for name in names)
-    return (*STEP, WEIGHT_NORM, UPDATE_RATIO, *norms)
+    return (*STEP_TAGS, WEIGHT_NORM, UPDATE_RATIO, *norms)
 
 
 def hparam_value(value: Any) -> str | float:
-    """A swept value as the HParams table shows it: a finite number, or text."""
+    """Converts a swept value to a type that the HParams table takes: a finite number, or text."""
     if isinstance(value, str):
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -16,16 +16,24 @@ from torch.utils.tensorboard import summary
 
 from gradclip import ClipReport
 from runner.tracking import flow
-from runner.tracking.events import EVENTS, EventWriter
+from runner.tracking.events import EVENT_FILES, EventWriter
 from runner.tracking.metrics import MetricsWriter
-from runner.tracking.tags import METRIC, OBJECTIVE, OVERLAY, STEP, VALIDATION, hparam_value, step_with_parameters
+from runner.tracking.tags import (
+    LAYOUT,
+    METRIC_PREFIX,
+    OBJECTIVE,
+    STEP_TAGS,
+    VALIDATION_LOSS,
+    hparam_value,
+    step_with_parameters,
+)
 from runner.tracking.truncation import log_lengths
 
 BINS = 64  # of a histogram
 
 
-class Logged(NamedTuple):
-    """The values of a logged step that the training loop uses."""
+class LoggedStep(NamedTuple):
+    """The values of a logged step, as floats, that the training loop uses."""
 
     loss: float
     before: float
@@ -37,9 +45,9 @@ class Logged(NamedTuple):
 class Tracker:
     """Writes a run's event file and its metrics.jsonl.
 
-    settings: the configuration as YAML. facts: of the data, by name. after: the last step that the folder's logs hold,
-    for a resumed run: TensorBoard discards what it has read of later steps, and the texts are not written again. Every
-    method raises OSError, which names the file, if a file cannot be written.
+    settings: the configuration as YAML. facts: facts about the data by name, such as its size. after: for a resumed
+    run, the last step that the folder's logs hold: TensorBoard discards what it has read of later steps, and the texts
+    are not written again. Every method raises OSError, which names the file, if a file cannot be written.
     """
 
     def __init__(self, folder: Path, settings: str, facts: dict[str, str], *, after: int = 0):
@@ -53,7 +61,7 @@ class Tracker:
         if self._resumed:
             return
         listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-        self._add(summary.custom_scalars(OVERLAY))  # type: ignore[no-untyped-call]
+        self._add(summary.custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
         self._add(summary.text("config", f"```yaml\n{settings}\n```"))  # type: ignore[no-untyped-call]
         self._add(summary.text("data", listed))  # type: ignore[no-untyped-call]
 
@@ -63,31 +71,32 @@ class Tracker:
         loss: Tensor,
         report: ClipReport,
         *,
-        rate: float,
-        speed: float,
+        lr: float,
+        steps_per_second: float,
         dropped: int,
-        weights: Tensor | None = None,
-    ) -> Logged:
-        """Logs a step. Only here does a step wait for an accelerator.
+        update_norms: Tensor | None = None,
+    ) -> LoggedStep:
+        """Logs a step, after one copy of its values from the device, for which the step waits.
 
-        weights: the norm of all weights and that of their update, [2], or None; with them, each parameter's norms are
-            logged too.
+        loss: the batch's mean loss, 0-d. report: that of clipping. lr: the learning rate. dropped: the number of steps
+        dropped so far. update_norms: the norm of all weights and that of their update, [2]; with them, the norms of
+        each parameter's gradient are logged too.
         """
         limit = report.limits.squeeze() if report.limits.numel() == 1 else report.limits.median()
-        vectors = [] if weights is None else [weights, report.parameter_before, report.parameter_after]
+        vectors = [] if update_norms is None else [update_norms, report.parameter_before, report.parameter_after]
         scalars = _read([loss, report.before, report.after, limit, report.fraction], vectors, report.before)
         mean_loss, before, after, max_norm, fraction, *norms = scalars
         scale = after / before if before > 0 else 1.0
-        values, weight_norm = [mean_loss, before, after, max_norm, fraction, scale, rate, speed, dropped], None
+        values, weight_norm = [mean_loss, before, after, max_norm, fraction, scale, lr, steps_per_second, dropped], None
         if norms:
             weight_norm, update_norm, *norms = norms
             values += [weight_norm, update_norm / weight_norm if weight_norm > 0 else 0.0, *norms]
-        self._write(step, step_with_parameters(report.names) if weights is not None else STEP, values)
-        return Logged(mean_loss, before, after, fraction > 0, weight_norm)
+        self._write(step, STEP_TAGS if update_norms is None else step_with_parameters(report.names), values)
+        return LoggedStep(mean_loss, before, after, fraction > 0, weight_norm)
 
-    def picture(self, step: int, parameters: Mapping[str, tuple[float, float]]) -> None:
-        """Writes the gradient-flow plot of a step. parameters: the norms before and after clipping, by name."""
-        drawn = flow.draw(step, parameters)
+    def gradient_flow(self, step: int, norms: Mapping[str, tuple[float, float]]) -> None:
+        """Writes the gradient-flow plot of a step. norms: (before, after) clipping, by parameter name."""
+        drawn = flow.draw(step, norms)
         image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)
         self._add(Summary(value=[Summary.Value(tag="gradient_flow", image=image)]), step)
 
@@ -99,16 +108,16 @@ class Tracker:
 
     def evaluation(self, step: int, loss: float, metrics: dict[str, float], best: float | None = None) -> None:
         """Logs the loss and the metrics on the held-out data, and the best loss so far, which HParams shows."""
-        values = {VALIDATION: loss} | {f"{METRIC}{name}": value for name, value in metrics.items()}
+        values = {VALIDATION_LOSS: loss} | {f"{METRIC_PREFIX}{name}": value for name, value in metrics.items()}
         values |= {} if best is None else {OBJECTIVE: best}
         self._write(step, tuple(values), list(values.values()))
 
     def begin(self, swept: dict[str, Any]) -> None:
-        """Begins the run's row in the HParams table, with a column for each swept key; the cell of a null is empty."""
+        """Begins the run's row in the HParams table, with a cell for each swept key; that of a null is empty."""
         self._has_hparams = bool(swept)
         if swept and not self._resumed:
             values = {key: hparam_value(value) for key, value in swept.items() if value is not None}
-            # Never the Experiment, the first of the three: one run's would hide the columns of all others.
+            # The first one, the Experiment, is not written: that of one run would hide the columns of all others.
             _, start, _ = summary.hparams(values, {})  # type: ignore[no-untyped-call]
             self._add(start)
             self.flush()
@@ -117,7 +126,7 @@ class Tracker:
         """Writes buffered events to the event file."""
         self._events.flush()
 
-    def written(self) -> dict[str, int]:
+    def log_lengths(self) -> dict[str, int]:
         """The lengths of the folder's event files and metrics.jsonl after a flush, for a checkpoint."""
         self.flush()
         return log_lengths(self._folder)
@@ -191,5 +200,5 @@ def _is_newest_event_file(folder: Path) -> bool:
     TensorBoard reads the files in that order. In a file that is read before others, as after the clock was set back, a
     purge would discard points that belong to the run.
     """
-    seconds = [name.split(".")[3] for name in (path.name for path in folder.glob(EVENTS))]
+    seconds = [name.split(".")[3] for name in (path.name for path in folder.glob(EVENT_FILES))]
     return time.time() > max((int(second) for second in seconds if second.isdecimal()), default=0) + 1

@@ -4,8 +4,8 @@ import logging
 import os
 from pathlib import Path
 
-from runner.tracking.events import EVENTS
-from runner.tracking.metrics import METRICS
+from runner.tracking.events import EVENT_FILES
+from runner.tracking.metrics import METRICS_FILE
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def truncate_logs(folder: Path, lengths: dict[str, int]) -> None:
     """
     paths = {path.name: path for path in _logs(folder)}
     for name in lengths.keys() - paths:
-        log.warning("%s: gone, and its points with it", folder / name)
+        log.warning("%s: missing; the points in it are lost", folder / name)
     for name, path in paths.items():
         length = lengths.get(name)
         if length is None:
@@ -30,11 +30,11 @@ def truncate_logs(folder: Path, lengths: dict[str, int]) -> None:
             continue
         if path.stat().st_size < length:  # as after a power failure
             log.warning("%s: points are missing at its end", path)
-            if name != METRICS:
+            if name != METRICS_FILE:
                 continue  # the resumed run writes a new event file
             length = path.read_bytes().rfind(b"\n") + 1  # the resumed run appends after the last complete line
         os.truncate(path, length)
 
 
 def _logs(folder: Path) -> list[Path]:
-    return [*folder.glob(EVENTS), *folder.glob(METRICS)]
+    return [*folder.glob(EVENT_FILES), *folder.glob(METRICS_FILE)]

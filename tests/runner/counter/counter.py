@@ -1,4 +1,4 @@
-"""The toy without torch, which most of a start's time goes to: it counts its steps and trains nothing."""
+"""The toy without torch, whose import takes most of the time of a start: it counts its steps and trains nothing."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from runner.errors import UserError
 from runner.runs.files import write_atomically
 from runner.runs.run import Diverged, Interrupted, Run
 from runner.tracking.metrics import MetricsWriter
-from runner.tracking.tags import VALIDATION
+from runner.tracking.tags import VALIDATION_LOSS
 from tests.runner.toy.incident import incident
 from tests.runner.toy.toy import PROJECT as TOY
 from tests.runner.toy.toy import Toy
@@ -25,7 +25,7 @@ class CounterProject(Project[Toy]):
 
 
 PROJECT = CounterProject(schema=TOY.schema, run="tests.runner.counter.counter:execute", root=Path(__file__).parent)
-COUNT_FILE = "counted.json"  # in place of a checkpoint: how many steps are done
+COUNT_FILE = "counted.json"  # instead of a checkpoint: the number of steps taken
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def execute(config: Toy, run: Run) -> None:
         if config.lr > 1e6:
             raise Diverged(f"lr={config.lr}")
         loss = 1 / (1 + config.lr * step) + config.seed / 100
-        metrics.write(step, {VALIDATION: loss})
+        metrics.write(step, {VALIDATION_LOSS: loss})
         run.update(objective=loss)
         if stop is not None:
             raise Interrupted(stop)

@@ -113,9 +113,9 @@ def train(state: State, run: Run, tracker: Tracker) -> None:
         if step == 1 or evaluated or saved or step % config.log.every == 0:
             detailed = step == 1 or evaluated or step % config.log.parameters_every == 0
             after = flat(state.model)
-            sizes = torch.stack([after.norm(), (after - before).norm()]) if detailed else None
+            norms = torch.stack([after.norm(), (after - before).norm()]) if detailed else None
             speed = (step - done) / (time.perf_counter() - started)
-            logged = tracker.step(step, loss, report, rate=lr, speed=speed, dropped=0, weights=sizes)
+            logged = tracker.step(step, loss, report, lr=lr, steps_per_second=speed, dropped=0, update_norms=norms)
             state.losses.append(logged.loss)
             state.norms.append(logged.before)
             state.clipped += logged.clipped
@@ -150,7 +150,7 @@ def flat(model: nn.Module) -> Tensor:
 
 def draw(state: State, tracker: Tracker, report: ClipReport) -> None:
     if state.config.log.flow:
-        tracker.picture(state.step, report.by_parameter())
+        tracker.gradient_flow(state.step, report.by_parameter())
     if state.config.log.histograms:
         weights = {f"weight/{name}": weight for name, weight in state.model.named_parameters()}
         gradients = {f"gradient/{name}": weight.grad for name, weight in state.model.named_parameters()}
@@ -174,7 +174,7 @@ def evaluate(state: State, run: Run, tracker: Tracker) -> None:
 
 
 def content(state: State, tracker: Tracker) -> dict[str, Any]:
-    return state.state_dict() | {"logs": tracker.written()}
+    return state.state_dict() | {"logs": tracker.log_lengths()}
 
 
 def lr_factor(config: Toy, step: int) -> float:

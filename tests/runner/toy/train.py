@@ -20,5 +20,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    preflight(PROJECT)  # answers mistakes, --help, resume=… and -m, and returns for a single run
+    preflight(PROJECT)  # handles user errors, --help, resume=… and -m; returns for a single new run
     main()
