@@ -1,4 +1,4 @@
-"""Reports a sweep's results: `python scripts/report.py [SWEEP …]`; without an argument, those of the newest sweep.
+"""Reports the results of sweeps: `python scripts/report.py [SWEEP …]`; without an argument, of the newest sweep.
 
 Writes report.md, report.html (one file, which loads nothing from the network) and PNGs into the sweep's folder, and
 prints the table and the conclusion. Needs matplotlib (extra `report`).
@@ -32,7 +32,7 @@ def newest() -> Path:
     """The sweep that was started last. Raises UserError if there is none."""
     plans = sorted(SWEEPS.glob("*/sweep.json"), key=lambda path: path.parent.name)
     if not plans:
-        raise UserError(f"{SWEEPS}: there is no sweep; python train.py -m … makes one")
+        raise UserError(f"{SWEEPS}: there is no sweep; python train.py -m … starts one")
     return plans[-1].parent
 
 

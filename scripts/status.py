@@ -25,17 +25,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def describe(folder: Path) -> str:
     """The state of the run in a folder, in one line. Raises UserError if the folder is not that of a run."""
-    state, found = state_of(folder.resolve()), read_status(folder)
+    state, status = state_of(folder.resolve()), read_status(folder)
     if state is None and read_plan(folder.parent) is not None:
         return "missing, since it has not started"
     if state is None:
         raise UserError(f"{folder}: not the folder of a run; it has no status.json")
-    if not found:
+    if not status:
         return f"{state}, and has written no status.json yet"
-    line = f"{state} at step {found.get('step')} of {found.get('steps')}"
-    line += f" ({printable(str(found['reason']), keep='')})" if found.get("reason") else ""
+    line = f"{state} at step {status.get('step')} of {status.get('steps')}"
+    line += f" ({printable(str(status['reason']), keep='')})" if status.get("reason") else ""
     if state in ("running", "killed"):
-        line += f", process {found.get('pid')}, last heartbeat {printable(str(found.get('updated')), keep='')}"
+        line += f", process {status.get('pid')}, last heartbeat {printable(str(status.get('updated')), keep='')}"
     return line + (f"; {resume_command(folder)}" if state in ("killed", "interrupted", "failed") else "")
 
 

@@ -38,7 +38,7 @@ def prepare(config: Device) -> torch.device:
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copies a batch's tensor to the device, without waiting where its memory is pinned, as by a DataLoader."""
+    """Copies a batch's tensor to the device, without waiting if a DataLoader has pinned the tensor's memory."""
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 

@@ -32,7 +32,7 @@ def evaluate(state: TrainState) -> tuple[float, dict[str, float]]:
 
 @torch.no_grad()
 def sample(state: TrainState) -> str | None:
-    """Text that the model generated, with control characters escaped, or None if its data set cannot show any.
+    """Text that the model generated, with control characters escaped, or None if its data set does not support it.
 
     Unescaped, a generated escape sequence could change the terminal's colours or overwrite what it shows.
     """

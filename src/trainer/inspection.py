@@ -32,7 +32,7 @@ from trainer.state import TrainState, build
 
 CLIPPED = f"{EXPLODING}, clipped"
 COLUMNS = ("parameter", "shape", "weight", "before backward", "after backward", "after clipping", "ratio", "")
-NAMES = (
+NAMES_NOTE = (
     "named_parameters() gives each parameter with its name, which a table, a pattern of clip.include and a warning "
     "need; parameters() gives the same tensors without names."
 )
@@ -44,17 +44,17 @@ MEANINGS = {
     CLIPPED: "the gradient exceeds {explode:g} times the weight (diagnosis.explode), but no longer after clipping",
     VANISHING: "the gradient is below {vanish_layer:g} of the model's largest, by element (diagnosis.vanish_layer), "
     "or below {vanish_weight:g} of its own weight (diagnosis.vanish_weight)",
-    NON_FINITE: "nan or infinite",
+    NON_FINITE: "an element of the gradient is nan or infinite",
 }
 
 
 @dataclass
 class Inspection:
-    """What the last of the inspected steps showed; the mappings are by parameter.
+    """The measurements at the last of the inspected steps; the mappings are by parameter name.
 
     had_gradient: whether a gradient existed before backward. after: the norm after clipping, None without a gradient.
     time_steps: by time step, the norm of the gradient; None for a model that is not recurrent. step: the last step
-    that was taken. stopped: why it is not the last one that was asked for; None where it is.
+    that was taken. stopped: the reason if fewer steps were taken than requested, else None.
     """
 
     parameters: dict[str, ParameterNorms]
@@ -74,11 +74,13 @@ def inspect(config: Train, steps: int) -> Inspection:
     if steps > config.steps:
         raise UserError(f"--steps={steps}: the run itself has steps={config.steps}")
     if config.clip.nonfinite == "error":
-        config.clip.nonfinite = "keep"  # a non-finite gradient is shown, instead of raised
+        config.clip.nonfinite = "keep"  # a non-finite gradient is shown in the table, and is not an error
     state = build(config)
     state.model.train()
     batches = state.data.batches(0)
-    with torch.random.fork_rng():  # so that the steps are those of a run, dropout included
+    with (
+        torch.random.fork_rng()
+    ):  # so that the steps draw the same random numbers, such as dropout masks, as those of a run
         time_steps = through_time(state, next(state.data.batches(0)))
     for step in range(1, steps + 1):
         batch = next(batches)
@@ -114,7 +116,7 @@ def through_time(state: TrainState, batch: Batch) -> list[float] | None:
             outputs, _ = state.model(inputs, None)
         loss = state.data.loss(outputs, targets) * (len(inputs) / len(batch.inputs))
         (output_gradient,) = torch.autograd.grad(loss, outputs, retain_graph=True)
-        if outputs.dim() == 3:  # scores at every time step: only the last one's loss, to see how far back it reaches
+        if outputs.dim() == 3:  # outputs at every time step: keeps only the loss of the last one
             last = output_gradient[:, -1:]
             output_gradient = torch.cat([torch.zeros_like(output_gradient[:, :-1]), last], 1)
         (gradient,) = torch.autograd.grad(outputs, captured, output_gradient)
@@ -141,7 +143,7 @@ def _captured_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def table(inspection: Inspection, config: Train) -> str:
-    """The table of an inspection, one row per parameter, and below it what its marks mean."""
+    """The table of an inspection, one row per parameter, and below it the meanings of its marks."""
     rows: list[tuple[str, ...]] = [COLUMNS]
     for name, norms in inspection.parameters.items():
         ratio = norms.gradient / norms.weight if norms.gradient is not None and norms.weight else None
@@ -154,7 +156,7 @@ def table(inspection: Inspection, config: Train) -> str:
     lines = ["  ".join(_align(row, widths)).rstrip() for row in rows]
     heading = f"step {inspection.step}; norms are 2-norms, ratio is the gradient's after backward to the weight's"
     stopped = [inspection.stopped] if inspection.stopped else []
-    return "\n".join([heading, "", *lines, "", *stopped, *_legend(inspection.marks, config), NAMES])
+    return "\n".join([heading, "", *lines, "", *stopped, *_legend(inspection.marks, config), NAMES_NOTE])
 
 
 def _legend(marks: Mapping[str, str], config: Train) -> list[str]:

@@ -37,8 +37,8 @@ def take_step(
 ) -> tuple[Tensor, ClipReport]:
     """Takes one step of the optimizer. Returns the batch's mean loss, 0-d, and the report of clipping.
 
-    check: re-measure, right before the step, that the gradients are the clipped ones. on_backward: called
-    after backward, before clipping. Raises NonFiniteGradientError and ClipCheckError.
+    check: whether to measure again, right before the step, that the gradients are the clipped ones. on_backward:
+    called after backward, before clipping. Raises NonFiniteGradientError and ClipCheckError.
     """
     previous_hidden = list(state.hidden)
     state.optimizer.zero_grad()
@@ -51,7 +51,7 @@ def take_step(
     if check:
         state.clipper.check()
     if report.dropped:
-        state.hidden = previous_hidden  # those of the dropped step may be as bad as its gradients
+        state.hidden = previous_hidden  # those of the dropped step may be non-finite
     else:
         state.scaler.step(state.optimizer)
     state.scaler.update()
@@ -104,11 +104,11 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
         if due.table and weights is not None:
             first_steps.after_step(step, weights)
         if due.log:
-            norms_of_update = update_norms(model, weights) if due.parameters and weights is not None else None
+            change = update_norms(model, weights) if due.parameters and weights is not None else None
             speed = (step - done) / (time.perf_counter() - started)
             dropped = state.history.dropped
             logged = tracker.step(
-                step, loss, report, lr=lr, steps_per_second=speed, dropped=dropped, update_norms=norms_of_update
+                step, loss, report, lr=lr, steps_per_second=speed, dropped=dropped, update_norms=change
             )
             _check_logged_step(state, logged, report, norms)
         weights = None  # frees the snapshot's memory before an evaluation and before the next snapshot
@@ -126,9 +126,10 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
 class Due:
     """What is due at a step, besides the step itself.
 
-    check: that the optimizer gets the clipped gradients. parameters: each parameter's norms are logged, with the
-    update's, which needs a snapshot of the weights. table: of the first steps, which needs the snapshot too. diagnosis:
-    of every parameter's gradient.
+    check: the optimizer is checked to be given the clipped gradients. log: the step is logged. parameters: each
+    parameter's norms are logged, and the norm of the update, which needs a snapshot of the weights. table: the step is
+    a row of the table of the first steps, which needs the snapshot too. diagnosis: every parameter's gradient is
+    checked. evaluate, save: an evaluation and a checkpoint follow.
     """
 
     check: bool
@@ -184,9 +185,11 @@ def _batches(state: TrainState) -> Iterator[Batch]:
 def _progress(batches: Iterator[Batch], state: TrainState) -> Iterator[Batch]:
     """The batches, with a progress bar if the output is a terminal."""
     config = state.config
-    disable = None if config.log.progress else True
+    disable = None if config.log.progress else True  # None: tqdm shows the bar on a terminal only
     bar = tqdm(batches, initial=state.step, total=config.steps, unit="step", disable=disable, leave=False)
-    with nullcontext() if bar.disable else logging_redirect_tqdm():  # without a bar it would print the log twice
+    with (
+        nullcontext() if bar.disable else logging_redirect_tqdm()
+    ):  # without a bar, the redirection would print the log twice
         yield from bar
 
 
@@ -225,7 +228,7 @@ def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
 
 
 def _log_pictures(state: TrainState, tracker: Tracker, report: ClipReport) -> None:
-    """Writes the gradient-flow picture and the histograms of an evaluation, as far as they are configured."""
+    """Writes the gradient-flow picture and the histograms of an evaluation, if they are configured."""
     if state.config.log.flow:
         tracker.gradient_flow(state.step, report.by_parameter())
     if state.config.log.histograms:
@@ -236,7 +239,7 @@ def _log_pictures(state: TrainState, tracker: Tracker, report: ClipReport) -> No
 
 
 def _raise_deferred_nonfinite(state: TrainState, step: int) -> None:
-    """Raises Diverged for a non-finite gradient of an earlier step, which accelerators report with a delay."""
+    """Raises Diverged for a non-finite gradient of this or an earlier step, which accelerators report with a delay."""
     try:
         state.clipper.raise_if_nonfinite()
     except NonFiniteGradientError as error:

@@ -62,7 +62,7 @@ def execute_in_folder(config: Train, folder: Path, *, resumed: bool = False) -> 
 
 
 def resume(state: TrainState, run: Run) -> None:
-    """Restores the state and the run's folder to the newest undamaged checkpoint; to the start if there is none.
+    """Restores the state and the run's folder to the newest undamaged checkpoint; without one, to the start of the run.
 
     Raises UserError if all checkpoints are damaged, or if the newest belongs to another run.
     """

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class TrainState:
     """Everything that a run consists of, built once from its configuration, and its progress.
 
-    lr_factor: from a step (1 is the first) to the learning rate as a share of optimizer.lr. hidden: the hidden state
+    lr_factor: the learning rate of a step (1 is the first) as a share of optimizer.lr. hidden: the hidden state
     of each micro-batch, carried from window to window. step: the last completed one. last_parameter_log: the last
     step at which each parameter's norms were logged.
     """
@@ -107,7 +107,7 @@ class TrainState:
             raise UserError(f"{path}: the data has changed: its hash was {saved[:12]}… and is {now[:12]}…")
 
     def _check(self, content: dict[str, Any], path: Path) -> None:
-        """Raises UserError if a checkpoint is that of another run; warns if rounding will differ."""
+        """Raises UserError if a checkpoint is that of another run; warns if results can differ by rounding."""
         config, hidden_states = self.config, len(content["hidden"])
         if names := incompatible_keys(content["config"], config):
             raise UserError(f"{path}: saved with another {', '.join(names)} than the run's config.yaml says")
@@ -132,7 +132,9 @@ def build(config: Train) -> TrainState:
     device = prepare(config.device)
     seed_everything(config.seed)
     dataset = data.build(config.data, config.seed)
-    seed_everything(config.seed)  # again: importing a data set's libraries may draw numbers (scikit-learn does)
+    seed_everything(
+        config.seed
+    )  # again: importing a library of the data set may draw random numbers (scikit-learn does)
     model = _build_model(config, dataset, device)
     _check_precision(config, device, dataset, model)
     optimizer = optimizers.build(config.optimizer, model)
@@ -198,7 +200,7 @@ def _build_clipper(config: Train, model: nn.Module, optimizer: Optimizer) -> Cli
 
 
 def _numerics_fingerprint(device: torch.device) -> str:
-    """What a result's exact bits depend on, besides the configuration: torch's version, the device, the threads."""
+    """What determines rounding, besides the configuration: torch's version, the device, the number of threads."""
     if device.type == "cuda":
         return f"torch {torch.__version__} on {torch.cuda.get_device_name(device)}"
     cpu = f"{torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"

@@ -1,4 +1,4 @@
-"""Options as their own YAML file gives them, and which of them exist: any model or data set may have been deleted."""
+"""Options with the values of their YAML files, and skips of tests whose model or data set a fork has deleted."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,33 +11,33 @@ from torch import nn
 from trainer.project import PROJECT
 
 
-def names(group: str) -> list[str]:
-    """The options of a group, which its folder lists."""
+def option_names(group: str) -> list[str]:
+    """The names of the options of a group."""
     return sorted(PROJECT.groups[group].options)
 
 
 def option(group: str, name: str, **values: Any) -> Any:
-    """The option that conf/<group>/<name>.yaml gives, with other values for some keys."""
-    given = yaml.safe_load((PROJECT.conf / group / f"{name}.yaml").read_text(encoding="utf-8"))
-    del given["defaults"]
-    return PROJECT.groups[group].options[name](**given | values)
+    """The option with the values of conf/<group>/<name>.yaml, except those given here."""
+    configured = yaml.safe_load((PROJECT.conf / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    del configured["defaults"]
+    return PROJECT.groups[group].options[name](**configured | values)
 
 
-def missing(overrides: Iterable[str]) -> list[str]:
-    """The overrides among these that choose a model, a data set or an experiment that does not exist."""
+def missing_options(overrides: Iterable[str]) -> list[str]:
+    """Those of the overrides that choose a model, a data set or an experiment that does not exist."""
     return [f"{group}={name}" for group, _, choice in (override.partition("=") for override in overrides)
             if group in ("model", "data", "experiment") for name in choice.split(",")
             if not (PROJECT.conf / group / f"{name}.yaml").exists()]  # fmt: skip
 
 
-def need(*overrides: str) -> None:
+def require_options(*overrides: str) -> None:
     """Skips the test if an option that these overrides choose does not exist."""
-    if absent := missing(overrides):
+    if absent := missing_options(overrides):
         pytest.skip(f"there is no {' and no '.join(absent)}")
 
 
-def need_precision(overrides: Iterable[str]) -> None:
-    """Skips the test where torch lacks the LSTM at the precision that these overrides choose, tried by running one."""
+def require_precision(overrides: Iterable[str]) -> None:
+    """Skips the test if these overrides choose an LSTM at a precision at which torch cannot run one on this CPU."""
     chosen = dict(override.partition("=")[::2] for override in overrides)
     precision = chosen.get("device.precision", "float32")
     if chosen.get("model") != "lstm" or precision == "float32":

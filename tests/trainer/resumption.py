@@ -1,4 +1,4 @@
-"""What the tests of resumed runs share: small runs that are ended at given steps and resumed until they finish."""
+"""Small runs for the tests of resumption, which are ended at given steps and resumed until they finish."""
 
 import os
 import random
@@ -24,37 +24,37 @@ LINE = ("data=line", "model=linear_net", "optimizer.lr=0.1", "data.noise=0.1")
 
 
 class Killed(BaseException):
-    """What SIGKILL is to a process: nothing more is done, and nothing saved."""
+    """Stands for a SIGKILL in tests within one process: no handler catches it, so that nothing more is saved."""
 
 
-def ended_at(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> None:
-    """Ends a run in the middle of the named steps, once each: by a signal, or as SIGKILL would."""
-    real, left = loop.take_step, dict(ends)
+def end_at_steps(monkeypatch: pytest.MonkeyPatch, ends: dict[int, int | None]) -> None:
+    """Ends runs during the given steps, once each: by the signal of this number, or by Killed for None."""
+    real, remaining = loop.take_step, dict(ends)
 
-    def take_step(session: TrainState, *arguments: Any, **named: Any) -> Any:
-        step = session.step + 1
-        if step in left:
-            number = left.pop(step)
+    def take_step(state: TrainState, *arguments: Any, **named: Any) -> Any:
+        step = state.step + 1
+        if step in remaining:
+            number = remaining.pop(step)
             if number is None:
                 raise Killed
             os.kill(os.getpid(), number)
-        return real(session, *arguments, **named)
+        return real(state, *arguments, **named)
 
     monkeypatch.setattr(loop, "take_step", take_step)
 
 
-def until_done(config: Train, folder: Path) -> list[str]:
-    """Runs and goes on until nothing ends it any more; how each part ended."""
-    found: list[str] = []
-    while not found or found[-1] not in ("finished", "diverged"):
+def run_until_finished(config: Train, folder: Path) -> list[str]:
+    """Starts a run and resumes it until it has finished or diverged. Returns its state at the end of each start."""
+    states: list[str] = []
+    while not states or states[-1] not in ("finished", "diverged"):
         try:
-            found.append(execute_in_folder(config, folder, resumed=bool(found)).state)
+            states.append(execute_in_folder(config, folder, resumed=bool(states)).state)
         except Killed:
-            found.append("killed")
-        random.seed(len(found))  # what else a new process would have of its own
-        np.random.seed(len(found))
-        torch.manual_seed(len(found))
-    return found
+            states.append("killed")
+        random.seed(len(states))  # a new process has other random states
+        np.random.seed(len(states))
+        torch.manual_seed(len(states))
+    return states
 
 
 def config_for(folder: Path, overrides: tuple[str, ...]) -> Train:

@@ -1,4 +1,4 @@
-"""Two projects made from the template run side by side, from one environment, each with its own code."""
+"""Two projects made from the template, in one environment, each run their own code."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from tests.trainer.support import SMALL, text_file
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of what a run needs of this checkout."""
+    """Copies the parts of this checkout that a run needs into a folder."""
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "build"))
     shutil.copytree(ROOT / "conf", folder / "conf")
     shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
@@ -23,13 +23,13 @@ def test_each_checkout_runs_its_own_code(tmp_path: Path) -> None:
     first, second = checkout(tmp_path / "first"), checkout(tmp_path / "second")
     run = second / "src" / "trainer" / "run.py"
     run.write_text(run.read_text(encoding="utf-8").replace('"data: %s"', '"the second project: %s"'), encoding="utf-8")
-    # Whatever is installed, or stands on PYTHONPATH, a program's own checkout comes first.
+    # A program's own checkout precedes installed packages and PYTHONPATH.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(first / "src"), str(ROOT / "src")])}
     small = [f"data.path={text_file(tmp_path)}", *SMALL, "log.progress=true"]
-    for project, said in ((first, "data: "), (second, "the second project: ")):
+    for project, logged in ((first, "data: "), (second, "the second project: ")):
         done = python(project / "train.py", *small, f"hydra.run.dir='{project / 'run'}'", environment=environment)
         assert (done.returncode, done.stderr) == (0, "")  # there is no progress bar in a pipe
-        assert said in done.stdout
+        assert logged in done.stdout
     done = python(second / "scripts" / "status.py", str(second / "run"), environment=environment)
     assert "finished at step 6" in done.stdout
 

@@ -15,16 +15,16 @@ from runner.cli import preflight as cli
 from runner.errors import UserError
 from tests.programs import run
 from tests.support import ROOT
-from tests.trainer.options import missing, names
-from tests.trainer.support import compose, refused
+from tests.trainer.options import missing_options, option_names
+from tests.trainer.support import compose, preflight_error
 from trainer.project import PROJECT, composer
 from trainer.run import execute_in_folder
 
-MODELS = ", ".join(names("model"))
+MODELS = ", ".join(option_names("model"))
 SEARCHPATH = "hydra.searchpath=[file://more]"
 EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experiment/*.yaml")))
 
-# The arguments, and a part of the one line: the key, the value, what is allowed, the nearest known name.
+# The arguments, and a part of the error: the key, the value, the allowed values, the nearest known name.
 USER_ERRORS = [
     ("clip=agc clip.exclude_last=false", "clip.exclude_last=false: no such key in clip=agc; clip.exclude says which"),
     ("clip=nrom", "clip=nrom: no such option; did you mean clip=norm? There are adagc, agc,"),
@@ -144,17 +144,17 @@ USER_ERRORS = [
     ("--experimental-rerun=x", "--experimental-rerun: not supported"),
 ]  # fmt: skip
 
-# The same for options of groups, some of which a fork may have deleted.
-OF_OPTIONS = [
+# User errors of options that a fork may have deleted.
+ERRORS_OF_OPTIONS = [
     ("model=mlp data=line data.low=1e39", "data.low=1e+39: must be a number of at least -1e+30 and at most 1e+30"),
     ("model=mlp data=digits model.hidden=[0]", "model.hidden=[0]: must be a list of numbers of at least 1"),
     ("model=linear_net", "model=linear_net takes points, but data=text yields characters"),
     ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters (job 1: model=mlp)"),
 ]  # fmt: skip
-USER_ERRORS += [(arguments, line) for arguments, line in OF_OPTIONS if not missing(arguments.split())]
+USER_ERRORS += [(arguments, line) for arguments, line in ERRORS_OF_OPTIONS if not missing_options(arguments.split())]
 
-# Errors that only building the run finds.
-UNBUILDABLE = [
+# Errors in the configuration that only building the run can detect.
+BUILD_ERRORS = [
     ("data.path=/no/such/file", "data.path=/no/such/file: no such file"),
     ("data.path=.", "data.path=.: not a file"),
     ("data.path=binary", "data.path=binary: a binary file, not a text: byte 2 is 0x00"),
@@ -171,7 +171,7 @@ UNBUILDABLE = [
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "short").write_text("too short")
     (tmp_path / "taken").mkdir()
@@ -185,10 +185,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "line"), USER_ERRORS, ids=[arguments for arguments, _ in USER_ERRORS])
-def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = refused(arguments.split(), capsys)
+def test_a_user_error_is_one_line(arguments: str, line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = preflight_error(arguments.split(), capsys)
     assert line in found
-    assert not (here / "outputs").exists()
+    assert not (folder / "outputs").exists()
 
 
 @pytest.mark.parametrize(
@@ -209,21 +209,25 @@ def test_a_user_error_is_one_line(arguments: str, line: str, here: Path, capsys:
         ),
     ],
 )
-def test_a_typo_in_an_experiment_file(content: str, line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "more" / "experiment").mkdir(parents=True)
-    (here / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
-    assert line in refused([SEARCHPATH, "experiment=typo"], capsys)
-    assert not (here / "outputs").exists()
+def test_a_typo_in_an_experiment_file(
+    content: str, line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "more" / "experiment").mkdir(parents=True)
+    (folder / "more" / "experiment" / "typo.yaml").write_text(f"# @package _global_\n{content}\n")
+    assert line in preflight_error([SEARCHPATH, "experiment=typo"], capsys)
+    assert not (folder / "outputs").exists()
 
 
 @pytest.mark.parametrize("group", sorted(PROJECT.groups))
-def test_an_option_as_a_value_in_an_experiment_file(group: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_written_as_a_value_is_answered_with_the_defaults_list(
+    group: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The message shows the form that works, for every option of a group."""
-    (here / "more" / "experiment").mkdir(parents=True)
-    file = here / "more" / "experiment" / "typo.yaml"
+    (folder / "more" / "experiment").mkdir(parents=True)
+    file = folder / "more" / "experiment" / "typo.yaml"
     for option in composer().options()[group]:
         file.write_text(f"# @package _global_\n{group}: {option}\n")
-        line = refused([SEARCHPATH, "experiment=typo"], capsys)
+        line = preflight_error([SEARCHPATH, "experiment=typo"], capsys)
         form = f"[override /{group}: {option}]"
         assert (
             line
@@ -233,52 +237,52 @@ def test_an_option_as_a_value_in_an_experiment_file(group: str, here: Path, caps
         assert composer().compose([SEARCHPATH, "experiment=typo"])[group].name == option
 
 
-@pytest.mark.parametrize(("arguments", "line"), UNBUILDABLE, ids=[arguments for arguments, _ in UNBUILDABLE])
-def test_an_error_of_building_is_one_line(arguments: str, line: str, here: Path) -> None:
+@pytest.mark.parametrize(("arguments", "line"), BUILD_ERRORS, ids=[arguments for arguments, _ in BUILD_ERRORS])
+def test_an_error_that_only_building_finds_is_one_line(arguments: str, line: str, folder: Path) -> None:
     if arguments == "device=cuda" and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(UserError) as error:
-        execute_in_folder(compose(*arguments.split()), here / "run")
+        execute_in_folder(compose(*arguments.split()), folder / "run")
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_run_that_cannot_be_built_leaves_no_folder(here: Path) -> None:
-    done = run(ROOT / "train.py", "data.path=short", cwd=here)
+def test_a_run_that_cannot_be_built_leaves_no_folder(folder: Path) -> None:
+    done = run(ROOT / "train.py", "data.path=short", cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: data\.path=.*/short: 9 characters are too few.*\n", done.stderr)
-    assert list((here / "outputs" / "runs").iterdir()) == []
-    assert not (here / "outputs" / "latest").exists()
+    assert list((folder / "outputs" / "runs").iterdir()) == []
+    assert not (folder / "outputs" / "latest").exists()
 
 
 @pytest.mark.parametrize(
     "arguments", ["seed=1,2 debug=fast -m", "debug=fast seed=1,2 --multirun", "-m debug=fast,anomaly"]
 )
-def test_flags_and_options_in_any_order(arguments: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan is written before the first job starts: this sweep is interrupted before that."""
+def test_flags_and_options_in_any_order(arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep is interrupted before its first job starts, when its plan has been written."""
     monkeypatch.setattr("runner.sweeps.jobs.JobRunner.run", lambda self, source: signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         cli.preflight(PROJECT, ["train.py", *arguments.split()])
     assert end.value.code == 130
-    (plan,) = (here / "outputs" / "sweeps").glob("*/sweep.json")
+    (plan,) = (folder / "outputs" / "sweeps").glob("*/sweep.json")
     jobs = json.loads(plan.read_text())["jobs"]
     expected = ["fast", "anomaly"] if "anomaly" in arguments else [1, 2]
     assert [*jobs[0]["swept"].values(), *jobs[1]["swept"].values()] == expected
 
 
-def test_a_sweep_in_a_file_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "more" / "experiment").mkdir(parents=True)
-    (here / "more" / "experiment" / "grid.yaml").write_text(
+def test_a_sweep_in_an_experiment_file_is_checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "more" / "experiment").mkdir(parents=True)
+    (folder / "more" / "experiment" / "grid.yaml").write_text(
         '# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: "1,-2"\n'
     )
-    line = refused(["-m", SEARCHPATH, "experiment=grid"], capsys)
+    line = preflight_error(["-m", SEARCHPATH, "experiment=grid"], capsys)
     assert line.startswith("seed=-2: must be a whole number")
     assert "job 1: seed=-2" in line
-    assert refused([SEARCHPATH, "experiment=grid"], capsys).startswith("hydra.mode=MULTIRUN: -m makes a sweep")
+    assert preflight_error([SEARCHPATH, "experiment=grid"], capsys).startswith("hydra.mode=MULTIRUN: -m makes a sweep")
 
 
 @pytest.mark.parametrize("arguments", [["clip=nrom"], ["-m", "clip.max=1,-1"]])
-def test_the_program_itself(arguments: list[str], tmp_path: Path) -> None:
+def test_the_program_answers_an_error_in_one_line(arguments: list[str], tmp_path: Path) -> None:
     done = run(ROOT / "train.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -287,7 +291,7 @@ def test_the_program_itself(arguments: list[str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_groups_options_and_every_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.preflight(PROJECT, ["train.py", "clip=value", "--help"])
     assert end.value.code == 0
@@ -295,21 +299,21 @@ def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.Capt
     assert re.search(r"clip +adagc .* none  norm .* \[value\]", text)
     assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0\)", text)
     assert re.search(r"log\.every=1 +steps between two points in TensorBoard", text)
-    assert "schema" not in text.replace("its one line from the schema", "")
+    assert "schema" not in text
 
 
 # -- without torch
 
-ANSWERED = [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]]
-REFUSED = [["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"], ["resume=nope"],
-           ["schedule.warmup=9999"] if missing(["model=linear_net"]) else ["model=linear_net"]]  # fmt: skip
+SUCCEEDING = [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]]
+FAILING = [["clip=nrom"], ["clip.max=-1"], ["+x=1"], ["-m", "clip.max=1,-1"], ["resume=nope"],
+           ["schedule.warmup=9999"] if missing_options(["model=linear_net"]) else ["model=linear_net"]]  # fmt: skip
 
 
-def test_no_torch(tmp_path: Path) -> None:
-    """One interpreter runs train.py with all arguments in turn, each to its end."""
+def test_help_and_configuration_errors_do_not_import_torch(tmp_path: Path) -> None:
+    """A single interpreter runs train.py with all arguments in turn."""
     code = dedent(f"""
         import runpy, sys
-        for arguments in {ANSWERED + REFUSED}:
+        for arguments in {SUCCEEDING + FAILING}:
             sys.argv = ["train.py", *arguments]
             code = 0
             try:
@@ -323,8 +327,10 @@ def test_no_torch(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(ROOT / "src"), "PATH": "", "COMP_LINE": "python train.py clip=", "COMP_POINT": "21"},
     )  # fmt: skip
     ends = [line for line in done.stdout.splitlines() if line.startswith("ENDED")]
-    expected = [(0, each) for each in ANSWERED] + [(2, each) for each in REFUSED]
-    assert ends == [f"ENDED {code} False {' '.join(each)}" for code, each in expected], done.stdout + done.stderr
+    expected = [(0, arguments) for arguments in SUCCEEDING] + [(2, arguments) for arguments in FAILING]
+    assert ends == [f"ENDED {code} False {' '.join(arguments)}" for code, arguments in expected], (
+        done.stdout + done.stderr
+    )
 
 
 def test_completion_offers_options_and_keys(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""conf/ and the schemas: every option complete, typed, and the same in YAML and in Python."""
+"""conf/ and the schemas: every option has all its values, of the right type, and the same in YAML and in Python."""
 
 import dataclasses
 import re
@@ -12,25 +12,25 @@ from gradclip.policies import Policy
 from runner.config import flatten
 from runner.runs.run import save_config
 from tests.support import configured_policies, policies
-from tests.trainer.options import names
+from tests.trainer.options import option_names
 from tests.trainer.support import compose
 from trainer.config import Train
 from trainer.project import PROJECT, composer, load
 
 GROUPS = PROJECT.groups
-OPTIONS = [(group, option) for group in GROUPS for option in names(group)]
+OPTIONS = [(group, option) for group in GROUPS for option in option_names(group)]
 FILES = sorted(PROJECT.conf.rglob("*.yaml"))
-STUDIES = sorted(PROJECT.conf.glob("experiment/*")) + sorted(PROJECT.conf.glob("debug/*"))
+EXPERIMENTS = sorted(PROJECT.conf.glob("experiment/*")) + sorted(PROJECT.conf.glob("debug/*"))
 
-# Every model with all data that it takes, and the options of the other groups beside one another.
-PAIRS = [[f"model={model}", f"data={data}"] for model in names("model") for data in names("data")
+# Combinations that contain every model with all data that it takes, and every option of the other groups.
+PAIRS = [[f"model={model}", f"data={data}"] for model in option_names("model") for data in option_names("data")
          if GROUPS["data"].options[data].kind in GROUPS["model"].options[model].takes]  # fmt: skip
-OTHERS = [[[f"{group}={name}"] for name in names(group)] for group in GROUPS if group not in ("model", "data")]
-ROWS = [[override for parts in (PAIRS, *OTHERS) for override in parts[row % len(parts)]]
+OTHERS = [[[f"{group}={name}"] for name in option_names(group)] for group in GROUPS if group not in ("model", "data")]
+COMBINATIONS = [[override for parts in (PAIRS, *OTHERS) for override in parts[row % len(parts)]]
         for row in range(max(map(len, (PAIRS, *OTHERS))))]  # fmt: skip
 
 
-@pytest.mark.parametrize("overrides", ROWS, ids=" ".join)
+@pytest.mark.parametrize("overrides", COMBINATIONS, ids=" ".join)
 def test_every_option_composes_into_its_own_class_and_is_saved(overrides: list[str], tmp_path: Path) -> None:
     config = compose(*overrides)
     for group, _, name in (override.partition("=") for override in overrides):
@@ -41,21 +41,21 @@ def test_every_option_composes_into_its_own_class_and_is_saved(overrides: list[s
     assert load(tmp_path) == config
 
 
-def test_every_option_is_in_a_row() -> None:
+def test_every_option_is_in_a_combination() -> None:
     """A model that takes no data, or data that no model takes, would be missing."""
-    assert {override for row in ROWS for override in row} == {f"{group}={name}" for group, name in OPTIONS}
+    assert {override for row in COMBINATIONS for override in row} == {f"{group}={name}" for group, name in OPTIONS}
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_class_has_its_file(group: str) -> None:
-    assert names(group) == sorted(composer().options()[group])
+def test_every_schema_has_its_yaml_file(group: str) -> None:
+    assert option_names(group) == sorted(composer().options()[group])
 
 
-def test_every_policy_is_put_under_the_laws() -> None:
+def test_every_policy_is_in_the_shared_list_of_policies() -> None:
     assert {policy.name for policy in policies()} == set(Policy.options)
 
 
-@pytest.mark.parametrize("option", names("clip"))
+@pytest.mark.parametrize("option", option_names("clip"))
 def test_a_policy_has_the_same_values_in_yaml_and_in_python(option: str) -> None:
     part = configured_policies()[option]
     for field in dataclasses.fields(part):
@@ -73,23 +73,23 @@ def test_every_file_sets_the_keys_of_its_schema_that_have_no_default_and_names_n
     if path.parent.name in GROUPS:
         fields = dataclasses.fields(GROUPS[path.parent.name].options[path.stem])
         given = set(yaml.safe_load(text)) - {"defaults"}
-        filled = {"links"} if "@links." in text else set()  # by the defaults list
+        from_defaults = {"links"} if "@links." in text else set()
         without_default = {
             field.name
             for field in fields
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         }
-        assert without_default | {"name"} <= given | filled <= {field.name for field in fields}
+        assert without_default | {"name"} <= given | from_defaults <= {field.name for field in fields}
 
 
 @pytest.mark.parametrize("group", [group for group in GROUPS if group != "clip"])
-def test_no_default_stands_twice(group: str) -> None:
+def test_no_schema_repeats_a_default_of_its_yaml_file(group: str) -> None:
     for schema in GROUPS[group].options.values():
         for field in dataclasses.fields(schema):
             assert field.name == "name" or field.default is dataclasses.MISSING, f"{schema.__name__}.{field.name}"
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_a_study_begins_with_its_command_and_what_it_shows(path: Path) -> None:
     package, command, shows = path.read_text(encoding="utf-8").splitlines()[:3]
     assert package == "# @package _global_"
@@ -115,7 +115,7 @@ def test_every_key_has_one_line_of_help() -> None:
                 )
 
 
-def test_every_value_has_a_key_of_the_project() -> None:
+def test_the_project_lists_every_key() -> None:
     values = flatten(compose())
     assert values["clip.max"] == 1.0
     assert values["log.every"] == 1
@@ -127,7 +127,7 @@ def test_every_value_has_a_key_of_the_project() -> None:
     [("clip=value", "clip.include=[output.*]"), ("clip.norm_type=inf",), ("divergence.factor=null",),
      ("clip=none",), ("clip=chain", "clip@clip.links.whole=zclip", "clip.links.elements.max=3")],
 )  # fmt: skip
-def test_a_saved_configuration_comes_back_equal(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_a_saved_configuration_is_loaded_equal(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = compose(*overrides)
     save_config(config, tmp_path)
     assert load(tmp_path) == config

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from runner.errors import UserError
-from tests.trainer.options import names, option
+from tests.trainer.options import option, option_names
 from trainer import data
 from trainer.config.data import Data
 
@@ -21,7 +21,7 @@ def build(name: str, seed: int = 1, **values: Any) -> data.Dataset:
         pytest.skip(str(error))
 
 
-def same(one: data.Batch, other: data.Batch) -> bool:
+def equal(one: data.Batch, other: data.Batch) -> bool:
     return (
         torch.equal(one.inputs, other.inputs)
         and torch.equal(one.targets, other.targets)
@@ -29,14 +29,14 @@ def same(one: data.Batch, other: data.Batch) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", names("data"))
-def test_batches_are_a_function_of_seed_and_step(name: str) -> None:
-    whole = list(islice(build(name).batches(0), 60))
+@pytest.mark.parametrize("name", option_names("data"))
+def test_batches_depend_on_seed_and_step_alone(name: str) -> None:
+    batches = list(islice(build(name).batches(0), 60))
     later = list(islice(build(name).batches(25), 35))
-    assert all(same(one, other) for one, other in zip(whole[25:], later, strict=True))
+    assert all(equal(one, other) for one, other in zip(batches[25:], later, strict=True))
 
 
-@pytest.mark.parametrize("name", names("data"))
+@pytest.mark.parametrize("name", option_names("data"))
 def test_nothing_is_drawn_from_the_global_generator(name: str) -> None:
     state = torch.get_rng_state()
     dataset = build(name)
@@ -45,17 +45,17 @@ def test_nothing_is_drawn_from_the_global_generator(name: str) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("name", names("data"))
-def test_the_held_out_data_is_the_same_every_time(name: str) -> None:
+@pytest.mark.parametrize("name", option_names("data"))
+def test_the_held_out_data_is_the_same_at_every_evaluation(name: str) -> None:
     dataset = build(name)
     first, second = list(dataset.validation()), list(dataset.validation())
     assert first
     assert not first[0].continues
-    assert all(same(one, other) for one, other in zip(first, second, strict=True))
+    assert all(equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("name", names("data"))
-def test_a_batch_has_the_configured_rows_and_says_what_it_is(name: str) -> None:
+@pytest.mark.parametrize("name", option_names("data"))
+def test_a_data_set_has_facts_and_batches_of_the_configured_size(name: str) -> None:
     dataset = build(name)
     batch = next(dataset.batches(0))
     assert len(batch.inputs) == len(batch.targets) == 4
@@ -64,6 +64,6 @@ def test_a_batch_has_the_configured_rows_and_says_what_it_is(name: str) -> None:
     assert all(isinstance(value, str) for pair in dataset.facts.items() for value in pair)
 
 
-@pytest.mark.parametrize("name", names("data"))
-def test_its_kind_is_named(name: str) -> None:
+@pytest.mark.parametrize("name", option_names("data"))
+def test_a_data_set_declares_its_kind(name: str) -> None:
     assert Data.options[name].kind

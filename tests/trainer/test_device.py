@@ -1,4 +1,4 @@
-"""Devices: found or refused, and set up for the process."""
+"""Devices: chosen or refused, and configured for the process."""
 
 import warnings
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 
 from runner.errors import UserError
 from tests.trainer.options import option
-from tests.trainer.support import refused, train
+from tests.trainer.support import preflight_error, train_small
 from trainer import device, loop
 from trainer.data import Batch
 from trainer.state import TrainState
 
 
-def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     config = option("device", "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -27,23 +27,23 @@ def test_auto_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_a_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_device_is_a_user_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"device={name}: .* available: cpu"):
         device.find(option("device", name))
 
 
-def test_threads() -> None:
+def test_prepare_sets_the_threads_unless_they_are_null() -> None:
     device.prepare(option("device", "cpu", threads=2))
     assert torch.get_num_threads() == 2
     device.prepare(option("device", "cpu", threads=None))
-    assert torch.get_num_threads() == 2  # null leaves the choice to torch
+    assert torch.get_num_threads() == 2  # null does not change the number
 
 
 @pytest.fixture
 def nondeterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step uses an operation that has no deterministic kernel."""
+    """Makes every step use an operation that has no deterministic kernel."""
     real = loop.forward_backward
 
     def forward_backward(state: TrainState, batch: Batch) -> torch.Tensor:
@@ -53,28 +53,26 @@ def nondeterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "forward_backward", forward_backward)
 
 
-def test_an_operation_without_a_deterministic_kernel_is_warned_of_once(tmp_path: Path, nondeterministic: None) -> None:
+def test_an_operation_without_a_deterministic_kernel_warns_once(tmp_path: Path, nondeterministic: None) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # as in a program
-        assert train(tmp_path).state == "finished"
-    assert [str(each.message).partition(",")[0] for each in caught] == [
+        assert train_small(tmp_path).state == "finished"
+    assert [str(warning.message).partition(",")[0] for warning in caught] == [
         "put_ does not have a deterministic implementation"
     ]
 
 
-def test_such_an_operation_ends_a_run_that_asks_for_an_error(tmp_path: Path, nondeterministic: None) -> None:
+def test_an_operation_without_a_deterministic_kernel_raises_at_error(tmp_path: Path, nondeterministic: None) -> None:
     with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"):
-        train(tmp_path, "device.deterministic=error")
+        train_small(tmp_path, "device.deterministic=error")
 
 
-def test_such_an_operation_is_taken_without_a_word_where_determinism_is_off(
-    tmp_path: Path, nondeterministic: None
-) -> None:
-    assert train(tmp_path, "device.deterministic=none").state == "finished"
+def test_an_operation_without_a_deterministic_kernel_runs_at_none(tmp_path: Path, nondeterministic: None) -> None:
+    assert train_small(tmp_path, "device.deterministic=none").state == "finished"
 
 
 @pytest.mark.parametrize(("choice", "enabled"), [("error", True), ("warn", True), ("none", False)])
-def test_deterministic_kernels_are_chosen_unless_determinism_is_off(choice: str, enabled: bool) -> None:
+def test_deterministic_kernels_are_enabled_unless_none(choice: str, enabled: bool) -> None:
     device.prepare(option("device", "cpu", deterministic=choice))
     assert torch.are_deterministic_algorithms_enabled() is enabled
     assert torch.is_deterministic_algorithms_warn_only_enabled() is (choice == "warn")
@@ -82,10 +80,10 @@ def test_deterministic_kernels_are_chosen_unless_determinism_is_off(choice: str,
 
 
 @pytest.mark.parametrize("value", ["true", "false"])
-def test_the_former_values_of_deterministic_are_answered_with_todays(
+def test_a_boolean_value_of_deterministic_is_refused_with_the_valid_ones(
     value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused([f"device.deterministic={value}"], capsys)
+    line = preflight_error([f"device.deterministic={value}"], capsys)
     assert line == f"device.deterministic={value.capitalize()}: must be warn, error or none"
 
 
@@ -104,7 +102,7 @@ def test_a_batch_is_not_pinned_by_the_training_thread(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_precision(precision: str) -> None:
+def test_precision_sets_autocast_and_the_loss_scaler(precision: str) -> None:
     config = option("device", "auto", precision=precision)
     cpu = torch.device("cpu")
     with device.autocast(config, cpu):

@@ -1,4 +1,4 @@
-"""What is called exploding, vanishing, zero, unused; and that a run warns of it once, and of nothing that is well."""
+"""The marks of exploding, vanishing, zero and missing gradients, and one warning of each kind in a run's log."""
 
 import json
 import math
@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.options import need
-from tests.trainer.support import compose, train, warned, warnings
+from tests.trainer.options import require_options
+from tests.trainer.support import compose, train_small, warnings, warnings_of_run
 from trainer.config import Diagnosis
 from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms, mark_parameters, measure, weight_norms
 
 LIMITS = Diagnosis(explode=10.0, vanish_layer=1e-4, vanish_weight=1e-7, smoothing=0.9, patience=3)
 
 
-def of(**parameters: tuple[float, float | None]) -> dict[str, ParameterNorms]:
-    """4x4 matrices by name: the weight's norm and the gradient's."""
+def norms_of(**parameters: tuple[float, float | None]) -> dict[str, ParameterNorms]:
+    """The norms of 4x4 matrices by name, each given as the norms of the weight and of the gradient."""
     return {name: ParameterNorms((4, 4), weight, gradient) for name, (weight, gradient) in parameters.items()}
 
 
 # -- the marks
 
 
-def test_marks() -> None:
-    found = of(well=(2.0, 0.5), big=(2.0, 21.0), edge=(2.0, 20.0), none=(2.0, None), zero=(2.0, 0.0),
+def test_each_problem_of_a_gradient_has_its_mark() -> None:
+    found = norms_of(healthy=(2.0, 0.5), big=(2.0, 21.0), edge=(2.0, 20.0), none=(2.0, None), zero=(2.0, 0.0),
                nan=(2.0, math.nan), small=(2.0, 2.2e-3), gone=(2.0, 2.0e-3))  # fmt: skip
     assert mark_parameters(found, LIMITS, early=False) == {
         "big": "exploding", "none": "unused", "zero": "zero", "nan": "non-finite", "gone": "vanishing"}  # fmt: skip
@@ -34,36 +34,36 @@ def test_marks() -> None:
     frozen = measure(net, weight_norms(net), {"weight": 2.5, "bias": 0.0})
     assert frozen["bias"] == ParameterNorms((2,), pytest.approx(net.bias.norm().item()), None, frozen=True)
     assert frozen["weight"] == ParameterNorms((2, 3), pytest.approx(net.weight.norm().item()), 2.5, frozen=False)
-    frozen = {"rest": ParameterNorms((4, 4), 2.0, None, frozen=True), "well": ParameterNorms((4, 4), 2.0, 1.0)}
+    frozen = {"rest": ParameterNorms((4, 4), 2.0, None, frozen=True), "healthy": ParameterNorms((4, 4), 2.0, 1.0)}
     assert mark_parameters(frozen, LIMITS, early=True) == {"rest": "frozen"}
 
 
-def test_layers_are_compared_by_element() -> None:
+def test_layers_are_compared_by_root_mean_square() -> None:
     found = {
         "wide": ParameterNorms((100, 100), 9.0, 1.0),
         "narrow": ParameterNorms((1, 4), 9.0, 1.0),
-    }  # 0.01 and 0.5 an element
+    }  # root mean squares of 0.01 and 0.5
     limits = Diagnosis(explode=10.0, vanish_layer=0.019, vanish_weight=0.0, smoothing=0.9, patience=3)
     assert mark_parameters(found, limits, early=True) == {}
     limits.vanish_layer = 0.021
     assert mark_parameters(found, limits, early=True) == {"wide": "vanishing"}
 
 
-def test_small_everywhere_is_vanishing_only_at_the_start() -> None:
-    """Later it is what one hopes for."""
-    found = of(one=(2.0, 1e-7), two=(2.0, 1e-7))
+def test_small_gradients_everywhere_vanish_only_at_the_first_step() -> None:
+    """Later they are a sign of convergence."""
+    found = norms_of(one=(2.0, 1e-7), two=(2.0, 1e-7))
     assert mark_parameters(found, LIMITS, early=True) == {"one": "vanishing", "two": "vanishing"}
     assert mark_parameters(found, LIMITS, early=False) == {}
 
 
-def test_what_starts_at_zero_does_not_explode_and_a_bias_does_not_vanish() -> None:
+def test_a_zero_initialized_weight_does_not_explode_and_a_bias_does_not_vanish() -> None:
     found = {
         "w": ParameterNorms((4, 4), 2.0, 1.0),
         "start": ParameterNorms((4, 4), 0.0, 3.0),
         "bias": ParameterNorms((4,), 0.0, 1e-9),
     }
     assert mark_parameters(found, LIMITS, early=True) == {}
-    found["start"] = ParameterNorms((4, 4), 0.0, 30.0)  # the other weights have norm 2, over as many elements and more
+    found["start"] = ParameterNorms((4, 4), 0.0, 30.0)  # compared with the average size of all weights
     assert mark_parameters(found, LIMITS, early=True) == {"start": "exploding"}
 
 
@@ -71,23 +71,23 @@ def test_what_starts_at_zero_does_not_explode_and_a_bias_does_not_vanish() -> No
 
 
 class Report:
-    """As much of a ClipReport as names the largest."""
+    """The part of a ClipReport that the monitor reads."""
 
     def by_parameter(self) -> dict[str, tuple[float, float]]:
         return {"small": (1.0, 1.0), "large": (9.0, 9.0)}
 
 
-def examine(
+def check(
     monitor: GradientMonitor, step: int, found: dict[str, ParameterNorms], last: bool = False, scale: float = 1.0
 ) -> None:
-    """A look at gradients that clipping multiplied by a scale."""
+    """Has the monitor check gradients that clipping has multiplied by a scale."""
     monitor.check_parameters(
-        step, found, {name: (each.gradient or 0.0) * scale for name, each in found.items()}, last=last
+        step, found, {name: (norms.gradient or 0.0) * scale for name, norms in found.items()}, last=last
     )
 
 
-def follow(norms: list[float], clip: str = "clip=none", rises: float = 1.0) -> int | None:
-    """The step at which a sequence of norms is called an explosion; the loss rises by so much at each step."""
+def first_warning(norms: list[float], clip: str = "clip=none", rises: float = 1.0) -> int | None:
+    """The step of a sequence of norms at which the monitor warns, or None. rises: by how much the loss rises a step."""
     monitor = GradientMonitor(compose(clip))
     for step, norm in enumerate(norms, start=1):
         monitor.update(step, 5.0 + rises * step, norm, Report())
@@ -96,52 +96,52 @@ def follow(norms: list[float], clip: str = "clip=none", rises: float = 1.0) -> i
     return None
 
 
-def test_an_explosion_is_a_jump_above_all_that_was(caplog: pytest.LogCaptureFixture) -> None:
-    assert follow([1.0] * 20 + [9.9]) is None
-    assert follow([1.0] * 20 + [10.1]) == 21
-    assert follow([3.0**step for step in range(30)]) == 4  # 27 against a mean that lags behind
-    assert follow([1.01**step for step in range(500)]) is None  # slow growth is none
-    assert follow([1.0] + [1e-6] * 200 + [1e-2]) is None  # a spike of a model that has converged
-    leaving = [1e-6, 1e-5, 1e-2, *[1.0] * 20, 9.0]
-    assert follow(leaving) == 3
-    assert follow(leaving, rises=-0.01) is None  # a plateau is left, and the loss falls
-    assert follow([1.0] * 20 + [11.0], rises=0.0) is None
-    assert follow([0.0, 1.0, math.inf, math.nan, 1.0]) is None  # these end a run by themselves
+def test_an_explosion_is_a_jump_above_the_usual_norm_with_a_rising_loss(caplog: pytest.LogCaptureFixture) -> None:
+    assert first_warning([1.0] * 20 + [9.9]) is None
+    assert first_warning([1.0] * 20 + [10.1]) == 21
+    assert first_warning([3.0**step for step in range(30)]) == 4  # 27 against a mean that lags behind
+    assert first_warning([1.01**step for step in range(500)]) is None  # slow growth is not an explosion
+    assert first_warning([1.0] + [1e-6] * 200 + [1e-2]) is None  # a spike of a model that has converged
+    after_plateau = [1e-6, 1e-5, 1e-2, *[1.0] * 20, 9.0]
+    assert first_warning(after_plateau) == 3
+    assert first_warning(after_plateau, rises=-0.01) is None  # leaves a plateau, so that the loss falls
+    assert first_warning([1.0] * 20 + [11.0], rises=0.0) is None
+    assert first_warning([0.0, 1.0, math.inf, math.nan, 1.0]) is None  # non-finite norms end a run anyway
     line = warnings(caplog)[-1]
     for part in ("gradients explode: at step", "times the usual one", "the largest in large", "try clip=norm"):
         assert part in line
     assert len(line.splitlines()) == 1
     caplog.clear()
-    follow([1.0, 20.0], "clip=value")
+    first_warning([1.0, 20.0], "clip=value")
     assert "a lower limit than that of clip=value" in warnings(caplog)[0]
 
 
-def test_each_kind_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_kind_of_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     monitor = GradientMonitor(compose("clip=none"))
     for step in range(1, 6):
         monitor.update(step, float(step), 100.0**step, Report())
-        examine(monitor, step, of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)))
+        check(monitor, step, norms_of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)))
     first = [line.removeprefix("warning: ").split(":")[0] for line in warnings(caplog)]
     assert sorted(first) == ["gradients explode", "gradients vanish", "no gradient"]
 
 
-def test_clipping_may_mend_an_explosion_and_is_no_vanishing(caplog: pytest.LogCaptureFixture) -> None:
+def test_explosions_are_judged_after_clipping_and_vanishing_before(caplog: pytest.LogCaptureFixture) -> None:
     monitor = GradientMonitor(compose())
-    examine(monitor, 1, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=1e-9)
+    check(monitor, 1, norms_of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=1e-9)
     assert warnings(caplog) == []
-    examine(monitor, 2, of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=0.5)
+    check(monitor, 2, norms_of(a=(1.0, 50.0), b=(1.0, 1.0)), scale=0.5)
     assert "gradients exceed 10 times the weight in a;" in warnings(caplog)[0]
 
 
-def test_a_part_that_is_used_now_and_then_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_parameter_with_a_gradient_at_any_check_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     monitor = GradientMonitor(compose())
     for step in range(1, 8):
-        examine(monitor, step, of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
+        check(monitor, step, norms_of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
         assert bool(warnings(caplog)) == (step >= 3)
     assert "no gradient: c had none at any of 3 checks up to step 3" in warnings(caplog)[0]
     caplog.clear()
     short = GradientMonitor(compose())
-    examine(short, 1, of(a=(1.0, 1.0), b=(1.0, None)), last=True)
+    check(short, 1, norms_of(a=(1.0, 1.0), b=(1.0, None)), last=True)
     assert "no gradient: b" in warnings(caplog)[0]
 
 
@@ -149,8 +149,8 @@ def test_a_part_that_is_used_now_and_then_is_not_reported(caplog: pytest.LogCapt
 
 
 def test_a_run_without_clipping_warns_before_it_diverges(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # A rate at which they explode on the text of every Python version.
-    lines = warned(tmp_path, caplog, compose("clip=none", "data.sample=0", "optimizer.lr=6"))
+    # At this learning rate the gradients explode on the default text of every Python version.
+    lines = warnings_of_run(tmp_path, caplog, compose("clip=none", "data.sample=0", "optimizer.lr=6"))
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "diverged"
     (line,) = lines
@@ -166,33 +166,33 @@ def test_a_run_without_clipping_warns_before_it_diverges(tmp_path: Path, caplog:
      "optimizer.lr=0.3", "clip=none", "steps=150", "diagnosis.patience=99", "evaluate_every=151"]],
     ids=["default", "digits", "mlp", "through_time", "converged"],
 )  # fmt: skip
-def test_nothing_is_said_of_a_run_that_is_well(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str]
-) -> None:
-    need(*overrides)
-    lines = warned(tmp_path, caplog, compose("evaluate_every=20", *overrides))
+def test_a_healthy_run_logs_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, overrides: list[str]) -> None:
+    require_options(*overrides)
+    lines = warnings_of_run(tmp_path, caplog, compose("evaluate_every=20", *overrides))
     assert [line for line in lines if "linear2" not in line] == []
 
 
-def test_infinity_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert warned(tmp_path, caplog, compose("clip=none", "data.sample=0", "diagnosis.explode=inf")) == []
+def test_an_infinite_explosion_threshold_never_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_of_run(tmp_path, caplog, compose("clip=none", "data.sample=0", "diagnosis.explode=inf")) == []
 
 
-def test_an_evaluation_looks_and_a_step_between_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_are_checked_at_the_first_step_and_at_evaluations_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[int] = []
     monkeypatch.setattr(
         GradientMonitor, "check_parameters", lambda self, step, parameters, after, last: steps.append(step)
     )
-    train(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
+    train_small(tmp_path, "steps=9", "evaluate_every=4", "log.parameters_every=1")
     assert steps == [1, 4, 8, 9]
 
 
-def test_the_model_is_not_touched(tmp_path: Path) -> None:
-    """A run that is looked at is the run that is not, bit for bit."""
+def test_diagnostics_do_not_change_the_weights(tmp_path: Path) -> None:
+    """The weights of runs with and without diagnostics are equal bit for bit."""
     weights = []
-    looks = ["log.first_steps=6", "log.histograms=true", "log.flow=true"]
-    for name, more in (("one", looks), ("other", ["log.flow=false"])):
+    diagnostics = ["log.first_steps=6", "log.histograms=true", "log.flow=true"]
+    for name, more in (("one", diagnostics), ("other", ["log.flow=false"])):
         (tmp_path / name).mkdir()
-        train(tmp_path / name, "clip.max=0.3", *more)
+        train_small(tmp_path / name, "clip.max=0.3", *more)
         weights.append(torch.load(tmp_path / name / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

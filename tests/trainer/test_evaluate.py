@@ -1,4 +1,4 @@
-"""scripts/evaluate.py: the loss of a finished run, measured again, and one line for each mistake."""
+"""scripts/evaluate.py: the loss of a finished run, measured again, and single-line errors."""
 
 import re
 import shutil
@@ -11,8 +11,8 @@ from runner.runs.status import read_status
 from scripts import evaluate
 from tests.programs import run
 from tests.support import ROOT
-from tests.trainer.options import names, need
-from tests.trainer.support import compose, small
+from tests.trainer.options import option_names, require_options
+from tests.trainer.support import compose, small_config
 from trainer.evaluate import sample as sample_of
 from trainer.run import execute_in_folder
 from trainer.state import build
@@ -21,23 +21,23 @@ from trainer.state import build
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, beside the text that it was trained on."""
-    here = tmp_path_factory.mktemp("here")
-    config = small(here, "data.sample=30")
-    assert execute_in_folder(config, here / "run").state == "finished"
-    save_config(config, here / "run")
-    return here / "run"
+    folder = tmp_path_factory.mktemp("finished")
+    config = small_config(folder, "data.sample=30")
+    assert execute_in_folder(config, folder / "run").state == "finished"
+    save_config(config, folder / "run")
+    return folder / "run"
 
 
-def test_evaluate(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_the_loss_of_the_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.main([str(finished)])
     best = capsys.readouterr().out
     loss = float(re.findall(r"^step 6: loss ([\d.]+)  accuracy [\d.]+$", best, re.MULTILINE)[0])
     assert loss == pytest.approx(read_status(finished)["objective"], abs=1e-4)
     evaluate.main([str(finished), "--checkpoint", "last"])
-    assert capsys.readouterr().out == best  # of six steps, one evaluation, the last
+    assert capsys.readouterr().out == best  # the only evaluation is that of the last step
 
 
-def test_evaluate_as_a_program(finished: Path) -> None:
+def test_evaluate_as_a_program_refuses_a_missing_run(finished: Path) -> None:
     done = run(ROOT / "scripts" / "evaluate.py", "nowhere", cwd=finished)
     line = "error: nowhere: not the folder of a run; it has no config.yaml\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
@@ -52,7 +52,11 @@ def test_evaluate_refuses_in_one_line(finished: Path, tmp_path: Path, capsys: py
     for change, arguments, line in (
         (("", ""), ["--checkpoint", "nope.pt"], "nope.pt: no such checkpoint"),
         ((str(finished.parent / "small.txt"), str(other)), [], "best.pt: the data has changed: its hash was "),
-        (("name: rnn", "name: gone"), [], f"model=gone: no such option; there are {', '.join(names('model'))}\n"),
+        (
+            ("name: rnn", "name: gone"),
+            [],
+            f"model=gone: no such option; there are {', '.join(option_names('model'))}\n",
+        ),
         (("hidden: 8", "hidden: 0"), [], "model.hidden=0: must be a whole number of at least 1"),
     ):
         config.write_text(saved.replace(*change) if change[0] else saved)
@@ -63,7 +67,7 @@ def test_evaluate_refuses_in_one_line(finished: Path, tmp_path: Path, capsys: py
         assert line in error
 
 
-def test_data_that_moved_is_given_by_its_path(
+def test_data_path_replaces_the_path_of_moved_data(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate.main([str(finished)])
@@ -80,8 +84,8 @@ def test_data_that_moved_is_given_by_its_path(
     assert capsys.readouterr().out == result
 
 
-def test_a_data_set_without_a_file_has_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    need("model=linear_net", "data=line")
+def test_data_path_is_refused_for_a_data_set_without_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require_options("model=linear_net", "data=line")
     (tmp_path / "run").mkdir()
     save_config(compose("model=linear_net", "data=line"), tmp_path / "run")
     with pytest.raises(SystemExit):
@@ -90,7 +94,7 @@ def test_a_data_set_without_a_file_has_no_path(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_sample_is_escaped_before_it_reaches_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = build(small(tmp_path))
+    state = build(small_config(tmp_path))
     sample = "na\u00efve \u6f22\tcell\nline \x1b[31mred\x07 \u202eoverride\x00\r\x9b2J"
     monkeypatch.setattr(state.data, "sample", lambda model, device: sample)
     escaped = sample_of(state)

@@ -1,4 +1,4 @@
-"""scripts/inspect_gradients.py: the table, the marks, the norms by time step, the pictures, and mistakes."""
+"""scripts/inspect_gradients.py: the table, the marks, the norms by time step, the plot, and user errors."""
 
 import itertools
 import math
@@ -10,21 +10,21 @@ import torch
 
 from scripts import inspect_gradients
 from tests.support import exact_norm
-from tests.trainer.options import names, need
-from tests.trainer.support import SMALL, compose, inspected, table, text_file
+from tests.trainer.options import option_names, require_options
+from tests.trainer.support import SMALL, compose, inspect_output, table_rows, text_file
 from trainer import inspection, loop
 from trainer.state import build
 
 
-def test_the_numbers_are_the_gradients(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_table_has_the_norms_of_weights_and_gradients(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "clip.max=0.05"]
-    work = build(compose(*overrides))
-    before = {name: exact_norm([parameter]) for name, parameter in work.model.named_parameters()}
-    loop.forward_backward(work, next(work.data.batches(0)))
-    norms = {name: exact_norm([parameter.grad]) for name, parameter in work.model.named_parameters()}
+    state = build(compose(*overrides))
+    before = {name: exact_norm([parameter]) for name, parameter in state.model.named_parameters()}
+    loop.forward_backward(state, next(state.data.batches(0)))
+    norms = {name: exact_norm([parameter.grad]) for name, parameter in state.model.named_parameters()}
     total = math.hypot(*norms.values())
     assert total > 0.05
-    found = table(inspected(capsys, shlex.join(overrides)))
+    found = table_rows(inspect_output(capsys, shlex.join(overrides)))
     for name, (_, weight, earlier, gradient, after, ratio) in found.items():
         assert earlier == "None"
         assert float(weight) == pytest.approx(before[name], rel=1e-3)
@@ -39,66 +39,66 @@ def test_the_numbers_are_the_gradients(capsys: pytest.CaptureFixture[str], tmp_p
      ("experiment=depth model.gain=0.5", {"vanishing"}), ("experiment=depth model.gain=1", set()),
      ("experiment=line_120", {"exploding, clipped", "unused"}), ("experiment=digits", set()), ("", set())],
 )  # fmt: skip
-def test_marks(arguments: str, marks: set[str]) -> None:
-    need(*arguments.split())
+def test_experiments_have_the_expected_marks(arguments: str, marks: set[str]) -> None:
+    require_options(*arguments.split())
     config = compose(*arguments.split())
     assert set(inspection.inspect(config, 1).marks.values()) == marks
 
 
-def test_norms_by_time_step_are_those_of_the_whole_batch_in_micro_batches_too(tmp_path: Path) -> None:
+def test_norms_by_time_step_do_not_depend_on_micro_batches(tmp_path: Path) -> None:
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL]
     norms = []
     for count in (1, 3):
-        work = build(compose(*overrides, f"micro_batches={count}"))
+        state = build(compose(*overrides, f"micro_batches={count}"))
         sizes: list[int] = []
-        work.model.register_forward_pre_hook(lambda module, given, sizes=sizes: sizes.append(len(given[0])))
-        norms.append(inspection.through_time(work, next(work.data.batches(0))))
+        state.model.register_forward_pre_hook(lambda module, inputs, sizes=sizes: sizes.append(len(inputs[0])))
+        norms.append(inspection.through_time(state, next(state.data.batches(0))))
         assert sum(sizes) == 4
         assert len(sizes) == count
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
-def test_what_is_not_finite_ends_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    wild = ("clip=none", "model.nonlinearity=relu", "optimizer.lr=1e30")
-    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, *wild, "steps=9"]
-    text = inspected(capsys, shlex.join([*overrides, "--steps", "9"]))
+def test_an_inspection_stops_at_a_non_finite_gradient(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    unstable = ("clip=none", "model.nonlinearity=relu", "optimizer.lr=1e30")
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, *unstable, "steps=9"]
+    text = inspect_output(capsys, shlex.join([*overrides, "--steps", "9"]))
     assert text.startswith("step 2;")
     assert "stopped at step 2 of 9: a gradient is not finite" in text
-    assert "non-finite: nan or infinite" in text
+    assert "non-finite: an element of the gradient is nan or infinite" in text
 
 
 def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "model.dropout=0.3", "clip.max=0.1"]
     found = inspection.inspect(compose(*overrides), 4)
-    work = build(compose(*overrides))
-    batches = work.data.batches(0)
+    state = build(compose(*overrides))
+    batches = state.data.batches(0)
     for _ in range(4):
-        _, report = loop.take_step(work, next(batches), check=False)
+        _, report = loop.take_step(state, next(batches), check=False)
     expected = {name: before for name, (before, _) in report.by_parameter().items()}
-    assert {name: each.gradient for name, each in found.parameters.items()} == expected
+    assert {name: norms.gradient for name, norms in found.parameters.items()} == expected
 
 
 # -- by time step
 
 
-@pytest.mark.parametrize("model", [name for name in ("rnn", "lstm") if name in names("model")])
-def test_through_time_against_differences(tmp_path: Path, model: str) -> None:
-    """Along a random direction at one time step, the last step's loss changes as the gradient says."""
+@pytest.mark.parametrize("model", [name for name in ("rnn", "lstm") if name in option_names("model")])
+def test_norms_by_time_step_match_finite_differences(tmp_path: Path, model: str) -> None:
+    """The reference: central differences of the last time step's loss in each element of the embedded inputs."""
     overrides = [f"data.path={text_file(tmp_path)}", *SMALL, f"model={model}", "data.window=6"]
-    work = build(compose(*overrides))
-    work.model.double()
-    batch = next(work.data.batches(0))
-    norms = inspection.through_time(work, batch)
+    state = build(compose(*overrides))
+    state.model.double()
+    batch = next(state.data.batches(0))
+    norms = inspection.through_time(state, batch)
     assert norms is not None
     assert len(norms) == 6
-    assert all(parameter.grad is None for parameter in work.model.parameters())
+    assert all(parameter.grad is None for parameter in state.model.parameters())
 
     def last_loss(change: torch.Tensor) -> float:
-        entered = work.model.embedding(batch.inputs) + change
-        hidden, _ = work.model.recurrent(entered)
-        scores = work.model.output(hidden)[:, -1]
+        embedded = state.model.embedding(batch.inputs) + change
+        hidden, _ = state.model.recurrent(embedded)
+        scores = state.model.output(hidden)[:, -1]
         chosen = torch.log_softmax(scores, -1)[torch.arange(len(scores)), batch.targets[:, -1]]
-        return -chosen.sum().item() / batch.targets.numel()  # its share of the mean over all characters
+        return -chosen.sum().item() / batch.targets.numel()  # the last step's part of the mean over all characters
 
     for step in range(6):
         squares, size = 0.0, 1e-5
@@ -109,18 +109,20 @@ def test_through_time_against_differences(tmp_path: Path, model: str) -> None:
         assert norms[step] == pytest.approx(math.sqrt(squares), rel=1e-5)
 
 
-def test_time_steps_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    text = inspected(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL]))
+def test_the_norms_of_the_first_and_last_time_step_are_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = inspect_output(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL]))
     assert "by time step: the gradient at the last of 16 steps is" in text
 
 
-# -- pictures and mistakes
+# -- plots and user errors
 
 
 def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "flow.svg"
-    inspected(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL, "--plot", str(path)]))
+    inspect_output(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL, "--plot", str(path)]))
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
     assert "<!-- time step -->" in drawn
@@ -134,7 +136,7 @@ def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
      ("--plot a.txt", "--plot a.txt: its ending must be one of"), ("clip.maks=1", "did you mean clip.max?"),
      ("clip.include=[nope]", "matches no parameter"), ("--what", "unrecognized arguments: --what")],
 )  # fmt: skip
-def test_mistakes_are_one_line(
+def test_a_user_error_is_one_line(
     arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -149,7 +151,7 @@ def test_mistakes_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_matplotlib_a_picture_is_refused(
+def test_a_plot_without_matplotlib_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)

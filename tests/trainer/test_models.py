@@ -1,4 +1,4 @@
-"""Every model, on a data set that it takes: shapes, losses, gradients and hidden states are what the loop expects."""
+"""Every model on every data set that it takes: the interface of shapes, losses, gradients and hidden states."""
 
 from typing import Any
 
@@ -7,21 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError
-from tests.trainer.options import names, option
+from tests.trainer.options import option, option_names
 from trainer import data, models
 from trainer.config.data import Data
 from trainer.config.model import Model
 
 PAIRS = [
     (model, dataset)
-    for model in names("model")
-    for dataset in names("data")
+    for model in option_names("model")
+    for dataset in option_names("data")
     if Data.options[dataset].kind in Model.options[model].takes
 ]
-READERS = [name for name in names("model") if "characters" in Model.options[name].takes]
+MODELS_OF_CHARACTERS = [name for name in option_names("model") if "characters" in Model.options[name].takes]
 
 
-def pair(model: str, dataset: str) -> tuple[nn.Module, data.Dataset]:
+def model_and_data(model: str, dataset: str) -> tuple[nn.Module, data.Dataset]:
     try:
         built = data.build(option("data", dataset, batch_size=4), seed=1)
     except UserError as error:
@@ -33,8 +33,8 @@ def pair(model: str, dataset: str) -> tuple[nn.Module, data.Dataset]:
     return models.build(option("model", model), built.inputs, built.outputs, kind).eval(), built
 
 
-@pytest.mark.parametrize("name", names("model"))
-def test_it_names_the_kinds_of_data_that_it_takes(name: str) -> None:
+@pytest.mark.parametrize("name", option_names("model"))
+def test_a_model_declares_the_kinds_of_data_that_it_takes(name: str) -> None:
     takes = Model.options[name].takes
     assert takes
     if not set(takes) & {schema.kind for schema in Data.options.values()}:
@@ -43,7 +43,7 @@ def test_it_names_the_kinds_of_data_that_it_takes(name: str) -> None:
 
 @pytest.mark.parametrize(("model", "dataset"), PAIRS)
 def test_a_batch_gives_a_finite_loss_and_gradients(model: str, dataset: str) -> None:
-    net, built = pair(model, dataset)
+    net, built = model_and_data(model, dataset)
     batch = next(built.batches(0))
     outputs, _ = net(batch.inputs, None)
     loss = built.loss(outputs, batch.targets)
@@ -59,8 +59,8 @@ def test_a_batch_gives_a_finite_loss_and_gradients(model: str, dataset: str) -> 
 
 @pytest.mark.parametrize(("model", "dataset"), PAIRS)
 def test_the_loss_is_a_mean_over_rows(model: str, dataset: str) -> None:
-    """So that the parts of a split batch, weighted by their rows, give the gradient of the whole."""
-    net, built = pair(model, dataset)
+    """The gradient of a batch is then the sum of those of its micro-batches, weighted by their rows."""
+    net, built = model_and_data(model, dataset)
     batch = next(built.batches(0))
 
     def loss(rows: slice) -> Tensor:
@@ -72,26 +72,26 @@ def test_the_loss_is_a_mean_over_rows(model: str, dataset: str) -> None:
 
 @pytest.mark.parametrize(("model", "dataset"), PAIRS)
 def test_the_same_seed_gives_the_same_weights(model: str, dataset: str) -> None:
-    one, other = (pair(model, dataset)[0].state_dict() for _ in range(2))
+    one, other = (model_and_data(model, dataset)[0].state_dict() for _ in range(2))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def read_characters(name: str, **values: Any) -> nn.Module:
+def character_model(name: str, **values: Any) -> nn.Module:
     torch.manual_seed(0)
     return models.build(option("model", name, **values), inputs=11, outputs=5, kind="characters").eval()
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_model_of_characters_continues_from_its_state(name: str) -> None:
-    net, text = read_characters(name), torch.randint(0, 11, (3, 12))
-    whole, _ = net(text, None)
-    assert whole.shape == (3, 12, 5)
+@pytest.mark.parametrize("name", MODELS_OF_CHARACTERS)
+def test_a_model_of_characters_continues_from_its_hidden_state(name: str) -> None:
+    net, text = character_model(name), torch.randint(0, 11, (3, 12))
+    outputs, _ = net(text, None)
+    assert outputs.shape == (3, 12, 5)
     first, state = net(text[:, :7], None)
     second, _ = net(text[:, 7:], models.detach_state(state))
-    torch.testing.assert_close(torch.cat([first, second], 1), whole)
-    afresh, _ = net(text[:, 7:], None)
-    assert not torch.allclose(afresh, second)
+    torch.testing.assert_close(torch.cat([first, second], 1), outputs)
+    without_state, _ = net(text[:, 7:], None)
+    assert not torch.allclose(without_state, second)
 
 
 def tensors(state: models.HiddenState) -> list[Tensor]:
@@ -100,9 +100,9 @@ def tensors(state: models.HiddenState) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else [tensor for part in state for tensor in tensors(part)]
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_state_is_detached_and_cloned(name: str) -> None:
-    _, state = read_characters(name)(torch.randint(0, 11, (3, 12)), None)
+@pytest.mark.parametrize("name", MODELS_OF_CHARACTERS)
+def test_a_hidden_state_is_detached_and_cloned(name: str) -> None:
+    _, state = character_model(name)(torch.randint(0, 11, (3, 12)), None)
     detached, cloned = models.detach_state(state), models.clone_state(state, torch.device("cpu"))
     assert tensors(state)
     for original, one, other in zip(tensors(state), tensors(detached), tensors(cloned), strict=True):
@@ -115,12 +115,12 @@ def test_a_state_is_detached_and_cloned(name: str) -> None:
         assert other.data_ptr() != original.data_ptr()
 
 
-def test_no_state_stays_none() -> None:
+def test_detaching_and_cloning_none_give_none() -> None:
     assert models.detach_state(None) is None
     assert models.clone_state(None, torch.device("cpu")) is None
 
 
-def test_a_state_in_several_parts_keeps_its_form() -> None:
+def test_cloning_keeps_the_structure_of_a_hidden_state() -> None:
     state = (torch.ones(2), (torch.zeros(3), None))
     cloned = models.clone_state(state, torch.device("cpu"))
     assert torch.equal(cloned[0], state[0])

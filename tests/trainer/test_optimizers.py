@@ -1,4 +1,4 @@
-"""Optimizers: torch's own with the configured values, fused where that is right, and loaded as they were built."""
+"""Optimizers: configured values, fused steps where they are correct, and saved states."""
 
 import copy
 import logging
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from runner.errors import UserError
-from tests.trainer.options import names, option
+from tests.trainer.options import option, option_names
 from trainer import optimizers
 from trainer.config.optimizer import Optimizer
 from trainer.config.optimizer.fused import Fused
 
-ALL = names("optimizer")
+ALL = option_names("optimizer")
 FUSED = [name for name in ALL if isinstance(option("optimizer", name), Fused)]
 CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 
@@ -31,8 +31,8 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) ->
         optimizer.step()
 
 
-def with_state(name: str) -> Optimizer:
-    """The option with whatever makes it keep a state from step to step."""
+def stateful_option(name: str) -> Optimizer:
+    """The option with momentum, if it has any, so that the optimizer keeps a state."""
     config: Optimizer = option("optimizer", name, lr=0.01, no_decay=["*bias"])
     return replace(config, momentum=0.9) if hasattr(config, "momentum") else config
 
@@ -49,7 +49,7 @@ def test_the_configured_values_reach_every_group(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES.keys() & set(ALL)))
-def test_it_is_torchs_own(name: str) -> None:
+def test_the_optimizer_is_the_class_of_torch_with_the_configured_values(name: str) -> None:
     config = option("optimizer", name)
     optimizer = optimizers.build(config, net())
     assert type(optimizer) is getattr(torch.optim, CLASSES[name])
@@ -62,7 +62,7 @@ def test_it_is_torchs_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_weight_decay_leaves_the_named_parameters_alone(name: str) -> None:
+def test_no_decay_excludes_the_matching_parameters(name: str) -> None:
     model = net()
     config = option("optimizer", name, weight_decay=0.5, no_decay=["*bias", "2.weight"])
     decay = {id(p): group["weight_decay"] for group in optimizers.build(config, model).param_groups
@@ -83,7 +83,7 @@ def test_a_no_decay_pattern_that_matches_no_parameter_is_refused(weight_decay: f
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_default_patterns_fit_every_model(name: str) -> None:
+def test_the_default_no_decay_fits_a_model_without_biases(name: str) -> None:
     (group,) = optimizers.build(option("optimizer", name), nn.Linear(2, 2, bias=False)).param_groups
     assert len(group["params"]) == 1
 
@@ -100,7 +100,7 @@ def test_set_lr_reaches_every_group(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_fused_takes_the_same_step(name: str) -> None:
+def test_the_fused_step_equals_the_unfused_one(name: str) -> None:
     models = [net(), net()]
     for fused, model in enumerate(models):
         train(model, optimizers.build(option("optimizer", name, lr=0.01, fused=bool(fused)), model))
@@ -110,14 +110,16 @@ def test_fused_takes_the_same_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("case", ["bfloat16", "float16", "slice"])
-def test_fused_is_off_where_torch_would_step_wrongly(name: str, case: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_fused_is_disabled_where_the_step_of_torch_is_wrong(
+    name: str, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
     model = net() if case == "slice" else net(getattr(torch, case))
     if case == "slice":
         model[0].weight = nn.Parameter(torch.ones(7, 18)[:, ::2])
     with caplog.at_level(logging.WARNING):
         optimizer = optimizers.build(option("optimizer", name), model)
     assert not any(group["fused"] for group in optimizer.param_groups)
-    assert "optimizer.fused: turned off" in caplog.text
+    assert "optimizer.fused: disabled" in caplog.text
 
 
 def image_net(memory_format: torch.memory_format = torch.contiguous_format) -> nn.Module:
@@ -135,7 +137,7 @@ def gradient(model: nn.Module, step: int, memory_format: torch.memory_format) ->
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("layouts", [(torch.contiguous_format, torch.channels_last),
                                      (torch.channels_last, torch.contiguous_format)])  # fmt: skip
-def test_a_gradient_with_other_strides_is_stepped_with_rightly(
+def test_match_strides_makes_the_fused_step_correct(
     name: str, layouts: tuple[torch.memory_format, torch.memory_format]
 ) -> None:
     """The unfused step is the reference; the fused one differs from it unless match_strides is called."""
@@ -156,7 +158,7 @@ def test_a_gradient_with_other_strides_is_stepped_with_rightly(
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", FUSED)
-def test_match_strides_leaves_every_other_gradient_as_it_is(name: str, fused: bool) -> None:
+def test_match_strides_does_not_change_other_gradients(name: str, fused: bool) -> None:
     model = image_net()
     optimizer = optimizers.build(option("optimizer", name, fused=fused), model)
     for of_gradient in (torch.contiguous_format,) if fused else (torch.contiguous_format, torch.channels_last):
@@ -173,7 +175,7 @@ def test_match_strides_leaves_every_other_gradient_as_it_is(name: str, fused: bo
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_loaded_optimizer_takes_the_same_steps(name: str) -> None:
-    config, model = with_state(name), net()
+    config, model = stateful_option(name), net()
     optimizer = optimizers.build(config, model)
     train(model, optimizer)
     other = copy.deepcopy(model)
@@ -187,7 +189,7 @@ def test_a_loaded_optimizer_takes_the_same_steps(name: str) -> None:
 
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("built", [True, False])
-def test_fused_stays_as_it_was_built(name: str, built: bool) -> None:
+def test_loading_a_state_does_not_change_fused(name: str, built: bool) -> None:
     def optimizer(fused: bool) -> torch.optim.Optimizer:
         return optimizers.build(option("optimizer", name, lr=0.5, fused=fused, no_decay=["*bias"]), net())
 
@@ -198,16 +200,16 @@ def test_fused_stays_as_it_was_built(name: str, built: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
+def test_loading_a_state_of_another_model_is_refused(name: str) -> None:
     model = net()
-    optimizer = optimizers.build(with_state(name), model)
+    optimizer = optimizers.build(stateful_option(name), model)
     train(model, optimizer)
     state = optimizer.state_dict()
     with pytest.raises(ValueError, match=r"argument 2 is longer"):
         optimizers.load_state(optimizer, state | {"param_groups": state["param_groups"][:1]})
     tensors = {key: value for key, value in state["state"].get(0, {}).items() if isinstance(value, torch.Tensor)}
     for key in tensors.keys() - {"step"}:
-        spoilt = copy.deepcopy(state)
-        spoilt["state"][0][key] = torch.zeros(3)
+        mismatched = copy.deepcopy(state)
+        mismatched["state"][0][key] = torch.zeros(3)
         with pytest.raises(ValueError, match=rf"{key} has shape \(3,\)"):
-            optimizers.load_state(optimizer, spoilt)
+            optimizers.load_state(optimizer, mismatched)

@@ -1,4 +1,4 @@
-"""Every option is found by listing the folders, and the schemas need no torch."""
+"""Options are found by importing the modules of a folder, and the schemas do not import torch."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import torch
 import trainer.policies
 from gradclip import Clipper
 from gradclip.policies import Policy
-from tests.trainer.options import names, option
+from tests.trainer.options import option, option_names
 from trainer.config.options import import_all
 from trainer.project import PROJECT
 
@@ -23,8 +23,8 @@ PACKAGES = {"model": "models", "data": "data", "optimizer": "optimizers", "sched
 
 @pytest.mark.parametrize("group", PACKAGES)
 def test_each_option_has_a_schema_a_value_file_and_a_builder_of_its_name(group: str) -> None:
-    assert names(group)
-    for name in names(group):
+    assert option_names(group)
+    for name in option_names(group):
         assert option(group, name).name == name
         assert PROJECT.groups[group].options[name].__module__ == f"trainer.config.{group}.{name}"
         assert callable(import_module(f"trainer.{PACKAGES[group]}.{name}").build)
@@ -32,23 +32,25 @@ def test_each_option_has_a_schema_a_value_file_and_a_builder_of_its_name(group: 
 
 def test_the_schemas_and_policies_import_no_torch() -> None:
     code = "import sys, trainer.config, trainer.policies; print('torch' in sys.modules)"
-    path = os.environ | {"PYTHONPATH": str(PROJECT.root / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=path, capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT.root / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_every_module_of_a_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shelf").mkdir()
+def test_import_all_imports_every_module_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package").mkdir()
     for name in ("__init__", "first", "second"):
-        (tmp_path / "shelf" / f"{name}.py").touch()
+        (tmp_path / "package" / f"{name}.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    import_all("shelf", [str(tmp_path / "shelf")])
-    assert {"shelf.first", "shelf.second"} <= sys.modules.keys()
+    import_all("package", [str(tmp_path / "package")])
+    assert {"package.first", "package.second"} <= sys.modules.keys()
 
 
-def test_a_policy_written_as_its_package_explains_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    explained = str(trainer.policies.__doc__)
-    code = dedent(explained[explained.index("    from __future__") : explained.index("And one in conf/clip/")])
+def test_the_example_policy_in_the_docstring_of_its_package_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docstring = str(trainer.policies.__doc__)
+    code = dedent(docstring[docstring.index("    from __future__") : docstring.index("And one in conf/clip/")])
     package = tmp_path / "copy_of_policies"
     package.mkdir()
     shutil.copy(str(trainer.policies.__file__), package)

@@ -1,4 +1,4 @@
-"""A precision that this machine cannot compute in is answered when the run is built."""
+"""A precision for which this CPU lacks an operation is refused when the run is built."""
 
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,33 @@ from tests.trainer.support import SMALL, text_file
 from trainer.project import compose
 from trainer.state import build
 
-LACKING = "could not create a primitive descriptor for the forward propagation primitive"
+ERROR = "could not create a primitive descriptor for the forward propagation primitive"
 
 
 @pytest.fixture
-def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU without the recurrent layer of torch at a lower precision, as many have none of the LSTM at float16."""
+def missing_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulates a CPU on which torch has no recurrent layer at lower precisions, as many have no LSTM at float16."""
     real = nn.RNN.forward
 
     def forward(self: nn.RNN, *arguments: Any) -> Any:
         if torch.is_autocast_enabled("cpu"):
-            raise RuntimeError(f"{LACKING}\nand a second line")
+            raise RuntimeError(f"{ERROR}\nand a second line")
         return real(self, *arguments)
 
     monkeypatch.setattr(nn.RNN, "forward", forward)
 
 
-def test_an_operation_that_is_lacking_is_one_line(tmp_path: Path, lacking: None) -> None:
+def test_an_operation_missing_at_a_precision_is_a_user_error(tmp_path: Path, missing_operation: None) -> None:
     overrides = (f"data.path={text_file(tmp_path)}", *SMALL)
     with pytest.raises(UserError) as error:
         build(compose(*overrides, "device.precision=bfloat16"))
     assert str(error.value) == (
-        "device.precision=bfloat16: model=rnn needs an operation that torch does not have for it on this CPU "
-        f"({LACKING})"
+        f"device.precision=bfloat16: model=rnn needs an operation that torch does not have for it on this CPU ({ERROR})"
     )
     build(compose(*overrides))
 
 
-def test_the_trial_takes_one_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_check_runs_one_micro_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     real = nn.RNN.forward
 
@@ -52,7 +51,7 @@ def test_the_trial_takes_one_micro_batch(tmp_path: Path, monkeypatch: pytest.Mon
     assert rows == [2]
 
 
-def test_the_trial_changes_nothing(tmp_path: Path) -> None:
+def test_the_precision_check_changes_neither_weights_nor_random_numbers(tmp_path: Path) -> None:
     overrides = (f"data.path={text_file(tmp_path)}", *SMALL, "model.dropout=0.5")
     states, drawn = [], []
     for precision in ("float32", "bfloat16"):

@@ -1,4 +1,4 @@
-"""A run that was ended anywhere and goes on is, bit for bit, the run that was never ended."""
+"""A run that is ended at any step and resumed equals the uninterrupted run bit for bit."""
 
 import contextlib
 import copy
@@ -35,9 +35,19 @@ from scripts import evaluate
 from tests.comparison import assert_identical, assert_same_run, points, scalars, shown_scalars
 from tests.programs import run
 from tests.support import ROOT
-from tests.trainer.options import missing, names, need_precision
-from tests.trainer.resumption import COMMON, DIGITS, LINE, STEPS, TEXT, Killed, config_for, ended_at, until_done
-from tests.trainer.support import compose, refused, text_file
+from tests.trainer.options import missing_options, option_names, require_precision
+from tests.trainer.resumption import (
+    COMMON,
+    DIGITS,
+    LINE,
+    STEPS,
+    TEXT,
+    Killed,
+    config_for,
+    end_at_steps,
+    run_until_finished,
+)
+from tests.trainer.support import compose, preflight_error, text_file
 from trainer.config import Train
 from trainer.config.data import Data
 from trainer.config.model import Model
@@ -47,8 +57,8 @@ from trainer.randomness import rng_state, set_rng_state
 from trainer.run import execute, execute_in_folder
 
 TRAIN = ROOT / "train.py"
-# Models, data sets, policies, optimizers and schedules, with whatever else carries something from step to step.
-ALL_PAIRS = [
+# Combinations of models, data sets, policies, optimizers and schedules, and of other settings that keep a state.
+ALL_COMBINATIONS = [
     (*TEXT, "clip=norm"),
     (*TEXT, "clip=zclip", "model=lstm", "model.dropout=0.3", "model.layers=2", "optimizer=adam", "schedule=cosine"),
     (*TEXT, "clip=autoclip", "clip.window=4", "micro_batches=2", "optimizer=rmsprop", "optimizer.lr=0.01",
@@ -72,53 +82,58 @@ ALL_PAIRS = [
 ]  # fmt: skip
 
 
-def on_text(pair: tuple[str, ...]) -> tuple[str, ...]:
-    """The same with the default model and data, for a pair whose own have been deleted."""
-    return (*TEXT, *(each for each in pair if not each.startswith(("model", "data"))))
+def on_text(combination: tuple[str, ...]) -> tuple[str, ...]:
+    """The combination with the default model and data, for one whose own a fork has deleted."""
+    return (*TEXT, *(override for override in combination if not override.startswith(("model", "data"))))
 
 
-def others(pairs: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """A pair for each option that these do not choose, such as those that a fork adds."""
-    chosen = {override for pair in pairs for override in pair}
+def further_combinations(combinations: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """A combination for each option that these do not choose, such as those that a fork adds."""
+    chosen = {override for combination in combinations for override in combination}
     for group in ("clip", "optimizer", "schedule"):
-        yield from ((*TEXT, f"{group}={name}") for name in names(group) if f"{group}={name}" not in chosen)
-    for model, data in product(names("model"), names("data")):
+        yield from ((*TEXT, f"{group}={name}") for name in option_names(group) if f"{group}={name}" not in chosen)
+    for model, data in product(option_names("model"), option_names("data")):
         taken = Data.options[data].kind in Model.options[model].takes
         if taken and not {f"model={model}", f"data={data}"} <= chosen | {"model=rnn", "data=text"}:
             chosen |= {f"model={model}", f"data={data}"}
             yield f"model={model}", f"data={data}", "optimizer.lr=0.01"
 
 
-KNOWN = list(dict.fromkeys(on_text(pair) if missing(pair) else pair for pair in ALL_PAIRS))
-PAIRS = [*KNOWN, *others([*KNOWN, ("optimizer=sgd", "schedule=constant")])]
+AVAILABLE = [on_text(overrides) if missing_options(overrides) else overrides for overrides in ALL_COMBINATIONS]
+KNOWN = list(dict.fromkeys(AVAILABLE))
+COMBINATIONS = [*KNOWN, *further_combinations([*KNOWN, ("optimizer=sgd", "schedule=constant")])]
 
 
-@pytest.mark.parametrize("overrides", PAIRS, ids=lambda pair: " ".join(each for each in pair if each not in TEXT))
-def test_a_run_that_goes_on_is_the_run_that_never_stopped(
+@pytest.mark.parametrize(
+    "overrides", COMBINATIONS, ids=lambda combination: " ".join(each for each in combination if each not in TEXT)
+)
+def test_a_resumed_run_equals_the_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
-    """Killed before the first checkpoint, in the middle of an epoch, at its end (4, 5), and stopped by a signal."""
-    need_precision(overrides)
+    """The run is killed before its first checkpoint and within an epoch of 4 or 5 steps, and interrupted by signals."""
+    require_precision(overrides)
     config = config_for(tmp_path, overrides)
-    assert execute_in_folder(config, tmp_path / "whole").state == "finished"
-    ended_at(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
-    ends = until_done(config, tmp_path / "parts")
+    assert execute_in_folder(config, tmp_path / "uninterrupted").state == "finished"
+    end_at_steps(monkeypatch, {2: None, 6: None, 7: signal.SIGTERM, 9: signal.SIGUSR1, 11: None, 12: None})
+    ends = run_until_finished(config, tmp_path / "resumed")
     assert ends == ["killed", "killed", "interrupted", "interrupted", "killed", "killed", "finished"]
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "resumed", STEPS)
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
-def test_any_step_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """With dropout, a memory, momentum and a hidden state; an epoch ends at 5."""
+def test_a_run_can_be_resumed_after_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The run has dropout, policy memory, optimizer state and a hidden state; its first epoch ends at step 5."""
     config = config_for(tmp_path, (*TEXT, "model.layers=2", "model.dropout=0.3", "clip=zclip", "optimizer=adam"))
-    execute_in_folder(config, tmp_path / "whole")
-    ended_at(monkeypatch, {step: signal.SIGINT})
-    assert until_done(config, tmp_path / "parts") == ["interrupted", "finished"]
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+    execute_in_folder(config, tmp_path / "uninterrupted")
+    end_at_steps(monkeypatch, {step: signal.SIGINT})
+    assert run_until_finished(config, tmp_path / "resumed") == ["interrupted", "finished"]
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "resumed", STEPS)
 
 
-def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it could write its last checkpoint beside the best one, or say that it has finished."""
+def test_a_run_killed_after_its_last_step_finishes_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed before it writes its last checkpoint, and before it records that it has finished."""
     config, real = config_for(tmp_path, TEXT), checkpoint.save
 
     def save(folder: Path, content: dict[str, Any], *, keep: int) -> None:
@@ -129,28 +144,32 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished(tmp_path: Path, m
     def show(*arguments: Any, **named: Any) -> None:
         raise Killed
 
-    execute_in_folder(config, tmp_path / "whole")
-    for place, name, killed in ((checkpoint, "save", save), (summary, "show", show)):
+    execute_in_folder(config, tmp_path / "uninterrupted")
+    for module, name, killed in ((checkpoint, "save", save), (summary, "show", show)):
         with monkeypatch.context() as patch:
-            patch.setattr(place, name, killed)
+            patch.setattr(module, name, killed)
             with pytest.raises(Killed):
                 execute_in_folder(config, tmp_path / name)
         assert (tmp_path / name / "checkpoints" / "step_12.pt").exists() == (name == "show")
         assert execute_in_folder(config, tmp_path / name, resumed=True).state == "finished"
-        assert_same_run(tmp_path / "whole", tmp_path / name, STEPS)
+        assert_same_run(tmp_path / "uninterrupted", tmp_path / name, STEPS)
 
 
-def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In turn before and after a syncing, renaming, deleting or cutting: of a checkpoint, the status, the events."""
+def test_a_run_killed_before_or_after_file_operations_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operations sync, truncate, rename and delete checkpoints, the status and event files."""
     config = config_for(tmp_path, (*TEXT, "checkpoint.every=2", "evaluate_every=3", "clip=zclip", "optimizer=adam"))
-    execute_in_folder(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "uninterrupted")
     count = 0
 
-    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+    def killing(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal count
             count += 1
-            ends = count < 80 and count % 11 == 0  # every start cuts one more file, and would get no further
+            ends = (
+                count < 80 and count % 11 == 0
+            )  # later starts truncate more files, and would be killed before any progress
             if ends and count % 2:
                 raise Killed
             result = real(*arguments, **named)
@@ -160,44 +179,46 @@ def test_a_run_that_is_killed_at_what_it_does_to_files(tmp_path: Path, monkeypat
 
         return call
 
-    for where, name in ((os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "unlink"), (Path, "rename")):
-        monkeypatch.setattr(where, name, deadly(getattr(where, name)))
-    assert until_done(config, tmp_path / "parts") == ["killed"] * 7 + ["finished"]
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", STEPS)
+    for owner, name in ((os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "unlink"), (Path, "rename")):
+        monkeypatch.setattr(owner, name, killing(getattr(owner, name)))
+    assert run_until_finished(config, tmp_path / "resumed") == ["killed"] * 7 + ["finished"]
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "resumed", STEPS)
 
 
-def test_a_signal_before_the_last_step_comes_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_during_the_last_but_one_step_does_not_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_for(tmp_path, TEXT)
-    ended_at(monkeypatch, {STEPS - 1: signal.SIGTERM})
+    end_at_steps(monkeypatch, {STEPS - 1: signal.SIGTERM})
     assert execute_in_folder(config, tmp_path / "run").state == "finished"
 
 
-def test_divergence_comes_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_diverges_at_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path, (*TEXT, "clip=none", "optimizer.lr=20", "log.every=2"))
-    assert execute_in_folder(config, tmp_path / "whole").state == "diverged"
-    ended_at(monkeypatch, {3: signal.SIGTERM, 4: None})
-    assert until_done(config, tmp_path / "parts")[-1] == "diverged"
-    found = [json.loads((tmp_path / name / "status.json").read_text()) for name in ("whole", "parts")]
+    assert execute_in_folder(config, tmp_path / "uninterrupted").state == "diverged"
+    end_at_steps(monkeypatch, {3: signal.SIGTERM, 4: None})
+    assert run_until_finished(config, tmp_path / "resumed")[-1] == "diverged"
+    found = [json.loads((tmp_path / name / "status.json").read_text()) for name in ("uninterrupted", "resumed")]
     assert found[0]["step"] > 4
     assert [found[1][key] for key in ("step", "reason")] == [found[0][key] for key in ("step", "reason")]
-    assert scalars(tmp_path / "whole") == scalars(tmp_path / "parts")
+    assert scalars(tmp_path / "uninterrupted") == scalars(tmp_path / "resumed")
 
 
-# -- the parts
+# -- random generators and history
 
 
-def test_every_generator_is_set_back(tmp_path: Path) -> None:
+def test_every_random_generator_is_restored(tmp_path: Path) -> None:
     def draw() -> tuple[float, float, float, float]:
         return random.random(), np.random.standard_normal(), np.random.random(), torch.rand(()).item()
 
-    draw()  # NumPy then holds the second half of a pair of normal numbers
+    draw()  # NumPy then holds the second half of a combination of normal numbers
     path = checkpoint.save(tmp_path, {"random": rng_state(), "step": 1}, keep=1)
     after = draw(), draw()
     set_rng_state(checkpoint.load(path)["random"])
     assert (draw(), draw()) == after
 
 
-def test_the_history_of_a_long_run_keeps_its_size() -> None:
+def test_the_history_of_a_long_run_is_bounded() -> None:
     history, values = History(), [math.sin(step) for step in range(5 * MAX_NORMS)]
     for value in values:
         history.add_step(1.0, value, False)
@@ -209,30 +230,29 @@ def test_the_history_of_a_long_run_keeps_its_size() -> None:
     assert copy == history
 
 
-# -- which checkpoint
+# -- the choice of the checkpoint
 
 
-def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Or, counted among the newest, it would push good ones out."""
+def test_a_damaged_checkpoint_is_named_and_renamed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise it would count as one of the newest, and good checkpoints would be deleted for it."""
     config = config_for(tmp_path, (*TEXT, "evaluate_every=100", "checkpoint.every=4", "checkpoint.keep=2"))
-    execute_in_folder(config, tmp_path / "whole")
+    execute_in_folder(config, tmp_path / "uninterrupted")
     execute_in_folder(config, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     (folder / "best.pt").unlink()
     (folder / "step_12.pt").write_bytes((folder / "step_12.pt").read_bytes()[:-1])
-    for place in (folder, folder.parent):
-        (place / ".half.pt.part").touch()
+    for parent in (folder, folder.parent):
+        (parent / ".half.pt.part").touch()
     with caplog.at_level("INFO"):
         execute_in_folder(config, tmp_path / "run", resumed=True)
     assert f"{folder / 'step_12.pt'}: damaged, or not a checkpoint of this program; it is skipped" in caplog.messages
     assert "resumed after step 8 from step_8.pt" in caplog.messages
     assert {path.name for path in folder.iterdir()} == {"step_8.pt", "step_12.pt", "step_12.pt.damaged", "best.pt"}
     assert not (folder.parent / ".half.pt.part").exists()
-    assert_same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "run", STEPS)
 
 
-def test_checkpoints_of_an_older_version_are_refused_by_their_format(tmp_path: Path) -> None:
-    """In one line, and left as they are."""
+def test_checkpoints_in_an_older_format_are_refused_and_kept(tmp_path: Path) -> None:
     config = finished(tmp_path)
     files = sorted((tmp_path / "run" / "checkpoints").iterdir())
     for path in files:
@@ -247,25 +267,26 @@ def test_checkpoints_of_an_older_version_are_refused_by_their_format(tmp_path: P
     assert [path.read_bytes() for path in files] == before
 
 
-def test_the_best_checkpoint_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is taken where it is newer than the others."""
+def test_a_run_is_resumed_from_the_best_checkpoint_if_it_is_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_for(tmp_path, (*TEXT, "evaluate_every=5", "checkpoint.every=4"))
-    execute_in_folder(config, tmp_path / "whole")
-    ended_at(monkeypatch, {7: None})
+    execute_in_folder(config, tmp_path / "uninterrupted")
+    end_at_steps(monkeypatch, {7: None})
     with pytest.raises(Killed):
         execute_in_folder(config, tmp_path / "run")
     found = checkpoint.load_newest(tmp_path / "run")
     assert found is not None
     assert (found[0].name, found[1]["step"]) == ("best.pt", 5)
     execute_in_folder(config, tmp_path / "run", resumed=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "run", STEPS)
+    assert_same_run(tmp_path / "uninterrupted", tmp_path / "run", STEPS)
 
 
-# -- what may change
+# -- settings that may change on resume
 
 
 def finished(folder: Path, *overrides: str) -> Train:
-    """The configuration of a small run that has ended, in folder/run."""
+    """Executes a small run in `folder/run`. Returns its configuration."""
     config = config_for(folder, (*TEXT, *overrides))
     (folder / "run").mkdir()
     save_config(config, folder / "run")
@@ -282,8 +303,8 @@ CHANGES = {
 }  # fmt: skip
 
 
-def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> None:
-    """With all that may change changed: the same weights."""
+def test_an_extended_run_equals_one_configured_longer_from_the_start(tmp_path: Path) -> None:
+    """All mutable settings change, and the weights are the same."""
     kept = ("clip=zclip", "model.dropout=0.2", "data.window=20")  # anomaly detection keeps a traceback of every factor
     finished(tmp_path, *kept)
     changed = config_for(tmp_path, (*TEXT, *kept, *map("=".join, CHANGES.items())))
@@ -291,9 +312,9 @@ def test_a_longer_run_is_the_run_that_was_asked_for_at_once(tmp_path: Path) -> N
     keys = dict(PROJECT.all_keys())
     mutable = {name for name, field in keys.items() if field.metadata.get("mutable_on_resume")}
     assert (set(CHANGES) | {"data.path", "data.workers", "resume"}) & keys.keys() == mutable
-    execute_in_folder(replace(changed, init_from=None), tmp_path / "whole")
+    execute_in_folder(replace(changed, init_from=None), tmp_path / "uninterrupted")
     execute_in_folder(changed, tmp_path / "run", resumed=True)
-    one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_15.pt") for name in ("whole", "run"))
+    one, other = (checkpoint.load(tmp_path / name / "checkpoints" / "step_15.pt") for name in ("uninterrupted", "run"))
     for part in ("model", "optimizer", "clipper", "random", "hidden"):
         assert_identical(one[part], other[part], part)
     assert load(tmp_path / "run") == changed
@@ -314,61 +335,65 @@ REFUSED = [
     ("-m steps=30", "resume=run: cannot be combined with --multirun"),
     ("log.every=2", "run: has finished its 12 steps; steps=24 trains longer"),
     ("data.workers=2", "data.workers=2: no such key in data=text"
-     + ("" if missing(["data=digits"]) else "; it belongs to data=digits")),
+     + ("" if missing_options(["data=digits"]) else "; it belongs to data=digits")),
 ]  # fmt: skip
 
 
-def test_overrides_that_would_make_it_another_run(
+def test_overrides_that_change_the_past_of_a_run_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished(tmp_path)
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for arguments, line in REFUSED:
-        assert line in refused(["resume=run", *arguments.split()], capsys), arguments
+        assert line in preflight_error(["resume=run", *arguments.split()], capsys), arguments
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
     for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
                        ("small.txt", "not the folder of a run"), (".", "resume=.: a sweep; name one of its jobs: "),
                        ("run/checkpoints", "resume=run/checkpoints: not a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
-        assert line in refused([f"resume={name}"], capsys)
+        assert line in preflight_error([f"resume={name}"], capsys)
     assert {path: path.read_bytes() for path in before} == before
 
 
-OTHER = ("data=digits", "model=mlp")
-OTHERS = {str: ("drop", "relu", "bfloat16"), bool: ("true", "false"), list: ("[x]", "[3]"), type(None): ("1", "x")}
+DIGITS_MLP = ("data=digits", "model=mlp")
+NEW_VALUES = {str: ("drop", "relu", "bfloat16"), bool: ("true", "false"), list: ("[x]", "[3]"), type(None): ("1", "x")}
 
 
-@pytest.mark.parametrize("overrides", [(), (*(() if missing(OTHER) else OTHER), "clip=agc", "schedule=cosine")])
-def test_no_key_slips_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]) -> None:
-    """Every key of a configuration is given other values: those taken change nothing but what extends a run."""
+@pytest.mark.parametrize(
+    "overrides", [(), (*(() if missing_options(DIGITS_MLP) else DIGITS_MLP), "clip=agc", "schedule=cosine")]
+)
+def test_exactly_the_mutable_keys_can_change_on_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    """Every key is given other values; those that are accepted change mutable keys only."""
     saved = compose(*overrides)
     monkeypatch.setattr(resume, "load", lambda folder, project: copy.deepcopy(saved))
-    before, taken = flatten(saved), set()
+    before, changed = flatten(saved), set()
     for name, value in before.items():
         numbers = (value + 1, value / 2) if type(value) in (int, float) else ()
-        for new in [*OTHERS.get(type(value), ()), *numbers]:
+        for new in [*NEW_VALUES.get(type(value), ()), *numbers]:
             with contextlib.suppress(UserError, InvalidField, OmegaConfBaseException, HydraException):
                 later = flatten(resume.resumed_settings(tmp_path, PROJECT, composer().parse([f"{name}={new}"])))
-                taken |= {key for key, here in later.items() if here != before[key]}
-    kept = {"resume", "steps"} if "schedule=cosine" in overrides else {"resume"}
+                changed |= {key for key, value in later.items() if value != before[key]}
+    unchanged = {"resume", "steps"} if "schedule=cosine" in overrides else {"resume"}
     mutable = {name for name, field in PROJECT.all_keys() if field.metadata.get("mutable_on_resume")}
-    assert taken == (mutable & before.keys()) - kept
+    assert changed == (mutable & before.keys()) - unchanged
 
 
-def test_another_number_of_steps_is_another_schedule(
+def test_steps_cannot_change_if_the_schedule_spans_all_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished(tmp_path, "schedule=cosine")
     monkeypatch.chdir(tmp_path)
-    line = refused(["resume=run", "steps=30"], capsys)
+    line = preflight_error(["resume=run", "steps=30"], capsys)
     assert line == "steps=30: schedule=cosine spans all steps, so that every rate changes"
-    assert refused(["resume=run"], capsys) == "run: has finished its 12 steps"
-    assert refused(["resume=run,other"], capsys).startswith("resume=run,other: one run is resumed at a time")
+    assert preflight_error(["resume=run"], capsys) == "run: has finished its 12 steps"
+    assert preflight_error(["resume=run,other"], capsys).startswith("resume=run,other: one run is resumed at a time")
 
 
-def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     finished(tmp_path)
     for overrides, line in (
         (("clip.max=3", "steps=20"), r"step_12\.pt: saved with another clip\.max than"),
@@ -378,8 +403,8 @@ def test_what_was_saved_by_another_configuration_is_refused(tmp_path: Path) -> N
             execute_in_folder(config_for(tmp_path, (*TEXT, *overrides)), tmp_path / "run", resumed=True)
 
 
-def test_data_that_moved_is_accepted_by_its_content(tmp_path: Path) -> None:
-    """From another path, relative to the current folder, and in another encoding; the run remembers it."""
+def test_moved_data_is_identified_by_its_content(tmp_path: Path) -> None:
+    """The new path is relative to the current folder, the encoding is another, and config.yaml has the new path."""
     finished(tmp_path)
     text = Path(tmp_path / "small.txt").read_text(encoding="utf-8")
     (tmp_path / "small.txt").unlink()
@@ -396,13 +421,11 @@ def test_data_that_moved_is_accepted_by_its_content(tmp_path: Path) -> None:
     evaluate.main([str(tmp_path / "run")])
 
 
-def test_weights_to_start_from_that_moved_before_the_first_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_init_from_can_change_until_the_first_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path)
     best, moved = tmp_path / "run" / "checkpoints" / "best.pt", tmp_path / "moved.pt"
     config = config_for(tmp_path, (*TEXT, f"init_from={best}"))
-    ended_at(monkeypatch, {1: None})
+    end_at_steps(monkeypatch, {1: None})
     with pytest.raises(Killed):
         execute_in_folder(config, tmp_path / "tuned")
     save_config(config, tmp_path / "tuned")
@@ -412,21 +435,21 @@ def test_weights_to_start_from_that_moved_before_the_first_checkpoint(
     assert "init_from" not in done.stderr
 
 
-def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
-    """Neither in the configuration, or the run could go on no more, nor in its status, or it would have failed."""
+def test_a_refused_resume_changes_no_file(tmp_path: Path) -> None:
+    """Neither the configuration nor the status changes, so that the run can be resumed afterwards."""
     finished(tmp_path)
     folder, weights, text = tmp_path / "run", tmp_path / "weights.pt", tmp_path / "small.txt"
     (folder / "checkpoints" / "best.pt").rename(weights)
     shutil.rmtree(folder)
     config = finished(tmp_path, f"init_from={weights}")
-    weights.unlink()  # they are in the checkpoints now
+    weights.unlink()  # the checkpoints contain them
     (folder / "checkpoints" / "step_13.pt").touch()
     (folder / "status.json").write_text(json.dumps(read_status(folder) | {"state": "interrupted"}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    text.write_text((whole := text.read_text()) + "more")
+    text.write_text((original := text.read_text()) + "more")
     with pytest.raises(UserError, match="the data has changed"):
         execute_in_folder(config, folder, resumed=True)
-    text.write_text(whole)
+    text.write_text(original)
     done = run(TRAIN, "resume=run", "steps=11", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
     assert "steps=11: " in done.stderr
@@ -436,20 +459,20 @@ def test_a_refused_continuation_leaves_no_trace(tmp_path: Path) -> None:
     assert (folder / "checkpoints" / "step_13.pt.damaged").exists()
 
 
-def test_a_machine_that_sums_otherwise_is_told(
+def test_a_resume_with_other_numerics_logs_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = finished(tmp_path)
     config.steps = 13
     execute_in_folder(config, tmp_path / "run", resumed=True)
-    assert "to rounding only" not in caplog.text
+    assert "can differ by rounding" not in caplog.text
     config.steps = 14
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     execute_in_folder(config, tmp_path / "run", resumed=True)
     assert re.search(r"saved with .*threads: 1; resumed with .*threads: 7: results can differ by rounding", caplog.text)
 
 
-def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_event_file_is_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = finished(tmp_path)
     (events,) = (tmp_path / "run").glob("events*")
     events.unlink()
@@ -458,39 +481,39 @@ def test_an_event_file_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogC
     assert f"{events}: missing; the points in it are lost" in caplog.messages
 
 
-def test_weights_that_fit_beside_a_state_that_does_not(tmp_path: Path) -> None:
-    """torch takes an optimizer's state of any shape, and its fused step would write past the end of a smaller one."""
+def test_a_checkpoint_with_a_mismatched_optimizer_or_hidden_state_is_refused(tmp_path: Path) -> None:
+    """torch accepts an optimizer's state of any shape, and a fused step would write past the end of a smaller one."""
     config = finished(tmp_path, "optimizer=adam", "checkpoint.keep=1")
     config.steps = 20
     path = tmp_path / "run" / "checkpoints" / "step_12.pt"
-    for spoil, line in ((lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+    for corrupt, line in ((lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
                          r"step_12\.pt: not a checkpoint of a run with this .*exp_avg has shape \(3,\)"),
                         (lambda content: content["hidden"].clear(), "has 0 hidden states")):  # fmt: skip
         content = checkpoint.load(path)
-        spoil(content)
-        whole = path.read_bytes()
+        corrupt(content)
+        original = path.read_bytes()
         checkpoint.save(tmp_path / "run", content, keep=1)
         with pytest.raises(UserError, match=line):
             execute_in_folder(config, tmp_path / "run", resumed=True)
-        path.write_bytes(whole)
+        path.write_bytes(original)
 
 
 # -- the program
 
 
-def test_the_program_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the same folder, with what extends it written into its configuration, and its first log kept."""
+def test_the_program_resumes_a_run_in_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """config.yaml gets the new settings, .hydra is not changed, and train.log is appended to."""
     arguments = [f"data.path={text_file(tmp_path)}", *TEXT, *COMMON]
     assert run(TRAIN, *arguments, cwd=tmp_path).returncode == 0
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
-    hydras = {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
+    hydra_files = {path: path.read_bytes() for path in (folder / ".hydra").iterdir()}
     done = run(TRAIN, "resume=latest", "steps=15", "log.every=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [each.name for each in (tmp_path / "outputs" / "runs").iterdir()] == [folder.name]
+    assert [path.name for path in (tmp_path / "outputs" / "runs").iterdir()] == [folder.name]
     assert load(folder).steps == 15
     assert load(folder).log.every == 2
     assert load(folder).resume is None
-    assert {path: path.read_bytes() for path in (folder / ".hydra").iterdir()} == hydras
+    assert {path: path.read_bytes() for path in (folder / ".hydra").iterdir()} == hydra_files
     log = (folder / "train.log").read_text()
     assert "resumed after step 12 from step_12.pt" in log
     assert log.index("finished (step 12 of 12)") < log.index("finished (step 15 of 15)")
@@ -506,23 +529,23 @@ def test_the_program_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert load(folder).steps == 15
 
 
-def test_a_clock_that_was_set_back_hides_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard reads the files by the seconds in their names, and the later one would come first."""
+def test_a_clock_set_back_before_a_resume_hides_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard sorts event files by the times in their names, and would read the second one first."""
     config = config_for(tmp_path, TEXT)
-    execute_in_folder(config, tmp_path / "whole")
-    ended_at(monkeypatch, {7: signal.SIGTERM})
+    execute_in_folder(config, tmp_path / "uninterrupted")
+    end_at_steps(monkeypatch, {7: signal.SIGTERM})
     execute_in_folder(config, tmp_path / "run")
     monkeypatch.setattr("time.time", lambda: 1.6e9)
     execute_in_folder(config, tmp_path / "run", resumed=True)
     assert len(list((tmp_path / "run").glob("events*"))) == 2
-    for tag, found in shown_scalars(tmp_path / "whole").items():
+    for tag, found in shown_scalars(tmp_path / "uninterrupted").items():
         if tag != "steps_per_second":
             assert sorted(shown_scalars(tmp_path / "run")[tag]) == found
 
 
-def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HParams' start is a point of the run too, and is not written twice; its end comes when it is over."""
-    ended_at(monkeypatch, {7: signal.SIGTERM})
+def test_a_resumed_job_has_one_row_in_hparams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start and the end of HParams are each written once."""
+    end_at_steps(monkeypatch, {7: signal.SIGTERM})
     for resumed in (False, True):
         run = Run(tmp_path / "run", STEPS, resumed=resumed, swept={"clip.max": 1.0})
         with run.recorded():
@@ -534,7 +557,7 @@ def test_a_job_of_a_sweep_keeps_its_row(tmp_path: Path, monkeypatch: pytest.Monk
 # -- init_from
 
 
-def test_a_new_run_from_saved_weights(tmp_path: Path) -> None:
+def test_init_from_starts_a_new_run_with_saved_weights(tmp_path: Path) -> None:
     finished(tmp_path)
     best = tmp_path / "run" / "checkpoints" / "best.pt"
     rate = ("optimizer.lr=1e-12", "checkpoint.every=1", "checkpoint.keep=20")

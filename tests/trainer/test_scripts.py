@@ -14,19 +14,21 @@ from runner.runs.status import actual_state
 from scripts import export, status
 from tests.programs import Program
 from tests.support import ROOT
-from tests.trainer.support import SMALL, text_file, train
+from tests.trainer.support import SMALL, text_file, train_small
 from trainer.project import compose
 from trainer.run import execute_in_folder
 
 
-def test_a_run_that_has_only_its_lock_is_starting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_a_run_that_has_only_its_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock.hold(tmp_path)
     status.main([str(tmp_path)])
     lock.release(tmp_path)
     assert capsys.readouterr().out == f"{tmp_path}: running, and has written no status.json yet\n"
 
 
-def test_a_killed_run_is_told_from_a_running_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_distinguishes_a_killed_run_from_a_running_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     arguments = [f"data.path={text_file(tmp_path)}", *SMALL, "steps=1000000"]
     with Program(ROOT / "train.py", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path) as program:
@@ -35,20 +37,20 @@ def test_a_killed_run_is_told_from_a_running_one(tmp_path: Path, capsys: pytest.
             assert program.poll() is None
             if actual_state(folder) == "running":
                 status.main([str(folder)])
-                started = said = capsys.readouterr().out
+                started = output = capsys.readouterr().out
             time.sleep(0.05)
-        assert re.match(rf"{folder}: running at step \d+ of 1000000, process {program.pid}", said)
+        assert re.match(rf"{folder}: running at step \d+ of 1000000, process {program.pid}", output)
         program.kill()
         program.wait()
     assert json.loads((folder / "status.json").read_text())["state"] == "running"
     assert actual_state(folder) == "killed"
     status.main([str(folder)])
-    said = capsys.readouterr().out
-    assert f"process {program.pid}, last heartbeat" in said
-    assert said.endswith(f"; python train.py resume={folder}\n")
+    output = capsys.readouterr().out
+    assert f"process {program.pid}, last heartbeat" in output
+    assert output.endswith(f"; python train.py resume={folder}\n")
 
 
-def test_status_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_refuses_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         status.main([str(tmp_path)])
     assert end.value.code == 2
@@ -58,9 +60,9 @@ def test_status_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert actual_state(tmp_path) is None
 
 
-def test_export_writes_the_weights_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_writes_the_weights_which_init_from_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     safetensors = pytest.importorskip("safetensors")
-    train(tmp_path)
+    train_small(tmp_path)
     capsys.readouterr()
     export.main([str(tmp_path / "run")])
     path = tmp_path / "run" / "model.safetensors"
@@ -77,21 +79,23 @@ def test_export_writes_the_weights_and_nothing_else(tmp_path: Path, capsys: pyte
     assert all(torch.allclose(tuned[name], weights[name], rtol=0, atol=1e-9) for name in weights)
 
 
-def test_an_export_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line, and nothing replaces a device or a folder."""
+def test_an_export_to_an_unwritable_path_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error is one line, and a device or a folder is not replaced."""
     pytest.importorskip("safetensors")
-    train(tmp_path)
+    train_small(tmp_path)
     capsys.readouterr()
-    for to, why in ((tmp_path / "nope" / "x", "No such file or directory"), (tmp_path, "not a file"),
+    for to, reason in ((tmp_path / "nope" / "x", "No such file or directory"), (tmp_path, "not a file"),
                     (Path("/dev/null"), "not a file")):  # fmt: skip
         with pytest.raises(SystemExit) as end:
             export.main([str(tmp_path / "run"), "--to", str(to)])
-        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {to}: {why}\n")
+        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {to}: {reason}\n")
     assert Path("/dev/null").is_char_device()
 
 
-def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tmp_path)
+def test_an_export_without_safetensors_names_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_small(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     with pytest.raises(UserError, match=r'pip install -c constraints\.txt -e "\.\[export\]"'):
         export.export(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A run's state: built once, from models and data sets as forks write them."""
+"""The state of a run: built once, also from models of a fork."""
 
 import sys
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.trainer.support import small
+from tests.trainer.support import small_config
 from trainer import data
 from trainer.config.model import Model
 from trainer.run import execute_in_folder
 
 
 class ReadsItsTensors(nn.Module):
-    """As timm's models with stochastic depth: the constructor reads numbers out of tensors."""
+    """A model whose constructor reads numbers out of tensors, as timm's models with stochastic depth do."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -34,7 +34,7 @@ class ReadsItsTensors(nn.Module):
 
 @pytest.fixture
 def fork_model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    """The option of a fork's own model."""
+    """A model option that a fork has added."""
     monkeypatch.setattr(Model, "options", dict(Model.options))
 
     @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ def fork_model(monkeypatch: pytest.MonkeyPatch) -> Model:
 
 
 def test_a_model_whose_constructor_reads_tensors_trains(tmp_path: Path, fork_model: Model) -> None:
-    config = small(tmp_path)
+    config = small_config(tmp_path)
     config.model = fork_model
     assert execute_in_folder(config, tmp_path / "run").state == "finished"
 
@@ -61,7 +61,7 @@ def test_the_data_set_and_the_model_are_built_once_per_run(
     read, create = data.build, ReadsItsTensors.__init__
     monkeypatch.setattr(data, "build", lambda *arguments: (built.append("data"), read(*arguments))[1])
     monkeypatch.setattr(ReadsItsTensors, "__init__", lambda *arguments: (built.append("model"), create(*arguments))[1])
-    config = small(tmp_path)
+    config = small_config(tmp_path)
     config.model = fork_model
     execute_in_folder(config, tmp_path / "run")
     assert built == ["data", "model"]

@@ -12,7 +12,7 @@ from tests.support import ROOT
 from tests.trainer.support import SMALL, text_file
 
 
-def test_a_run(tmp_path: Path) -> None:
+def test_a_run_prints_its_summary_and_writes_its_files(tmp_path: Path) -> None:
     arguments = (f"data.path={text_file(tmp_path)}", *SMALL, "data.sample=30")
     done = programs.run(ROOT / "train.py", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -44,11 +44,18 @@ def test_divergence_is_exit_status_3(tmp_path: Path) -> None:
 
 
 def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
-    """It runs to its end although jobs without clipping diverge, and writes the files of a sweep."""
+    """The sweep finishes although jobs without clipping diverge, and writes the files of a sweep."""
     text = text_file(tmp_path, 8000)
-    wild = (f"data.path={text}", "steps=20", "model.hidden=32", "data.sample=0", "optimizer.lr=20", "evaluate_every=10")
+    unstable = (
+        f"data.path={text}",
+        "steps=20",
+        "model.hidden=32",
+        "data.sample=0",
+        "optimizer.lr=20",
+        "evaluate_every=10",
+    )
     grid = ("clip=none,norm", "clip.max=0.5,1.0", "seed=1")  # with two of its three policies and one of its seeds
-    done = programs.run(ROOT / "train.py", "-m", *grid, *wild, cwd=tmp_path)
+    done = programs.run(ROOT / "train.py", "-m", *grid, *unstable, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert (tmp_path / "outputs" / "latest").resolve() == folder.resolve()
@@ -66,8 +73,8 @@ def test_the_sweep_of_the_readme(tmp_path: Path) -> None:
         assert hparams(folder / str(job["number"])) == job["swept"]
 
 
-def test_a_search(tmp_path: Path) -> None:
-    """Its jobs are runs of this project, and the printed command repeats the best one."""
+def test_a_search_prints_a_command_that_repeats_the_best_job(tmp_path: Path) -> None:
+    """The jobs are runs of train.py, and the printed command runs."""
     arguments = (f"data.path={text_file(tmp_path)}", *SMALL, "steps=2", "evaluate_every=1", "clip=norm")
     search = ("sweep.method=optuna", "clip.max=tag(log,interval(0.1,10))", "sweep.trials=2", "sweep.jobs=2")
     done = programs.run(ROOT / "train.py", "-m", *search, *arguments, cwd=tmp_path)

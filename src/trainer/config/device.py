@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, and how repeatably."""
+"""The schemas of conf/device/: the device of a run, its CPU threads, determinism and precision."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from runner.config import field
 
 @dataclass(kw_only=True)
 class Device(Option):
-    """What all devices share."""
+    """Base of the devices."""
 
-    threads: int | None = field("threads of the CPU; null leaves the choice to torch", ge=1, le=1024)
-    # "off" is no choice, since YAML reads it as false.
+    threads: int | None = field("CPU threads; null leaves the number to torch", ge=1, le=1024)
+    # Not "off" instead of "none", since YAML reads off as false.
     deterministic: str = field(
         "warn or error: torch's deterministic kernels, and a warning or an error where it has none; none: any kernels",
         choices=("warn", "error", "none"),
     )
     precision: str = field(
-        "of the forward pass, by automatic mixed precision; float16 scales the loss",
+        "precision of the forward pass, by automatic mixed precision; float16 scales the loss",
         choices=("float32", "bfloat16", "float16"),
     )
 

@@ -1,4 +1,4 @@
-"""How a group of options finds its members: by importing every module of its folder."""
+"""The registration of the options of a group: every module of the folder that holds them is imported."""
 
 from collections.abc import Iterable
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The root of the configuration: one run."""
+"""The root of the configuration, and its parts that have no file in conf/ of their own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,31 +19,34 @@ class Divergence(Checked):
     """When a run counts as diverged; a non-finite loss or weight always ends it."""
 
     factor: float | None = field(
-        "ends when the loss, smoothed over the logged steps, exceeds its first value this many times; null: never",
+        "ends a run whose loss, smoothed over the logged steps, exceeds this multiple of its first loss; null: never",
         gt=1,
         mutable_on_resume=True,
     )
-    smoothing: float = field("weight of the past in the smoothed training loss", ge=0, lt=1)
+    smoothing: float = field("decay of the moving average that smooths the training loss", ge=0, lt=1)
 
 
 @dataclass(kw_only=True)
 class Diagnosis(Checked):
-    """When the log warns, once, of gradients that explode, vanish or never come."""
+    """When the log warns, once each, of exploding, vanishing and missing gradients."""
 
     explode: float = field(
-        "a gradient explodes above so many times its weight, or a norm above so many times the usual",
+        "gradients explode above this multiple of the weight's norm, or of the usual norm of all gradients",
         gt=1,
         infinite=True,
         mutable_on_resume=True,
     )
-    vanish_layer: float = field("a weight's gradient vanishes below this share of the model's largest, by element",
+    vanish_layer: float = field("gradients vanish below this share of the model's largest, by root mean square",
                                 ge=0, lt=1, mutable_on_resume=True)  # fmt: skip
     vanish_weight: float = field(
-        "or, at the first step, below this share of the weight itself", ge=0, lt=1, mutable_on_resume=True
+        "at the first step, gradients also vanish below this share of the weight's norm",
+        ge=0,
+        lt=1,
+        mutable_on_resume=True,
     )
-    smoothing: float = field("weight of the past in the usual norm and loss, means over the logged steps",
+    smoothing: float = field("decay of the moving averages, over the logged steps, that give the usual norm and loss",
                              ge=0, lt=1, mutable_on_resume=True)  # fmt: skip
-    patience: int = field("looks, at the first step and at evaluations, after which a missing gradient is reported",
+    patience: int = field("checks, at the first step and at evaluations, after which a missing gradient is reported",
                           ge=1, mutable_on_resume=True)  # fmt: skip
 
 
@@ -53,20 +56,22 @@ class Train(RunConfig):
 
     removed: ClassVar[dict[str, str]] = {"accumulate": "micro_batches=2 splits each batch in two"}
 
-    model: Model = field("what is trained")
-    data: Data = field("what it is trained on")
-    optimizer: Optimizer = field("what makes a step of a gradient")
-    schedule: Schedule = field("how the learning rate changes")
-    device: Device = field("where it runs")
+    model: Model = field("the network")
+    data: Data = field("the data set")
+    optimizer: Optimizer = field("the optimizer")
+    schedule: Schedule = field("the schedule of the learning rate")
+    device: Device = field("the device")
     micro_batches: int = field("parts that a batch is split into; their gradients are summed before one step", ge=1)
     evaluate_every: int = field(
         "steps between two evaluations; the last step is always one", ge=1, mutable_on_resume=True
     )
-    check_every: int = field("steps between two checks, right before the step, that the gradients are the clipped ones",
+    check_every: int = field("steps between two checks that the optimizer is given the clipped gradients",
                              ge=1, mutable_on_resume=True)  # fmt: skip
-    repeat_batches: int | None = field("train on the first so many batches again and again; null for all", ge=1)
+    repeat_batches: int | None = field(
+        "train on this many of the first batches, repeated in order; null: on all batches", ge=1
+    )
     detect_anomaly: bool = field(
-        "torch's anomaly detection: names the operation that made a nan, and is slow", mutable_on_resume=True
+        "torch's anomaly detection, which names the operation that produced a nan, and is slow", mutable_on_resume=True
     )
     divergence: Divergence = field("when a run counts as diverged")
     diagnosis: Diagnosis = field("when the log warns of gradients")
@@ -81,13 +86,13 @@ class Train(RunConfig):
         self._check_pairs()
 
     def fixed_steps(self) -> str | None:
-        """Only at a constant rate is a longer run the same run up to where it was."""
+        """The reason why a resumed run cannot have another number of steps: its schedule depends on the number."""
         if not self.schedule.spans_all_steps:
             return None
         return f"schedule={self.schedule.name} spans all steps, so that every rate changes"
 
     def _check_pairs(self) -> None:
-        """Values that are each allowed, but not together."""
+        """Raises UserError for values that are each allowed, but not together."""
         data = self.data
         takes = " or ".join(self.model.takes)
         if data.kind not in self.model.takes:

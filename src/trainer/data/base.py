@@ -1,4 +1,4 @@
-"""What the loop expects of a data set."""
+"""The interface of a data set."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -20,8 +20,9 @@ class Batch(NamedTuple):
 class Dataset(ABC):
     """Data, and what its task needs: the loss, the metrics, a sample of the model's output.
 
-    inputs, outputs: the number of different characters, of features or of targets.
-    facts: what describes the data in the log, such as its size.
+    inputs, outputs: the sizes of a model's input and output, such as the number of features and of classes; for
+    characters, the number of different ones.
+    facts: a description of the data for the log, such as its size, as names and values.
     """
 
     inputs: int
@@ -35,7 +36,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def batches(self, start: int) -> Iterator[Batch]:
-        """Endless training batches from step `start` on (0 is the first); each is a function of seed and step."""
+        """Endless training batches from step `start` on (0 is the first); each depends on seed and step alone."""
 
     @abstractmethod
     def validation(self) -> Iterator[Batch]:
@@ -50,10 +51,10 @@ class Dataset(ABC):
         return {}
 
     def sample(self, model: nn.Module, device: torch.device) -> str | None:
-        """Text that shows what the model has learnt; None where the data set has no such thing."""
+        """Text that the model generates; None if the data set does not support it."""
         return None
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """The share of targets that have the highest score."""
+    """The share of rows or characters whose target has the highest score."""
     return {"accuracy": (outputs.argmax(-1) == targets).float().mean()}

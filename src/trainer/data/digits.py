@@ -27,18 +27,18 @@ def build(config: schema.Digits, seed: int) -> "Digits":
 
 
 class Digits(Dataset):
-    """[batch_size, 64] grey values from 0 to 1, and [batch_size] digits."""
+    """Images as [batch_size, 64] grey values from 0 to 1; their targets are [batch_size] digits from 0 to 9."""
 
     inputs, outputs = 64, 10
 
     def __init__(self, config: schema.Digits, images: Tensor, labels: Tensor, seed: int):
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # one split for every seed
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))  # every seed has the same split
         held_out = int(len(images) * config.validation)
         training = len(images) - held_out
         if held_out == 0:
-            least = math.ceil(1e6 / len(images)) / 1e6
+            share = math.ceil(1e6 / len(images)) / 1e6
             raise UserError(
-                f"data.validation={config.validation}: holds out none of {len(images)} images; at least {least:g} fits"
+                f"data.validation={config.validation}: holds out none of {len(images)} images; at least {share:g} fits"
             )
         if config.batch_size > training:
             raise UserError(
@@ -56,8 +56,8 @@ class Digits(Dataset):
             self._training,
             batch_sampler=sampler,
             num_workers=self._config.workers,
-            pin_memory=self._config.workers > 0 and torch.cuda.is_available(),  # in a thread of its own
-            generator=torch.Generator().manual_seed(self._seed),  # the default is the global generator
+            pin_memory=self._config.workers > 0 and torch.cuda.is_available(),  # pinned in a thread of the DataLoader's
+            generator=torch.Generator().manual_seed(self._seed),  # the default draws from the global generator
             worker_init_fn=partial(_prepare_worker, os.getpid()),
         )
         for inputs, targets in loader:
@@ -78,7 +78,7 @@ def _prepare_worker(parent: int, worker: int) -> None:
 
     A signal to the process group reaches the workers too; the training process ends them when it stops.
     torch's workers watch the parent that they find when they start, so a worker whose training process was
-    killed before that would wait for ever.
+    killed before that would wait forever.
     """
     if os.getppid() != parent:
         os._exit(1)

@@ -1,4 +1,4 @@
-"""One vector, and the absolute error along one direction: the gradient of the loss always has length 1."""
+"""One vector, and the absolute error of the outputs along one direction: the loss's gradient always has length 1."""
 
 from collections.abc import Iterator
 
@@ -16,15 +16,15 @@ def build(config: schema.Direction, seed: int) -> "Direction":
 class Direction(Dataset):
     """A random unit vector x, [batch_size, width], and the loss |u·y - target| for a random unit vector u.
 
-    Its gradient with regard to the outputs y is u or -u, so that back-propagation starts with a length of 1.
+    Its gradient with respect to the outputs y is u or -u, so that back-propagation starts with a length of 1.
     """
 
     def __init__(self, config: schema.Direction, seed: int):
         random = torch.Generator().manual_seed(seed)
-        vector, read = torch.nn.functional.normalize(torch.randn(2, config.width, generator=random))
+        vector, direction = torch.nn.functional.normalize(torch.randn(2, config.width, generator=random))
         rows = config.batch_size
         self._batch = Batch(vector.expand(rows, -1), torch.full((rows,), config.target))
-        self._read = read
+        self._direction = direction
         self.inputs = self.outputs = config.width
         self.facts = {"direction": f"{config.width} elements, target {config.target:g}"}
 
@@ -36,5 +36,5 @@ class Direction(Dataset):
         yield self._batch
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        along: Tensor = outputs @ self._read.to(outputs)
-        return (along - targets).abs().mean()
+        component: Tensor = outputs @ self._direction.to(outputs)
+        return (component - targets).abs().mean()

@@ -15,7 +15,7 @@ def build(config: schema.Line, seed: int) -> "Line":
 
 
 class Line(Dataset):
-    """y = slope * x + intercept + noise at evenly spaced x; [batch_size, 1] each, all of them in every batch."""
+    """Points y = slope * x + intercept + noise at evenly spaced x, [batch_size, 1] each, all of them in every batch."""
 
     inputs = outputs = 1
 

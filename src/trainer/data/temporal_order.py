@@ -1,4 +1,4 @@
-"""The temporal order problem: which of two symbols came first, asked long after both were read."""
+"""The temporal order problem: the class of a sequence is the order of two symbols that occur long before its end."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from trainer.config.data import temporal_order as schema
 from trainer.data.base import Batch, Dataset, accuracy
 
-DISTRACTORS = 4  # the symbols 0 to 3 mean nothing; 4 and 5 are the two whose order counts
-VALIDATION = 2**40  # in place of a step, for the held-out sequences: larger than any
+DISTRACTORS = 4  # the symbols 0 to 3 are irrelevant; the order of the symbols 4 and 5 is the class
+VALIDATION = 2**40  # seeds the held-out sequences in place of a step; larger than any run's last step
 
 
 def build(config: schema.TemporalOrder, seed: int) -> "TemporalOrder":
@@ -18,10 +18,10 @@ def build(config: schema.TemporalOrder, seed: int) -> "TemporalOrder":
 
 
 class TemporalOrder(Dataset):
-    """Sequences of distractors with two marked symbols, and the pair as one of four classes after the last one.
+    """Sequences of distractors with two marked symbols. The pair is one of four classes, scored after the last symbol.
 
-    [batch, length] of symbol indices, and [batch] of classes. The first marked symbol stands within
-    the second tenth of the sequence, the other within the fifth. Hochreiter, Schmidhuber 1997 (task 6a),
+    Inputs are symbol indices, [batch, length], and targets are classes, [batch]. The first marked symbol is in
+    the second tenth of the sequence, the other in the fifth. Hochreiter, Schmidhuber 1997 (task 6a),
     at the positions of Pascanu, Mikolov, Bengio 2013 (section 4.1). New sequences at every step.
     """
 

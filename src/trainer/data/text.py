@@ -1,4 +1,4 @@
-"""Text as a stream of characters: the topics of Python's own help, or any file."""
+"""Text as streams of characters: the topics of Python's own help, or any file."""
 
 import hashlib
 from collections.abc import Iterator
@@ -39,11 +39,11 @@ class Text(Dataset):
         }
         self._training = _streams(data[: len(data) - held_out], config.batch_size)
         self._validation = _streams(data[len(data) - held_out :], config.batch_size)
-        self._window, self._length, self._seed = config.window, config.sample, seed
+        self._window, self._sample_length, self._seed = config.window, config.sample, seed
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the text, whatever its files are called and how they encode it."""
+        """The SHA-256 of the text. It does not depend on the names and encodings of the files."""
         return self.facts["sha256"]
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -66,12 +66,12 @@ class Text(Dataset):
 
         None where `data.sample` is 0 or a prediction is not finite.
         """
-        if self._length == 0:
+        if self._sample_length == 0:
             return None
         random = torch.Generator().manual_seed(self._seed)
         character = torch.tensor([[self.characters.index("\n") if "\n" in self.characters else 0]], device=device)
         text, state = "", None
-        for _ in range(self._length):
+        for _ in range(self._sample_length):
             scores, state = model(character, state)
             probabilities = torch.softmax(scores[0, -1].float().cpu(), -1)
             if not bool(probabilities.isfinite().all()):
@@ -117,7 +117,7 @@ def encode(text: str) -> tuple[list[str], Tensor]:
 
 
 def _streams(data: Tensor, rows: int) -> Tensor:
-    """[rows, length]: the text cut into pieces of equal length; what is left over is dropped."""
+    """The text as rows of equal length, [rows, length], without the remainder."""
     length = len(data) // rows
     return data[: rows * length].view(rows, length)
 

@@ -1,4 +1,4 @@
-"""Reading text: one file or several, compressed or not, in any Unicode encoding that the bytes themselves name."""
+"""Reading text: one file or several, compressed or not, in UTF-8 or in the encoding that a byte order mark names."""
 
 import codecs
 import glob
@@ -10,8 +10,8 @@ from typing import NamedTuple
 from runner.errors import UserError
 
 MAX_BYTES = 1 << 27  # of all files, decompressed: the text is held in memory, encoded at up to 20 bytes a character
-NULS = 1 << 16  # bytes in which null bytes are counted to recognize UTF-16 without a byte order mark
-BOMS = {  # UTF-32 first: the mark of UTF-16-LE is the start of that of UTF-32-LE
+SNIFFED_BYTES = 1 << 16  # in which null bytes are counted to recognize UTF-16 without a byte order mark
+BOMS = {  # UTF-32 first: its little-endian mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: "utf-8",
@@ -69,22 +69,22 @@ def decode(content: bytes, where: str) -> str:
 
 
 def _problem(content: bytes, mark: bytes, offset: int) -> str:
-    """Why the content is no text. offset: that of the first byte that is null or does not fit the encoding."""
+    """Why the content is not text. offset: of the first byte that is null or invalid in the encoding."""
     if not mark and (likely := _encoding_without_mark(content)):
         return f"seems to be {likely} without a byte order mark, which it needs; or save it as UTF-8"
     if content[offset] == 0:
-        known = "a binary file, not a text"
+        problem = "a binary file, not a text"
     elif mark:
-        known = f"not {BOMS[mark].upper()}, which its byte order mark names"
+        problem = f"not {BOMS[mark].upper()}, which its byte order mark names"
     else:
-        known = "neither UTF-8 nor UTF-16 with a byte order mark"
-    return f"{known}: byte {offset} is 0x{content[offset]:02x}"
+        problem = "neither UTF-8 nor UTF-16 with a byte order mark"
+    return f"{problem}: byte {offset} is 0x{content[offset]:02x}"
 
 
 def _encoding_without_mark(content: bytes) -> str | None:
     """UTF-16-LE or UTF-16-BE where null bytes are at odd or at even offsets only, and are a tenth of all; else None."""
-    even, odd = (content[start:NULS:2].count(0) for start in (0, 1))
-    if len(content) % 2 or min(even, odd) > 0 or 10 * max(even, odd) < min(len(content), NULS):
+    even, odd = (content[start:SNIFFED_BYTES:2].count(0) for start in (0, 1))
+    if len(content) % 2 or min(even, odd) > 0 or 10 * max(even, odd) < min(len(content), SNIFFED_BYTES):
         return None
     return "UTF-16-BE" if even else "UTF-16-LE"
 
@@ -105,7 +105,7 @@ def _files(path: str) -> list[Path]:
 
 
 def _read(path: Path, limit: int, where: str) -> bytes:
-    """A file's bytes, decompressed. Raises UserError if there are more than `limit`, of which no more are read."""
+    """A file's bytes, decompressed. Raises UserError, without reading the rest, if there are more than `limit`."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(limit + 1)

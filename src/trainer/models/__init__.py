@@ -22,14 +22,14 @@ def build(config: Model, inputs: int, outputs: int, kind: str) -> nn.Module:
 
 
 def detach_state(state: HiddenState) -> HiddenState:
-    """The same values without their autograd graph: this truncates back-propagation through time."""
+    """The same hidden state without its autograd graph, which truncates back-propagation through time."""
     if state is None:
         return None
     return state.detach() if hasattr(state, "detach") else tuple(part.detach() for part in state)
 
 
 def clone_state(state: HiddenState, device: torch.device) -> HiddenState:
-    """A detached copy of the values, on a device."""
+    """A detached copy of a hidden state, on a device."""
     if state is None:
         return None
     if hasattr(state, "detach"):

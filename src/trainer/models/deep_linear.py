@@ -1,4 +1,4 @@
-"""Square linear layers on top of each other, each a rotation times a gain: the gradient is a product of gains."""
+"""Square linear layers in sequence, each an orthogonal matrix times a gain: the gradient is a product of gains."""
 
 from torch import Tensor, nn
 
@@ -11,10 +11,10 @@ def build(config: schema.DeepLinear, inputs: int, outputs: int, kind: str) -> "D
 
 
 class DeepLinear(nn.Module):
-    """[batch, width] to [batch, width].
+    """A sequence of linear layers from [batch, width] to [batch, width].
 
-    Orthogonal matrices keep every length (Saxe, McClelland, Ganguli 2014): at the start each layer multiplies
-    the length of its input, and that of the gradient with regard to its output, by exactly its gain.
+    Orthogonal matrices preserve lengths (Saxe, McClelland, Ganguli 2014): initially each layer multiplies the
+    length of its input, and that of the gradient with respect to its output, by exactly its gain.
     """
 
     def __init__(self, config: schema.DeepLinear, width: int):

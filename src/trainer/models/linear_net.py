@@ -11,7 +11,7 @@ def build(config: schema.LinearNet, inputs: int, outputs: int, kind: str) -> "Li
 
 
 class LinearNet(nn.Module):
-    """[batch, 1] to [batch, 1]. The gradients of `linear2` stay None, which clipping has to leave as they are."""
+    """A linear layer from [batch, 1] to [batch, 1], and an unused one, whose gradients stay None when clipped."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from torch import nn
 
 from trainer.config.model import lstm as schema
 from trainer.config.model.recurrent import Recurrent
-from trainer.models.recurrent import RecurrentNet, sizes
+from trainer.models.recurrent import RecurrentNet, layer_arguments
 
 
 def build(config: schema.LSTM, inputs: int, outputs: int, kind: str) -> "LSTM":
@@ -13,5 +13,5 @@ def build(config: schema.LSTM, inputs: int, outputs: int, kind: str) -> "LSTM":
 
 class LSTM(RecurrentNet):
     @staticmethod
-    def core(config: Recurrent, size: int) -> nn.RNNBase:
-        return nn.LSTM(**sizes(config, size))
+    def build_layers(config: Recurrent, size: int) -> nn.RNNBase:
+        return nn.LSTM(**layer_arguments(config, size))

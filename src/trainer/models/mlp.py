@@ -15,7 +15,7 @@ def build(config: schema.MLP, inputs: int, outputs: int, kind: str) -> "MLP":
 
 
 class MLP(nn.Module):
-    """[batch, inputs] to [batch, outputs]."""
+    """Linear layers with an activation function between them, from [batch, inputs] to [batch, outputs]."""
 
     def __init__(self, config: schema.MLP, inputs: int, outputs: int):
         super().__init__()

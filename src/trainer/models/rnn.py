@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trainer.config.model import rnn as schema
-from trainer.models.recurrent import RecurrentNet, sizes
+from trainer.models.recurrent import RecurrentNet, layer_arguments
 
 INITS = {"identity": nn.init.eye_, "orthogonal": nn.init.orthogonal_}
 
@@ -17,9 +17,9 @@ def build(config: schema.RNN, inputs: int, outputs: int, kind: str) -> "RNN":
 
 class RNN(RecurrentNet):
     @staticmethod
-    def core(config: Any, size: int) -> nn.RNNBase:
-        core = nn.RNN(nonlinearity=config.nonlinearity, **sizes(config, size))
-        for name, parameter in core.named_parameters():
+    def build_layers(config: Any, size: int) -> nn.RNNBase:
+        layers = nn.RNN(nonlinearity=config.nonlinearity, **layer_arguments(config, size))
+        for name, parameter in layers.named_parameters():
             if name.startswith("weight_hh"):
                 if config.init != "default":
                     INITS[config.init](parameter)
@@ -28,4 +28,4 @@ class RNN(RecurrentNet):
                         parameter.mul_(config.gain)
             elif name.startswith("bias") and config.init != "default":
                 nn.init.zeros_(parameter)
-        return core
+        return layers

@@ -1,4 +1,4 @@
-"""Exploding, vanishing, zero and missing gradients: the marks of a table, and one warning each in a run's log."""
+"""Detection of exploding, vanishing, zero and missing gradients, for the table of an inspection and a run's log."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 UNUSED, FROZEN, ZERO = "unused", "frozen", "zero"
 EXPLODING, VANISHING, NON_FINITE = "exploding", "vanishing", "non-finite"
-TABLE = "scripts/inspect_gradients.py, with the same arguments, shows every parameter"
+INSPECT_HINT = "scripts/inspect_gradients.py, with the same arguments, shows every parameter"
 
 
 class ParameterNorms(NamedTuple):
@@ -116,10 +116,10 @@ class GradientMonitor:
         self._warned: set[str] = set()
 
     def update(self, step: int, loss: float, norm: float, report: ClipReport) -> None:
-        """Takes in the loss of a logged step and the norm of all gradients after clipping.
+        """Adds the loss of a logged step and the norm of all gradients after clipping.
 
-        Warns if the norm exceeds its usual value many times and the loss has risen: where a model leaves a plateau,
-        its gradient grows fast too, and its loss falls.
+        Warns if the norm exceeds `diagnosis.explode` times its usual value and the loss has risen. Where a model leaves
+        a plateau, its gradient grows fast as well, but its loss falls.
         """
         if not 0 < norm < math.inf:
             return
@@ -149,7 +149,8 @@ class GradientMonitor:
         if vanishing := [name for name, mark in marks.items() if mark == VANISHING]:
             self._warn(VANISHING, f"gradients vanish: at step {step} those of {_first_three(vanishing)} are too small "
                        "to change the weights; clipping cannot fix that: try another initialization (a gain nearer to "
-                       f"1), normalization or residual layers, fewer layers or steps, or an LSTM. {TABLE}")  # fmt: skip
+                       "1), normalization or residual layers, fewer layers or time steps, or an LSTM. "
+                       f"{INSPECT_HINT}")  # fmt: skip
         missing = [name for name, mark in marks.items() if mark in (UNUSED, ZERO)]
         earlier = self._without_gradient
         self._without_gradient = missing if earlier is None else [name for name in earlier if name in missing]
@@ -180,7 +181,7 @@ class GradientMonitor:
         largest = f", the largest in {max(norms, key=lambda name: norms[name])}" if len(norms) > 1 else ""
         limit = "clip=norm" if clip.name == "none" else f"a lower limit than that of clip={clip.name}"
         self._warn(EXPLODING, f"gradients explode: at step {step} {what}{largest}; try {limit}, a smaller "
-                   f"optimizer.lr, or schedule.warmup. {TABLE}")  # fmt: skip
+                   f"optimizer.lr, or schedule.warmup. {INSPECT_HINT}")  # fmt: skip
 
     def _warn(self, kind: str, line: str) -> None:
         if kind not in self._warned:

@@ -22,7 +22,7 @@ class DivergenceDetector:
         past = self._config.smoothing
         self._smoothed = past * self._smoothed + (1 - past) * loss
         factor = self._config.factor
-        # By the magnitude of the first loss: the threshold is above a negative one, and above rounding for 0.
+        # The margin is a share of the first loss's magnitude, so that it is positive for a negative loss and for 0.
         if factor is not None and self._smoothed > self._first + (factor - 1) * max(abs(self._first), 1e-3):
             raise Diverged(
                 f"the smoothed training loss {self._smoothed:.4g} at step {step} is more than "

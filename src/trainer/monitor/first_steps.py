@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+
+from gradclip.norms import tensor_norms
 
 log = logging.getLogger(__name__)
 
@@ -39,5 +40,5 @@ class FirstSteps:
 def _format(value: Tensor | None) -> str:
     if value is None:
         return "none"
-    number = value.item() if value.numel() == 1 else torch.linalg.vector_norm(value.double()).item()
+    number = value.item() if value.numel() == 1 else tensor_norms([value]).item()
     return f"{number:.6g}"

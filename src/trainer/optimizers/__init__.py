@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def build(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimizer, with a separate group for the parameters that are not decayed.
+    """The configured optimizer, with a separate parameter group without weight decay for those in `no_decay`.
 
     Raises UserError for a pattern of `no_decay` that matches no parameter.
     """
     if isinstance(config, Fused) and config.fused and (reason := _reason_against_fused(model.parameters())):
-        log.warning("optimizer.fused: turned off, since torch's fused step on the CPU is wrong for %s", reason)
+        log.warning("optimizer.fused: disabled, since torch's fused step on the CPU is wrong for %s", reason)
         config = replace(config, fused=False)
     groups = _parameter_groups(config.no_decay, dict(model.named_parameters()))
     optimizer: torch.optim.Optimizer = import_module(f"{__name__}.{config.name}").build(config, groups)
@@ -94,5 +94,7 @@ def _reason_against_fused(parameters: Iterable[Parameter]) -> str | None:
             if parameter.dtype not in (torch.float32, torch.float64):
                 return "half-precision parameters"  # the fused step skips elements
             if torch.empty_like(parameter, device="meta").stride() != parameter.stride():
-                return "parameters that are a part of another tensor"  # the fused step assumes contiguous elements
+                return (
+                    "parameters that are strided views of other tensors"  # the fused step assumes contiguous elements
+                )
     return None

@@ -1,4 +1,4 @@
-"""torch's Adam."""
+"""The optimizer Adam of torch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""torch's AdamW."""
+"""The optimizer AdamW of torch."""
 
 from typing import Any
 

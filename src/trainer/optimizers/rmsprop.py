@@ -1,4 +1,4 @@
-"""torch's RMSprop."""
+"""The optimizer RMSprop of torch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""torch's stochastic gradient descent."""
+"""The optimizer SGD of torch: stochastic gradient descent."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Schedules. Each option of conf/schedule/ has a file of the same name here, with `build(config, span)`.
 
 That `build` returns a function from a step after the warm-up (0 to span - 1) to the learning-rate factor, which is the
-rate as a share of `optimizer.lr`.
+learning rate as a share of `optimizer.lr`.
 """
 
 from collections.abc import Callable

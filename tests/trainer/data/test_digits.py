@@ -1,4 +1,4 @@
-"""Digits: shuffled by epoch, held out once and for all, loaded by workers."""
+"""Digits: shuffled in every epoch, split once, loaded by workers."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from runner.errors import UserError
-from tests.trainer.options import need, option
+from tests.trainer.options import option, require_options
 from tests.trainer.support import compose
 from trainer import data, inspection
 from trainer.data import digits
@@ -33,7 +33,7 @@ def test_batches_are_shuffled_by_epoch() -> None:
     assert next(iter(EpochSampler(10, 3, 5, 0))) != next(iter(EpochSampler(10, 3, 4, 0)))
 
 
-def test_values() -> None:
+def test_images_are_scaled_and_split() -> None:
     dataset = build(batch_size=64, validation=0.2)
     batch = next(dataset.batches(0))
     assert batch.inputs.shape == (64, 64)
@@ -67,7 +67,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatc
 
 def test_a_recurrent_network_reads_the_pixels_as_time_steps() -> None:
     pytest.importorskip("sklearn")
-    need("model=rnn")
+    require_options("model=rnn")
     state = build_state(compose("model=rnn", "data=digits", "model.hidden=5", "model.gain=0.5"))
     norms = inspection.through_time(state, next(state.data.batches(0)))
     assert norms is not None
@@ -76,8 +76,8 @@ def test_a_recurrent_network_reads_the_pixels_as_time_steps() -> None:
 
 
 def test_workers_give_the_same_batches() -> None:
-    alone, helped = (build(workers=workers) for workers in (0, 1))
-    for one, other in zip(islice(alone.batches(5), 4), islice(helped.batches(5), 4), strict=True):
+    without_workers, with_workers = (build(workers=workers) for workers in (0, 1))
+    for one, other in zip(islice(without_workers.batches(5), 4), islice(with_workers.batches(5), 4), strict=True):
         assert torch.equal(one.inputs, other.inputs)
 
 

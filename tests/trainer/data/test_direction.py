@@ -17,7 +17,7 @@ def test_the_gradient_of_the_loss_has_length_one(rows: int) -> None:
     outputs = (7 * torch.randn(1, 5)).expand(rows, 5).clone().requires_grad_()
     loss = dataset.loss(outputs, batch.targets)
     loss.backward()
-    gradient = outputs.grad.sum(0)  # over the rows, which are alike
+    gradient = outputs.grad.sum(0)  # over the rows, which are equal
     assert gradient.norm().item() == pytest.approx(1.0)
-    reached = (gradient @ outputs[0]).item()  # u·y, or -u·y where it is below the target
-    assert loss.item() in (pytest.approx(reached - 2), pytest.approx(reached + 2))
+    component = (gradient @ outputs[0]).item()  # u·y, or -u·y where it is below the target
+    assert loss.item() in (pytest.approx(component - 2), pytest.approx(component + 2))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.options import need, option
-from tests.trainer.support import inspected
+from tests.trainer.options import option, require_options
+from tests.trainer.support import inspect_output
 from trainer import data
 
 
@@ -52,10 +52,10 @@ def test_only_the_output_after_the_last_symbol_counts() -> None:
 
 
 def test_an_inspection_reads_all_time_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    need("model=rnn")
+    require_options("model=rnn")
     pytest.importorskip("matplotlib")
     path = tmp_path / "flow.svg"
-    text = inspected(capsys, f"model=rnn data=temporal_order model.hidden=8 --plot {path}")
+    text = inspect_output(capsys, f"model=rnn data=temporal_order model.hidden=8 --plot {path}")
     assert "by time step: the gradient at the last of 30 steps is" in text
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1

@@ -1,4 +1,4 @@
-"""Text: read in parallel streams, one character predicted from those before it."""
+"""Text: parallel streams of characters, split into windows and into training and held-out text."""
 
 import hashlib
 import math
@@ -30,14 +30,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_default_text_is_real_and_whole() -> None:
+def test_the_default_text_is_the_help_topics_of_python() -> None:
     assert len(read_texts(None).text) > 400_000
     dataset = data.build(option("data", "text"), seed=1)
     assert math.log(dataset.outputs) == pytest.approx(4.63, abs=0.05)
     assert len(dataset.facts["sha256"]) == 64
 
 
-def test_it_is_read_in_streams_and_predicts_the_next_character(path: Path) -> None:
+def test_the_text_is_split_into_streams_and_targets_are_the_next_characters(path: Path) -> None:
     content = path.read_text(encoding="utf-8")
     dataset = build(path, batch_size=4, window=10)
     length = int(len(content) - int(len(content) * 0.1)) // 4
@@ -99,7 +99,7 @@ def refused(path: Path, **values: Any) -> str:
      "data.window=33: each of the data.batch_size=8 rows has 33 characters for training, of which the first 32 are "
      "inputs; data.window of at most 32 fits, or data.batch_size of at most 7"),
 ])  # fmt: skip
-def test_sizes_that_do_not_fit_are_answered_with_those_that_do(
+def test_sizes_that_do_not_fit_are_refused_with_sizes_that_fit(
     path: Path, count: int, values: dict[str, Any], line: str
 ) -> None:
     path.write_text("abc" * (count // 3), encoding="utf-8")
@@ -130,7 +130,7 @@ def test_the_facts_are_the_files_the_characters_the_alphabet_and_the_hash(tmp_pa
     }
 
 
-def test_the_fingerprint_is_that_of_the_content(path: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_content_alone(path: Path, tmp_path: Path) -> None:
     other, changed = tmp_path / "other.txt", tmp_path / "changed.txt"
     content = path.read_text(encoding="utf-8")
     other.write_bytes(content.replace("\n", "\r\n").encode("utf-16"))
@@ -139,7 +139,7 @@ def test_the_fingerprint_is_that_of_the_content(path: Path, tmp_path: Path) -> N
 
 
 class Next(nn.Module):
-    """Predicts, with certainty, the character whose index is one higher; it counts its calls as its state."""
+    """Predicts the character whose index is one higher, with certainty at the default score; its state counts calls."""
 
     def __init__(self, outputs: int, score: float = 1e4):
         super().__init__()
@@ -157,5 +157,5 @@ def test_the_sample_is_drawn_from_the_predictions(path: Path) -> None:
     assert dataset.sample(Next(dataset.outputs), cpu) == expected
     assert dataset.sample(Next(dataset.outputs, score=math.nan), cpu) is None
     uniform = Next(dataset.outputs, score=0.0)
-    assert dataset.sample(uniform, cpu) == dataset.sample(uniform, cpu)  # its own generator
+    assert dataset.sample(uniform, cpu) == dataset.sample(uniform, cpu)  # drawn from a generator seeded at each call
     assert build(path, sample=0).sample(uniform, cpu) is None

@@ -1,4 +1,4 @@
-"""Text files: encodings, line ends, compression, glob patterns, and one line for each that cannot be read."""
+"""Text files: encodings, line ends, compression, glob patterns, and a single-line error for each unreadable file."""
 
 import codecs
 import gzip
@@ -91,7 +91,7 @@ def test_files_are_sorted_by_name_and_joined_by_newlines(tmp_path: Path) -> None
     assert text == "A\nB\nD"
 
 
-def test_a_file_of_the_exact_name_wins_over_the_pattern(tmp_path: Path) -> None:
+def test_a_file_with_the_exact_name_is_read_instead_of_matches(tmp_path: Path) -> None:
     write(tmp_path / "1.txt", b"matches")
     path = write(tmp_path / "[1].txt", b"exact")
     assert read_texts(path).text == "exact"
@@ -108,7 +108,7 @@ def test_a_path_without_a_file_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     line = refused(str(tmp_path / "*.txt"))
     assert line == f"{tmp_path}/b.txt: neither UTF-8 nor UTF-16 with a byte order mark: byte 0 is 0xff"
 
-    def denied(path: Path, mode: str) -> None:  # a test that runs as root may read everything
+    def denied(path: Path, mode: str) -> None:  # simulated, since a test that runs as root can read every file
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", denied)

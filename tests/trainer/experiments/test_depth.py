@@ -1,25 +1,25 @@
-"""Thirty linear layers, through which the gradient explodes or vanishes."""
+"""The experiment depth: the gradient explodes or vanishes through thirty linear layers."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.support import compose, inspected, warned
+from tests.trainer.support import compose, inspect_output, warnings_of_run
 
 SHORT = ("experiment=depth", "steps=3", "evaluate_every=1")
 
 
 def test_a_run_warns_of_vanishing_and_of_exploding_gradients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (line,) = warned(tmp_path / "1", caplog, compose(*SHORT, "model.gain=0.5"))
+    (line,) = warnings_of_run(tmp_path / "1", caplog, compose(*SHORT, "model.gain=0.5"))
     assert "gradients vanish" in line
     assert "layers.0.weight, layers.1.weight, layers.2.weight and 27 more" in line
-    (line,) = warned(tmp_path / "2", caplog, compose(*SHORT, "clip=none"))
+    (line,) = warnings_of_run(tmp_path / "2", caplog, compose(*SHORT, "clip=none"))
     assert "gradients explode" in line
-    assert warned(tmp_path / "3", caplog, compose(*SHORT)) == []
+    assert warnings_of_run(tmp_path / "3", caplog, compose(*SHORT)) == []
 
 
 def test_an_inspection_stops_at_a_nonfinite_gradient(capsys: pytest.CaptureFixture[str]) -> None:
-    text = inspected(capsys, "experiment=depth clip=none --steps 9")
+    text = inspect_output(capsys, "experiment=depth clip=none --steps 9")
     assert text.startswith("step 2;")
     assert "stopped at step 2 of 9: a gradient is not finite" in text
-    assert "non-finite: nan or infinite" in text
+    assert "non-finite: an element of the gradient is nan or infinite" in text

@@ -1,11 +1,11 @@
-"""A first gradient of -120: each step with and without clipping, and the warnings in the log."""
+"""The experiment line_120: each step with and without clipping, and the warnings in the log."""
 
 import logging
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.support import compose, first_steps, inspected, warned
+from tests.trainer.support import compose, first_steps_table, inspect_output, warnings_of_run
 from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms
 from trainer.run import execute_in_folder
 
@@ -18,7 +18,7 @@ def test_the_first_steps_match_plain_arithmetic(tmp_path: Path, caplog: pytest.L
     limit = [] if clip == "none" else ["clip.max=1"]
     config = compose("experiment=line_120", f"clip={clip}", *limit, "steps=9", "log.progress=false")
     execute_in_folder(config, tmp_path / "run")
-    title, header, *found = first_steps(caplog)
+    title, header, *found = first_steps_table(caplog)
     assert " ".join(title).startswith("the first steps")
     assert header == ["step", "parameter", "weight", "gradient", "after", "clipping", "update"]
     assert [row[0] for row in found[::4]] == [str(step) for step in range(1, 9)]  # eight of the nine
@@ -28,7 +28,7 @@ def test_the_first_steps_match_plain_arithmetic(tmp_path: Path, caplog: pytest.L
     for step in range(8):
         errors = [(weight - 4) * x + bias - 1 for x in points]
         gradients = [sum(2 * e * x for e, x in zip(errors, points, strict=True)) / 4, sum(2 * e for e in errors) / 4]
-        rounding = 1e-6 * max(abs(e) for e in errors)  # of float32, in sums that cancel
+        rounding = 1e-6 * max(abs(e) for e in errors)  # of float32, where terms of a sum cancel
         if step == 0:
             assert gradients == [-120.0, -2.0]
         norm = sum(g * g for g in gradients) ** 0.5
@@ -41,11 +41,11 @@ def test_the_first_steps_match_plain_arithmetic(tmp_path: Path, caplog: pytest.L
 
 
 def test_a_run_warns_of_exploding_and_missing_gradients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lines = warned(tmp_path / "1", caplog, compose("experiment=line_120", "clip=none", *SHORT))
+    lines = warnings_of_run(tmp_path / "1", caplog, compose("experiment=line_120", "clip=none", *SHORT))
     assert "exceed 10 times the weight in linear.weight" in lines[0]
     assert "no gradient: linear2.weight, linear2.bias had none" in lines[1]
-    (line,) = warned(tmp_path / "2", caplog, compose("experiment=line_120", *SHORT))
-    assert "linear2.weight" in line  # the others are clipped
+    (line,) = warnings_of_run(tmp_path / "2", caplog, compose("experiment=line_120", *SHORT))
+    assert "linear2.weight" in line  # other gradients are clipped
 
 
 def test_a_diagnosis_measures_the_weights_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_diagnosis_measures_the_weights_before_the_step(tmp_path: Path, monkey
 def test_the_plot_marks_unused_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "flow.svg"
-    inspected(capsys, f"experiment=line_120 --plot {path}")
+    inspect_output(capsys, f"experiment=line_120 --plot {path}")
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
     assert "<!-- time step -->" not in drawn

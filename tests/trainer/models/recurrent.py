@@ -1,13 +1,13 @@
-"""What the tests of the recurrent models share."""
+"""Checks for the tests of the recurrent models."""
 
 import torch
 from torch import nn
 
 
-def check_every_element_counts(net: nn.Module) -> None:
-    """Vectors [batch, features] give [batch, outputs], which depend on the first element as on the last.
+def check_vectors_are_read_completely(net: nn.Module) -> None:
+    """The outputs, [batch, outputs], depend on every element of the vectors, [batch, features], and on no other row.
 
-    By the gradient: a change of the outputs themselves can be below their precision.
+    The gradient is compared with 0, since a change of the outputs can be below their precision.
     """
     vectors = torch.rand(3, 8, requires_grad=True)
     outputs, _ = net.eval()(vectors, None)

@@ -1,4 +1,4 @@
-"""Deep linear layers, of which each multiplies lengths by its gain."""
+"""The deep linear network: each layer multiplies lengths by its gain."""
 
 from typing import Any
 
@@ -27,5 +27,5 @@ def test_every_layer_multiplies_lengths_by_its_gain(gain: float) -> None:
         assert layer.bias.grad.norm().item() == pytest.approx(gain ** (6 - index), rel=1e-4)
 
 
-def test_it_has_no_bias_unless_asked() -> None:
+def test_layers_have_no_bias_with_bias_false() -> None:
     assert all(layer.bias is None for layer in build(4, bias=False).layers)

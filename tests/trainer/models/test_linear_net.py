@@ -1,4 +1,4 @@
-"""The smallest network: y = x at the start, and a layer without gradients."""
+"""The smallest network: initially y = x, with a layer that has no gradients."""
 
 import signal
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.options import need, option
-from tests.trainer.resumption import LINE, config_for, ended_at, until_done
-from tests.trainer.support import compose, inspected, table, warned
+from tests.trainer.options import option, require_options
+from tests.trainer.resumption import LINE, config_for, end_at_steps, run_until_finished
+from tests.trainer.support import compose, inspect_output, table_rows, warnings_of_run
 from trainer import loop, models
 from trainer.run import execute_in_folder
 from trainer.state import build
@@ -16,10 +16,10 @@ from trainer.state import build
 
 @pytest.fixture(autouse=True)
 def _points() -> None:
-    need("data=line")
+    require_options("data=line")
 
 
-def test_it_starts_as_the_identity_and_leaves_a_layer_without_gradients() -> None:
+def test_the_model_is_initially_the_identity_and_has_a_layer_without_gradients() -> None:
     net = models.build(option("model", "linear_net"), inputs=1, outputs=1, kind="points")
     inputs = torch.tensor([[-2.0], [3.0]])
     outputs, _ = net(inputs, None)
@@ -30,23 +30,23 @@ def test_it_starts_as_the_identity_and_leaves_a_layer_without_gradients() -> Non
 
 
 def test_clipping_keeps_a_layer_without_gradients() -> None:
-    work = build(compose("model=linear_net", "data=line", "log.progress=false"))
-    model = work.model
+    state = build(compose("model=linear_net", "data=line", "log.progress=false"))
+    model = state.model
     assert {name: p.grad for name, p in model.named_parameters()} == dict.fromkeys(
         ["linear.weight", "linear.bias", "linear2.weight", "linear2.bias"]
-    )  # before backward there are names, and no gradients
-    assert [tuple(p.shape) for p in model.parameters()] == [(1, 1), (1,), (1, 1), (1,)]  # and no names at all
+    )  # before backward, gradients are None
+    assert [tuple(p.shape) for p in model.parameters()] == [(1, 1), (1,), (1, 1), (1,)]  # parameters() gives no names
     assert (model.linear.weight.item(), model.linear.bias.item()) == (1.0, 0.0)
-    loop.forward_backward(work, next(work.data.batches(0)))
-    report = work.clipper.clip()
+    loop.forward_backward(state, next(state.data.batches(0)))
+    report = state.clipper.clip()
     assert model.linear2.weight.grad is None
     assert report.by_parameter()["linear2.weight"] == (0.0, 0.0)
     assert report.before.item() > 0
 
 
-def test_an_inspection_lists_what_is_unused(capsys: pytest.CaptureFixture[str]) -> None:
-    text = inspected(capsys, "model=linear_net data=line")
-    found = table(text)
+def test_an_inspection_marks_unused_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    text = inspect_output(capsys, "model=linear_net data=line")
+    found = table_rows(text)
     assert list(found) == ["linear.weight", "linear.bias", "linear2.weight", "linear2.bias"]
     assert found["linear.weight"][:3] == ["1x1", "1", "None"]
     assert found["linear.bias"][-1] == "None"  # no ratio to a weight of 0
@@ -57,19 +57,19 @@ def test_an_inspection_lists_what_is_unused(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_short_run_warns_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (line,) = warned(tmp_path, caplog, compose("model=linear_net", "data=line", "optimizer.lr=0.1", "steps=2"))
+    (line,) = warnings_of_run(tmp_path, caplog, compose("model=linear_net", "data=line", "optimizer.lr=0.1", "steps=2"))
     assert "linear2.weight, linear2.bias had none at any of 2 checks up to step 2" in line
 
 
 def test_a_resumed_run_does_not_repeat_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One of a part without gradients comes at the third look, and would be due again at every later one."""
+    """That of a layer without gradients is logged at the third check, and would be due at every later one."""
     config = config_for(tmp_path, (*LINE, "evaluate_every=1", "clip=none"))
-    execute_in_folder(config, tmp_path / "whole")
-    said = [line for line in caplog.messages if line.startswith("warning: ")]
-    assert any("no gradient: linear2" in line for line in said)
+    execute_in_folder(config, tmp_path / "uninterrupted")
+    logged = [line for line in caplog.messages if line.startswith("warning: ")]
+    assert any("no gradient: linear2" in line for line in logged)
     caplog.clear()
-    ended_at(monkeypatch, {1: signal.SIGTERM, 5: signal.SIGTERM})
-    until_done(config, tmp_path / "parts")
-    assert [line for line in caplog.messages if line.startswith("warning: ")] == said
+    end_at_steps(monkeypatch, {1: signal.SIGTERM, 5: signal.SIGTERM})
+    run_until_finished(config, tmp_path / "resumed")
+    assert [line for line in caplog.messages if line.startswith("warning: ")] == logged

@@ -1,4 +1,4 @@
-"""Fully connected layers."""
+"""The multilayer perceptron: sizes and activation function."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def build(**values: Any) -> nn.Module:
     return models.build(option("model", "mlp", **values), inputs=64, outputs=5, kind="vectors")
 
 
-def test_sizes() -> None:
+def test_parameters_have_the_configured_sizes() -> None:
     net = build(hidden=[7, 3])
     assert [tuple(p.shape) for p in net.parameters()] == [(7, 64), (7,), (3, 7), (3,), (5, 3), (5,)]
     assert net(torch.rand(2, 64), None)[0].shape == (2, 5)

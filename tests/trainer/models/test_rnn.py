@@ -1,4 +1,4 @@
-"""The plain recurrent network: what it reads, and the starting points that the configuration names."""
+"""The plain recurrent network: its inputs, dropout, initialization and nonlinearity."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trainer.models.recurrent import check_dropout, check_every_element_counts
+from tests.trainer.models.recurrent import check_dropout, check_vectors_are_read_completely
 from tests.trainer.options import option
 from trainer import models
 
@@ -16,15 +16,15 @@ def build(kind: str = "characters", **values: Any) -> nn.Module:
     return models.build(option("model", "rnn", **values), inputs=11, outputs=5, kind=kind)
 
 
-def test_a_vector_is_read_element_by_element() -> None:
-    check_every_element_counts(build("vectors"))
+def test_the_output_depends_on_every_element_of_a_vector() -> None:
+    check_vectors_are_read_completely(build("vectors"))
 
 
-def test_dropout() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     check_dropout(build(dropout=0.5, layers=2))
 
 
-def test_identity_start() -> None:
+def test_identity_initialization() -> None:
     net = build(init="identity", nonlinearity="relu", hidden=20, layers=2)
     for name, parameter in net.named_parameters():
         if "weight_hh" in name:
@@ -33,7 +33,7 @@ def test_identity_start() -> None:
             assert not parameter.any()
 
 
-def test_orthogonal_start_and_gain() -> None:
+def test_orthogonal_initialization_and_gain() -> None:
     net = build(init="orthogonal", gain=1.5, hidden=20)
     weight = net.recurrent.weight_hh_l0.detach()
     torch.testing.assert_close(weight @ weight.T, 2.25 * torch.eye(20), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""What all data sets share."""
+"""The base schema of the data sets."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Sequences of symbols, of which the order of two is asked for at the end."""
+"""Sequences of symbols, whose class is the order of two of them."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -12,7 +12,7 @@ class Text(Data):
     name: str = "text"
     path: str | None = field(
         "a text file, or a pattern such as books/*.txt; UTF-8, or with a byte order mark; .gz is decompressed; "
-        "null reads the help topics that come with Python",
+        "null: the help topics that come with Python",
         path=True,
         mutable_on_resume=True,  # the text's hash is compared instead
     )

@@ -1,4 +1,4 @@
-"""What all models share."""
+"""The base schema of the models."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -10,8 +10,8 @@ from trainer.config.model.base import Model
 @dataclass(kw_only=True)
 class DeepLinear(Model):
     name: str = "deep_linear"
-    layers: int = field("square layers, one after the other", ge=1)
-    gain: float = field("what a layer multiplies lengths by at the start", gt=0)
-    bias: bool = field("add a bias to each layer; its gradient is the one with regard to the layer's output")
+    layers: int = field("number of square layers", ge=1)
+    gain: float = field("factor by which each layer initially multiplies the length of its input", gt=0)
+    bias: bool = field("add a bias to each layer; its gradient is that of the layer's output")
 
     takes: ClassVar[tuple[str, ...]] = ("directions",)

@@ -11,6 +11,6 @@ from trainer.config.model.base import Model
 class MLP(Model):
     name: str = "mlp"
     hidden: list[int] = field("sizes of the hidden layers", ge=1, le=10**7)
-    activation: str = field("the activation between layers", choices=("relu", "tanh", "gelu"))
+    activation: str = field("the activation function between layers", choices=("relu", "tanh", "gelu"))
 
     takes: ClassVar[tuple[str, ...]] = ("vectors", "points")

@@ -1,4 +1,4 @@
-"""What the recurrent models share."""
+"""The base schema of the recurrent models."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,9 +11,9 @@ from trainer.config.model.base import Model
 class Recurrent(Model):
     """Base of the recurrent models, which read characters, or a vector one element after the other."""
 
-    embedding: int = field("size of a character's embedding; vectors have none", ge=1, le=10**6)
+    embedding: int = field("size of a character's embedding; not used for vectors", ge=1, le=10**6)
     hidden: int = field("size of the hidden state", ge=1, le=10**6)
-    layers: int = field("recurrent layers on top of each other", ge=1, le=1000)
+    layers: int = field("number of recurrent layers", ge=1, le=1000)
     dropout: float = field("share of activations dropped between layers and before the output", ge=0, lt=1)
 
     takes: ClassVar[tuple[str, ...]] = ("characters", "vectors")

@@ -9,9 +9,9 @@ from trainer.config.model.recurrent import Recurrent
 @dataclass(kw_only=True)
 class RNN(Recurrent):
     name: str = "rnn"
-    nonlinearity: str = field("the activation", choices=("tanh", "relu"))
+    nonlinearity: str = field("the activation function", choices=("tanh", "relu"))
     init: str = field(
-        "recurrent weights at the start: torch's own, the identity (Le, Jaitly, Hinton 2015), or a random rotation",
+        "initial recurrent weights: torch's default, the identity (Le, Jaitly, Hinton 2015), or random orthogonal",
         choices=("default", "identity", "orthogonal"),
     )
-    gain: float = field("multiplies the recurrent weights at the start", gt=0)
+    gain: float = field("factor of the initial recurrent weights", gt=0)

@@ -1,4 +1,4 @@
-"""What Adam and AdamW share."""
+"""The base schema of Adam and AdamW."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What all optimizers share."""
+"""The base schema of the optimizers."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What the optimizers share that torch also has as one fused kernel."""
+"""The base schema of the optimizers for which torch has a fused implementation."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,6 @@ from trainer.config.optimizer.base import Optimizer
 
 @dataclass(kw_only=True)
 class Fused(Optimizer):
-    """Base of the optimizers that torch also has as one fused kernel."""
+    """Base of the optimizers for which torch has a fused implementation."""
 
-    fused: bool = field("use torch's fused step where it is safe, and say so where it is not")
+    fused: bool = field("use torch's fused step where it is safe, and log a warning where it is not")

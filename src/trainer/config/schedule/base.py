@@ -1,4 +1,4 @@
-"""What all schedules share."""
+"""The base schema of the schedules."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,4 +13,4 @@ class Schedule(Option):
 
     warmup: int = field("steps over which the rate rises linearly to lr", ge=0)
 
-    spans_all_steps: ClassVar[bool] = False  # whether the rate of a step depends on how many steps there are
+    spans_all_steps: ClassVar[bool] = False  # whether a step's rate depends on the run's number of steps

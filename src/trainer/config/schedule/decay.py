@@ -1,4 +1,4 @@
-"""What the schedules share that decrease the rate up to the last step."""
+"""The base schema of the schedules that decrease the rate until the last step."""
 
 from dataclasses import dataclass
 from typing import ClassVar
