@@ -20,7 +20,7 @@ from gradclip import ClipCheckError, Clipper
 from gradclip.fields import Option
 from gradclip.policies import Policy
 from runner.errors import UserError
-from tests.trainer.options import names, option
+from tests.trainer.options import option, option_names
 from trainer import data, models, optimizers, schedules
 from trainer.config.data import Data
 from trainer.config.model import Model
@@ -58,7 +58,7 @@ def model_problems(name: str) -> Problems:
     takes = Model.options[name].takes
     if not takes:
         yield "its schema names no kind of data in `takes`"
-    for dataset in names("data"):
+    for dataset in option_names("data"):
         if Data.options[dataset].kind in takes:
             yield from model_on_data(name, dataset)
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from tests.trainer import contracts
-from tests.trainer.options import names
+from tests.trainer.options import option_names
 from trainer.project import PROJECT, composer
 
 CHECKS = {
@@ -18,10 +18,10 @@ CHECKS = {
 }
 MODULES = sorted((PROJECT.root / "scripts").glob("*.py"))
 SCRIPTS = [path.stem for path in MODULES if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")]
-OPTIONS = [(group, name) for group in CHECKS for name in names(group)]
+OPTIONS = [(group, name) for group in CHECKS for name in option_names(group)]
 
 
-@pytest.mark.parametrize(("group", "name"), [(group, name) for group in PROJECT.groups for name in names(group)])
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in PROJECT.groups for name in option_names(group)])
 def test_every_option_has_its_files(group: str, name: str) -> None:
     found = contracts.problems(partial(contracts.option_problems, group), group, name)
     assert not found, os.linesep.join(found)
