@@ -1,7 +1,7 @@
 """Makes a project of your own from this template: `python scripts/new_project.py NAME`; with --here, in place.
 
-The package `trainer` gets the project's name; gradclip and runner keep theirs. .template.json records the template's
-version, with which `make update` takes a newer one.
+Its package gets the project's name; gradclip and runner keep theirs. .template.json records the template's version,
+with which `make update` takes a newer one.
 """
 
 import os

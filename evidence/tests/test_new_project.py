@@ -122,6 +122,13 @@ def test_the_checks_of_a_project_pass(made: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_a_name_of_twenty_letters_passes_the_checks(template: Path, tmp_path: Path) -> None:
+    python(template, "scripts/new_project.py", "abcdefghij_klmnopqrs", "--dir", tmp_path / "made", env=author())
+    for tool in (["ruff", "format", "--check", "."], ["ruff", "check", "."]):
+        done = run(tmp_path / "made", sys.executable, "-m", *tool)
+        assert done.returncode == 0, done.stdout
+
+
 def test_a_slim_project_has_one_option_of_each_group(slim: Path) -> None:
     for group, kept in Template.read(ROOT).slim.items():
         assert sorted(path.stem for path in (slim / "conf" / group).glob("*.yaml")) == kept

@@ -49,7 +49,7 @@ def _check_verbose(value: Any) -> None:
     loggers = value if isinstance(value, list) else [value]
     if not isinstance(value, bool) and not all(isinstance(logger, str) for logger in loggers):
         raise UserError(
-            f"hydra.verbose={format_value(value)}: must be true, false, or the names of loggers: [runner,trainer]"
+            f"hydra.verbose={format_value(value)}: must be true, false, or names of loggers: [runner,trainer]"
         )
 
 

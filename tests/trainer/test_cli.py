@@ -142,7 +142,7 @@ USER_ERRORS = [
 
 # User errors of options that a fork may have deleted.
 ERRORS_OF_OPTIONS = [
-    ("optimizer=adam optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=adam; did you mean optimizer.beta"),
+    ("optimizer=adam optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=adam; did you mean "),
     ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam; it belongs to "),
     ("optimizer=adam optimizer.beta1=1", "optimizer.beta1=1.0: must be a number of at least 0 and below 1"),
     ("model=mlp data=line data.low=1e39", "data.low=1e+39: must be a number of at least -1e+30 and at most 1e+30"),

@@ -1,4 +1,4 @@
-"""The schemas of conf/model/, one file per option; the file of the same name in trainer/models/ builds it."""
+"""The schemas of conf/model/, one file per option, which trainer/models/ builds by a file of that name."""
 
 from trainer.config.model.base import Model
 from trainer.config.options import import_all

@@ -1,4 +1,4 @@
-"""The schemas of conf/optimizer/, one file per option; the file of the same name in trainer/optimizers/ builds it."""
+"""The schemas of conf/optimizer/, one file per option, which trainer/optimizers/ builds by a file of that name."""
 
 from trainer.config.optimizer.base import Optimizer
 from trainer.config.options import import_all

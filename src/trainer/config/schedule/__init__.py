@@ -1,4 +1,4 @@
-"""The schemas of conf/schedule/, one file per option; the file of the same name in trainer/schedules/ builds it."""
+"""The schemas of conf/schedule/, one file per option, which trainer/schedules/ builds by a file of that name."""
 
 from trainer.config.options import import_all
 from trainer.config.schedule.base import Schedule
