@@ -1,4 +1,4 @@
-"""The schemas of conf/model/, one file per option, which trainer/models/ builds by a file of that name."""
+"""The schemas of conf/model/, one file per option; trainer/models/ has its builder."""
 
 from trainer.config.model.base import Model
 from trainer.config.options import import_all

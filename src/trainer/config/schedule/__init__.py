@@ -1,4 +1,4 @@
-"""The schemas of conf/schedule/, one file per option, which trainer/schedules/ builds by a file of that name."""
+"""The schemas of conf/schedule/, one file per option; trainer/schedules/ has its builder."""
 
 from trainer.config.options import import_all
 from trainer.config.schedule.base import Schedule
