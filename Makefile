@@ -1,45 +1,64 @@
-# `make help` lists the targets. Commands run in .venv, which the first target that needs it creates.
+# `make help` lists the targets. Commands run in .venv, which the first target that needs it creates; VENV=FOLDER names an
+# environment that is used as it is.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(if $(filter .venv,$(VENV)),.venv/installed)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check format tensorboard report clean
+.PHONY: help install train test test-fast check format tensorboard report new rename update clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: .venv/installed ## create .venv with the tested versions of all packages
+install: $(READY) ## create .venv with the tested versions of all packages
 
-train: .venv/installed ## train with the default configuration; ARGS="clip=value clip.max=0.1" changes it
+train: $(READY) ## train with the default configuration; ARGS="clip=value clip.max=0.1" changes it
 	$(BIN)/python train.py $(ARGS)
 
-test: .venv/installed ## run the tests
+test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: .venv/installed ## formatting, lint, types and import layers
+test-fast: $(READY) ## run the tests for while you edit, under 40 seconds of CPU time; ARGS="-k pattern" chooses
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+check: $(READY) ## formatting, lint, types and import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy src scripts train.py tests $(wildcard evidence)
 	PYTHONPATH=src $(BIN)/lint-imports --no-cache
 
-format: .venv/installed ## format the code and apply the linter's automatic fixes
+format: $(READY) ## format the code and apply the linter's automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tensorboard: .venv/installed ## open all runs and sweeps in TensorBoard
+tensorboard: $(READY) ## open all runs and sweeps in TensorBoard
 	$(BIN)/tensorboard --logdir_spec runs:outputs/runs,sweeps:outputs/sweeps # not outputs, in which latest would show a run twice
 
-report: .venv/installed ## write the report of the newest sweep; ARGS="SWEEP …" chooses others
+report: $(READY) ## write the report of the newest sweep; ARGS="SWEEP …" chooses others
 	$(BIN)/python scripts/report.py $(ARGS)
+
+new: $(READY) ## make a project of your own: NAME=…, optionally DIR=FOLDER and SLIM=1
+	@$(BIN)/python scripts/new_project.py "$(NAME)" $(if $(DIR),--dir "$(DIR)") $(if $(SLIM),--slim)
+
+rename: $(READY) ## make this checkout a project of your own, or rename it: NAME=…, optionally SLIM=1
+	@$(BIN)/python scripts/new_project.py "$(NAME)" --here $(if $(SLIM),--slim)
+
+update: $(READY) ## take gradclip, runner and their tests from a newer template: FROM=CHECKOUT-OR-ARCHIVE
+	@$(BIN)/python scripts/update_project.py "$(FROM)"
 
 clean: ## delete the environment and the caches, but no runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "error: Python 3.11 to 3.13 is needed, and this is %d.%d; name another: make PYTHON=python3.12" % v)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing $(if $(filter-out python3,$(PYTHON)),--python $(PYTHON)) .venv && \
+		uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[dev]"; \
+	else \
+		$(PYTHON) -m venv .venv && .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"; \
+	fi
 	@touch $@
 
 -include evidence/Makefile

@@ -1,4 +1,4 @@
-"""The private interfaces of other packages in use are those listed in docs/decisions.md.
+"""The private interfaces of other packages in use are those listed in tests/private_interfaces.md.
 
 A name that begins with an underscore is private, and so are a replaced method, a rewritten `sys.argv` and a frame's
 variables. Code in strings and in `evidence/` is not searched.
@@ -142,10 +142,9 @@ def imported_files(tree: ast.AST) -> Iterator[Path]:
 
 
 def listed() -> set[tuple[str, str]]:
-    """The rows of the table in docs/decisions.md, as (name, file)."""
-    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
-    section = text.partition("\n## Private interfaces\n")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    """The rows of the table in tests/private_interfaces.md, as (name, file)."""
+    text = (ROOT / "tests" / "private_interfaces.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
     pairs = ([re.findall(r"`([^`]+)`", cell) for cell in row] for row in rows)
     return {(name, file) for names, files in pairs for name in names for file in files}
 
@@ -153,8 +152,8 @@ def listed() -> set[tuple[str, str]]:
 def test_the_table_lists_the_private_interfaces_in_use() -> None:
     used, in_table = uses(), listed()
     assert in_table
-    assert used - in_table == set(), "missing in the table of docs/decisions.md"
-    assert in_table - used == set(), "in the table of docs/decisions.md, but not used"
+    assert used - in_table == set(), "missing in the table of tests/private_interfaces.md"
+    assert in_table - used == set(), "in the table of tests/private_interfaces.md, but not used"
 
 
 def test_there_is_no_code_for_windows() -> None:

@@ -48,9 +48,7 @@ def _check_verbose(value: Any) -> None:
     """Raises UserError unless the value is one of those that Hydra's logging takes."""
     loggers = value if isinstance(value, list) else [value]
     if not isinstance(value, bool) and not all(isinstance(logger, str) for logger in loggers):
-        raise UserError(
-            f"hydra.verbose={format_value(value)}: must be true, false, or the names of loggers: [runner,trainer]"
-        )
+        raise UserError(f"hydra.verbose={format_value(value)}: must be true, false, or names of loggers: [trainer]")
 
 
 def _check_output_subdir(name: str | None) -> None:

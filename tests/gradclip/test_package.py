@@ -19,7 +19,8 @@ gradclip.ClipByNorm(max=1.0)
 assert "torch" not in sys.modules
 gradclip.Clipper
 assert "torch" in sys.modules
-print({name.split(".")[0] for name in sys.modules} & {"runner", "trainer", "hydra", "omegaconf", "tensorboard"})
+found = {name.split(".")[0] for name in sys.modules}
+print(found & {"runner", "trainer", "hydra", "omegaconf", "tensorboard"})
 """
 
 

@@ -33,9 +33,9 @@ LEGAL = [
     ("hydra.searchpath=[]", RUN),
 ]
 ILLEGAL = [
-    ("hydra.verbose=3", "hydra.verbose=3: must be true, false, or the names of loggers"),
-    ("hydra.verbose=null", "hydra.verbose=null: must be true, false, or the names of loggers"),
-    ("hydra.verbose=[1]", "hydra.verbose=[1]: must be true, false, or the names of loggers"),
+    ("hydra.verbose=3", "hydra.verbose=3: must be true, false, or names of loggers"),
+    ("hydra.verbose=null", "hydra.verbose=null: must be true, false, or names of loggers"),
+    ("hydra.verbose=[1]", "hydra.verbose=[1]: must be true, false, or names of loggers"),
     ("hydra.job.name=foo hydra/job_logging=default", "hydra.job.name=foo: with hydra/job_logging=default it names the"),
     (f"hydra.job.name={LONG} hydra/job_logging=default", "which must be train.log; leave this out"),
     ("hydra.job.chdir=true", "hydra.job.chdir=true: a run does not change the working directory; leave this out"),
@@ -61,7 +61,7 @@ ILLEGAL = [
     ("-m seed=1,2 hydra.sweep.subdir=x", "hydra.sweep.subdir=x: "),
     ("-m seed=1,2 hydra.sweep.dir='~/x'", "hydra.sweep.dir=~/x: Hydra does not expand ~; write /"),
     ("-m seed=1,2 hydra.run.dir=x", "hydra.run.dir=x: is the folder of a single run; that of a sweep is hydra.sweep.d"),
-    ("-m seed=1,2 hydra.verbose=3", "hydra.verbose=3: must be true, false, or the names of loggers"),
+    ("-m seed=1,2 hydra.verbose=3", "hydra.verbose=3: must be true, false, or names of loggers"),
     ("-m seed=1,2 hydra.job.chdir=true", "hydra.job.chdir=true: a run does not change the working directory"),
     ("hydra.searchpath=nope", "hydra.searchpath must be a list of strings"),
     ("hydra.searchpath=[file://nope]", "hydra.searchpath=[file://nope]: no such folder of configurations: file://nope"),

@@ -24,9 +24,9 @@ def option(group: str, name: str, **values: Any) -> Any:
 
 
 def missing_options(overrides: Iterable[str]) -> list[str]:
-    """Those of the overrides that choose a model, a data set or an experiment that does not exist."""
+    """Those of the overrides that choose a model, a data set, an optimizer or an experiment that does not exist."""
     return [f"{group}={name}" for group, _, choice in (override.partition("=") for override in overrides)
-            if group in ("model", "data", "experiment") for name in choice.split(",")
+            if group in ("model", "data", "optimizer", "experiment") for name in choice.split(",")
             if not (PROJECT.conf / group / f"{name}.yaml").exists()]  # fmt: skip
 
 

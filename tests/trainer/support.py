@@ -1,4 +1,4 @@
-"""Helpers for the tests of the trainer: small runs of the default job, their warnings, and errors of preflight."""
+"""Helpers for the tests of trainer: small runs of the default job, warnings, and errors of preflight."""
 
 import copy
 import logging

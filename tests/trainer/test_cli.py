@@ -43,9 +43,6 @@ USER_ERRORS = [
     ("clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("max=1", "max=1: no such key; did you mean clip.max?"),
     ("stesp=10", "stesp=10: no such key; did you mean steps?"),
-    ("optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=sgd; did you mean optimizer.beta"),
-    ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam; it belongs to "
-     "optimizer=rmsprop and optimizer=sgd"),
     ("+unknown=1", "unknown=1: no such key; there are clip, steps,"),
     ("+clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
     ("++clip.maks=1", "clip.maks=1: no such key in clip=norm; did you mean clip.max?"),
@@ -65,7 +62,6 @@ USER_ERRORS = [
     ("steps=0", "steps=0: must be a whole number of at least 1"),
     ("seed=-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295"),
     ("optimizer.lr=inf", "optimizer.lr=inf: must be a number above 0"),
-    ("optimizer=adam optimizer.beta1=1", "optimizer.beta1=1.0: must be a number of at least 0 and below 1"),
     ("model.nonlinearity=sigmoid", "model.nonlinearity=sigmoid: must be tanh or relu"),
     ("clip.nonfinite=zro", "clip.nonfinite=zro: must be error, drop, zero or keep"),
     ("clip.scope=rows", "clip.scope=rows: must be model, group, layer, parameter or unit"),
@@ -146,6 +142,9 @@ USER_ERRORS = [
 
 # User errors of options that a fork may have deleted.
 ERRORS_OF_OPTIONS = [
+    ("optimizer=adam optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=adam; did you mean "),
+    ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam; it belongs to "),
+    ("optimizer=adam optimizer.beta1=1", "optimizer.beta1=1.0: must be a number of at least 0 and below 1"),
     ("model=mlp data=line data.low=1e39", "data.low=1e+39: must be a number of at least -1e+30 and at most 1e+30"),
     ("model=mlp data=digits model.hidden=[0]", "model.hidden=[0]: must be a list of numbers of at least 1"),
     ("model=linear_net", "model=linear_net takes points, but data=text yields characters"),

@@ -116,6 +116,8 @@ def test_a_fused_step_is_correct_for_a_gradient_with_other_strides(
     """Also at steps without a check of the clipped gradients."""
     real = loop.forward_backward
 
+    require_options("optimizer=adam")
+
     def with_other_strides(state: TrainState, batch: Batch) -> Tensor:
         loss = real(state, batch)
         weight = state.model.output.weight
@@ -406,6 +408,7 @@ def test_mixed_precision_clips_unscaled_gradients(tmp_path: Path, precision: str
 
 @pytest.mark.parametrize("overrides", [["seed=0"], ["model.layers=2", "model.dropout=0.5"], ["optimizer=adam"]])
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(tmp_path: Path, overrides: list[str]) -> None:
+    require_options(*overrides)
     weights = []
     for name in ("one", "other"):
         folder = tmp_path / name
@@ -430,6 +433,7 @@ def test_different_seeds_give_different_weights(tmp_path: Path) -> None:
 
 
 def test_one_batch_can_be_overfitted(tmp_path: Path) -> None:
+    require_options("optimizer=adam")
     config = small_config(
         tmp_path, "debug=overfit", "model.hidden=32", "optimizer=adam", "optimizer.lr=0.02", "steps=150"
     )

@@ -74,7 +74,7 @@ def test_no_decay_excludes_the_matching_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_a_no_decay_pattern_that_matches_no_parameter_is_refused(weight_decay: float) -> None:
-    config = option("optimizer", "adamw", weight_decay=weight_decay, no_decay=["*.bias", "*.bais"])
+    config = option("optimizer", ALL[0], weight_decay=weight_decay, no_decay=["*.bias", "*.bais"])
     with pytest.raises(UserError) as error:
         optimizers.build(config, net())
     assert str(error.value) == (

@@ -35,7 +35,7 @@ from scripts import evaluate
 from tests.comparison import assert_identical, assert_same_run, points, scalars, shown_scalars
 from tests.programs import run
 from tests.support import ROOT
-from tests.trainer.options import missing_options, option_names, require_precision
+from tests.trainer.options import missing_options, option_names, require_options, require_precision
 from tests.trainer.resumption import (
     COMMON,
     DIGITS,
@@ -83,8 +83,8 @@ ALL_COMBINATIONS = [
 
 
 def on_text(combination: tuple[str, ...]) -> tuple[str, ...]:
-    """The combination with the default model and data, for one whose own a fork has deleted."""
-    return (*TEXT, *(override for override in combination if not override.startswith(("model", "data"))))
+    """The combination with the default model, data and optimizer, for one whose own a fork has deleted."""
+    return (*TEXT, *(override for override in combination if not override.startswith(("model", "data", "optimizer"))))
 
 
 def further_combinations(combinations: Sequence[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
@@ -99,6 +99,7 @@ def further_combinations(combinations: Sequence[tuple[str, ...]]) -> Iterator[tu
             yield f"model={model}", f"data={data}", "optimizer.lr=0.01"
 
 
+WITH_STATE = "optimizer.momentum=0.9" if missing_options(["optimizer=adam"]) else "optimizer=adam"
 AVAILABLE = [on_text(overrides) if missing_options(overrides) else overrides for overrides in ALL_COMBINATIONS]
 KNOWN = list(dict.fromkeys(AVAILABLE))
 COMBINATIONS = [*KNOWN, *further_combinations([*KNOWN, ("optimizer=sgd", "schedule=constant")])]
@@ -123,7 +124,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run(
 @pytest.mark.parametrize("step", [1, 5, 8])
 def test_a_run_can_be_resumed_after_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """The run has dropout, policy memory, optimizer state and a hidden state; its first epoch ends at step 5."""
-    config = config_for(tmp_path, (*TEXT, "model.layers=2", "model.dropout=0.3", "clip=zclip", "optimizer=adam"))
+    config = config_for(tmp_path, (*TEXT, "model.layers=2", "model.dropout=0.3", "clip=zclip", WITH_STATE))
     execute_in_folder(config, tmp_path / "uninterrupted")
     end_at_steps(monkeypatch, {step: signal.SIGINT})
     assert run_until_finished(config, tmp_path / "resumed") == ["interrupted", "finished"]
@@ -159,7 +160,7 @@ def test_a_run_killed_before_or_after_file_operations_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The operations sync, truncate, rename and delete checkpoints, the status and event files."""
-    config = config_for(tmp_path, (*TEXT, "checkpoint.every=2", "evaluate_every=3", "clip=zclip", "optimizer=adam"))
+    config = config_for(tmp_path, (*TEXT, "checkpoint.every=2", "evaluate_every=3", "clip=zclip", WITH_STATE))
     execute_in_folder(config, tmp_path / "uninterrupted")
     count = 0
 
@@ -483,6 +484,7 @@ def test_a_missing_event_file_is_named_in_the_log(tmp_path: Path, caplog: pytest
 
 def test_a_checkpoint_with_a_mismatched_optimizer_or_hidden_state_is_refused(tmp_path: Path) -> None:
     """torch accepts an optimizer's state of any shape, and a fused step would write past the end of a smaller one."""
+    require_options("optimizer=adam")
     config = finished(tmp_path, "optimizer=adam", "checkpoint.keep=1")
     config.steps = 20
     path = tmp_path / "run" / "checkpoints" / "step_12.pt"

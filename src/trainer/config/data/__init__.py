@@ -1,4 +1,4 @@
-"""The schemas of conf/data/, one file per option; the file of the same name in trainer/data/ builds it."""
+"""The schemas of conf/data/, one file per option; trainer/data/ has its builder."""
 
 from trainer.config.data.base import Data
 from trainer.config.options import import_all

@@ -1,4 +1,4 @@
-"""The schemas of conf/model/, one file per option; the file of the same name in trainer/models/ builds it."""
+"""The schemas of conf/model/, one file per option; trainer/models/ has its builder."""
 
 from trainer.config.model.base import Model
 from trainer.config.options import import_all

@@ -1,4 +1,4 @@
-"""The schemas of conf/optimizer/, one file per option; the file of the same name in trainer/optimizers/ builds it."""
+"""The schemas of conf/optimizer/, one file per option; trainer/optimizers/ has its builder."""
 
 from trainer.config.optimizer.base import Optimizer
 from trainer.config.options import import_all

@@ -1,4 +1,4 @@
-"""The schemas of conf/schedule/, one file per option; the file of the same name in trainer/schedules/ builds it."""
+"""The schemas of conf/schedule/, one file per option; trainer/schedules/ has its builder."""
 
 from trainer.config.options import import_all
 from trainer.config.schedule.base import Schedule
