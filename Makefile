@@ -7,7 +7,7 @@ READY := $(if $(filter .venv,$(VENV)),.venv/installed)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-fast check format tensorboard report new rename update clean
+.PHONY: help install train test test-fast check format tensorboard report schema new rename update clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ tensorboard: $(READY) ## open all runs and sweeps in TensorBoard
 
 report: $(READY) ## write the report of the newest sweep; ARGS="SWEEP …" chooses others
 	$(BIN)/python scripts/report.py $(ARGS)
+
+schema: $(READY) ## write JSON schemas of the files in conf/ into schemas/, for editors: see docs/editors.md
+	@$(BIN)/python scripts/schema.py
 
 new: $(READY) ## make a project of your own: NAME=…, optionally DIR=FOLDER and SLIM=1
 	@$(BIN)/python scripts/new_project.py "$(NAME)" $(if $(DIR),--dir "$(DIR)") $(if $(SLIM),--slim)
