@@ -1,6 +1,7 @@
 """JSON schemas of the files in conf/, made from the dataclasses, by which an editor completes and checks them."""
 
 import dataclasses
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from runner.config import Project
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 BOUNDS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
 TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
-INTERPOLATION = {"type": "string", "pattern": r"\$\{.+\}"}
+INTERPOLATION = {"type": "string", "pattern": r"^\$\{.+\}$"}
 Schema = dict[str, Any]
 
 
@@ -49,7 +50,9 @@ def fields_of(owner: type, groups: Mapping[str, type[Any]]) -> Schema:
             described = {"description": field.metadata.get("help", "")}
             found[field.name] = described | mapping(any_option(list(base.options.values())))
         else:
-            found[field.name] = value_of(field_type(owner, field.name), field.metadata)
+            allowed = getattr(owner, "scopes", None) if field.name == "scope" else None  # a policy may take fewer
+            metadata = {**field.metadata, "choices": allowed} if allowed else field.metadata
+            found[field.name] = value_of(field_type(owner, field.name), metadata)
     return found
 
 
@@ -85,6 +88,8 @@ def value_of(annotation: Any, metadata: Mapping[str, Any]) -> Schema:
         schema: Schema = {"type": "array", "items": value_of(item, {**metadata, "help": ""})}
     else:
         schema = {"type": TYPES[base]}
+        if base is float and not metadata.get("infinite"):
+            schema["maximum"] = sys.float_info.max
         if choices := metadata.get("choices"):
             schema["enum"] = list(choices)
         schema |= {BOUNDS[name]: bound for name, bound in metadata.get("bounds", {}).items() if bound != float("inf")}

@@ -18,6 +18,7 @@ from trainer.project import PROJECT
 
 SCHEMAS = dict(schemas(PROJECT))
 FILES = [path.relative_to(PROJECT.conf).as_posix() for path in sorted(PROJECT.conf.rglob("*.yaml"))]
+STUDIES = sorted((PROJECT.root / "evidence" / "conf").rglob("*.yaml"))  # none where evidence/ has been deleted
 NORM, TRAIN = "clip/norm.yaml", "train.yaml"
 
 
@@ -34,6 +35,12 @@ def test_every_file_is_valid(name: str) -> None:
     assert errors(name, content) == []
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_experiments_of_evidence_are_valid(path: Path) -> None:
+    """Such a file is partial over the whole configuration, which is also what the schema of train.yaml describes."""
+    assert errors(TRAIN, OmegaConf.to_container(OmegaConf.load(path), resolve=False)) == []
+
+
 def test_there_is_a_schema_for_every_file_and_no_other() -> None:
     assert sorted(SCHEMAS) == FILES
 
@@ -48,6 +55,9 @@ def test_there_is_a_schema_for_every_file_and_no_other() -> None:
         (NORM, {"name": "norm", "nonfinite": "zro"}, "nonfinite: "),
         (NORM, {"name": "value"}, "name: 'norm' was expected"),
         (NORM, {"name": "norm", "include": "output.*"}, "include: "),
+        ("clip/zclip.yaml", {"name": "zclip", "scope": "unit"}, "scope: "),
+        ("optimizer/sgd.yaml", {"name": "sgd", "lr": float("inf")}, "lr: "),
+        (NORM, {"name": "norm", "max": "abc${steps}"}, "max: "),
         (TRAIN, {"steps": 1.5}, "steps: "),
         (TRAIN, {"log": {"evry": 1}}, "log: "),
         (TRAIN, {"clip": {"maks": 1.0}}, "clip: "),
