@@ -5,7 +5,6 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,7 +69,7 @@ def fit_lightning(folder: Path, policy: Policy, rows: Tensor, *, resume: bool = 
     return module.net, trainer.optimizers[0].state_dict()["state"], logged
 
 
-def fit_huggingface(folder: Path, policy: Policy, rows: Tensor, *, resume: bool = False, **options: Any) -> Any:
+def fit_huggingface(folder: Path, policy: Policy, rows: Tensor, *, resume: bool | str = False, **options: Any) -> Any:
     """The same with the Trainer of transformers."""
     transformers = importlib.import_module("transformers")
     integration = importlib.import_module("gradclip.integrations.huggingface")
@@ -224,26 +223,73 @@ def test_several_optimizers_have_norms_of_their_own(tmp_path: Path) -> None:
     assert [clipper.summary().steps for clipper in callback.clippers.values()] == [STEPS, STEPS]
 
 
-def test_float16_gradients_are_unscaled_before_they_are_clipped() -> None:
-    """With a GradScaler and an optimizer as Accelerate wraps them; the Trainer's float16 needs a GPU."""
+def lightning_trainer(callback: Any, **options: Any) -> Any:
+    return importlib.import_module("lightning.pytorch").Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1,
+        enable_checkpointing=False, callbacks=[callback], **options,
+    )  # fmt: skip
+
+
+def lightning_module(optimizer: Callable[[nn.Module], Optimizer]) -> Any:
+    """A module with a second layer, `aside`, whose gradient is computed too."""
+    lightning = importlib.import_module("lightning.pytorch")
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.aside = net(), net()
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            loss: Tensor = self.net(batch[0]).square().mean() + 100 * self.aside(batch[0]).square().mean()
+            return loss
+
+        def configure_optimizers(self) -> Optimizer:
+            return optimizer(self)
+
+    return Module()
+
+
+def test_a_callback_that_is_used_again_clips_the_new_model(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    callback = importlib.import_module("gradclip.integrations.lightning").ClipCallback(ClipByNorm(max=0.5))
+    for _ in range(2):
+        module = lightning_module(lambda module: torch.optim.SGD(module.parameters(), lr=0.01))
+        trainer = lightning_trainer(callback)
+        trainer.fit(module, DataLoader(TensorDataset(batches())))
+        assert trainer.callback_metrics["grad_norm/after"].item() == pytest.approx(0.5, rel=1e-5)
+        assert callback.clippers[0].summary().steps == STEPS
+
+
+def test_parameters_that_the_optimizer_lacks_do_not_count(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    callback = importlib.import_module("gradclip.integrations.lightning").ClipCallback(ClipByNorm(max=0.5))
+    module = lightning_module(lambda module: torch.optim.SGD(module.net.parameters(), lr=0.01))
+    trainer = lightning_trainer(callback)
+    trainer.fit(module, DataLoader(TensorDataset(batches())))
+    assert trainer.callback_metrics["grad_norm/after"].item() == pytest.approx(0.5, rel=1e-5)
+    assert exact_norm([p.grad for p in module.net.parameters()]) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_gradients_that_stay_scaled_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    callback = importlib.import_module("gradclip.integrations.lightning").ClipCallback(ClipByNorm(max=0.5))
+    module = lightning_module(lambda module: torch.optim.Adam(module.parameters(), fused=True))
+    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(ValueError, match="cannot clip scaled gradients"):
+        lightning_trainer(callback, plugins=[plugin]).fit(module, DataLoader(TensorDataset(batches())))
+
+
+def test_a_checkpoint_of_another_folder_brings_its_own_memory(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    integration = importlib.import_module("gradclip.integrations.huggingface")
-    model = net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    wrapped = SimpleNamespace(
-        scaler=scaler, optimizer=optimizer, param_groups=optimizer.param_groups, zero_grad=optimizer.zero_grad
-    )
-    callback = integration.ClipCallback(ClipByNorm(max=1e9, nonfinite="drop"))
-    found = {"model": model, "optimizer": wrapped}
-    callback.on_train_begin(SimpleNamespace(max_grad_norm=0.0), SimpleNamespace(global_step=0), None, **found)
-    loss = model(batches()).square().mean()
-    (expected,) = torch.autograd.grad(loss, [model.weight], retain_graph=True)
-    scaler.scale(loss).backward()
-    callback.on_pre_optimizer_step(None, None, None, **found)
-    torch.testing.assert_close(model.weight.grad, expected)
-    scaler.step(optimizer)
-    scaler.update()
+    policy, rows = EMAClip(ratio=0.5, warmup=2, scope="model"), batches()[:1].expand(STEPS, 4)
+    whole, _, _ = fit_huggingface(tmp_path / "one", policy, rows, max_steps=2 * STEPS)
+    fit_huggingface(tmp_path / "one", policy, rows)
+    fit_huggingface(tmp_path / "other", policy, 5 * rows)  # a run with another memory, in the folder that continues
+    saved = str(tmp_path / "one" / "huggingface" / f"checkpoint-{STEPS}")
+    resumed, _, _ = fit_huggingface(tmp_path / "other", policy, rows, resume=saved, max_steps=2 * STEPS)
+    assert same(whole, resumed)
 
 
 @pytest.mark.parametrize("name", LIBRARIES)

@@ -3,24 +3,29 @@
 Needs `gradclip[huggingface]`, and `max_grad_norm=0` in the TrainingArguments, since the Trainer would clip, too.
 """
 
-from pathlib import Path
+import base64
+import io
+import warnings
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from gradclip import Clipper, ClipReport, Policy
 
 
-class ClipCallback(TrainerCallback):  # type: ignore[misc]
-    """Clips before every optimizer step, logs the norms, and saves the policy's memory beside each checkpoint.
+class ClipCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Clips before every optimizer step, logs the norms, and saves the policy's memory in trainer_state.json.
 
     A step that the report drops is left out: its gradients become None, which torch's optimizers skip. A callback that
-    sends the logs elsewhere sees the norms if it comes later in `callbacks`.
+    sends the logs elsewhere sees the norms if it comes later in `callbacks`. The Trainer measures the norm before this
+    callback, and makes all gradients nan if one is infinite.
     """
 
     def __init__(self, policy: Policy):
         self.policy = policy
+        self.clipper: Clipper | None = None
         self.report: ClipReport | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **found: Any) -> None:
@@ -28,27 +33,31 @@ class ClipCallback(TrainerCallback):  # type: ignore[misc]
             raise ValueError("ClipCallback clips: set max_grad_norm=0 in the TrainingArguments")
         self.clipper = Clipper(found["model"], self.policy, optimizer=found["optimizer"])
         if state.global_step:
-            self.clipper.load_state_dict(torch.load(self._file(args, state), weights_only=True))
+            saved = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {}).get("memory")
+            if saved:
+                content = io.BytesIO(base64.b64decode(saved))
+                self.clipper.load_state_dict(torch.load(content, weights_only=True))
+            else:
+                warnings.warn(
+                    "the checkpoint was saved without ClipCallback: the policy starts without memory", stacklevel=2
+                )
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **found: Any) -> None:
-        optimizer = found["optimizer"]  # that of Accelerate, which unscales float16 gradients only in its step
-        if scaler := getattr(optimizer, "scaler", None):
-            scaler.unscale_(optimizer.optimizer)
-        self.report = self.clipper.clip()
+        assert self.clipper is not None
+        self.report = self.clipper.clip()  # the Trainer has summed and unscaled the gradients
         if self.report.dropped:
-            optimizer.zero_grad(set_to_none=True)
+            found["optimizer"].zero_grad(set_to_none=True)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: Any, logs: Any = None, **found: Any
-    ) -> None:
-        if self.report is not None and logs is not None and "loss" in logs:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.clipper is not None and self.report is not None and logs is not None and "loss" in logs:
+            self.clipper.raise_if_nonfinite()
             norms = {"grad_norm/before": self.report.before.item(), "grad_norm/after": self.report.after.item()}
             logs |= norms
             state.log_history[-1] |= norms
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **found: Any) -> None:
-        if state.is_world_process_zero:
-            torch.save(self.clipper.state_dict(), self._file(args, state))
-
-    def _file(self, args: TrainingArguments, state: TrainerState) -> Path:
-        return Path(args.output_dir, f"checkpoint-{state.global_step}", "gradclip.pt")
+    def state(self) -> dict[str, Any]:
+        content = io.BytesIO()
+        if self.clipper is not None:
+            torch.save(self.clipper.state_dict(), content)
+        memory = base64.b64encode(content.getvalue()).decode()
+        return {"args": {}, "attributes": {"memory": memory}}
