@@ -20,8 +20,8 @@ train: $(READY) ## train with the default configuration; ARGS="clip=value clip.m
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(READY) ## run the tests for while you edit, under 40 seconds of CPU time; ARGS="-k pattern" chooses
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+test-fast: $(READY) ## run the quick tests of src/trainer and conf/, in 40 seconds of CPU time; ARGS="-k pattern" chooses
+	$(BIN)/python -m pytest tests/trainer -m "not long" -n 0 $(ARGS)
 
 check: $(READY) ## formatting, lint, types and import layers
 	$(BIN)/ruff format --check .

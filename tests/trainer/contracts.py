@@ -6,8 +6,6 @@ Each function takes the name of an option and returns its problems, an empty lis
 import copy
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -20,6 +18,7 @@ from gradclip import ClipCheckError, Clipper
 from gradclip.fields import Option
 from gradclip.policies import Policy
 from runner.errors import UserError
+from tests import programs
 from tests.trainer.options import option, option_names
 from trainer import data, models, optimizers, schedules
 from trainer.config.data import Data
@@ -268,8 +267,7 @@ def script_problems(name: str) -> Problems:
     if not path.read_text(encoding="utf-8").startswith('"""'):
         yield "it does not begin with a docstring that says what it does"
     for arguments, status in (["--help"], 0), (["--no-such-option"], 2):
-        command = [sys.executable, str(path), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = programs.run(path, *arguments, cwd=PROJECT.root)
         if done.returncode != status:
             yield f"{' '.join(arguments)} ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"
         elif status == 2 and "Traceback" in done.stderr:

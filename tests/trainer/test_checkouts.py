@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import ROOT
 from tests.trainer.support import SMALL, text_file
+
+pytestmark = pytest.mark.long
 
 
 def checkout(folder: Path) -> Path:

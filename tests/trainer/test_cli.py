@@ -20,6 +20,8 @@ from tests.trainer.support import compose, preflight_error
 from trainer.project import PROJECT, composer
 from trainer.run import execute_in_folder
 
+pytestmark = pytest.mark.long
+
 MODELS = ", ".join(option_names("model"))
 SEARCHPATH = "hydra.searchpath=[file://more]"
 EXPERIMENTS = ", ".join(sorted(path.stem for path in PROJECT.conf.glob("experiment/*.yaml")))

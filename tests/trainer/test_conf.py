@@ -17,6 +17,8 @@ from tests.trainer.support import compose
 from trainer.config import Train
 from trainer.project import PROJECT, composer, load
 
+pytestmark = pytest.mark.long
+
 GROUPS = PROJECT.groups
 OPTIONS = [(group, option) for group in GROUPS for option in option_names(group)]
 FILES = sorted(PROJECT.conf.rglob("*.yaml"))

@@ -1,5 +1,6 @@
 """The marks of exploding, vanishing, zero and missing gradients, and one warning of each kind in a run's log."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,10 +10,9 @@ import torch
 
 from tests.trainer.options import require_options
 from tests.trainer.support import compose, train_small, warnings, warnings_of_run
-from trainer.config import Diagnosis
 from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms, mark_parameters, measure, weight_norms
 
-LIMITS = Diagnosis(explode=10.0, vanish_layer=1e-4, vanish_weight=1e-7, smoothing=0.9, patience=3)
+LIMITS = compose().diagnosis
 
 
 def norms_of(**parameters: tuple[float, float | None]) -> dict[str, ParameterNorms]:
@@ -43,7 +43,7 @@ def test_layers_are_compared_by_root_mean_square() -> None:
         "wide": ParameterNorms((100, 100), 9.0, 1.0),
         "narrow": ParameterNorms((1, 4), 9.0, 1.0),
     }  # root mean squares of 0.01 and 0.5
-    limits = Diagnosis(explode=10.0, vanish_layer=0.019, vanish_weight=0.0, smoothing=0.9, patience=3)
+    limits = dataclasses.replace(LIMITS, vanish_layer=0.019, vanish_weight=0.0)
     assert mark_parameters(found, limits, early=True) == {}
     limits.vanish_layer = 0.021
     assert mark_parameters(found, limits, early=True) == {"wide": "vanishing"}

@@ -56,6 +56,8 @@ from trainer.project import PROJECT, composer, load
 from trainer.randomness import rng_state, set_rng_state
 from trainer.run import execute, execute_in_folder
 
+pytestmark = pytest.mark.long
+
 TRAIN = ROOT / "train.py"
 # Combinations of models, data sets, policies, optimizers and schedules, and of other settings that keep a state.
 ALL_COMBINATIONS = [

@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests import programs
 from tests.support import ROOT
 from tests.trainer.support import SMALL, text_file
+
+pytestmark = pytest.mark.long
 
 
 def test_a_run_prints_its_summary_and_writes_its_files(tmp_path: Path) -> None:
