@@ -18,6 +18,8 @@ from tests.trainer.support import SMALL, text_file, train_small
 from trainer.project import compose
 from trainer.run import execute_in_folder
 
+pytestmark = pytest.mark.long
+
 
 def test_status_of_a_run_that_has_only_its_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock.hold(tmp_path)

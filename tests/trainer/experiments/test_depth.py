@@ -6,6 +6,8 @@ import pytest
 
 from tests.trainer.support import compose, inspect_output, warnings_of_run
 
+pytestmark = pytest.mark.long
+
 SHORT = ("experiment=depth", "steps=3", "evaluate_every=1")
 
 

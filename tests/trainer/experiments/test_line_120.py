@@ -9,6 +9,8 @@ from tests.trainer.support import compose, first_steps_table, inspect_output, wa
 from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms
 from trainer.run import execute_in_folder
 
+pytestmark = pytest.mark.long
+
 SHORT = ("steps=3", "evaluate_every=1", "log.first_steps=0")
 
 
