@@ -166,7 +166,8 @@ def unlink(text: str, path: str, existing: Mapping[str, bytes]) -> str:
             return match[0]
         return "" if match[0].startswith("!") else match[1]
 
-    return LINK.sub(replaced, text)
+    prose_and_code = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if part.startswith("```") else LINK.sub(replaced, part) for part in prose_and_code)
 
 
 def formatted(contents: Contents, settings: bytes) -> Contents:

@@ -108,9 +108,15 @@ def test_the_readme_licence_and_settings_are_the_projects(made: Path) -> None:
     assert not any(path.startswith(f"src/{NAME}") for path in record["files"])
 
 
-def test_no_link_of_a_page_is_broken(made: Path) -> None:
+def test_no_link_of_a_page_is_broken_and_code_stays(made: Path, template: Path) -> None:
     for page in made.rglob("*.md"):
-        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        parts = re.split(r"(^```.*?^```$)", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        if (template / page.relative_to(made)).is_file() and page.name != "README.md":
+            original = (template / page.relative_to(made)).read_text(encoding="utf-8")
+            assert [part.replace(NAME, "trainer") for part in parts[1::2]] == re.findall(
+                r"^```.*?^```$", original, re.DOTALL | re.MULTILINE
+            )
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", "".join(parts[::2])):
             assert (page.parent / target).exists(), f"{page.relative_to(made)}: {target}"
 
 

@@ -102,7 +102,8 @@ def test_the_script_writes_them_and_the_settings_of_vs_code(tmp_path: Path, caps
 
 
 def test_the_schemas_are_made_without_torch() -> None:
-    code = "import sys, runner.json_schema as s; from trainer.project import PROJECT as p; dict(s.schemas(p)); " \
-           "print('torch' in sys.modules)"  # fmt: skip
+    code = "import sys, runner.json_schema\n"
+    code += "from trainer.project import PROJECT\n"
+    code += "dict(runner.json_schema.schemas(PROJECT))\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=ENV, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
