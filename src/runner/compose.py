@@ -158,13 +158,24 @@ def load(folder: Path, project: Project[Config]) -> Config:
     return checked(OmegaConf.merge(config, saved), project)  # type: ignore[arg-type]
 
 
+def has_default(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field may be left out."""
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
 def _difference(saved: DictConfig, schema: DictConfig, path: str) -> str | None:
-    """Describes the first key that only a saved configuration or only the schema has; None if they agree."""
+    """Describes the first key that only a saved configuration or only the schema has; None if they agree.
+
+    A key that the saved configuration lacks has its default, if it has one: a later version may add such keys.
+    """
     owner = schema_of(schema)
     if owner is None:
         return None
     names = [field.name for field in dataclasses.fields(owner)]
+    with_default = {field.name for field in dataclasses.fields(owner) if has_default(field)}
     for key in [*names, *saved]:
+        if key not in set(saved) and key in with_default:
+            continue
         if key not in set(saved):
             return f"the key {_join(path, key)} is missing in it"
         if key not in names:

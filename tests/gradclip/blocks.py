@@ -53,9 +53,7 @@ def run(code: str, folder: Path, python: str = sys.executable, path: str = "") -
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for rank in range(size)
     ]  # fmt: skip
-    printed = []
-    for process in running:
-        out, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-        printed.append(out)
-    return printed
+    ended = [(*process.communicate(timeout=120), process.returncode) for process in running]
+    for _, error, status in ended:
+        assert status == 0, error
+    return [printed for printed, _, _ in ended]

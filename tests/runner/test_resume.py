@@ -210,11 +210,22 @@ def test_a_run_of_another_version_is_refused(
     finished(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = (tmp_path / "run" / "config.yaml").read_text()
-    for other, what in ((config.replace("  keep_going: false\n", ""), "the key sweep.keep_going is missing in it"),
+    for other, what in ((config.replace("target: 1.0\n", ""), "the key target is missing in it"),
                         (config + "fold: true\n", "this version has no key fold")):  # fmt: skip
         (tmp_path / "run" / "config.yaml").write_text(other)
         line = refused(["resume=run", "steps=9"], capsys)
         assert line.endswith(f"run/config.yaml: written by another version of this program: {what}")
+
+
+def test_a_key_with_a_default_that_was_added_later_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project adds keys; its earlier runs can still be read and resumed."""
+    finished(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("  keep_going: false\n", ""))
+    assert load(tmp_path / "run", PROJECT).sweep.keep_going is False
+    done = program("resume=run", "steps=9", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_removed_key_of_a_resumed_run_is_answered_with_what_replaces_it(
