@@ -111,5 +111,5 @@ def _parts(matrix: Tensor) -> Sequence[Tensor]:
 
 @lru_cache
 def _representable(bound: float, dtype: torch.dtype) -> float:
-    """The bound rounded to the type, so that clamped elements do not exceed it; inf beyond the type's range."""
+    """The bound rounded to the nearest value of the type, as torch's clamp does; inf beyond the type's range."""
     return torch.tensor(bound, dtype=dtype, device="cpu").item() if bound < torch.finfo(dtype).max else math.inf

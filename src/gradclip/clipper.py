@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from gradclip.clamping import count_at_bound
 from gradclip.errors import ClipCheckError, NonFiniteGradientError
 from gradclip.gradients import Gradients, Parameters
 from gradclip.outcome import Outcome, merge
 from gradclip.policies import BlockPolicy, Chain, Policy
+from gradclip.policies.base import policy_instance
 from gradclip.policy_runner import FTZ_TOLERANCE, TOLERANCE, PolicyRunner
 from gradclip.report import ClipReport
 from gradclip.tally import ClipSummary, Tally
@@ -68,13 +70,15 @@ class Clipper:
     ):
         self._parameters = Parameters(source, process_group)
         self._optimizers = _listed_optimizers(optimizer)
-        self.policy = _policy_instance(policy)
+        self.policy = policy_instance(policy)
         self._runners = self._new_runners()
         self._nonfinite: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
         self._last: _Clipped | None = None
         self._warned = False
         self._tally = Tally()
         parameters = self._parameters.read(with_gradients=False)
+        if self._optimizers and not self._optimized() & set(map(id, parameters.parameters)):
+            raise ValueError("optimizer has none of the Clipper's parameters")
         for runner in self._runners.values():
             runner.blocks(parameters)
 
@@ -147,6 +151,7 @@ class Clipper:
             raise ClipCheckError("check() was called before clip()")
         gradients = self._parameters.read()
         self._check_unchanged(gradients, last)
+        self._check_optimizers(gradients)
         if last.dropped:
             return
         # In a chain a link that rescales upward may exceed the limits of the links before it.
@@ -183,7 +188,8 @@ class Clipper:
         self._runners, self._last = runners, None
 
     def _new_runners(self) -> dict[str, PolicyRunner]:
-        links = self.policy.links if isinstance(self.policy, Chain) else {"": self.policy}
+        policy = policy_instance(self.policy)  # which may have been replaced
+        links = policy.links if isinstance(policy, Chain) else {"": policy}
         return {label: PolicyRunner(_block_policy(link), self._optimizers) for label, link in links.items()}
 
     def _refresh(self) -> None:
@@ -259,13 +265,17 @@ class Clipper:
         reached, elements = outcome.reached, torch.as_tensor(outcome.elements, device=outcome.norms.device)
         if reached is None:
             if last is not self._last:
-                raise ClipCheckError("fraction counts elements when it is first read: read it before the next clip()")
+                raise ClipCheckError(
+                    "fraction counts elements when it is first read: read it before clip() or load_state_dict()"
+                )
             gradients = self._parameters.read()
             try:
                 self._check_unchanged(gradients, last)
             except ClipCheckError as error:
                 raise ClipCheckError(f"fraction counts elements when it is first read, and {error}") from None
-            reached = next(iter(self._runners.values())).count(gradients)
+            (blocks,) = outcome.blocks.values()
+            tensors = [tensor for index in blocks.selected if (tensor := gradients.tensors[index]) is not None]
+            reached = count_at_bound(tensors, outcome.limits.min().item(), outcome.limits).sum()
         return reached / elements.clamp(min=1)
 
     def _check_ids(self, gradients: Gradients, last: _Clipped) -> None:
@@ -275,6 +285,8 @@ class Clipper:
         for name, then, now in zip(last.names, last.ids, gradients.ids(), strict=True):
             if then != now:
                 raise ClipCheckError(f"{name}: its gradient was changed between clip() and step()")
+
+    def _check_optimizers(self, gradients: Gradients) -> None:
         seen = set(map(id, gradients.parameters))
         for optimizer in self._optimizers:
             for number, group in enumerate(optimizer.param_groups):
@@ -285,6 +297,11 @@ class Clipper:
                             f"{list(parameter.shape)}, has a gradient, and is not a parameter of the Clipper"
                         )
 
+    def _optimized(self) -> set[int]:
+        """The ids of all parameters of the optimizers."""
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        return {id(parameter) for group in groups for parameter in group["params"]}
+
 
 def _listed_optimizers(optimizer: Any) -> list[Optimizer]:
     optimizers = [] if optimizer is None else list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
@@ -292,18 +309,6 @@ def _listed_optimizers(optimizer: Any) -> list[Optimizer]:
         if not hasattr(each, "param_groups"):
             raise TypeError(f"optimizer must be an optimizer, or a list of them, not {type(each).__name__}")
     return optimizers
-
-
-def _policy_instance(policy: Any) -> Policy:
-    """Returns the policy; raises TypeError that names the usual mistakes."""
-    if isinstance(policy, Policy):
-        return policy
-    if isinstance(policy, type) and issubclass(policy, Policy):
-        raise TypeError(f"the policy is the class {policy.__name__}; make an instance: {policy.__name__}(…)")
-    advice = f"ClipByNorm(max={policy})" if isinstance(policy, (int, float)) else "such as ClipByNorm(max=1.0)"
-    if isinstance(policy, (list, tuple)):
-        advice = "for several Chain(links={…})"
-    raise TypeError(f"the policy must be an instance of a policy, {advice}, and is {policy!r}")
 
 
 def _block_policy(policy: Policy) -> BlockPolicy:

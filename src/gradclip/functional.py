@@ -69,7 +69,9 @@ def clip_grad_value_(
     clip_value = _threshold("clip_value", clip_value)
     named = _named(parameters)
     if clip_value == 0:
-        _zero_gradients(named)
+        for tensor in Parameters(named).read().tensors if named else ():
+            if tensor is not None:
+                tensor.clamp_(0, 0)  # an infinite element becomes 0, as in torch
     elif named:
         Clipper(named, ClipByValue(max=clip_value, nonfinite="keep")).clip()
 
@@ -144,11 +146,18 @@ def _zero_gradients(named: list[tuple[str, Parameter]]) -> None:
 
 
 def _named(parameters: Tensor | Iterable[Tensor]) -> list[tuple[str, Parameter]]:
+    if isinstance(parameters, torch.nn.Module):
+        raise TypeError("parameters must be tensors: pass model.parameters(), not the model")
     listed = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     if not listed and isinstance(parameters, Iterator):
         warnings.warn(
             "the iterator gives no parameters, and nothing is clipped: it can be read only once", stacklevel=4
         )
+    for parameter in listed:
+        if not isinstance(parameter, Tensor):
+            raise TypeError(
+                f"parameters must be tensors, such as model.parameters(), and one is a {type(parameter).__name__}"
+            )
     return [(str(number), parameter) for number, parameter in enumerate(listed)]  # type: ignore[misc]
 
 

@@ -34,7 +34,7 @@ class Outcome:
 
     def key(self) -> object:
         """Identifies the blocks: it is equal for equal blocks, and cheaper than their names."""
-        return tuple(blocks.key for blocks in self.blocks.values())
+        return tuple((link, blocks.key) for link, blocks in self.blocks.items())
 
 
 def merge(outcomes: dict[str, Outcome]) -> Outcome:

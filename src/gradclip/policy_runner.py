@@ -267,15 +267,6 @@ class PolicyRunner:
         outcome.reached = None if reached is None else reached[chosen].sum()
         return outcome
 
-    def count(self, gradients: Gradients) -> Tensor:
-        """The number of elements at the bound of the last `apply`, which was one number, 0-d."""
-        assert self._last is not None
-        limits = self._last[1]
-        tensors = [
-            tensor for index in self.blocks(gradients).selected if (tensor := gradients.tensors[index]) is not None
-        ]
-        return count_at_bound(tensors, limits.min().item(), limits).sum()
-
     def _memory_of(self, policy: ElementwisePolicy, gradients: Gradients, index: int, tensor: Tensor) -> Memory:
         """The memory of a parameter's elements on its device; empty if the parameter's shape has changed."""
         name = gradients.names[index]

@@ -14,17 +14,18 @@ from torch import Tensor
 SHOWN = 5  # blocks in a description
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ClipReport:
     """What one call of `clip()` measured and did; tensors stay on the gradients' device until they are read.
 
     before, after: 0-d, the 2-norm of all gradients of the Clipper's parameters, whatever the policy measures.
     norms, limits: [blocks], in the policy's norm_type (elementwise policies: each parameter's largest element, and the
         largest bound of its elements).
-    limited: [blocks], whether the block (elementwise policies: any of its elements) exceeded its limit.
+    limited: [blocks], whether the block exceeded its limit (elementwise policies: any element reached its bound).
     dropped: whether the optimizer's step must be skipped.
     names: the parameters' names. parameter_before, parameter_after: [parameters], their gradients' 2-norms.
-    get_labels: returns the names of the blocks. count_elements: of elementwise policies, the share of limited elements.
+    get_labels: returns the names of the blocks. count_elements: counts the limited elements of an elementwise policy,
+        and returns their share; None for other policies.
 
     Printing it reads from the device; `clip()` alone reads nothing.
     """
@@ -47,7 +48,8 @@ class ClipReport:
 
         Elements are counted when this is first read: those at their bound, so that an element that was exactly there
         before counts too. Raises ClipCheckError if the gradients are no longer those that `clip()` left: read it before
-        the next `clip()` or `zero_grad()`.
+        the next `clip()` or `zero_grad()`, and before the step of an optimizer that changes gradients in place, as SGD
+        with `nesterov` and `foreach` does.
         """
         if self.count_elements is not None:
             return self.count_elements()
@@ -80,7 +82,8 @@ class ClipReport:
             more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
             lines.append(f"  not finite: {', '.join(bad[:SHOWN])}{more}")
         chosen = sorted(
-            (index for index, flag in enumerate(limited) if flag), key=lambda i: -_times(norms[i], limits[i])
+            (index for index, flag in enumerate(limited) if flag and not math.isnan(norms[index])),
+            key=lambda i: -_times(norms[i], limits[i]),
         )
         for index in chosen[:SHOWN]:
             times = _times(norms[index], limits[index])

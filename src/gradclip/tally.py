@@ -55,7 +55,7 @@ class Tally:
     _by_block: Tensor | None = None  # [blocks]
     _key: object = None  # identifies the blocks of _by_block
     _labels: Callable[[], tuple[str, ...]] = tuple
-    _earlier: Counter[str] = field(default_factory=Counter)  # of blocks that are no longer the model's
+    _earlier: list[tuple[Callable[[], tuple[str, ...]], Tensor]] = field(default_factory=list)  # of other blocks
 
     def add(
         self, total: Tensor, limited: Tensor, key: object, labels: Callable[[], tuple[str, ...]], dropped: bool
@@ -72,13 +72,15 @@ class Tally:
         self._limited = steps
         if self._by_block is not None and key == self._key:
             blocks = blocks + self._by_block.to(blocks.device)
-        else:
-            self._earlier = self._counts()
+        elif self._by_block is not None:
+            self._earlier.append((self._labels, self._by_block))
         self._by_block, self._key, self._labels = blocks, key, labels
 
     def summary(self) -> ClipSummary:
         """The counts as plain numbers. Waits for the device."""
-        norms = torch.stack([norm.cpu() for norm in self.norms]).double() if self.norms else torch.zeros(0)
+        devices = dict.fromkeys(norm.device for norm in self.norms)
+        parts = [torch.stack([norm for norm in self.norms if norm.device == device]) for device in devices]
+        norms = torch.cat([torch.zeros(0), *(part.cpu() for part in parts)]).double()
         norms = norms[norms.isfinite()]
         steps = max(self.steps, 1)
         return ClipSummary(
@@ -91,7 +93,8 @@ class Tally:
         )
 
     def _counts(self) -> Counter[str]:
-        counts = Counter(self._earlier)
-        if self._by_block is not None:
-            counts.update(dict(zip(self._labels(), self._by_block.tolist(), strict=True)))
+        counts = Counter[str]()
+        now = [] if self._by_block is None else [(self._labels, self._by_block)]
+        for labels, by_block in [*self._earlier, *now]:
+            counts.update(dict(zip(labels(), by_block.tolist(), strict=True)))
         return counts

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -153,3 +154,20 @@ def test_clipping_with_an_odd_norm() -> None:
         functional.clip_grads_with_norm_(weight, -1.0, 1.0)
     with pytest.warns(UserWarning, match="read only once"):
         functional.clip_grads_with_norm_(iter(()), 1.0, 1.0)
+
+
+def test_a_bound_of_zero_makes_infinite_elements_zero() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    weight.grad = torch.tensor([math.inf, -2.0, 1.0])
+    functional.clip_grad_value_(weight, 0)
+    assert weight.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("function", [functional.clip_grad_norm_, functional.clip_grad_value_])
+def test_what_holds_no_parameters_is_refused_by_name(function: Callable[..., object]) -> None:
+    net = model()
+    with pytest.raises(TypeError, match=r"pass model\.parameters\(\), not the model"):
+        function(net, 1.0)
+    for wrong in (net.named_parameters(), [None]):
+        with pytest.raises(TypeError, match=r"parameters must be tensors, such as model\.parameters\(\)"):
+            function(wrong, 1.0)

@@ -6,6 +6,7 @@ import math
 import pickle
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -238,7 +239,8 @@ def test_a_summary_takes_the_quantiles_of_the_last_thousand_norms() -> None:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        (0.5, r"must be an instance of a policy, ClipByNorm\(max=0\.5\), and is 0\.5"),
+        (0.5, r"is the number 0\.5; write ClipByNorm\(max=1\.0\)"),
+        ([ClipByNorm(max=1.0)], r"is a list; Chain\(links=\{'first': …\}\) applies several"),
         (ClipByNorm, r"is the class ClipByNorm; make an instance: ClipByNorm\(…\)"),
         ({"name": "norm", "max": 1.0}, r"such as ClipByNorm\(max=1\.0\), and is \{'name'"),
         (None, "such as ClipByNorm"),
@@ -282,3 +284,61 @@ def test_a_report_holds_no_gradient() -> None:
     model = model_of([1.0] * 1000)
     report = Clipper(model, ClipByValue(max=1.0)).clip()
     assert all(tensor.numel() <= 1 for tensor in tensors_of(report))
+
+
+def test_a_link_that_is_no_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"links=.*at least one policy, by a label"):
+        Chain(links=[ClipByNorm(max=1.0)])
+    wrong: list[Any] = [0.5, ClipByNorm]
+    for link in wrong:
+        with pytest.raises(TypeError, match="the policy is the "):
+            Chain(links={"first": link})
+
+
+def test_a_policy_that_is_replaced_by_something_else_is_refused() -> None:
+    clipper = Clipper(model_of(WEIGHT), ClipByNorm(max=1.0))
+    clipper.policy = 0.5
+    with pytest.raises(TypeError, match=r"the policy is the number 0\.5"):
+        clipper.clip()
+
+
+def test_an_optimizer_of_another_model_is_refused() -> None:
+    other = torch.optim.SGD(model_of(WEIGHT).parameters())
+    with pytest.raises(ValueError, match="optimizer has none of the Clipper's parameters"):
+        Clipper(model_of(WEIGHT), ClipByNorm(max=1.0), optimizer=other)
+
+
+def test_a_fraction_concerns_the_clippers_own_parameters() -> None:
+    model = nn.ModuleDict({"own": model_of([1.0, 0.1]), "other": model_of([1.0])})
+    optimizer = torch.optim.SGD(model.parameters())
+    clipper = Clipper(model["own"], ClipByValue(max=0.5), optimizer=optimizer)
+    report = clipper.clip()
+    clipper.policy.exclude = ["*"]
+    assert report.fraction.item() == 0.5
+    with pytest.raises(ClipCheckError, match="is not a parameter of the Clipper"):
+        clipper.check()
+
+
+def test_a_description_is_in_order_beside_a_nan() -> None:
+    norms = [1.5, math.nan, 30.0, 2.0, 500.0, 7.0]
+    report = clipped(ClipByNorm(max=1.0, scope="parameter", nonfinite="keep"), *([norm] for norm in norms))
+    lines = report.describe().splitlines()
+    assert lines[1] == "  not finite: p1"
+    assert [float(line.split()[1]) for line in lines[2:]] == [500.0, 30.0, 7.0, 2.0, 1.5]
+
+
+def test_reports_can_be_compared_and_found_in_lists() -> None:
+    one, other = (clipped(ClipByNorm(max=1.0, scope="parameter"), WEIGHT, BIAS) for _ in range(2))
+    assert one != other
+    assert one in [other, one]
+
+
+def test_the_counts_of_links_that_are_swapped_stay_theirs() -> None:
+    model = model_of([2.0])
+    links = {"low": ClipByNorm(max=1.0), "high": ClipByNorm(max=100.0)}
+    clipper = Clipper(model, Chain(links=links))
+    for order in (("low", "high"), ("high", "low")):
+        clipper.policy.links = {label: links[label] for label in order}
+        model["p0"].grad = torch.tensor([2.0])
+        clipper.clip()
+    assert clipper.summary().blocks == {"low: model": 1.0, "high: model": 0.0}

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from gradclip import Clipper, ClipReport, Policy
+from gradclip.policies.base import policy_instance
 
 
 class ClipCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
@@ -20,11 +21,13 @@ class ClipCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     A step that the report drops is left out: its gradients become None, which torch's optimizers skip. A callback that
     sends the logs elsewhere sees the norms if it comes later in `callbacks`. The Trainer measures the norm before this
-    callback, and makes all gradients nan if one is infinite.
+    callback, and makes all gradients nan if one is infinite or their norm exceeds float32. A Trainer takes one
+    ClipCallback, and `restore_callback_states_from_checkpoint` must stay False. The memory of SpikeClip is larger than
+    the model there.
     """
 
     def __init__(self, policy: Policy):
-        self.policy = policy
+        self.policy = policy_instance(policy)
         self.clipper: Clipper | None = None
         self.report: ClipReport | None = None
 
@@ -36,11 +39,17 @@ class ClipCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             saved = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {}).get("memory")
             if saved:
                 content = io.BytesIO(base64.b64decode(saved))
-                self.clipper.load_state_dict(torch.load(content, weights_only=True))
+                self.clipper.load_state_dict(torch.load(content, map_location="cpu", weights_only=True))
             else:
                 warnings.warn(
                     "the checkpoint was saved without ClipCallback: the policy starts without memory", stacklevel=2
                 )
+
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **found: Any) -> None:
+        assert self.clipper is not None
+        self.clipper.raise_if_nonfinite()
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **found: Any) -> None:
         assert self.clipper is not None

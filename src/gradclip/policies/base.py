@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from gradclip.errors import InvalidField
 from gradclip.fields import Option, checked_dataclass, field
@@ -76,6 +76,19 @@ class Policy(Option):
         super().__post_init__()
         if self.kind not in KINDS:
             raise InvalidField("kind", self.kind, " or ".join(KINDS))
+
+
+def policy_instance(policy: Any) -> Policy:
+    """Returns the policy; raises TypeError, in words for the usual mistakes, for anything that is none."""
+    if isinstance(policy, Policy):
+        return policy
+    if isinstance(policy, type) and issubclass(policy, Policy):
+        raise TypeError(f"the policy is the class {policy.__name__}; make an instance: {policy.__name__}(…)")
+    if isinstance(policy, (list, tuple)):
+        raise TypeError(f"the policy is a {type(policy).__name__}; Chain(links={{'first': …}}) applies several")
+    if isinstance(policy, (int, float)):
+        raise TypeError(f"the policy is the number {policy}; write ClipByNorm(max=1.0), with a threshold above 0")
+    raise TypeError(f"the policy must be an instance of a policy, such as ClipByNorm(max=1.0), and is {policy!r}")
 
 
 @checked_dataclass

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from gradclip.errors import InvalidField
 from gradclip.fields import checked_dataclass, field
-from gradclip.policies.base import Policy
+from gradclip.policies.base import Policy, policy_instance
 
 KEYS_OF_LINKS = ("max", "scope", "norm_type", "include", "exclude", "schedule", "final", "over")
 
@@ -38,9 +38,10 @@ class Chain(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.links:
-            raise InvalidField("links", self.links, "at least one policy")
+        if not isinstance(self.links, dict) or not self.links:
+            raise InvalidField("links", self.links, "at least one policy, by a label: {'first': ClipByNorm(max=1.0)}")
         for label, link in self.links.items():
+            policy_instance(link)
             if link.kind == "composite":
                 raise InvalidField(f"links.{label}", link.name, "a policy other than chain")
             if link.nonfinite != "error":

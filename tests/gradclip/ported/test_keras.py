@@ -62,7 +62,7 @@ def test_a_threshold_is_kept(argument: str) -> None:
 @pytest.mark.parametrize("other", ["clipvalue", "global_clipnorm"])
 def test_two_policies_without_an_order_are_refused(other: str) -> None:
     both = [POLICIES["clipnorm"], POLICIES[other]]
-    with pytest.raises(TypeError, match=r"for several Chain\(links=\{…\}\)"):
+    with pytest.raises(TypeError, match=r"is a list; Chain\(links="):
         Clipper([("w", leaf([1.0]))], both)
 
 
