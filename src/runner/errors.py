@@ -47,6 +47,7 @@ EXIT_FAILURE = 1  # a bug, or an error of the machine such as a full disk
 EXIT_USER_ERROR = 2
 # OmegaConf's messages for a plain value of a key that has keys below it.
 ASSIGNMENT_ERROR = re.compile(r"Invalid type assigned: \w+ is not a subclass of (?P<kind>\w+)\. value: (?P<value>.*)")
+SCHEMA_ERROR = re.compile(r"Could not load 'schema/(\w+)/(\w+)'")
 MERGE_ERROR = re.compile(r"In '(.+?)'.*Merge error: \w+ is not a subclass of (\w+)\. value: ([^\n]*)", re.DOTALL)
 
 
@@ -130,6 +131,9 @@ def _message(error: BaseException, project: Project[Any] | None, overrides: Sequ
             return f"{override}: several values are a sweep: add -m; a list is written {as_list}"
         case ConfigTypeError() if "deletion" in str(error):
             return f"~{error.full_key}: this key cannot be deleted; give it a value"
+        case ConfigCompositionException() if schema := SCHEMA_ERROR.search(str(error)):
+            group, option = schema.groups()
+            return f"{group}={option}: no class has the name {option}, which conf/{group}/{option}.yaml refers to"
         case ConfigCompositionException() if merge := MERGE_ERROR.search(str(error)):
             return scalar_in_file(merge[1], merge[2], merge[3], project, overrides)
         case MissingMandatoryValue():

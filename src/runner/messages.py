@@ -13,6 +13,7 @@ from gradclip.errors import format_value
 from gradclip.fields import Checked, Option, allowed
 from runner.config import Project, flatten
 
+OTHER_NAMES = {"max_norm": "clip.max", "clip_value": "clip.max", "epochs": "steps", "max_steps": "steps"}
 REPLACED_HYDRA_GROUPS = {  # Hydra's groups that are not used, and the settings that replace them
     "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
     "hydra/launcher": "sweep.jobs=4 runs four jobs at once, and sweep.launcher=slurm runs them on a cluster",
@@ -139,10 +140,14 @@ def unknown_key(
         return f"{line}; {advice}"
     if others := _options_with(group, leaf, project):
         return f"{line}; it belongs to {' and '.join(f'{chosen_by}={option}' for option in others)}"
+    if leaf in OTHER_NAMES and project and OTHER_NAMES[leaf] in {name for name, _ in project.all_keys()}:
+        return f"{line}; it is {OTHER_NAMES[leaf]} here"
     path = f"{parent}." if parent else ""
     names = [field.name for field in dataclasses.fields(owner) if field.name != "name"] if owner else []
     sibling = nearest_name(leaf, names)
-    hint = path + sibling if sibling else nearest_key(key, project)
+    hint = _same_spelling(key, project) or (path + sibling if sibling else nearest_key(key, project))
+    if hint and not has_field(owner, hint) and (others := _options_with(group, hint, project)):
+        return f"{line}; {' and '.join(f'{chosen_by}={option}' for option in others)} have {hint}"
     there = ", ".join(path + name for name in names)
     return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
 
@@ -156,20 +161,38 @@ def wrong_value(key: str, value: Any, owner: type) -> str:
 def missing_value(key: str, project: Project[Any] | None = None) -> str:
     """Message for a key without a value."""
     options = _options(key, project)
-    return f"{key}: has no value" + (f"; choose one of {', '.join(sorted(options))}" if options else "")
+    if options:
+        return f"{key}: has no value; choose one of {', '.join(sorted(options))}"
+    in_group = project is not None and key.split(".")[0] in project.groups
+    return f"{key}: has no value" + ("" if in_group else "; give it one in conf/train.yaml")
 
 
-def nearest_name(name: str, names: Iterable[str]) -> str | None:
+def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The most similar of the names; None if none is similar."""
-    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)), None)
+    return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)), None)
 
 
 def nearest_key(key: str, project: Project[Any] | None) -> str | None:
-    """The dotted key of the project with the same last part; if there is none, the most similar one."""
-    keys = sorted({name for name, _ in project.all_keys()}) if project else []
+    """The dotted key of the project with the same last part; if there is none, the most similar one.
+
+    Of several with the same last part it is one that all options of its group have.
+    """
+    if project is None:
+        return None
+    keys = sorted({name for name, _ in project.all_keys()})
     leaf = key.rpartition(".")[2]
     same_leaf = [name for name in keys if name.rpartition(".")[2] == leaf]
-    return same_leaf[0] if same_leaf else nearest_name(key, keys)
+    common = [name for name in same_leaf if has_field(project.groups.get(name.split(".")[0], Option), leaf)]
+    nearest = next(iter([*common, *same_leaf]), None) or nearest_name(key, keys)
+    if nearest and nearest.rpartition(".")[0] == key.rpartition(".")[0] != "":  # the part that both have says nothing
+        return nearest if nearest_name(leaf, [nearest.rpartition(".")[2]], cutoff=0.5) else None
+    return nearest
+
+
+def _same_spelling(key: str, project: Project[Any] | None) -> str | None:
+    """The key of the project that differs in dots and underscores only, such as log.every for log_every."""
+    keys = [name for name, _ in project.all_keys()] if project else []
+    return next((name for name in keys if name.replace(".", "_") == key.replace(".", "_")), None)
 
 
 def _options(group: str, project: Project[Any] | None) -> dict[str, type[Any]]:
@@ -186,6 +209,7 @@ def _is_schema(owner: Any) -> bool:
     return isinstance(owner, type) and issubclass(owner, Checked)
 
 
-def has_field(owner: type, key: str) -> bool:
+def has_field(owner: type | None, key: str) -> bool:
     """Whether a schema has the last part of a dotted key."""
-    return _is_schema(owner) and key.rpartition(".")[2] in {field.name for field in dataclasses.fields(owner)}
+    names = {field.name for field in dataclasses.fields(owner)} if owner and _is_schema(owner) else set()
+    return key.rpartition(".")[2] in names

@@ -151,7 +151,7 @@ REFUSED = [
     ("hydra.verbose=true", "hydra.verbose=true: a run is resumed in its own folder, and not started by Hydra; what"),
     ("hydra.run.dir=x", "hydra.run.dir=x: a run is resumed in its own folder"),
     ("-m steps=30", "resume=run: cannot be combined with --multirun"),
-    ("log.every=2", "run: has finished its 6 steps; steps=12 trains longer"),
+    ("log.every=2", "run: the run has finished its 6 steps; add steps=12 to train it longer"),
     ("initial=x steps=30", "would make it another run"),
 ]
 
@@ -243,7 +243,7 @@ def test_a_project_can_fix_the_steps(
     finished(tmp_path, "schedule=linear")
     monkeypatch.chdir(tmp_path)
     assert refused(["resume=run", "steps=30"], capsys) == "steps=30: schedule=linear spans all steps"
-    assert refused(["resume=run"], capsys) == "run: has finished its 6 steps"
+    assert refused(["resume=run"], capsys) == "run: the run has finished its 6 steps"
 
 
 def test_a_refused_resume_changes_no_file(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ import torch
 import trainer.policies
 from gradclip import Clipper
 from gradclip.policies import Policy
+from runner.errors import UserError
 from tests.trainer.options import option, option_names
-from trainer.config.options import import_all
+from tests.trainer.support import preflight_error
+from trainer.config.options import builder, import_all
 from trainer.project import PROJECT
 
 PACKAGES = {"model": "models", "data": "data", "optimizer": "optimizers", "schedule": "schedules"}
@@ -66,3 +68,19 @@ def test_the_example_policy_in_the_docstring_of_its_package_clips(
         weight.grad = torch.tensor([gradient])
         norms.append(clipper.clip().after.item())
     assert norms == pytest.approx([3.0, 6.0, 5.0])
+
+
+def test_an_option_without_a_module_that_builds_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError) as error:
+        builder("trainer.models", "model", "mine")
+    assert str(error.value) == "model=mine: there is no src/trainer/models/mine.py with a function build"
+    with pytest.raises(ModuleNotFoundError):  # a module that imports a missing package is a bug
+        builder("trainer.mine", "model", "rnn")
+
+
+def test_an_option_without_a_schema_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    content = "defaults: [/schema/model/mine@_here_, _self_]\n\nname: mine\n"
+    (tmp_path / "model" / "mine.yaml").write_text(content, encoding="utf-8")
+    line = preflight_error(["model=mine", f"hydra.searchpath=[file://{tmp_path}]"], capsys)
+    assert line == "model=mine: no class has the name mine, which conf/model/mine.yaml refers to"

@@ -336,7 +336,7 @@ REFUSED = [
     ("~seed", "~seed: a key cannot be added or deleted when a run is resumed"),
     ("hydra.run.dir=x", "hydra.run.dir=x: a run is resumed in its own folder"),
     ("-m steps=30", "resume=run: cannot be combined with --multirun"),
-    ("log.every=2", "run: has finished its 12 steps; steps=24 trains longer"),
+    ("log.every=2", "run: the run has finished its 12 steps; add steps=24 to train it longer"),
     ("data.workers=2", "data.workers=2: no such key in data=text"
      + ("" if missing_options(["data=digits"]) else "; it belongs to data=digits")),
 ]  # fmt: skip
@@ -392,7 +392,7 @@ def test_steps_cannot_change_if_the_schedule_spans_all_steps(
     monkeypatch.chdir(tmp_path)
     line = preflight_error(["resume=run", "steps=30"], capsys)
     assert line == "steps=30: schedule=cosine spans all steps, so that every rate changes"
-    assert preflight_error(["resume=run"], capsys) == "run: has finished its 12 steps"
+    assert preflight_error(["resume=run"], capsys) == "run: the run has finished its 12 steps"
     assert preflight_error(["resume=run,other"], capsys).startswith("resume=run,other: one run is resumed at a time")
 
 

@@ -91,8 +91,8 @@ def resumed_settings(folder: Path, project: Project[Config], overrides: Sequence
         raise UserError(f"steps={later.steps}: {why}")
     status = read_status(folder)
     if status.get("state") == "finished" and later.steps <= status.get("step", 0):
-        hint = f"; steps={2 * status['step']} trains longer" if saved.fixed_steps() is None else ""
-        raise UserError(f"{folder.name}: has finished its {status['step']} steps{hint}")
+        hint = f"; add steps={2 * status['step']} to train it longer" if saved.fixed_steps() is None else ""
+        raise UserError(f"{folder.name}: the run has finished its {status['step']} steps{hint}")
     return later
 
 

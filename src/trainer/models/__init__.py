@@ -4,20 +4,20 @@ Every model is called as `outputs, state = model(inputs, state)`. The hidden sta
 sequence, and stays None for a model without one.
 """
 
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
 from trainer.config.model import Model
+from trainer.config.options import builder
 
 HiddenState = Any  # a tensor, a tuple of tensors, or None
 
 
 def build(config: Model, inputs: int, outputs: int, kind: str) -> nn.Module:
     """The model that a configuration describes, for data of this kind with this number of inputs and outputs."""
-    model: nn.Module = import_module(f"{__name__}.{config.name}").build(config, inputs, outputs, kind)
+    model: nn.Module = builder(__name__, "model", config.name)(config, inputs, outputs, kind)
     return model
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from gradclip import UnmatchedPatternError
 from runner.errors import UserError
 from trainer.config.optimizer import Optimizer
 from trainer.config.optimizer.fused import Fused
+from trainer.config.options import builder
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def build(config: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
         log.warning("optimizer.fused: disabled, since torch's fused step on the CPU is wrong for %s", reason)
         config = replace(config, fused=False)
     groups = _parameter_groups(config.no_decay, dict(model.named_parameters()))
-    optimizer: torch.optim.Optimizer = import_module(f"{__name__}.{config.name}").build(config, groups)
+    optimizer: torch.optim.Optimizer = builder(__name__, "optimizer", config.name)(config, groups)
     return optimizer
 
 

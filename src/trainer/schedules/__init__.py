@@ -5,8 +5,8 @@ learning rate as a share of `optimizer.lr`.
 """
 
 from collections.abc import Callable
-from importlib import import_module
 
+from trainer.config.options import builder
 from trainer.config.schedule import Schedule
 
 
@@ -16,9 +16,7 @@ def build(config: Schedule, steps: int) -> Callable[[int], float]:
     During the warm-up, which all schedules share, the rate rises linearly. The rate depends on the step alone, so the
     schedule has no state to save, and a dropped step changes no later rate.
     """
-    after_warmup: Callable[[int], float] = import_module(f"{__name__}.{config.name}").build(
-        config, steps - config.warmup
-    )
+    after_warmup: Callable[[int], float] = builder(__name__, "schedule", config.name)(config, steps - config.warmup)
 
     def lr_factor(step: int) -> float:
         if step <= config.warmup:
