@@ -5,7 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line_errors
+from runner.errors import Parser, UserError, one_line_errors, print_line
+from runner.printable import format_loss
 from trainer.project import load
 
 
@@ -17,9 +18,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     with one_line_errors():
         step, loss, metrics, sample = measure(args.run, args.checkpoint, args.data_path)
-    print(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in {"loss": loss, **metrics}.items()))
+    values = {"loss": loss, **metrics}
+    print_line(f"step {step}: " + "  ".join(f"{name} {format_loss(value)}" for name, value in values.items()))
     if sample:
-        print(f"\n{sample}")
+        print_line(f"\n{sample}")
 
 
 def measure(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, one_line_errors
+from runner.errors import Parser, one_line_errors, print_line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     with one_line_errors():
         path = export(args.run, args.checkpoint, args.to)
-    print(path)
+    print_line(str(path))
 
 
 def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, one_line_errors
+from runner.errors import Parser, one_line_errors, print_line
 from trainer.project import PROJECT, compose
 
 
@@ -28,12 +28,12 @@ def main(arguments: list[str] | None = None) -> None:
         if args.plot is not None:
             inspection.check_plot(args.plot)
         inspected = inspection.inspect(config, args.steps)
-        print(inspection.table(inspected, config))
+        print_line(inspection.table(inspected, config))
         if inspected.time_steps:
-            print(inspection.describe_time_decay(inspected.time_steps))
+            print_line(inspection.describe_time_decay(inspected.time_steps))
         if args.plot is not None:
             inspection.plot(inspected, args.plot)
-            print(args.plot)
+            print_line(str(args.plot))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line_errors
+from runner.errors import Parser, UserError, one_line_errors, print_line
 from runner.report import report
 
 SWEEPS = Path("outputs") / "sweeps"
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="the folder for the report; by default the first sweep")
     args = parser.parse_args(arguments)
     with one_line_errors():
-        print(report(args.sweeps or [newest()], args.folder))
+        print_line(report(args.sweeps or [newest()], args.folder))
 
 
 def newest() -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line_errors
+from runner.errors import Parser, UserError, one_line_errors, print_line
 from runner.printable import printable
 from runner.runs.run import resume_command
 from runner.runs.status import read_status
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
         for folder in args.runs:
             plan = read_plan(folder)
             for run in [folder] if plan is None else (folder / str(job.number) for job in plan.jobs):
-                print(f"{run}: {describe(run)}")
+                print_line(f"{run}: {describe(run)}")
 
 
 def describe(folder: Path) -> str:

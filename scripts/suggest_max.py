@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, one_line_errors
+from runner.errors import Parser, one_line_errors, print_line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors():
         from runner.report.advice import advise
 
-        print(advise(args.run, args.tag) if args.tag else advise(args.run))
+        print_line(advise(args.run, args.tag) if args.tag else advise(args.run))
 
 
 if __name__ == "__main__":

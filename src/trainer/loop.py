@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gradclip import ClipReport, NonFiniteGradientError
+from runner.printable import format_loss
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run
 from runner.tracking.tracker import LoggedStep, Tracker
@@ -224,7 +225,7 @@ def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
         checkpoint.save_best(run.folder, checkpoint_content(state, tracker))
         run.update(objective=loss)
     shown = "".join(f"  {name} {value:.3f}" for name, value in metrics.items())
-    log.info("step %6d  loss %.4f  validation %.4f%s", step, history.last, loss, shown)
+    log.info("step %6d  loss %s  validation %s%s", step, format_loss(history.last), format_loss(loss), shown)
 
 
 def _log_pictures(state: TrainState, tracker: Tracker, report: ClipReport) -> None:

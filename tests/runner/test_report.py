@@ -60,6 +60,17 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     assert table.rows[0].standard_deviation == pytest.approx(statistics.stdev([1.49, 1.50, 1.51]))
 
 
+def test_runs_on_different_data_are_not_compared(tmp_path: Path) -> None:
+    table, words = answer(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [3.0, 3.1]}))
+    assert words.startswith("Take ")
+    for row, data in zip(table.rows, ("text", "line"), strict=True):
+        for trial in row.trials:
+            trial.values["data.name"] = data
+    assert " ".join(conclusion(table, RESUME)) == (
+        "No conclusion: the runs have different data (line, text), whose losses cannot be compared."
+    )
+
+
 def test_small_objectives_have_different_texts(tmp_path: Path) -> None:
     """In the table, in the conclusion, and in the pages."""
     table, words = answer(tmp_path, grid({"norm@1": [1e-5, 1.2e-5], "norm@2": [3e-5, 3.2e-5]}))

@@ -9,12 +9,16 @@ from runner.printable import format_mean
 from runner.report.aggregate import FAILED, POLICY, THRESHOLD, UNFINISHED, Row, Table, format_override_value
 from runner.report.trials import SEED
 
+DATA = "data.name"  # the key of the data set, where the project has a group `data`
 CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code` writes it: backticks and text
 
 
 def conclusion(table: Table, resume: str) -> list[str]:
     """The sentences of the conclusion, in Markdown. resume: the command that runs the unfinished jobs."""
     stable = table.stable
+    tasks = sorted({str(trial.values.get(DATA)) for row in table.rows for trial in row.trials})
+    if len(tasks) > 1:
+        return [f"No conclusion: the runs have different data ({', '.join(tasks)}), whose losses cannot be compared."]
     if not stable:
         sentences = _no_winner(table)
     elif len(stable) > 1 and stable[0].tied:
