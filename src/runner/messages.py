@@ -132,9 +132,9 @@ def unknown_key(
     name = getattr(owner, "name", None)
     chosen_by = group if parent == group else f"{group}@{parent}"  # the override's key that chooses the option
     if owner and issubclass(owner, Option) and not name:  # the base of a group: the option's file names no schema
-        return f"{line}; conf/{group}/<option>.yaml must begin with its schema: " + (
-            f"defaults: [/schema/{group}/<option>@_here_, _self_]"
-        )
+        chosen = (o.partition("=")[2] for o in overrides if o.lstrip("+").startswith(f"{group}="))
+        name = next(chosen, "<option>")
+        return f"{line}; conf/{group}/{name}.yaml must begin with defaults: [/schema/{group}/{name}@_here_, _self_]"
     line += f" in {chosen_by}={name}" if name else ""
     if advice := getattr(owner, "removed", {}).get(leaf):
         return f"{line}; {advice}"

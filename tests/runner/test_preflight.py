@@ -223,7 +223,7 @@ def test_an_option_without_its_schema_is_named(here: Path, capsys: pytest.Captur
     (here / "more" / "clip").mkdir(parents=True)
     (here / "more" / "clip" / "mine.yaml").write_text("name: norm\nmax: 1.0\n")
     line = refused(["hydra.searchpath=[file://more]", "clip=mine", "--cfg", "job"], capsys)
-    assert line.endswith("must begin with its schema: defaults: [/schema/clip/<option>@_here_, _self_]")
+    assert line.endswith("conf/clip/mine.yaml must begin with defaults: [/schema/clip/mine@_here_, _self_]")
 
 
 def test_a_file_that_is_not_text_is_named(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -182,6 +182,18 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
 
 
+def test_further_scalars_of_a_project_are_logged(tmp_path: Path) -> None:
+    zero = torch.zeros((), dtype=torch.float64)
+    one = zero.view(1)
+    report = ClipReport(before=zero, after=zero, norms=one, limits=one + 1, limited=one > 1, dropped=False,
+                        names=("w",), parameter_before=one, parameter_after=one, get_labels=lambda: ("w",))  # fmt: skip
+    tracker = Tracker(tmp_path, "", {})
+    tracker.step(1, zero, report, lr=1.0, steps_per_second=1.0, dropped=0, extra={"temperature": 0.5})
+    tracker.close()
+    assert shown_scalars(tmp_path)["temperature"] == [(1, 0.5)]
+    assert metrics.read(tmp_path, ["temperature"]) == {"temperature": [(1, 0.5)]}
+
+
 class FakeAcceleratorTensor(torch.Tensor):
     """A tensor whose `is_cpu` is false, as on an accelerator; it counts how often its values are copied to the host."""
 

@@ -75,12 +75,13 @@ class Tracker:
         steps_per_second: float,
         dropped: int,
         update_norms: Tensor | None = None,
+        extra: Mapping[str, float] | None = None,
     ) -> LoggedStep:
         """Logs a step, after one copy of its values from the device, for which the step waits.
 
         loss: the batch's mean loss, 0-d. report: that of clipping. lr: the learning rate. dropped: the number of steps
         dropped so far. update_norms: the norm of all weights and that of their update, [2]; with them, the norms of
-        each parameter's gradient are logged too.
+        each parameter's gradient are logged too. extra: further scalars of the project, by tag, the same at each step.
         """
         limit = report.limits.squeeze() if report.limits.numel() == 1 else report.limits.median()
         vectors = [] if update_norms is None else [update_norms, report.parameter_before, report.parameter_after]
@@ -91,7 +92,9 @@ class Tracker:
         if norms:
             weight_norm, update_norm, *norms = norms
             values += [weight_norm, update_norm / weight_norm if weight_norm > 0 else 0.0, *norms]
-        self._write(step, STEP_TAGS if update_norms is None else step_with_parameters(report.names), values)
+        tags = STEP_TAGS if update_norms is None else step_with_parameters(report.names)
+        extra = extra or {}
+        self._write(step, (*tags, *extra), [*values, *extra.values()])
         return LoggedStep(mean_loss, before, after, fraction > 0, weight_norm)
 
     def gradient_flow(self, step: int, norms: Mapping[str, tuple[float, float]]) -> None:
