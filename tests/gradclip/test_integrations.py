@@ -231,8 +231,8 @@ def lightning_trainer(callback: Any, **options: Any) -> Any:
     )  # fmt: skip
 
 
-def lightning_module(optimizer: Callable[[nn.Module], Optimizer]) -> Any:
-    """A module with a second layer, `aside`, whose gradient is computed too."""
+def lightning_module(optimizer: Callable[[nn.Module], Optimizer], late: int | None = None) -> Any:
+    """A module with a second layer, `aside`, whose gradient is computed too; its optimizer gets it at batch `late`."""
     lightning = importlib.import_module("lightning.pytorch")
 
     class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
@@ -243,6 +243,10 @@ def lightning_module(optimizer: Callable[[nn.Module], Optimizer]) -> Any:
         def training_step(self, batch: list[Tensor], _: int) -> Tensor:
             loss: Tensor = self.net(batch[0]).square().mean() + 100 * self.aside(batch[0]).square().mean()
             return loss
+
+        def on_train_batch_start(self, batch: Any, index: int) -> None:
+            if index == late:
+                self.trainer.optimizers[0].add_param_group({"params": list(self.aside.parameters())})
 
         def configure_optimizers(self) -> Optimizer:
             return optimizer(self)
@@ -334,12 +338,7 @@ def test_the_optimizers_of_a_gan_that_toggles_them_are_clipped_by_themselves() -
 def test_a_group_that_is_added_later_is_found_by_the_check() -> None:
     pytest.importorskip("lightning")
     callback = importlib.import_module("gradclip.integrations.lightning").ClipCallback(ClipByNorm(max=0.5))
-    module = lightning_module(lambda module: torch.optim.SGD(module.net.parameters(), lr=0.01))
-    module.on_train_batch_start = lambda batch, index: (  # type: ignore[method-assign]
-        module.trainer.optimizers[0].add_param_group({"params": list(module.aside.parameters())})
-        if index == 3
-        else None
-    )
+    module = lightning_module(lambda module: torch.optim.SGD(module.net.parameters(), lr=0.01), late=3)
     with pytest.raises(ClipCheckError, match="is not a parameter of the Clipper"):
         lightning_trainer(callback, log_every_n_steps=2).fit(module, DataLoader(TensorDataset(batches())))
 
