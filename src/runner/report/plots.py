@@ -103,7 +103,7 @@ def _plot_objective(figure: Any, table: Table) -> bool:
 
 
 def _draw_without_threshold(axes: Any, table: Table, policy: str) -> None:
-    """A horizontal line at the best row of a policy that has no threshold; a legend entry if no run finished."""
+    """A horizontal line at the best row of a policy that has no threshold; a line of text if no run finished."""
     row = next((row for row in table.rows if row.policy == policy and row.threshold is None), None)
     if row is None:
         return
@@ -111,7 +111,8 @@ def _draw_without_threshold(axes: Any, table: Table, policy: str) -> None:
     if row.objectives:
         axes.axhline(row.mean, color=color, linestyle="--", label=f"clip={policy}")
     else:
-        axes.plot([], [], color=color, marker="x", linestyle="", label=f"clip={policy}: {', '.join(row.counts)}")
+        height = 0.03 + 0.06 * len(axes.texts)
+        axes.text(0.02, height, f"clip={policy}: {', '.join(row.counts)}", color=color, transform=axes.transAxes)
 
 
 def _interval(threshold: float, thresholds: Sequence[float]) -> tuple[float, float]:
@@ -168,12 +169,13 @@ def _plot_norms(figure: Any, table: Table) -> bool:
         series = row.best_trial.series
         axes.plot(*_downsampled(series[NORM_BEFORE]), color=COLORS[0], linewidth=0.8, label="before")
         axes.plot(*_downsampled(series[NORM_AFTER]), color=COLORS[1], linewidth=0.8, label="after")
-        if CLIP_LIMIT in series:
+        elementwise = _is_elementwise(row.policy)  # its limit is that of an element, and no norm
+        if CLIP_LIMIT in series and not elementwise:
             steps, limits = _downsampled(series[CLIP_LIMIT])
             finite = np.where(np.isfinite(limits), limits, np.nan)
             axes.plot(steps, finite, color="black", linestyle="--", linewidth=1, label="limit")
         axes.set_yscale("log")
-        axes.set_title(table.name(row) or "run", fontsize=9)
+        axes.set_title((table.name(row) or "run") + (" (per element)" if elementwise else ""), fontsize=9)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     for axes in figure.axes[len(rows) :]:
@@ -207,19 +209,21 @@ def _plot_distribution(figure: Any, table: Table) -> bool:
             axes.hist(values, bins, weights=np.full(values.size, 1 / values.size), histtype="step", linewidth=1.5,
                       color=color_of(table, policy), label=name)  # fmt: skip
     for policy in policies(table):
+        if _is_elementwise(policy):
+            continue
         tried = {row.threshold for row in table.rows if row.policy == policy and row.threshold is not None}
         for index, threshold in enumerate(sorted(tried)):
             axes.axvline(threshold, color=color_of(table, policy), linestyle=":", linewidth=1.2,
-                         label=f"thresholds of {policy}{_unit(policy)}" if index == 0 else None)  # fmt: skip
+                         label=f"thresholds of {policy}" if index == 0 else None)  # fmt: skip
     axes.set(xscale="log", xlabel="gradient norm before clipping", ylabel="share of steps")
     _finish(axes)
     return bool(norms)
 
 
-def _unit(policy: str) -> str:
-    """A note for the legend if a policy's threshold is compared with elements, not with norms."""
-    schema = Policy.options.get(policy)
-    return " (per element)" if schema is not None and schema.kind == "elementwise" else ""
+def _is_elementwise(policy: str | None) -> bool:
+    """Whether a policy's threshold is compared with elements, not with norms."""
+    schema = Policy.options.get(policy or "")
+    return schema is not None and schema.kind == "elementwise"
 
 
 def _plot_clipped(figure: Any, table: Table) -> bool:
