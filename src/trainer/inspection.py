@@ -179,9 +179,10 @@ def _format_number(number: float | None) -> str:
 def describe_time_decay(norms: Sequence[float]) -> str:
     """One line that compares the norm at the first time step with that at the last."""
     first, last = norms[0], norms[-1]
-    ratio = f", {first / last:.3g} times that" if last > 0 else ""
+    ratio = f" ({first / last:.3g} times that)" if last > 0 else ""
     return (
-        f"by time step: the gradient at the last of {len(norms)} steps is {last:.3g}, at the first {first:.3g}{ratio}"
+        f"through time: the last time step's loss has a gradient of norm {last:.3g} for the input at time step "
+        f"{len(norms)}, and {first:.3g} at time step 1{ratio}"
     )
 
 
@@ -214,7 +215,12 @@ def plot(inspection: Inspection, path: Path) -> None:
     if inspection.time_steps:
         time = axes[1][0]
         time.plot(range(1, len(inspection.time_steps) + 1), inspection.time_steps, color=BEFORE_COLOR)
-        time.set(yscale="log", xlabel="time step", ylabel="2-norm", title="gradient of the last time step's loss")
+        time.set(
+            yscale="log",
+            xlabel="time step",
+            ylabel="2-norm, for the input at that step",
+            title="gradient of the last time step's loss",
+        )
         time.grid(alpha=0.3)
     try:
         figure.savefig(path, dpi=100)

@@ -224,8 +224,8 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     lines = [line.strip() for line in written.replace("\n", "\r").split("\r") if line.strip()]
     assert lines[0] == "2 jobs to run, 1 at once, in swept"
     assert lines[1:5] == [
-        "0 of 2 ended, 1 running", "job 0 finished 0.6350  (seed=1)", "1 of 2 ended, 1 running",
-        "job 1 finished 0.6450  (seed=2)"]  # fmt: skip
+        "0 of 2 ended, 1 running", "job 0 finished, objective 0.6350  (seed=1)", "1 of 2 ended, 1 running",
+        "job 1 finished, objective 0.6450  (seed=2)"]  # fmt: skip
     os.close(terminal)
 
 

@@ -113,7 +113,8 @@ def test_the_norms_of_the_first_and_last_time_step_are_printed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = inspect_output(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL]))
-    assert "by time step: the gradient at the last of 16 steps is" in text
+    assert "through time: the last time step's loss has a gradient of norm " in text
+    assert "for the input at time step 16, and " in text
 
 
 # -- plots and user errors

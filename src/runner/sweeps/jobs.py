@@ -157,7 +157,7 @@ class JobRunner:
 
     def _report(self, result: Result) -> None:
         """Prints a line with the state of a job that has ended."""
-        objective = "" if result.objective is None else f" {format_loss(result.objective)}"
+        objective = "" if result.objective is None else f", objective {format_loss(result.objective)}"
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
         clear = f"\r{'':<40}\r" if self._counter else ""
         self._counter = ""

@@ -56,7 +56,7 @@ def test_an_inspection_reads_all_time_steps(tmp_path: Path, capsys: pytest.Captu
     pytest.importorskip("matplotlib")
     path = tmp_path / "flow.svg"
     text = inspect_output(capsys, f"model=rnn data=temporal_order model.hidden=8 --plot {path}")
-    assert "by time step: the gradient at the last of 30 steps is" in text
+    assert "for the input at time step 30, and " in text
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
     assert "<!-- time step -->" in drawn
