@@ -103,7 +103,7 @@ def _check_sizes(config: schema.Text, length: int, held_out: int) -> None:
         fewer = training // (config.window + 1)
         fitting = f", or data.batch_size of at most {fewer}" if fewer else ""
         raise UserError(
-            f"{where}: data.window={config.window}: each of the data.batch_size={rows} rows has {most + 1} characters "
+            f"data.window={config.window}: each of the data.batch_size={rows} rows has {most + 1} characters "
             f"for training, of which the first {most} are inputs; data.window of at most {most} fits{fitting}"
         )
 
