@@ -103,7 +103,8 @@ def test_sizes_that_do_not_fit_are_refused_with_sizes_that_fit(
     path: Path, count: int, values: dict[str, Any], line: str
 ) -> None:
     path.write_text("abc" * (count // 3), encoding="utf-8")
-    assert refused(path, **values) == f"data.path={path}: {line}"
+    where = "" if line.startswith("data.window") else f"data.path={path}: "  # the key that is wrong
+    assert refused(path, **values) == where + line
 
 
 @pytest.mark.parametrize("values", [
