@@ -13,7 +13,12 @@ from gradclip.errors import format_value
 from gradclip.fields import Checked, Option, allowed
 from runner.config import Project, flatten
 
-OTHER_NAMES = {"max_norm": "clip.max", "clip_value": "clip.max", "epochs": "steps", "max_steps": "steps"}
+OTHER_NAMES = {  # what other programs call a key
+    "max_norm": "clip.max", "clip_value": "clip.max", "max_grad_norm": "clip.max", "gradient_clip_val": "clip.max",
+    "grad_clip": "clip.max", "clip_grad_norm": "clip.max", "learning_rate": "optimizer.lr", "epochs": "steps",
+    "num_epochs": "steps", "max_epochs": "steps", "max_steps": "steps", "accumulate_grad_batches": "micro_batches",
+    "gradient_accumulation_steps": "micro_batches",
+}  # fmt: skip
 REPLACED_HYDRA_GROUPS = {  # Hydra's groups that are not used, and the settings that replace them
     "hydra/sweeper": "sweep.method=grid or sweep.method=optuna says what -m does",
     "hydra/launcher": "sweep.jobs=4 runs four jobs at once, and sweep.launcher=slurm runs them on a cluster",

@@ -70,8 +70,8 @@ def warnings(norms: Norms, status: dict[str, Any]) -> list[str]:
     elif medians := drift(norms):
         early, late = medians
         lines.append(
-            f"the norms drift, from a median of {early:.3g} to one of {late:.3g}: an adaptive limit fits better, "
-            "such as clip=autoclip, clip=zclip or clip=quantile"
+            f"the norms drift, from a median of {early:.3g} to one of {late:.3g}: the advice fits a fixed limit "
+            "while they stay; clip=autoclip, clip=zclip or clip=quantile follow them"
         )
     return lines
 

@@ -107,7 +107,8 @@ def run(sweep: PreparedSweep) -> int:
         update_latest_symlink(sweep.folder)
         jobs = JobRunner(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
-        print_line(f"{source.total} jobs to run, {sweep.settings.jobs} at once, in {shell_path(sweep.folder)}")
+        number = f"{source.total} jobs to run" if source.total else "nothing left to run"
+        print_line(f"{number}, {sweep.settings.jobs} at once, in {shell_path(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
     print_line(f"\n{table(results)}{source.conclusion()}")
