@@ -16,10 +16,12 @@ CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code`
 def conclusion(table: Table, resume: str) -> list[str]:
     """The sentences of the conclusion, in Markdown. resume: the command that runs the unfinished jobs."""
     stable = table.stable
-    tasks = sorted({str(trial.values.get(DATA)) for row in table.rows for trial in row.trials})
+    tasks = sorted({str(trial.values[DATA]) for row in table.rows for trial in row.trials if DATA in trial.values})
     if len(tasks) > 1:
-        return [f"No conclusion: the runs have different data ({', '.join(tasks)}), whose losses cannot be compared."]
-    if not stable:
+        sentences = [
+            f"No conclusion: the runs have different data ({', '.join(tasks)}), whose losses cannot be compared."
+        ]
+    elif not stable:
         sentences = _no_winner(table)
     elif len(stable) > 1 and stable[0].tied:
         sentences = _tie(table, stable)
