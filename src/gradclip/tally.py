@@ -52,29 +52,24 @@ class Tally:
     dropped: int = 0
     norms: deque[Tensor] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _limited: Tensor | None = None  # 0-d, the steps in which any block was limited
-    _by_block: Tensor | None = None  # [blocks]
-    _key: object = None  # identifies the blocks of _by_block
-    _labels: Callable[[], tuple[str, ...]] = tuple
-    _earlier: list[tuple[Callable[[], tuple[str, ...]], Tensor]] = field(default_factory=list)  # of other blocks
+    # By the key of the blocks, since a model or a policy may change: the blocks' names and their counts, [blocks].
+    _by_blocks: dict[object, tuple[Callable[[], tuple[str, ...]], Tensor]] = field(default_factory=dict)
 
     def add(
         self, total: Tensor, limited: Tensor, key: object, labels: Callable[[], tuple[str, ...]], dropped: bool
     ) -> None:
-        """Adds a step. total: the norm of all gradients, 0-d. limited: [blocks]. key: identifies the blocks."""
+        """Adds a step. total: the norm of all gradients, 0-d. limited: [blocks]. key: is equal for equal blocks."""
         self.steps += 1
         self.dropped += dropped
         self.norms.append(total)
         if not limited.numel():
             return
-        steps, blocks = limited.any().long(), limited.long()
+        steps, counts = limited.any().long(), limited.long()
         if self._limited is not None:
             steps = steps + self._limited.to(steps.device)
-        self._limited = steps
-        if self._by_block is not None and key == self._key:
-            blocks = blocks + self._by_block.to(blocks.device)
-        elif self._by_block is not None:
-            self._earlier.append((self._labels, self._by_block))
-        self._by_block, self._key, self._labels = blocks, key, labels
+        if key in self._by_blocks:
+            counts = counts + self._by_blocks[key][1].to(counts.device)
+        self._limited, self._by_blocks[key] = steps, (labels, counts)
 
     def summary(self) -> ClipSummary:
         """The counts as plain numbers. Waits for the device."""
@@ -94,7 +89,6 @@ class Tally:
 
     def _counts(self) -> Counter[str]:
         counts = Counter[str]()
-        now = [] if self._by_block is None else [(self._labels, self._by_block)]
-        for labels, by_block in [*self._earlier, *now]:
+        for labels, by_block in self._by_blocks.values():
             counts.update(dict(zip(labels(), by_block.tolist(), strict=True)))
         return counts

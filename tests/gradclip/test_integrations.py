@@ -195,36 +195,8 @@ def test_a_model_in_float64_is_clipped(tmp_path: Path) -> None:
     assert [entry["grad_norm/after"] for entry in logged] == pytest.approx([0.5] * STEPS, rel=1e-6)
 
 
-def test_several_optimizers_have_norms_of_their_own(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
-    integration = importlib.import_module("gradclip.integrations.lightning")
-
-    class Two(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization = False
-            self.nets = nn.ModuleList([net(), net()])
-
-        def training_step(self, batch: list[Tensor], _: int) -> None:
-            for each, optimizer in zip(self.nets, self.optimizers(), strict=True):
-                optimizer.zero_grad()
-                self.manual_backward(each(batch[0]).square().mean())
-                optimizer.step()
-
-        def configure_optimizers(self) -> list[Optimizer]:
-            return [torch.optim.SGD(each.parameters(), lr=0.01 * (n + 1)) for n, each in enumerate(self.nets)]
-
-    callback = integration.ClipCallback(ClipByNorm(max=0.5))
-    trainer = lightning.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1,
-        enable_checkpointing=False, callbacks=[callback],
-    )  # fmt: skip
-    trainer.fit(Two(), DataLoader(TensorDataset(batches())))
-    assert {f"grad_norm_{n}/{when}" for n in (0, 1) for when in ("before", "after")} <= set(trainer.callback_metrics)
-    assert [clipper.summary().steps for clipper in callback.clippers.values()] == [STEPS, STEPS]
-
-
 def lightning_trainer(callback: Any, **options: Any) -> Any:
+    """A Trainer of one epoch on the CPU that writes and prints nothing."""
     return importlib.import_module("lightning.pytorch").Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=1,
         enable_checkpointing=False, callbacks=[callback], **options,
@@ -306,12 +278,14 @@ def test_what_is_not_a_policy_is_refused_at_once(name: str) -> None:
             callback(wrong)
 
 
-def test_the_optimizers_of_a_gan_that_toggles_them_are_clipped_by_themselves() -> None:
-    lightning = pytest.importorskip("lightning.pytorch")
-    integration = importlib.import_module("gradclip.integrations.lightning")
-    after: list[float] = []
+def two_networks(toggle: bool, norms: list[float]) -> Any:
+    """A module with two networks and an optimizer for each. norms: gets the norms with which they step, 0.4 before.
 
-    class GAN(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    toggle: whether only the parameters of the optimizer that steps require a gradient, as is usual for a GAN.
+    """
+    lightning = importlib.import_module("lightning.pytorch")
+
+    class Two(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.automatic_optimization = False
@@ -319,20 +293,35 @@ def test_the_optimizers_of_a_gan_that_toggles_them_are_clipped_by_themselves() -
 
         def training_step(self, batch: list[Tensor], _: int) -> None:
             for each, optimizer in zip(self.nets, self.optimizers(), strict=True):
-                self.toggle_optimizer(optimizer)
+                if toggle:
+                    self.toggle_optimizer(optimizer)
                 optimizer.zero_grad()
                 loss = each(batch[0]).square().mean()
-                (scale,) = (0.4 / exact_norm(torch.autograd.grad(loss, list(each.parameters()), retain_graph=True)),)
-                self.manual_backward(scale * loss)
+                norm = exact_norm(torch.autograd.grad(loss, list(each.parameters()), retain_graph=True))
+                self.manual_backward(0.4 / norm * loss)
                 optimizer.step()
-                after.append(exact_norm([parameter.grad for parameter in each.parameters()]))
-                self.untoggle_optimizer(optimizer)
+                norms.append(exact_norm([parameter.grad for parameter in each.parameters()]))
+                if toggle:
+                    self.untoggle_optimizer(optimizer)
 
         def configure_optimizers(self) -> list[Optimizer]:
-            return [torch.optim.SGD(each.parameters(), lr=0.01) for each in self.nets]
+            return [torch.optim.SGD(each.parameters(), lr=0.01 * (n + 1)) for n, each in enumerate(self.nets)]
 
-    lightning_trainer(integration.ClipCallback(ClipByNorm(max=0.5))).fit(GAN(), DataLoader(TensorDataset(batches())))
-    assert after == pytest.approx([0.4] * len(after), rel=1e-5)
+    return Two()
+
+
+@pytest.mark.parametrize("toggle", [False, True])
+@pytest.mark.parametrize("limit", [0.3, 0.5])
+def test_each_of_two_optimizers_has_a_norm_of_its_own(toggle: bool, limit: float) -> None:
+    """The norm of both together, 0.57, exceeds both limits."""
+    pytest.importorskip("lightning")
+    callback = importlib.import_module("gradclip.integrations.lightning").ClipCallback(ClipByNorm(max=limit))
+    norms: list[float] = []
+    trainer = lightning_trainer(callback)
+    trainer.fit(two_networks(toggle, norms), DataLoader(TensorDataset(batches())))
+    assert norms == pytest.approx([min(0.4, limit)] * 2 * STEPS, rel=1e-5)
+    assert {f"grad_norm_{n}/{when}" for n in (0, 1) for when in ("before", "after")} <= set(trainer.callback_metrics)
+    assert [clipper.summary().steps for clipper in callback.clippers.values()] == [STEPS, STEPS]
 
 
 def test_a_group_that_is_added_later_is_found_by_the_check() -> None:

@@ -222,6 +222,17 @@ def test_a_summary_keeps_the_counts_of_blocks_that_were_removed() -> None:
     assert copy.deepcopy(clipper).summary() == clipper.summary()
 
 
+def test_blocks_that_alternate_are_counted_without_growth() -> None:
+    model = model_of([2.0], [2.0])
+    clipper = Clipper(model, ClipByNorm(max=1.0, scope="parameter"))
+    for step in range(40):
+        clipper.policy.include = ["p0"] if step % 2 else []
+        model["p0"].grad, model["p1"].grad = torch.tensor([2.0]), torch.tensor([2.0])
+        clipper.clip()
+    assert clipper.summary().blocks == {"p0": 1.0, "p1": 0.5}
+    assert len(clipper._tally._by_blocks) == 2
+
+
 def test_a_summary_takes_the_quantiles_of_the_last_thousand_norms() -> None:
     model = model_of([0.0])
     clipper = Clipper(model, NoClip())

@@ -261,13 +261,15 @@ def test_the_files_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_threshold_per_element_is_not_drawn_among_norms(tmp_path: Path) -> None:
     figures = pytest.importorskip("matplotlib.figure")
-    jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "value@0.02": [1.7, 1.71]})
+    jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "value@0.02": [1.4, 1.41]})  # the best is first
     table = aggregate.build([write_sweep(tmp_path, jobs)])
     norms, distribution, objective = (figures.Figure() for _ in range(3))
     plots._plot_norms(norms, table)
     drawn = {axes.get_title(): {line.get_label() for line in axes.lines} for axes in norms.axes if axes.get_title()}
     assert drawn["clip=norm clip.max=1"] == {"before", "after", "limit"}
     assert drawn["clip=value clip.max=0.02 (per element)"] == {"before", "after"}
+    (legend,) = (axes.get_legend() for axes in norms.axes if axes.get_legend())
+    assert [text.get_text() for text in legend.get_texts()] == ["before", "after", "limit"]
     plots._plot_distribution(distribution, table)
     labels = distribution.axes[0].get_legend_handles_labels()[1]
     assert "thresholds of norm" in labels

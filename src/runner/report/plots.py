@@ -181,7 +181,8 @@ def _plot_norms(figure: Any, table: Table) -> bool:
     for axes in figure.axes[len(rows) :]:
         axes.set_visible(False)
     figure.axes[0].set_ylabel("gradient norm")
-    figure.axes[0].legend(fontsize=8)
+    # Not every panel has a limit.
+    max(figure.axes[: len(rows)], key=lambda axes: len(axes.lines)).legend(fontsize=8)
     return True
 
 
