@@ -25,7 +25,10 @@ FOLDER = Path(__file__).parents[1] / "docs" / "policies"
 
 
 class Norms(NamedTuple):
-    """2-norms of all gradients before and after clipping, and the median limit, at every step."""
+    """2-norms of all gradients before and after clipping, and the median limit, at every step.
+
+    limits: empty for a policy that limits single elements, which cannot be compared with norms.
+    """
 
     before: list[float]
     after: list[float]
@@ -57,8 +60,10 @@ def record(policies: Mapping[str, Policy], steps: int) -> dict[str, Norms]:
         for name, clipper in clippers.items():
             report = clipper.clip()
             limits = report.limits[-1:] if isinstance(policies[name], Chain) else report.limits
-            for values, value in zip(norms_of[name], (report.before, report.after, limits.median()), strict=True):
-                values.append(value.item())
+            norms_of[name].before.append(report.before.item())
+            norms_of[name].after.append(report.after.item())
+            if policies[name].kind != "elementwise":
+                norms_of[name].limits.append(limits.median().item())
             for (_, parameter), gradient in zip(named, raw, strict=True):
                 parameter.grad = gradient.clone()
 
@@ -68,14 +73,15 @@ def record(policies: Mapping[str, Policy], steps: int) -> dict[str, Norms]:
 
 
 def draw(path: Path, name: str, norms: Norms) -> None:
-    """Plots one policy on a logarithmic axis, without infinite limits."""
+    """Plots one policy on a logarithmic axis, without infinite limits and those of single elements."""
     figure, axes = pyplot().subplots(figsize=(8, 3), dpi=100, layout="constrained")
     steps = range(1, len(norms.before) + 1)
-    limits = torch.tensor(norms.limits)
-    drawn = torch.where(limits.isfinite(), limits, torch.nan).tolist()
     axes.plot(steps, norms.before, color=COLOURS[0], linewidth=1, label="norm before")
     axes.plot(steps, norms.after, color=COLOURS[4], linewidth=1, label="norm after")
-    axes.plot(steps, drawn, color="black", linewidth=1, linestyle="--", label="limit (median of the blocks)")
+    if norms.limits:
+        limits = torch.tensor(norms.limits)
+        drawn = torch.where(limits.isfinite(), limits, torch.nan).tolist()
+        axes.plot(steps, drawn, color="black", linewidth=1, linestyle="--", label="limit (median of the blocks)")
     axes.set(yscale="log", xlabel="step", ylabel="2-norm", title=f"clip={name}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", fontsize=8)

@@ -25,8 +25,11 @@ def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:
     Raises UserError if the checkpoint is missing or damaged.
     """
     from runner.runs import checkpoint, weights
+    from runner.sweeps.results import check_run
 
     path = checkpoint.find(folder, which)
+    if not path.is_file():
+        check_run(folder)
     content = checkpoint.load(path)
     to = to or folder / "model.safetensors"
     weights.write_weights(to, weights.weights_in(content, path), {"format": "pt", "step": str(content["step"])})

@@ -32,6 +32,8 @@ def describe(folder: Path) -> str:
         raise UserError(f"{folder}: not the folder of a run; it has no status.json")
     if not status:
         return f"{state}, and has written no status.json yet"
+    if state == "duplicate":
+        return f"duplicate of job {status.get('duplicate_of')}"
     line = f"{state} at step {status.get('step')} of {status.get('steps')}"
     line += f" ({printable(str(status['reason']), keep='')})" if status.get("reason") else ""
     if state in ("running", "killed"):

@@ -157,9 +157,9 @@ def allowed(owner: type, name: str) -> str:
     elif typing.get_origin(base) is list:
         (item,) = typing.get_args(base)
         words = f"a list of {'patterns' if item is str else 'numbers'}"
-        words += _range(field.metadata)
+        words += _range(field.metadata) + (f", such as {name}=[a,b]" if item is str else "")
     elif base in NUMBERS:
-        words = NUMBERS[base] + _range(field.metadata)
+        words = NUMBERS[base] + _range(field.metadata) + (", or inf" if field.metadata.get("infinite") else "")
     else:
         words = {bool: "true or false", str: "text"}.get(base, f"given by its keys, {name}.…")
     return words + (", or null" if annotation is not base else "")

@@ -33,6 +33,7 @@ from runner.overrides import (
     parse_overrides,
 )
 from runner.runs.run import CONFIG_FILE
+from runner.sweeps.results import check_run
 
 MAX_CONFIG_BYTES = 1 << 20  # a saved configuration has 2,000 to 5,000 bytes
 
@@ -146,9 +147,8 @@ def load(folder: Path, project: Project[Config]) -> Config:
 
     Raises UserError if there is none, or one that another version of the program saved.
     """
+    check_run(folder)
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{folder}: not the folder of a run; it has no {CONFIG_FILE}")
     saved = read_yaml(path)
     config = OmegaConf.structured(project.schema)
     for group, base in project.groups.items():

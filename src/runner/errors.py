@@ -23,6 +23,7 @@ from omegaconf.errors import (
 )
 
 from gradclip.errors import InvalidField
+from gradclip.fields import allowed
 from runner.config import Project
 from runner.messages import (
     REPLACED_HYDRA_GROUPS,
@@ -111,6 +112,8 @@ def is_user_error(error: BaseException) -> bool:
 def _message(error: BaseException, project: Project[Any] | None, overrides: Sequence[str]) -> str | None:
     """The message for an error of one of the declared types; None where its own text is the message."""
     match error:
+        case InvalidField(key=str(key)) if key:
+            return wrong_value(key, error.value, error.allowed, overrides)
         case UserError() | InvalidField():
             return str(error)
         case OverrideParseException():
@@ -143,7 +146,7 @@ def _message(error: BaseException, project: Project[Any] | None, overrides: Sequ
         case OmegaConfBaseException(full_key=str(key)) if key in (project.groups if project else ()):
             return missing_value(key, project)
         case OmegaConfBaseException(full_key=str(key), object_type=type() as owner) if has_field(owner, key):
-            return wrong_value(key, error.value, owner)
+            return wrong_value(key, error.value, allowed(owner, key.rpartition(".")[2]), overrides)
         case OmegaConfBaseException(full_key=str(key)) if "is not Optional" in str(error):
             return f"{key}: must not be null"
         case OmegaConfBaseException(full_key=str(key)) if assigned := ASSIGNMENT_ERROR.search(str(error)):

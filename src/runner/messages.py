@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from gradclip.errors import format_value
-from gradclip.fields import Checked, Option, allowed
+from gradclip.fields import Checked, Option
 from runner.config import Project, flatten
 
 OTHER_NAMES = {  # what other programs call a key
@@ -157,10 +157,15 @@ def unknown_key(
     return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
 
 
-def wrong_value(key: str, value: Any, owner: type) -> str:
-    """Message for a value of the wrong type or out of range. owner: the class that has the key."""
-    leaf = key.rpartition(".")[2]
-    return f"{key}={format_value(value)}: must be {allowed(owner, leaf)}"
+def wrong_value(key: str, value: Any, values: str, overrides: Sequence[str] = ()) -> str:
+    """Message for a value of the wrong type or out of range.
+
+    values: those that are allowed, in words. overrides: those of the command line, from which the message quotes the
+    value as it was written.
+    """
+    lines = [line.lstrip("+") for line in overrides if not re.search(r"[,($]", line)]
+    written = next((line for line in reversed(lines) if line.startswith(f"{key}=")), f"{key}={format_value(value)}")
+    return f"{written}: must be {values}"
 
 
 def missing_value(key: str, project: Project[Any] | None = None) -> str:

@@ -32,3 +32,8 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 def _is_control(character: str) -> bool:
     return unicodedata.category(character) in CATEGORIES or unicodedata.bidirectional(character) in DIRECTIONS
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with a noun in the singular or the plural, such as `1 run` and `2 runs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

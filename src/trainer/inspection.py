@@ -78,12 +78,10 @@ def inspect(config: Train, steps: int) -> Inspection:
     state = build(config)
     state.model.train()
     batches = state.data.batches(0)
-    with (
-        torch.random.fork_rng()
-    ):  # so that the steps draw the same random numbers, such as dropout masks, as those of a run
-        time_steps = through_time(state, next(state.data.batches(0)))
     for step in range(1, steps + 1):
         batch = next(batches)
+        with torch.random.fork_rng():  # the step draws the same random numbers, such as dropout masks, as in a run
+            time_steps = through_time(state, batch)
         set_lr(state.optimizer, config.optimizer.lr * state.lr_factor(step))
         state.optimizer.zero_grad()
         had_gradient = {name: parameter.grad is not None for name, parameter in state.model.named_parameters()}
@@ -219,7 +217,7 @@ def plot(inspection: Inspection, path: Path) -> None:
             yscale="log",
             xlabel="time step",
             ylabel="2-norm, for the input at that step",
-            title="gradient of the last time step's loss",
+            title=f"gradient of the last time step's loss, step {inspection.step}",
         )
         time.grid(alpha=0.3)
     try:

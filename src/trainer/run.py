@@ -84,7 +84,7 @@ def initialize(state: TrainState, path: str) -> None:
 
 def summarize(state: TrainState, run: Run, stopped: RunStopped | None) -> None:
     """Prints and logs the end-of-run summary."""
-    history = state.history
+    history, unlimited = state.history, state.config.divergence.factor is None
     summary.show(
         run,
         stopped,
@@ -93,5 +93,6 @@ def summarize(state: TrainState, run: Run, stopped: RunStopped | None) -> None:
         clipped=history.clipped / max(history.logged, 1),
         norms=history.before,
         dropped=history.dropped,
+        divergence="only non-finite values end the run (divergence.factor=null)" if unlimited else None,
         sample=None if stopped else sample(state),
     )

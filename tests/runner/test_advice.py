@@ -10,7 +10,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
-from runner.report.advice import SHARES, drift, norms_of, suggestions, warnings
+from runner.report.advice import SHARES, advise, drift, norms_of, suggestions, warnings
+from runner.runs.status import initial_status, write_status
+from runner.sweeps.results import Job, Plan
 from runner.tracking.metrics import MetricsWriter
 from scripts import suggest_max
 from tests.runner.support import compose, program
@@ -72,7 +74,7 @@ def test_event_files_of_other_programs_are_read(tmp_path: Path, capsys: pytest.C
     for tag in ("train/grad_norm", "new/grad_norm"):
         assert norms_of(tmp_path, tag).size == 200
         suggest_max.main([str(tmp_path), "--tag", tag])
-        assert capsys.readouterr().out.endswith(f"advice: python train.py clip=norm clip.max={expected:.3g}\n")
+        assert capsys.readouterr().out.count(f"\nadvice: python train.py clip=norm clip.max={expected:.3g}  #") == 1
     (path,) = tmp_path.glob("events*")
     assert norms_of(path, "train/grad_norm").size == 200
 
@@ -87,7 +89,8 @@ def test_the_printed_commands_run(tmp_path: Path, capsys: pytest.CaptureFixture[
         suggest_max.main([str(tmp_path), "--tag", "grad norm/total"])
     hint = capsys.readouterr().err.partition("did you mean ")[2].strip().removesuffix("?")
     suggest_max.main([str(tmp_path), *shlex.split(hint)])
-    command = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("advice: "))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("advice: ")]
+    command = shlex.split(lines[0].removeprefix("advice: "), comments=True)
     assert command[:2] == ["python", "train.py"]
     done = program(*command[2:], "steps=6", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -118,3 +121,56 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert end.value.code == 2
         error = capsys.readouterr().err
         assert (error.count("\n"), line in error) == (1, True), error
+
+
+def sweep_of(folder: Path, thresholds: dict[float, str]) -> None:
+    """A sweep over thresholds of clip=norm at one seed, whose jobs ended in these states; each has 200 norms."""
+    values = {"clip.name": "norm", "seed": 1, "lr": 0.1}
+    jobs = [Job(number, [], "", None, {"clip.max": limit}, values | {"clip.max": limit})
+            for number, limit in enumerate(thresholds)]  # fmt: skip
+    for number, state in enumerate(thresholds.values()):
+        run = folder / str(number)
+        (run / ".hydra").mkdir(parents=True)
+        (run / "config.yaml").write_text("seed: 1\n")
+        (run / ".hydra" / "overrides.yaml").write_text("- lr=0.1\n- clip=norm\n- clip.max=7\n- 'clip.include=[a]'\n")
+        write_status(run, initial_status(200) | {"state": state, "step": 200})
+        writer = MetricsWriter(run)
+        for step in range(1, 201):
+            writer.write(step, {"grad_norm/before": 1.0 + step % 10, "clip/fraction": float(step % 4 == 0)})
+        writer.close()
+    Plan([], jobs).write(folder)
+
+
+def test_the_advice_is_below_every_threshold_at_which_a_job_of_the_sweep_diverged(tmp_path: Path) -> None:
+    """The 90th percentile of the norms is 9.1; 8 diverged, so that the advice is a tenth of 8."""
+    sweep_of(tmp_path / "sweep", {5.0: "finished", 8.0: "diverged", 20.0: "diverged"})
+    for job in ("0", "1", "2"):
+        text = advise(tmp_path / "sweep" / job)
+        line = next(line for line in text.splitlines() if line.startswith("advice: "))
+        words = shlex.split(line.removeprefix("advice: "), comments=True)
+        assert words[:3] == ["python", "train.py", "lr=0.1"], "the run's overrides, without those of its clipping"
+        assert words[3] == "clip=norm"
+        assert float(words[4].removeprefix("clip.max=")) < 8
+        assert len(words) == 5
+        assert "/sweep/1 diverged at clip.max=8; the advice is below that" in text
+        assert "25 % of the logged steps were clipped" in text
+        assert f"from steps 1 to 200 of {tmp_path}/sweep/{job}, which" in text
+    assert "clip.max=0.8 " in advise(tmp_path / "sweep" / "0")
+    sweep_of(tmp_path / "good", {5.0: "finished", 8.0: "finished"})
+    assert "clip.max=9.1 " in advise(tmp_path / "good" / "0")
+
+
+def test_a_sweep_is_answered_with_one_of_its_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep_of(tmp_path, {5.0: "finished", 8.0: "finished"})
+    with pytest.raises(SystemExit) as end:
+        suggest_max.main([str(tmp_path)])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: a sweep; name one of its jobs: {tmp_path}/0\n"
+
+
+def test_norms_that_drift_are_answered_with_a_limit_that_follows_them(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path)
+    for step in range(1, 301):
+        writer.write(step, {"grad_norm/before": 1.0 / step})
+    writer.close()
+    assert "\nor:     python train.py clip=autoclip  #" in advise(tmp_path)

@@ -30,7 +30,7 @@ USER_ERRORS = [
     ("schedule.final=0.5", "schedule.final=0.5: no such key in schedule=constant; it belongs to schedule=linear"),
     ("+unknown=1", "unknown=1: no such key; there are clip, steps, seed, log,"),
     ("+clip=value", "+clip=value: the group has an option already; write clip=value"),
-    ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
+    ("clip.max=-1", "clip.max=-1: must be a number above 0, or inf"),
     ("steps=1.5", "steps=1.5: must be a whole number of at least 1"),
     ("log=3", "log=3: must be given by its keys, log.…"),
     ("evaluate_every=7", "evaluate_every=7: is more than steps=6"),
@@ -80,7 +80,7 @@ USER_ERRORS = [
     ("hydra.run.dir=" + 400 * "x", "File name too long"),
     ("resume=latest", "resume=latest: there is no outputs/latest"),
     ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
-    ("--frobnicate", "unrecognized arguments: --frobnicate"),
+    ("--frobnicate 3", "--frobnicate: no such flag; a setting has no dashes: frobnicate=3"),
     ("--config-name=nope", "Cannot find primary config 'nope'"),
 ]
 
@@ -292,7 +292,7 @@ def test_help_lists_groups_options_and_every_key(here: Path, capsys: pytest.Capt
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert re.search(r"clip +autoclip  none  norm  \[value\]  zclip", text)
-    assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0\)", text)
+    assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0, or inf\)", text)
     assert re.search(r"target=1\.0 +the value of all weights", text)
 
 

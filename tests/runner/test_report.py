@@ -88,7 +88,7 @@ def test_the_next_command_keeps_the_fixed_overrides(tmp_path: Path) -> None:
     arguments = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
     write_sweep(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=arguments)
     words = " ".join(conclusion(aggregate.build([tmp_path]), RESUME))
-    (command,) = re.findall(r"Next: `(.*?)`", words)
+    (command,) = re.findall(r"Next.*?: `(.*?)`", words)
     own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
     assert shlex.split(command) == ["python", "train.py", "-m", *fixed, *own]
 
@@ -196,7 +196,7 @@ def test_missing_failed_and_interrupted_jobs(tmp_path: Path) -> None:
     jobs = grid({"norm@1": [1.5, 1.6, 1.55], "norm@2": [2.0, 2.1, 2.2]}, norm2_3="missing", norm2_1="failed",
                 norm1_3="interrupted")  # fmt: skip
     table, words = answer(tmp_path, jobs)
-    assert "The sweep is incomplete: of 6 runs, 1 failed and 2 did not end." in words
+    assert "Of 6 runs, 1 failed and 2 did not end: " in words
     assert RESUME in words
     head, first, second = render.cells(table)
     assert head[2:5] == ["finished", "failed", "unfinished"]

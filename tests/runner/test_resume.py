@@ -136,7 +136,10 @@ def finished(folder: Path, *overrides: str) -> None:
 
 
 REFUSED = [
-    ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is checkpoint.every, chec"),
+    (
+        "clip.max=3 seed=4",
+        "clip.max=3.0, seed=4: would make it another run; init_from=run/checkpoints/best.pt",
+    ),
     ("target=2 steps=9", "target=2.0: would make it another run"),
     ("clip=value", "clip=value: another option cannot be chosen when a run is resumed; what can change"),
     (
@@ -169,7 +172,7 @@ def test_a_change_that_would_make_it_another_run_is_refused(
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
     for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
                        ("run/config.yaml", "not the folder of a run"),
-                       ("run/checkpoints", "resume=run/checkpoints: not a run; it has no config.yaml"),
+                       ("run/checkpoints", "resume=run/checkpoints: not the folder of a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
         assert line in refused([f"resume={name}"], capsys)
 

@@ -71,7 +71,7 @@ def test_the_summary(finished: tuple[Path, str]) -> None:
     for pattern in (
         r"^state +finished \(step 9 of 9\)$",
         r"^loss +first [\d.]+, last [\d.]+, best validation [\d.]+ at step \d$",
-        r"^clipped +[\d.]+ % of the steps$",
+        r"^clipped +[\d.]+ % of the logged steps$",
         r"^norm before +median [\d.]+, 95th percentile [\d.]+$",
         r"^run +outputs/runs/\S+$",
         r"^TensorBoard +tensorboard --logdir outputs/runs/\S+$",

@@ -61,8 +61,8 @@ USER_ERRORS = [
     ("clip.max=abc", "clip.max=abc: must be a number above 0"),
     ("clip.max=nan", "clip.max=nan: must be a number above 0"),
     ("sweep=${steps}", "sweep=1500: must be given by its keys, sweep.…"),
-    ("clip.max=-1", "clip.max=-1.0: must be a number above 0"),
-    ("clip.max=0", "clip.max=0.0: must be a number above 0"),
+    ("clip.max=-1", "clip.max=-1: must be a number above 0, or inf"),
+    ("clip.max=0", "clip.max=0: must be a number above 0"),
     ("clip.max=true", "clip.max=true: must be a number above 0"),
     ("steps=null", "steps=null: must be a whole number of at least 1"),
     ("clip.max=null", "clip.max=null: must be a number above 0"),
@@ -84,7 +84,7 @@ USER_ERRORS = [
     ("clip=spike clip.max=1 clip.over=9", "clip.over=9: must be null unless clip.schedule is linear or cosine"),
     ("clip=chain clip.links.whole.nonfinite=drop", "clip.links.whole.nonfinite=drop: must be error, since clip.nonf"),
     ("clip=chain clip@clip.links.whole=chain", "clip.links.whole=chain: must be a policy other than chain"),
-    ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1.0: must be a number above 0"),
+    ("clip=chain clip.links.whole.max=-1", "clip.links.whole.max=-1: must be a number above 0"),
     ("clip=chain clip.links.whole.maks=1", "clip.links.whole.maks=1: no such key"),
     ("clip=chain clip@clip.links.whole=agc clip.links.whole.exclude_last=true",
      "clip.links.whole.exclude_last=true: no such key in clip@clip.links.whole=agc; clip.exclude says which"),
@@ -105,7 +105,7 @@ USER_ERRORS = [
     ("schedule.warmup=9999", "schedule.warmup=9999 is longer than steps=1500"),
     ("device.precision=float16", "device.precision=float16 needs clip.nonfinite=drop"),
     ("clip.max=1,2", "clip.max=1,2: several values are a sweep: add -m; a list is written clip.max=[1,2]"),
-    ("-m clip=none,norm clip.max=1,-1", "clip.max=-1.0: must be a number above 0 (job 3: clip=norm clip.max=-1"),
+    ("-m clip=none,norm clip.max=1,-1", "clip.max=-1: must be a number above 0, or inf (job 3: clip=norm clip.max=-1"),
     ("-m clip=norm,nrom", "clip=nrom: no such option; did you mean clip=norm?"),
     ("-m clip.maks=1,2", "clip.maks=1: no such key in clip=norm; did you mean clip.max? (job 0: clip.maks=1)"),
     ("-m clip.max=interval(0,1)", "clip.max=interval(0,1): a grid takes lists, choice(…) and range(…); sweep.method="),
@@ -121,7 +121,7 @@ USER_ERRORS = [
     ("-m seed=1,2 sweep.slurm.partion=gpu", "sweep.slurm.partion=gpu: no such key; did you mean sweep.slurm.partition"),
     ("-m seed=3 sweep.method=optuna", "sweep.method=optuna: there is nothing to search"),
     ("-m clip=norm,nrom sweep.method=optuna", "clip=nrom: no such option; did you mean clip=norm?"),
-    ("-m optimizer.lr=interval(-1,1) sweep.method=optuna", "optimizer.lr=-1.0: must be a number above 0"),
+    ("-m optimizer.lr=interval(-1,1) sweep.method=optuna", "optimizer.lr=-1: must be a number above 0"),
     ("-m seed=1,2 sweep.method=optuna sweep.trials=0", "sweep.trials=0: must be a whole number of at least 1"),
     ("sweep.dry_run=true", "sweep.dry_run=true: there is no sweep; add -m"),
     ("sweep.dryrun=true", "sweep.dryrun=true: no such key; did you mean sweep.dry_run?"),
@@ -136,14 +136,19 @@ USER_ERRORS = [
     ("data.windowé=1", "data.windowé=1: 'data.windowé' cannot be read as a key"),
     ("resume=nope", "resume=nope: there is no nope"),
     ("resume=latest", "resume=latest: there is no outputs/latest"),
-    ("resume=taken", "resume=taken: not a run; it has no config.yaml"),
+    ("resume=taken", "resume=taken: not the folder of a run; it has no config.yaml"),
     ("resum=latest", "resum=latest: no such key; did you mean resume?"),
     ("-m resume=taken seed=1,2", "resume=taken: cannot be combined with --multirun"),
     ("--cfg job --package=nope", "--package=nope: no such part of the configuration"),
     ("--resolve", "--resolve: has an effect only with --cfg"),
     ("-m --cfg job", "--multirun and --cfg: only one of them at a time"),
     ("--info config clip=nrom", "clip=nrom: no such option"),
-    ("--frobnicate", "unrecognized arguments: --frobnicate"),
+    ("--frobnicate", "--frobnicate: no such flag; a setting has no dashes: frobnicate=…"),
+    ("--steps 5", "--steps: no such flag; a setting has no dashes: steps=5"),
+    ("--lr=0.1 seed=2", "--lr=0.1: no such flag; a setting has no dashes: lr=0.1"),
+    ("steps=1e3", "steps=1e3: must be a whole number"),
+    ("clip.norm_type=max", "clip.norm_type=max: must be a number of at least 0.1, or inf"),
+    ("clip.include=weight", "clip.include=weight: must be a list of patterns, such as include=[a,b]"),
     ("--config-dir=more", "--config-dir: not supported: 'hydra.searchpath=[file://FOLDER]' adds a folder"),
     ("--config-path=more", "--config-path: not supported: conf/ is the folder; 'hydra.searchpath=[file://FOLDER]'"),
     ("hydra.searchpath=[file://nope]", "hydra.searchpath=[file://nope]: no such folder of configurations"),
@@ -155,11 +160,11 @@ USER_ERRORS = [
 ERRORS_OF_OPTIONS = [
     ("optimizer=adam optimizer.betas=1", "optimizer.betas=1: no such key in optimizer=adam; did you mean "),
     ("optimizer=adam optimizer.momentum=0.9", "optimizer.momentum=0.9: no such key in optimizer=adam; it belongs to "),
-    ("optimizer=adam optimizer.beta1=1", "optimizer.beta1=1.0: must be a number of at least 0 and below 1"),
-    ("model=mlp data=line data.low=1e39", "data.low=1e+39: must be a number of at least -1e+30 and at most 1e+30"),
+    ("optimizer=adam optimizer.beta1=1", "optimizer.beta1=1: must be a number of at least 0 and below 1"),
+    ("model=mlp data=line data.low=1e39", "data.low=1e39: must be a number of at least -1e+30 and at most 1e+30"),
     ("model=mlp data=digits model.hidden=[0]", "model.hidden=[0]: must be a list of numbers of at least 1"),
     ("model=linear_net", "model=linear_net takes points, but data=text yields characters"),
-    ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters (job 1: model=mlp)"),
+    ("-m model=rnn,mlp", "model=mlp takes vectors or points, but data=text yields characters; model="),
 ]  # fmt: skip
 USER_ERRORS += [(arguments, line) for arguments, line in ERRORS_OF_OPTIONS if not missing_options(arguments.split())]
 
@@ -307,7 +312,7 @@ def test_help_lists_groups_options_and_every_key(folder: Path, capsys: pytest.Ca
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert re.search(r"clip +adagc .* none  norm .* \[value\]", text)
-    assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0\)", text)
+    assert re.search(r"clip\.max=0\.02 +the largest magnitude that an element keeps \(a number above 0, or inf\)", text)
     assert re.search(r"log\.every=1 +steps between two points in TensorBoard", text)
     assert "schema" not in text
 

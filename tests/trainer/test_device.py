@@ -84,7 +84,7 @@ def test_a_boolean_value_of_deterministic_is_refused_with_the_valid_ones(
     value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = preflight_error([f"device.deterministic={value}"], capsys)
-    assert line == f"device.deterministic={value.capitalize()}: must be warn, error or none"
+    assert line == f"device.deterministic={value}: must be warn, error or none"
 
 
 def test_a_batch_is_not_pinned_by_the_training_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,13 @@ def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
     state = build(compose(*overrides))
     batches = state.data.batches(0)
     for _ in range(4):
-        _, report = loop.take_step(state, next(batches), check=False)
+        batch = next(batches)
+        with torch.random.fork_rng():
+            time_steps = inspection.through_time(state, batch)
+        _, report = loop.take_step(state, batch, check=False)
     expected = {name: before for name, (before, _) in report.by_parameter().items()}
     assert {name: norms.gradient for name, norms in found.parameters.items()} == expected
+    assert found.time_steps == time_steps
 
 
 # -- by time step

@@ -387,6 +387,14 @@ def test_a_dropped_step_does_not_change_the_weights_and_is_counted(
     assert not torch.equal(weights[3], weights[4])
 
 
+def test_the_summary_says_when_every_step_was_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert train_small(tmp_path, "clip=drop", "clip.max=1e-9", "divergence.factor=null").code == 0
+    steps = json.loads((tmp_path / "run" / "status.json").read_text())["steps"]
+    assert f"{steps} of {steps} steps: the weights never changed" in caplog.text
+    assert "only non-finite values end the run (divergence.factor=null)" in caplog.text
+
+
 # -- precision
 
 

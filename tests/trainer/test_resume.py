@@ -324,7 +324,7 @@ def test_an_extended_run_equals_one_configured_longer_from_the_start(tmp_path: P
 
 
 REFUSED = [
-    ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; what can change is check_every,"),
+    ("clip.max=3 seed=4", "clip.max=3.0, seed=4: would make it another run; init_from=run/checkpoints/best.pt"),
     ("clip=value", "clip=value: another option cannot be chosen when a run is resumed; what can change is"),
     ("experiment=digits", "experiment=digits: another option cannot be chosen when a run is resumed"),
     ("clip@clip.links.a=norm", "clip@clip.links.a=norm: another option cannot be chosen when a run is resumed"),
@@ -354,7 +354,7 @@ def test_overrides_that_change_the_past_of_a_run_are_refused(
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
     for name, line in (("nope", "resume=nope: there is no nope"), ("latest", "there is no outputs/latest"),
                        ("small.txt", "not the folder of a run"), (".", "resume=.: a sweep; name one of its jobs: "),
-                       ("run/checkpoints", "resume=run/checkpoints: not a run; it has no config.yaml"),
+                       ("run/checkpoints", "resume=run/checkpoints: not the folder of a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
         assert line in preflight_error([f"resume={name}"], capsys)
     assert {path: path.read_bytes() for path in before} == before

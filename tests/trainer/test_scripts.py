@@ -10,7 +10,7 @@ import torch
 
 from runner.errors import UserError
 from runner.runs import checkpoint, lock
-from runner.runs.status import actual_state
+from runner.runs.status import actual_state, change_status
 from scripts import export, status
 from tests.programs import Program
 from tests.support import ROOT
@@ -60,6 +60,12 @@ def test_status_refuses_a_folder_without_a_run(tmp_path: Path, capsys: pytest.Ca
     assert actual_state(tmp_path) is None
     (tmp_path / "status.json").write_text("{")
     assert actual_state(tmp_path) is None
+
+
+def test_the_status_of_a_duplicate_names_the_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_status(tmp_path / "3", state="duplicate", duplicate_of=1)
+    status.main([str(tmp_path / "3")])
+    assert capsys.readouterr().out == f"{tmp_path}/3: duplicate of job 1\n"
 
 
 def test_export_writes_the_weights_which_init_from_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from runner.errors import Parser, UserError
+from runner.errors import EXIT_USER_ERROR, Parser, UserError, exit_with_error
 from runner.messages import REPLACED_HYDRA_GROUPS, replaced_hydra_group
 
 UNSUPPORTED_FLAGS = {  # Hydra's flags that are not supported, and what to use instead
@@ -35,7 +35,13 @@ def parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("-c", "--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("-i", "--info", nargs="?", const="all",
                         choices=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"))  # fmt: skip
-    return parser.parse_intermixed_args(arguments)
+    args, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        name = unknown[0].lstrip("-")
+        value = next(iter(arguments[arguments.index(unknown[0]) + 1 :]), "…") if unknown[0] in arguments else "…"
+        setting = name if "=" in name else f"{name}={'…' if value.startswith('-') or '=' in value else value}"
+        exit_with_error(f"{unknown[0]}: no such flag; a setting has no dashes: {setting}", EXIT_USER_ERROR)
+    return args
 
 
 def check(args: Namespace) -> None:

@@ -13,11 +13,10 @@ from omegaconf import OmegaConf
 from runner.cli.run import execute
 from runner.compose import checked, load, read_yaml
 from runner.config import Config, Project, expand_home, flatten, incompatible_keys, resolve_paths
-from runner.errors import UserError, print_line
+from runner.errors import UserError, print_line, quote_path
 from runner.runs import log
-from runner.runs.run import CONFIG_FILE
 from runner.runs.status import read_status
-from runner.sweeps.results import state_of
+from runner.sweeps.results import check_run, relative_path, state_of
 
 LATEST = Path("outputs") / "latest"
 
@@ -57,10 +56,10 @@ def folder_of(name: str) -> Path:
     setting = f"resume={name}"
     if not folder.is_dir():
         raise UserError(f"{setting}: {'not the folder of a run' if folder.exists() else f'there is no {folder}'}")
-    if not (folder / CONFIG_FILE).is_file():
-        jobs = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
-        reason = f"a sweep; name one of its jobs: {folder}/{jobs[0]}" if jobs else f"not a run; it has no {CONFIG_FILE}"
-        raise UserError(f"{setting}: {reason}")
+    try:
+        check_run(folder)
+    except UserError as error:
+        raise UserError(f"{setting}: {str(error).removeprefix(f'{folder}: ')}") from None
     if (state := state_of(folder.resolve())) == "running":
         raise UserError(f"{setting}: process {read_status(folder).get('pid')} is training in it")
     if state == "duplicate":
@@ -86,7 +85,9 @@ def resumed_settings(folder: Path, project: Project[Config], overrides: Sequence
     resolve_paths(later, Path.cwd())
     if names := incompatible_keys(flatten(saved), later):
         given = ", ".join(f"{name}={values.get(name)}" for name in names)
-        raise UserError(f"{given}: would make it another run; what can change is {mutable_keys(project)}")
+        best = folder / "checkpoints" / "best.pt"
+        remedy = f"; init_from={quote_path(relative_path(best))} starts one from its weights" if best.is_file() else ""
+        raise UserError(f"{given}: would make it another run{remedy}; what can change is {mutable_keys(project)}")
     if later.steps != saved.steps and (why := saved.fixed_steps()):
         raise UserError(f"steps={later.steps}: {why}")
     status = read_status(folder)
@@ -97,8 +98,11 @@ def resumed_settings(folder: Path, project: Project[Config], overrides: Sequence
 
 
 def mutable_keys(project: Project[Any]) -> str:
-    """The keys whose values may change on resume, separated by commas."""
-    keys = {name for name, field in project.all_keys() if field.metadata.get("mutable_on_resume")}
+    """The keys whose values may change on resume, separated by commas; `log.*` where all keys below `log` may."""
+    fields = {name: bool(field.metadata.get("mutable_on_resume")) for name, field in project.all_keys()}
+    nodes = {name.rpartition(".")[0] for name in fields} - {""}
+    whole = {node for node in nodes if all(may for name, may in fields.items() if name.startswith(f"{node}."))}
+    keys = {f"{node}.*" if (node := name.rpartition(".")[0]) in whole else name for name, may in fields.items() if may}
     return ", ".join(sorted(keys - {"resume"}))
 
 

@@ -24,8 +24,9 @@ def report(sweeps: Sequence[Path], folder: Path | None = None) -> str:
     figures = plots.draw(table, folder)
     title = "Sweep " + ", ".join(sweep.name for sweep in sweeps)
     planned = next((sweep for sweep in sweeps if (sweep / PLAN_FILE).is_file()), None)
-    argument = f"sweep.resume={quote_override(relative_path(planned))}" if planned else "resume=RUN"
-    resume = shlex.join(["python", "train.py", argument])
+    unfinished = next((trial.result.folder for trial in table.trials if not trial.result.ended), sweeps[0])
+    name, target = ("sweep.resume", planned) if planned else ("resume", unfinished)
+    resume = shlex.join(["python", "train.py", f"{name}={quote_override(relative_path(target))}"])
     (folder / "report.md").write_text(render.markdown(table, figures, title, resume), encoding="utf-8")
     (folder / "report.html").write_text(render.page(table, figures, title, resume), encoding="utf-8")
     return f"{render.text(table, resume)}\n\n{shell_path(folder / 'report.html')}"

@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from runner.printable import format_mean
+from runner.printable import count_of, format_mean
 from runner.report.aggregate import FAILED, POLICY, THRESHOLD, UNFINISHED, Row, Table, format_override_value
 from runner.report.trials import SEED
 
@@ -14,7 +14,10 @@ CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code`
 
 
 def conclusion(table: Table, resume: str) -> list[str]:
-    """The sentences of the conclusion, in Markdown. resume: the command that runs the unfinished jobs."""
+    """The sentences of the conclusion, in Markdown; a command ends without a period.
+
+    resume: the command that runs the unfinished jobs of a sweep, or resumes an unfinished run.
+    """
     stable = table.stable
     tasks = sorted({str(trial.values[DATA]) for row in table.rows for trial in row.trials if DATA in trial.values})
     if len(tasks) > 1:
@@ -154,7 +157,7 @@ def _next(table: Table, best: Row) -> str:
     command = ["python", "train.py", "-m", *table.fixed, *overrides.values(), f"{SEED}={seeds}"]
     rest = "" if table.commands else ", with the other overrides of these runs"
     reason = f" ({'; '.join(reasons)})" if reasons else ""
-    return f"Next: {_code(shlex.join(command))}{rest}{reason}."
+    return f"Next{rest}{reason}: {_code(shlex.join(command))}"
 
 
 def _differ_in_threshold_only(table: Table, row: Row, best: Row) -> bool:
@@ -168,7 +171,7 @@ def _incomplete(table: Table, resume: str) -> list[str]:
     if not failed and not unfinished:
         return []
     parts = [f"{count} {word}" for count, word in ((failed, "failed"), (unfinished, "did not end")) if count]
-    return [f"The sweep is incomplete: of {_runs(len(states))}, {' and '.join(parts)}. To run them: {_code(resume)}."]
+    return [f"Of {_runs(len(states))}, {' and '.join(parts)}: {_code(resume)}"]
 
 
 def _mean(row: Row) -> str:
@@ -177,11 +180,11 @@ def _mean(row: Row) -> str:
 
 
 def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
+    return count_of(count, "seed")
 
 
 def _runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
+    return count_of(count, "run")
 
 
 def _code(text: str) -> str:

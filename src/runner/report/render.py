@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.printable import format_mean
+from runner.printable import count_of, format_mean
 from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
 from runner.report.conclusion import CODE, conclusion
 from runner.sweeps.results import columns, shell_path
@@ -18,8 +18,9 @@ def heading(table: Table) -> str:
     """The numbers of configurations and runs, and how the runs ended."""
     counts = Counter(trial.result.state for trial in table.trials)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    duplicates = f"; {table.duplicates} duplicates are not counted" if table.duplicates else ""
-    return f"{len(table.rows)} configurations, {len(table.trials)} runs: {states}{duplicates}."
+    duplicates = f"; not counted: {count_of(table.duplicates, 'duplicate')}" if table.duplicates else ""
+    configurations, runs = count_of(len(table.rows), "configuration"), count_of(len(table.trials), "run")
+    return f"{configurations}, {runs}: {states}{duplicates}."
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -59,13 +60,14 @@ def objective(row: Row) -> str:
 LEGEND = (
     "Objective: the best validation loss of a run, mean ± standard deviation over the seeds that finished. "
     "Configurations that diverged at a seed are ranked below those that did not, whatever their mean. "
-    "A tie: the means differ by no more than the sum of their standard errors."
+    "A tie: the means differ by no more than the sum of their standard errors. "
+    "Clipped, median norm: over the logged steps."
 )
 
 
 def text(table: Table, resume: str) -> str:
     """The report as text for a terminal."""
-    closing = CODE.sub(lambda code: code[2].strip(), " ".join(conclusion(table, resume)))
+    closing = CODE.sub(lambda code: code[2].strip(), "\n".join(conclusion(table, resume)))
     return "\n".join([heading(table), "", *columns(cells(table)), "", closing])
 
 
@@ -88,7 +90,7 @@ def markdown(table: Table, figures: dict[str, Path], title: str, resume: str) ->
         lines += [f"![{caption}]({path.name})", "", f"*{caption}.*", ""]
     if failed := failures(table):
         lines += ["## Failed runs", "", *(f"- {line}" for line in failed), ""]
-    return "\n".join([*lines, "## Conclusion", "", " ".join(conclusion(table, resume)), ""])
+    return "\n".join([*lines, "## Conclusion", "", "\n\n".join(conclusion(table, resume)), ""])
 
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -115,9 +117,10 @@ def page(table: Table, figures: dict[str, Path], title: str, resume: str) -> str
     if failed := failures(table):
         items = "".join(f"<li>{html.escape(line)}</li>" for line in failed)
         body.append(f"<h2>Failed runs</h2><ul>{items}</ul>")
-    escaped = html.escape(" ".join(conclusion(table, resume)), quote=False)
-    closing = CODE.sub(lambda code: f"<code>{code[2].strip()}</code>", escaped)
-    body.append(f'<h2>Conclusion</h2><p class="answer">{closing}</p>')
+    body.append("<h2>Conclusion</h2>")
+    for sentence in conclusion(table, resume):
+        closing = CODE.sub(lambda code: f"<code>{code[2].strip()}</code>", html.escape(sentence, quote=False))
+        body.append(f'<p class="answer">{closing}</p>')
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n")  # fmt: skip
 

@@ -22,13 +22,15 @@ def show(
     clipped: float = 0.0,
     norms: Sequence[float] = (),
     dropped: int = 0,
+    divergence: str | None = None,
     sample: str | None = None,
 ) -> None:
     """Logs the summary of a run, which the log prints.
 
     stopped: the exception that ended it early. losses: the first and the last logged training loss. best: the best
     validation loss and its step. clipped: the share of logged steps in which anything was clipped. norms: the logged
-    norms before clipping. dropped: the number of steps that were skipped. sample: text that the model generated.
+    norms before clipping. dropped: the number of steps that were skipped. divergence: what is peculiar
+    about the rule by which the run counts as diverged. sample: text that the model generated.
     """
     status = run.status
     state = "finished" if stopped is None else f"{stopped.state}: {printable(str(stopped), keep='')}"
@@ -38,10 +40,13 @@ def show(
             median, high = np.nanquantile(np.asarray(norms, np.float64), [0.5, 0.95]).tolist()
         validation = "" if best is None else f", best validation {format_loss(best[0])} at step {best[1]}"
         rows["loss"] = f"first {format_loss(losses[0])}, last {format_loss(losses[1])}{validation}"
-        rows["clipped"] = f"{100 * clipped:.1f} % of the steps"
+        rows["clipped"] = f"{100 * clipped:.1f} % of the logged steps"
         rows["norm before"] = f"median {median:.4g}, 95th percentile {high:.4g}"
     if dropped:
-        rows["dropped"] = f"{dropped} steps"
+        every = ": the weights never changed" if dropped == status["step"] else ""
+        rows["dropped"] = f"{dropped} of {status['step']} steps{every}"
+    if divergence:
+        rows["divergence"] = divergence
     if sample:
         rows["sample"] = printable(sample.strip()).replace("\n", "\n" + " " * 13)
     folder = shell_path(run.folder)

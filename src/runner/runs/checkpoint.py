@@ -134,6 +134,8 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint") from None
     except UserError:
         raise
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; name a file, such as {path}/checkpoints/best.pt") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:

@@ -88,6 +88,7 @@ class JobRunner:
         self._command, self._launcher = list(command), launcher
         self._running: list[RunningJob] = []
         self._ended = 0
+        self.reported: set[int] = set()  # the numbers of the jobs whose ends were printed
         self._received: list[int] = []  # signals sent to the sweep itself
         self._counter = ""  # the text of the terminal's last line
         self._rejected = False  # whether a job was rejected, after which no further job starts
@@ -161,7 +162,9 @@ class JobRunner:
         reason = "" if result.reason is None or result.state == "finished" else f": {result.reason}"
         clear = f"\r{'':<40}\r" if self._counter else ""
         self._counter = ""
-        print_line(f"{clear}job {result.job.number} {result.state}{objective}{reason}  ({result.job.point})")
+        point = f"  ({result.job.point})" if result.job.point else ""
+        print_line(f"{clear}job {result.job.number} {result.state}{objective}{reason}{point}")
+        self.reported.add(result.job.number)
 
     def _show_counter(self, total: int) -> None:
         """Shows the progress in the last line of a terminal."""

@@ -3,14 +3,16 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.printable import format_loss, printable
+from runner.errors import UserError
+from runner.printable import count_of, format_loss, printable
 from runner.runs.files import write_atomically
 from runner.runs.log import LOG_FILE, job_output_path
+from runner.runs.run import CONFIG_FILE
 from runner.runs.status import actual_state, read_status
 from runner.sweeps import slurm
 from runner.tracking.tags import hparam_value
@@ -70,6 +72,18 @@ def read_plan(folder: Path) -> Plan | None:
         return Plan(**(content | {"jobs": [Job(**job) for job in content["jobs"]]}))
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def check_run(folder: Path) -> None:
+    """Raises UserError unless a folder is that of a run, with the name of one if it is a sweep's."""
+    if (folder / CONFIG_FILE).is_file():
+        return
+    jobs = sorted((path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}")), key=lambda name: (len(name), name))
+    raise UserError(
+        f"{folder}: a sweep; name one of its jobs: {folder}/{jobs[0]}"
+        if jobs
+        else f"{folder}: not the folder of a run; it has no {CONFIG_FILE}"
+    )
 
 
 def swept_values(folder: Path) -> dict[str, Any] | None:
@@ -157,8 +171,11 @@ def read_one(folder: Path, job: Job, scheduled: bool | None = None) -> Result:
     return Result(job, folder, state, status["step"], status["steps"], status["objective"], reason)
 
 
-def table(results: Sequence[Result]) -> str:
-    """A table of the jobs with their states and logs, the reasons of those that did not finish, and the counts."""
+def table(results: Sequence[Result], reported: Collection[int] = ()) -> str:
+    """A table of the jobs with their states and logs, the reasons of those that did not finish, and the counts.
+
+    reported: the numbers of the jobs whose reasons have been printed already, and are left out.
+    """
     rows = [("job", "state", "step", "objective", "point", "log")]
     for result in results:
         step = f"{result.step}/{result.steps}" if result.steps and result.state != "duplicate" else ""
@@ -170,11 +187,11 @@ def table(results: Sequence[Result]) -> str:
     reasons = [
         f"job {result.job.number} {result.state}: {result.reason}"
         for result in results
-        if result.reason and result.state not in ("duplicate", "finished")
+        if result.reason and result.state not in ("duplicate", "finished") and result.job.number not in reported
     ]
     counts = Counter(result.state for result in results)
-    total = f"{len(results)} jobs: " + ", ".join(f"{count} {state}" for state, count in counts.items())
-    return "\n".join([*columns(rows), *reasons, total])
+    total = f"{count_of(len(results), 'job')}: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    return "\n".join([*columns(rows), *reasons, f"{total}; objective: the lowest validation loss of a job"])
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

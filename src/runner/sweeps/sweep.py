@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 
 from runner.compose import Composer
 from runner.errors import UserError, print_line, quote_override
+from runner.printable import count_of
 from runner.runs.run import update_latest_symlink
 from runner.runs.status import change_status
 from runner.sweeps import prepare, slurm
@@ -58,7 +59,7 @@ def dry_run(sweep: PreparedSweep) -> str:
         reason = states[job.number] if job.duplicate_of is None else f"duplicate of {job.duplicate_of}"
         would_run = "yes" if job in to_run else f"no, {reason}"
         rows.append((str(job.number), would_run, job.point, shell_path(sweep.folder / str(job.number))))
-    lines = [*columns(rows), f"{len(sweep.plan.jobs)} jobs, of which {len(to_run)} would run"]
+    lines = [*columns(rows), f"{count_of(len(sweep.plan.jobs), 'job')}, of which {len(to_run)} would run"]
     if sweep.plan.method == "optuna":
         lines.append(f"a search proposes its jobs while it runs: {sweep.settings.trials} in all")
     return "\n".join(lines)
@@ -107,11 +108,11 @@ def run(sweep: PreparedSweep) -> int:
         update_latest_symlink(sweep.folder)
         jobs = JobRunner(sweep.folder, sweep.plan, sweep.settings, command, _launcher(sweep))
         source = _source(sweep)
-        number = f"{source.total} jobs to run" if source.total else "nothing left to run"
+        number = f"{count_of(source.total, 'job')} to run" if source.total else "nothing left to run"
         print_line(f"{number}, {sweep.settings.jobs} at once, in {shell_path(sweep.folder)}")
         stopped = jobs.run(source)
         results = sweep.results
-    print_line(f"\n{table(results)}{source.conclusion()}")
+    print_line(f"\n{table(results, reported=jobs.reported)}{source.conclusion()}")
     resume = shlex.join(["python", "train.py", f"sweep.resume={quote_override(relative_path(sweep.folder))}"])
     unfinished = any(not result.ended for result in results) or stopped is not None
     print_line(f"report: {shlex.join(['python', 'scripts/report.py', relative_path(sweep.folder)])}")

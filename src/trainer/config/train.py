@@ -96,7 +96,9 @@ class Train(RunConfig):
         data = self.data
         takes = " or ".join(self.model.takes)
         if data.kind not in self.model.takes:
-            raise UserError(f"model={self.model.name} takes {takes}, but data={data.name} yields {data.kind}")
+            fitting = [name for name, model in Model.options.items() if data.kind in model.takes]
+            hint = f"; {' and '.join(f'model={name}' for name in sorted(fitting))} take it" if fitting else ""
+            raise UserError(f"model={self.model.name} takes {takes}, but data={data.name} yields {data.kind}{hint}")
         if self.micro_batches > data.batch_size:
             raise UserError(
                 f"micro_batches={self.micro_batches}: must be at most data.batch_size={data.batch_size}, "

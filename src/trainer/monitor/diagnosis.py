@@ -127,7 +127,8 @@ class GradientMonitor:
         if norm > self._limits.explode * usual and not loss <= self._loss:
             _, after = split_norms(report.by_parameter())
             times = f"{norm / usual:.3g} times the usual one ({usual:.3g})"
-            self._warn_of_explosion(step, f"the norm after clipping is {norm:.3g}, {times}", after)
+            kind = "" if self._config.clip.name == "none" else "after clipping "
+            self._warn_of_explosion(step, f"the norm {kind}is {norm:.3g}, {times}", after)
         if math.isnan(self._log_mean):
             self._log_mean, self._first, self._loss = math.log(norm), norm, loss
         share = 1 - self._limits.smoothing
