@@ -25,7 +25,7 @@ def export(folder: Path, which: str = "best", to: Path | None = None) -> Path:
     Raises UserError if the checkpoint is missing or damaged.
     """
     from runner.runs import checkpoint, weights
-    from runner.sweeps.results import check_run
+    from runner.runs.run import check_run
 
     path = checkpoint.find(folder, which)
     if not path.is_file():

@@ -32,8 +32,7 @@ from runner.overrides import (
     option_groups,
     parse_overrides,
 )
-from runner.runs.run import CONFIG_FILE
-from runner.sweeps.results import check_run
+from runner.runs.run import CONFIG_FILE, check_run
 
 MAX_CONFIG_BYTES = 1 << 20  # a saved configuration has 2,000 to 5,000 bytes
 

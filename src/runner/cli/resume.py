@@ -15,8 +15,9 @@ from runner.compose import checked, load, read_yaml
 from runner.config import Config, Project, expand_home, flatten, incompatible_keys, resolve_paths
 from runner.errors import UserError, print_line, quote_path
 from runner.runs import log
+from runner.runs.run import check_run
 from runner.runs.status import read_status
-from runner.sweeps.results import check_run, relative_path, state_of
+from runner.sweeps.results import relative_path, state_of
 
 LATEST = Path("outputs") / "latest"
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from runner.errors import UserError
 from runner.report.aggregate import POLICY, THRESHOLD
 from runner.report.trials import SEED, read_trials
-from runner.runs.run import CONFIG_FILE
+from runner.runs.run import CONFIG_FILE, check_run
 from runner.runs.status import read_status
-from runner.sweeps.results import check_run, columns, read_plan, shell_path
+from runner.sweeps.results import columns, read_plan, shell_path
 from runner.tracking import metrics
 from runner.tracking.metrics import METRICS_FILE, StepValues
 from runner.tracking.tags import CLIP_FRACTION, NORM_BEFORE

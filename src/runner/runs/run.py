@@ -229,6 +229,18 @@ def resume_command(folder: Path) -> str:
     return shlex.join(["python", "train.py", f"resume={quote_path(str(folder))}"])
 
 
+def check_run(folder: Path) -> None:
+    """Raises UserError unless a folder is that of a run, with the name of one if it is a sweep's."""
+    if (folder / CONFIG_FILE).is_file():
+        return
+    jobs = sorted((path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}")), key=lambda name: (len(name), name))
+    raise UserError(
+        f"{folder}: a sweep; name one of its jobs: {folder}/{jobs[0]}"
+        if jobs
+        else f"{folder}: not the folder of a run; it has no {CONFIG_FILE}"
+    )
+
+
 def update_latest_symlink(folder: Path) -> None:
     """Makes `outputs/latest` point to a run or sweep; does nothing for a folder outside `outputs`."""
     outputs = next((parent for parent in folder.absolute().parents if parent.name == "outputs"), None)

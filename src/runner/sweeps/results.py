@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.errors import UserError
 from runner.printable import count_of, format_loss, printable
 from runner.runs.files import write_atomically
 from runner.runs.log import LOG_FILE, job_output_path
-from runner.runs.run import CONFIG_FILE
 from runner.runs.status import actual_state, read_status
 from runner.sweeps import slurm
 from runner.tracking.tags import hparam_value
@@ -72,18 +70,6 @@ def read_plan(folder: Path) -> Plan | None:
         return Plan(**(content | {"jobs": [Job(**job) for job in content["jobs"]]}))
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def check_run(folder: Path) -> None:
-    """Raises UserError unless a folder is that of a run, with the name of one if it is a sweep's."""
-    if (folder / CONFIG_FILE).is_file():
-        return
-    jobs = sorted((path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}")), key=lambda name: (len(name), name))
-    raise UserError(
-        f"{folder}: a sweep; name one of its jobs: {folder}/{jobs[0]}"
-        if jobs
-        else f"{folder}: not the folder of a run; it has no {CONFIG_FILE}"
-    )
 
 
 def swept_values(folder: Path) -> dict[str, Any] | None:
