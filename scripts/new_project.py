@@ -110,6 +110,9 @@ def project(template: Template, name: str, *, slim: bool) -> Contents:
     files = template.for_project(slim=slim)
     contents = template.contents(files, name)
     contents["README.md"] = rename((template.root / PAGE).read_bytes(), template.package, name)
+    contents["CHANGELOG.md"] = (
+        f"# Changelog\n\n## 0.1.0\n\n- Made from version {template.version} of its template.\n".encode()
+    )
     contents["LICENSE"] = re.sub(
         rb"(Copyright \(c\) .*)",
         rf"Copyright (c) {date.today().year} The {name} authors\n\1".encode(),

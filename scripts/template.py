@@ -24,7 +24,7 @@ RECORD = ".template.json"  # of a project: which template it was made from
 CACHES = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "outputs"}
 OTHER_PACKAGES = ("gradclip", "runner", "scripts", "tests", "evidence", "conf", "docs", "outputs")
 LINK = re.compile(r"!?\[([^\]]*)\]\(([^)#:\s]+)(?:#[^)]*)?\)")  # to a file
-TEMPLATE_ONLY = re.compile(rb"^.*#[ ]template only.*\n", re.MULTILINE)  # such lines are left out of a project
+TEMPLATE_ONLY = re.compile(rb"^.*(?:#|<!--) template[ ]only.*\n", re.MULTILINE)  # such lines are left out of a project
 Contents = dict[str, bytes]  # by path, relative to the root of a project
 
 

@@ -120,6 +120,13 @@ def test_no_link_of_a_page_is_broken_and_code_stays(made: Path, template: Path) 
             assert (page.parent / target).exists(), f"{page.relative_to(made)}: {target}"
 
 
+def test_no_page_speaks_of_the_templates_own_files_and_history(made: Path) -> None:
+    for page in [*made.glob("*.md"), *(made / "docs").rglob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search("evidence|template only", text), page.relative_to(made)
+    assert (made / "CHANGELOG.md").read_text(encoding="utf-8").startswith("# Changelog\n\n## 0.1.0\n")
+
+
 def test_the_checks_of_a_project_pass(made: Path) -> None:
     for tool in (["ruff", "format", "--check", "."], ["ruff", "check", "."]):
         done = run(made, sys.executable, "-m", *tool)

@@ -45,7 +45,7 @@ USER_ERRORS = [
     ("-m seed=1,2 hydra.sweep.dir=1_0", "hydra.sweep.dir=1_0: is read as the number 10; put the value in quotes"),
     ("hydra.run.dir='~/x'", "hydra.run.dir=~/x: Hydra does not expand ~; write /"),
     ("-m seed=1,2 hydra.sweep.dir='~/x'", "hydra.sweep.dir=~/x: Hydra does not expand ~; write /"),
-    ("resume='~/x'", "resume=~/x: there is no /"),
+    ("resume='~/no_such_run'", "resume=~/no_such_run: there is no /"),
     ("steps", "steps: an override is key=value, and a flag begins with -"),
     ("seed=1,2", "seed=1,2: several values are a sweep: add -m; a list is written seed=[1,2]"),
     ("-m seed=1,-1", "seed=-1: must be a whole number of at least 0 and at most 4,294,967,295 (job 1: seed=-1)"),
