@@ -43,13 +43,13 @@ schema: $(READY) ## write JSON schemas of the files in conf/ into schemas/, for 
 	@$(BIN)/python scripts/schema.py
 
 new: $(READY) ## make a project of your own: NAME=…, optionally DIR=FOLDER and SLIM=1
-	@$(BIN)/python scripts/new_project.py $(or $(NAME),$(error NAME is missing: make new NAME=…)) $(if $(DIR),--dir "$(DIR)") $(if $(SLIM),--slim)
+	@$(BIN)/python scripts/new_project.py "$(or $(NAME),$(error NAME is missing: make new NAME=…))" $(if $(DIR),--dir "$(DIR)") $(if $(SLIM),--slim)
 
 rename: $(READY) ## make this checkout a project of your own, or rename it: NAME=…, optionally SLIM=1
-	@$(BIN)/python scripts/new_project.py $(or $(NAME),$(error NAME is missing: make rename NAME=…)) --here $(if $(SLIM),--slim)
+	@$(BIN)/python scripts/new_project.py "$(or $(NAME),$(error NAME is missing: make rename NAME=…))" --here $(if $(SLIM),--slim)
 
-update: $(READY) ## take gradclip, runner and their tests from a newer template: FROM=CHECKOUT-OR-ARCHIVE
-	@$(BIN)/python scripts/update_project.py "$(FROM)"
+update: $(READY) ## take gradclip, runner and their tests from a newer template, then run all tests: FROM=CHECKOUT-OR-ARCHIVE, optionally ARGS=--no-tests
+	@$(BIN)/python scripts/update_project.py "$(or $(FROM),$(error FROM is missing: make update FROM=CHECKOUT-OR-ARCHIVE))" $(ARGS)
 
 clean: ## delete the environment and the caches, but no runs
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for other modules of scrip
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.errors import Parser, UserError, one_line_errors
-from scripts.template import RECORD, Contents, Record, Template, check_name, commit_of, digest, rename, rename_path
+from scripts.template import (
+    RECORD,
+    Contents,
+    Record,
+    Template,
+    check_clean,
+    check_name,
+    commit_of,
+    digest,
+    rename,
+    rename_path,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGE = "scripts/project_readme.md"
@@ -64,9 +75,7 @@ def create(name: str, folder: Path, *, slim: bool) -> None:
 def rename_here(name: str, *, slim: bool) -> None:
     """Turns this checkout into a project, or renames it if it is one. Raises UserError, before it changes anything."""
     template, record = Template.read(ROOT), Record.read(ROOT)
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if status.returncode or status.stdout:
-        raise UserError("commit your changes first, so that git can undo the renaming: git status is not clean")
+    check_clean(ROOT)
     before = template.files()
     if record is None:
         check_name(name, template, template.for_project(slim=slim))

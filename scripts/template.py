@@ -24,6 +24,7 @@ RECORD = ".template.json"  # of a project: which template it was made from
 CACHES = {".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "outputs"}
 OTHER_PACKAGES = ("gradclip", "runner", "scripts", "tests", "evidence", "conf", "docs", "outputs")
 LINK = re.compile(r"!?\[([^\]]*)\]\(([^)#:\s]+)(?:#[^)]*)?\)")  # to a file
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 TEMPLATE_ONLY = re.compile(rb"^.*(?:#|<!--) template[ ]only.*\n", re.MULTILINE)  # such lines are left out of a project
 Contents = dict[str, bytes]  # by path, relative to the root of a project
 
@@ -83,8 +84,15 @@ class Template:
         for path, content in found.items():
             if path.endswith(".md"):
                 found[path] = unlink(content.decode(), path, found).encode()
+        blocks = {f"{path}.{number}.py": block.encode()
+                  for path, content in found.items() if path.startswith("docs/") and path.endswith(".md")
+                  for number, block in enumerate(PYTHON_BLOCK.findall(content.decode()))}  # fmt: skip
         settings = (self.root / "pyproject.toml").read_bytes()
-        return formatted(found, rename(settings, self.package, name))
+        done = formatted(found | blocks, rename(settings, self.package, name))
+        for name_of_block, block in blocks.items():
+            path = name_of_block.rsplit(".", 2)[0]
+            done[path] = done[path].replace(block, done.pop(name_of_block))
+        return done
 
     def _is_left_out_by_slim(self, path: str) -> bool:
         stem = Path(path).stem.removeprefix("test_")
@@ -136,6 +144,13 @@ def commit_of(root: Path) -> str | None:
         return None
     command = ["git", "rev-parse", "--verify", "-q", "HEAD"]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+def check_clean(root: Path) -> None:
+    """Raises UserError unless the folder is a git repository in which everything is committed."""
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=False)
+    if status.returncode or status.stdout:
+        raise UserError("commit your changes first, so that git can undo what follows: git status is not clean")
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:

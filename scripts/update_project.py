@@ -1,7 +1,7 @@
 """Replaces gradclip, runner and their tests by those of a newer template: `python scripts/update_project.py FROM`.
 
 FROM is a checkout of the template, or an archive of one (.zip, .tar.gz). If this project has changed a file that would
-be replaced, nothing is. The tests run afterwards.
+be replaced, nothing is. A changed file that the template has not changed is kept. The tests run afterwards.
 """
 
 import shutil
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for other modules of scrip
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
 from runner.errors import Parser, UserError, one_line_errors
-from scripts.template import RECORD, Contents, Record, Template, commit_of, digest
+from scripts.template import RECORD, Contents, Record, Template, check_clean, commit_of, digest
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
         record = Record.read(ROOT)
         if record is None:
             raise UserError(f"{ROOT}: not a project; it has no {RECORD}")
+        if Record.read(template.root) is not None:
+            raise UserError(f"{args.source}: a project that was made from the template, not the template")
+        check_clean(ROOT)
         update(template, record)
     if not args.no_tests:
         sys.exit(subprocess.run([sys.executable, "-m", "pytest"], cwd=ROOT, check=False).returncode)
@@ -53,12 +56,16 @@ def unpacked(source: Path, folder: Path) -> Path:
 
 @dataclass
 class Change:
-    """What an update does to the project's files, by path. conflicts: files that were changed in the project."""
+    """What an update does to the project's files, by path.
+
+    conflicts: files that both the project and the template have changed. kept: those that only the project has.
+    """
 
     added: list[str]
     replaced: list[str]
     deleted: list[str]
     conflicts: list[str]
+    kept: list[str]
 
 
 def update(template: Template, record: Record) -> None:
@@ -68,7 +75,8 @@ def update(template: Template, record: Record) -> None:
     change = compare(new, record)
     if change.conflicts:
         raise UserError(
-            "nothing was replaced, since these files were changed in this project: " + ", ".join(change.conflicts)
+            f"nothing was replaced, since these files were changed in this project: {', '.join(change.conflicts)}; "
+            "take your changes elsewhere, or undo them, and update again"
         )
     for path in change.deleted:
         (ROOT / path).unlink()
@@ -78,7 +86,8 @@ def update(template: Template, record: Record) -> None:
     digests = {path: digest(content) for path, content in new.items()}
     updated = vars(record) | {"version": template.version, "commit": commit_of(template.root), "files": digests}
     (ROOT / RECORD).write_bytes(Record(**updated).text())
-    for word, paths in (("added", change.added), ("replaced", change.replaced), ("deleted", change.deleted)):
+    for word, paths in (("added", change.added), ("replaced", change.replaced), ("deleted", change.deleted),
+                        ("kept", change.kept)):  # fmt: skip
         print(*(f"{word:<9}{path}" for path in paths), sep="\n", end="\n" if paths else "")
     print(f"{record.version} -> {template.version}: {len(change.added)} added, {len(change.replaced)} replaced, "
           f"{len(change.deleted)} deleted")  # fmt: skip
@@ -89,13 +98,14 @@ def update(template: Template, record: Record) -> None:
 
 def compare(new: Contents, record: Record) -> Change:
     """Compares the project's files with the new ones, and with those that it once got."""
-    change = Change([], [], [], [])
+    change = Change([], [], [], [], [])
     for path in sorted({*new, *record.files}):
         old = (ROOT / path).read_bytes() if (ROOT / path).is_file() else None
         if old == new.get(path):
             continue
-        if (None if old is None else digest(old)) != record.files.get(path):
-            change.conflicts.append(path)
+        if (None if old is None else digest(old)) != (recorded := record.files.get(path)):
+            unchanged = path in new and digest(new[path]) == recorded
+            (change.kept if unchanged else change.conflicts).append(path)
         elif old is None:
             change.added.append(path)
         elif path in new:

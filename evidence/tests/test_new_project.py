@@ -113,9 +113,13 @@ def test_no_link_of_a_page_is_broken_and_code_stays(made: Path, template: Path) 
         parts = re.split(r"(^```.*?^```$)", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
         if (template / page.relative_to(made)).is_file() and page.name != "README.md":
             original = (template / page.relative_to(made)).read_text(encoding="utf-8")
-            assert [part.replace(NAME, "trainer") for part in parts[1::2]] == re.findall(
-                r"^```.*?^```$", original, re.DOTALL | re.MULTILINE
-            )
+            blocks = re.findall(r"^```.*?^```$", original, re.DOTALL | re.MULTILINE)
+            for part, block in zip(parts[1::2], blocks, strict=True):  # imports are sorted by the new name
+                assert sorted(part.replace(NAME, "trainer").splitlines()) == sorted(block.splitlines())
+                if part.startswith("```python") and page.parent.name == "docs":
+                    checked = subprocess.run([sys.executable, "-m", "ruff", "check", "--select", "I", "-"], cwd=made,
+                                             input=part[len("```python\n") : -3], text=True, check=False)  # fmt: skip
+                    assert checked.returncode == 0, part
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", "".join(parts[::2])):
             assert (page.parent / target).exists(), f"{page.relative_to(made)}: {target}"
 
@@ -267,11 +271,45 @@ def test_an_update_refuses_files_that_were_changed_here(copy: Path, newer: Path)
         with (copy / path).open("a") as file:
             file.write("# mine\n")
     (copy / "src" / "runner" / "added.py").write_text("# mine\n")
-    before = run(copy, "git", "diff").stdout
+    commit_all(copy)
     printed = python(copy, "scripts/update_project.py", newer, "--no-tests")
-    changed = ["src/runner/added.py", "src/runner/config.py", "src/runner/errors.py", "tests/runner/test_flow.py"]
-    assert printed.endswith(f"changed in this project: {', '.join(changed)}\n")
-    assert run(copy, "git", "diff").stdout == before
+    changed = ["src/runner/added.py", "src/runner/errors.py", "tests/runner/test_flow.py"]
+    assert f"changed in this project: {', '.join(changed)}; " in printed
+    assert run(copy, "git", "status", "--porcelain").stdout == ""
+
+
+def test_an_update_keeps_a_changed_file_that_the_template_has_not_changed(copy: Path, newer: Path) -> None:
+    with (copy / "src" / "runner" / "config.py").open("a") as file:
+        file.write("# mine\n")
+    commit_all(copy)
+    for version in ("9.0.0", "9.1.0"):
+        settings = newer / "scripts" / "template.toml"
+        settings.write_text(
+            re.sub(r'^version = ".*"', f'version = "{version}"', settings.read_text(), flags=re.MULTILINE)
+        )
+        printed = python(copy, "scripts/update_project.py", newer, "--no-tests")
+        assert "kept     src/runner/config.py\n" in printed
+        assert f" -> {version}: " in printed
+        commit_all(copy)
+    assert (copy / "src" / "runner" / "config.py").read_text().endswith("# mine\n")
+    assert "# newer than" in (copy / "src" / "runner" / "errors.py").read_text()
+
+
+def test_an_update_needs_a_clean_project_and_a_template(copy: Path, newer: Path, made: Path) -> None:
+    assert "a project that was made from the template" in python(copy, "scripts/update_project.py", made, "--no-tests")
+    assert "a project that was made from the template" in python(copy, "scripts/update_project.py", ".", "--no-tests")
+    (copy / "train.py").write_text("# mine\n")
+    assert "commit your changes first" in python(copy, "scripts/update_project.py", newer, "--no-tests")
+    assert run(copy, "git", "status", "--porcelain").stdout == " M train.py\n"
+
+
+def test_make_names_what_is_missing(copy: Path) -> None:
+    for target, words in (("update", "FROM is missing"), ("new", "NAME is missing"), ("rename", "NAME is missing")):
+        done = run(copy, "make", target, f"VENV={Path(sys.executable).parents[1]}")
+        assert done.returncode == 2
+        assert words in done.stderr
+    done = run(copy, "make", "rename", "NAME=my project", f"VENV={Path(sys.executable).parents[1]}")
+    assert "my project: a name is lower-case letters" in done.stderr
 
 
 def test_what_is_no_template_is_refused(copy: Path, tmp_path: Path) -> None:

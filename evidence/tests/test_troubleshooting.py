@@ -12,7 +12,7 @@ PAGE = " ".join((ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8
 SYMPTOMS = [
     ("diverged: the smoothed training loss", ["clip=none", "steps=60"]),
     ("gradients explode", ["clip=none", "steps=60"]),
-    ("clipped 100.0 % of the steps", ["clip.max=1e-6", "steps=3"]),
+    ("clipped 100.0 % of the logged steps", ["clip.max=1e-6", "steps=3"]),
     ("clipped 0.0 %", ["clip.max=1e6", "steps=3"]),
     ("device.precision=float16 needs clip.nonfinite=drop", ["device.precision=float16"]),
     ("gradients vanish", ["experiment=depth", "model.gain=0.5", "steps=2"]),

@@ -55,8 +55,14 @@ def problems(check: Callable[[str], Problems], group: str, name: str) -> list[st
 
 def model_problems(name: str) -> Problems:
     takes = Model.options[name].takes
+    kinds = sorted({schema.kind for schema in Data.options.values()})
     if not takes:
         yield "its schema names no kind of data in `takes`"
+    elif isinstance(takes, str):
+        yield f"takes={takes!r} is text; a tuple is expected, ({takes!r},)"
+        return
+    elif not set(takes) & set(kinds):
+        yield f"takes={takes}, which no data set yields, so that it cannot be trained; there are {', '.join(kinds)}"
     for dataset in option_names("data"):
         if Data.options[dataset].kind in takes:
             yield from model_on_data(name, dataset)
@@ -78,7 +84,19 @@ def model_on_data(name: str, dataset: str) -> Problems:
     if not isinstance(returned, tuple) or len(returned) != 2:
         yield f"forward returned {described(returned)}; a tuple of outputs and hidden state is expected"
         return
+    if not isinstance(returned[0], Tensor) or returned[0].shape[-1:] != (built.outputs,):
+        yield (
+            f"forward returned the outputs {described(returned[0])}; a last dimension of {built.outputs}, the number "
+            f"of outputs of data={dataset}, is expected"
+        )
+        return
     loss = built.loss(returned[0], batch.targets)
+    if not isinstance(loss, Tensor):
+        yield f"the loss of data={dataset} is {described(loss)}; {SCALAR}"
+        return
+    for key, value in built.metrics(returned[0], batch.targets).items():
+        if not isinstance(value, Tensor) or value.shape != ():
+            yield f"the metric {key} of data={dataset} is {described(value)}; a 0-d tensor is expected"
     if loss.shape != () or loss.dtype != torch.float32:
         yield f"forward gave {described(returned[0])}, and data={dataset} the loss {described(loss)}; {SCALAR}"
         return
@@ -119,6 +137,9 @@ def data_problems(name: str) -> Problems:
     held_out = [list(dataset.validation()) for _ in range(2)]
     if not torch.equal(state, torch.get_rng_state()):
         yield "it draws from torch's global generator; use a torch.Generator with the seed that build() is given"
+    if len(batches) < 10:
+        yield f"batches(0) ended after {len(batches)} batches; an endless iterator is expected"
+        return
     for key, value in dataset.facts.items():
         if not isinstance(value, str):
             yield f"facts[{key!r}] is {described(value)}; text is expected"
@@ -126,6 +147,8 @@ def data_problems(name: str) -> Problems:
         if not isinstance(batch, data.Batch):
             yield f"it yields {described(batch)}; a Batch is expected"
             return
+    if batches[0].inputs.is_floating_point() and batches[0].inputs.dtype != torch.float32:
+        yield f"its inputs are {described(batches[0].inputs)}; float32, or an integer type, is expected"
     if not (len(batches[0].inputs) == len(batches[0].targets) == ROWS):
         yield (
             f"a batch has {len(batches[0].inputs)} rows of inputs and {len(batches[0].targets)} of targets; "
@@ -158,9 +181,11 @@ def optimizer_problems(name: str) -> Problems:
             if group.get(key) != expected:
                 yield f"a parameter group has {key}={group.get(key)}; {expected} is expected, from the configuration"
     before = [parameter.clone() for parameter in model.parameters()]
-    step(model, optimizer)
+    step(model, optimizer, 0)
     if all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True)):
         yield "a step changed no parameter"
+    for number in range(1, 4):
+        step(model, optimizer, number)
     state = copy.deepcopy(optimizer.state_dict())
     weights = copy.deepcopy(model.state_dict())
     resumed = optimizers.build(option("optimizer", name, **values), model)
@@ -168,15 +193,18 @@ def optimizer_problems(name: str) -> Problems:
     ends = []
     for each in (optimizer, resumed):
         model.load_state_dict(weights)
-        step(model, each)
+        for number in range(4, 8):
+            step(model, each, number)
         ends.append([parameter.clone() for parameter in model.parameters()])
     if any(not torch.equal(one, other) for one, other in zip(*ends, strict=True)):
         yield "its state_dict() does not hold all that the next step depends on: a resumed run would differ"
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+    """A step whose gradient differs from that of the step before, in its sign as well."""
     model.zero_grad()
-    model(torch.ones(2, 3)).square().sum().backward()
+    inputs = torch.randn(2, 3, generator=torch.Generator().manual_seed(number))
+    (10 ** (number % 3) * model(inputs).sum()).backward()
     optimizer.step()
 
 
@@ -238,6 +266,9 @@ def option_problems(group: str, name: str) -> Problems:
         yield f"conf/{group}/{name}.yaml is missing"
         return
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(given, dict):
+        yield f"conf/{group}/{name}.yaml has no keys; `defaults` and `name` are expected"
+        return
     if f"/schema/{group}/{name}@_here_" not in map(str, given.get("defaults", [])):
         yield f"the defaults of conf/{group}/{name}.yaml lack /schema/{group}/{name}@_here_"
         return
