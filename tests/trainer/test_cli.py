@@ -181,6 +181,7 @@ BUILD_ERRORS = [
     ("model.hidden=1000000", "model=rnn: its weights do not fit into the memory of cpu"),
     ("init_from=nope.pt", "init_from=nope.pt: no such checkpoint"),
     ("init_from=short", "init_from=short: damaged, or not a checkpoint of this program"),
+    ("init_from=taken", "init_from=taken: a folder; name a file, such as "),
     ("init_from=nope.safetensors", "init_from=nope.safetensors: no such file"),
 ]  # fmt: skip
 

@@ -111,9 +111,11 @@ def test_an_explosion_is_a_jump_above_the_usual_norm_with_a_rising_loss(caplog: 
     for part in ("gradients explode: at step", "times the usual one", "the largest in large", "try clip=norm"):
         assert part in line
     assert len(line.splitlines()) == 1
+    assert "after clipping" not in line, "clip=none clips nothing"
     caplog.clear()
     first_warning([1.0, 20.0], "clip=value")
     assert "a lower limit than that of clip=value" in warnings(caplog)[0]
+    assert "the norm after clipping is 20, " in warnings(caplog)[0]
 
 
 def test_each_kind_of_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
