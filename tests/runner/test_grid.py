@@ -264,7 +264,7 @@ def test_values_keep_their_quotes() -> None:
 
 
 def test_the_first_invalid_point_is_named() -> None:
-    with pytest.raises(UserError, match=r"clip\.max=-1\.0: .* \(job 2: clip\.max=-1 seed=1\)"):
+    with pytest.raises(UserError, match=r"clip\.max=-1: .* \(job 2: clip\.max=-1 seed=1\)"):
         planned("clip.max=1,-1", "seed=1,2")
 
 
