@@ -91,6 +91,7 @@ def summarize(state: TrainState, run: Run, stopped: RunStopped | None) -> None:
         losses=(history.first, history.last) if history.logged else None,
         best=None if history.best is None else (history.best, history.best_step),
         clipped=history.clipped / max(history.logged, 1),
+        policy=state.config.clip.name,
         norms=history.before,
         dropped=history.dropped,
         divergence="only non-finite values end the run (divergence.factor=null)" if unlimited else None,
