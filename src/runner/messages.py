@@ -144,7 +144,7 @@ def unknown_key(
     if advice := getattr(owner, "removed", {}).get(leaf):
         return f"{line}; {advice}"
     if others := _options_with(group, leaf, project):
-        return f"{line}; it belongs to {' and '.join(f'{chosen_by}={option}' for option in others)}"
+        return f"{line}; it belongs to {_options_listed(chosen_by, others)}"
     if leaf in OTHER_NAMES and project and OTHER_NAMES[leaf] in {name for name, _ in project.all_keys()}:
         return f"{line}; it is {OTHER_NAMES[leaf]} here"
     path = f"{parent}." if parent else ""
@@ -152,7 +152,7 @@ def unknown_key(
     sibling = nearest_name(leaf, names)
     hint = _same_spelling(key, project) or (path + sibling if sibling else nearest_key(key, project))
     if hint and not has_field(owner, hint) and (others := _options_with(group, hint, project)):
-        return f"{line}; {' and '.join(f'{chosen_by}={option}' for option in others)} have {hint}"
+        return f"{line}; {_options_listed(chosen_by, others)} {'has' if len(others) == 1 else 'have'} {hint}"
     there = ", ".join(path + name for name in names)
     return f"{line}; did you mean {hint}?" if hint else f"{line}; there are {there}"
 
@@ -213,6 +213,12 @@ def _options(group: str, project: Project[Any] | None) -> dict[str, type[Any]]:
 def _options_with(group: str, key: str, project: Project[Any] | None) -> list[str]:
     """The options of a group that have a key."""
     return [option for option, schema in _options(group, project).items() if has_field(schema, key)]
+
+
+def _options_listed(group: str, options: Sequence[str]) -> str:
+    """Up to three options as overrides, and the number of the others."""
+    named = [f"{group}={option}" for option in options[:3]]
+    return " and ".join(named if len(options) <= 3 else [", ".join(named), f"{len(options) - 3} more"])
 
 
 def _is_schema(owner: Any) -> bool:

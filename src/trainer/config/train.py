@@ -96,8 +96,9 @@ class Train(RunConfig):
         data = self.data
         takes = " or ".join(self.model.takes)
         if data.kind not in self.model.takes:
-            fitting = [name for name, model in Model.options.items() if data.kind in model.takes]
-            hint = f"; {' and '.join(f'model={name}' for name in sorted(fitting))} take it" if fitting else ""
+            fitting = sorted(name for name, model in Model.options.items() if data.kind in model.takes)
+            verb = "takes" if len(fitting) == 1 else "take"
+            hint = f"; {' and '.join(f'model={name}' for name in fitting)} {verb} it" if fitting else ""
             raise UserError(f"model={self.model.name} takes {takes}, but data={data.name} yields {data.kind}{hint}")
         if self.micro_batches > data.batch_size:
             raise UserError(
