@@ -14,7 +14,7 @@ from runner.printable import format_loss
 from runner.report import aggregate
 from runner.sweeps import search
 from runner.sweeps.grid import Points
-from runner.sweeps.results import read_plan
+from runner.sweeps.results import Job, Result, read_plan
 from runner.sweeps.space import axes
 from tests import programs
 from tests.runner.support import COUNTER, composer, program, refused, status, wait_for
@@ -129,6 +129,17 @@ def test_every_trial_is_a_job(searched: tuple[Path, str]) -> None:
     assert {"finished", "diverged"} <= states <= {"finished", "diverged", "duplicate", "pruned"}
     best = min(trials, key=lambda trial: trial.value)
     assert f"best: job {best.number} with {format_loss(best.value)}: python train.py " in output
+
+
+def test_the_value_of_a_trial_is_that_of_its_job() -> None:
+    """A duplicate takes it from the job's result, since the study has no value until the job's process has ended."""
+
+    def value(state: str, objective: float | None) -> float | None:
+        return search.trial_value(Result(Job(0, [], ""), Path("0"), state, objective=objective))
+
+    assert value("finished", 0.5) == 0.5
+    assert value("finished", math.nan) == value("finished", None) == value("diverged", 0.5) == math.inf
+    assert value("pruned", 0.5) is value("running", 0.5) is value("failed", None) is None
 
 
 def test_the_report_reads_a_search(searched: tuple[Path, str]) -> None:

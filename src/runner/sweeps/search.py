@@ -106,15 +106,17 @@ class Search:
         """A new trial as a job; a trial that repeats a job with a result gets that result at once."""
         sweep, trial = self._sweep, self._study.ask()
         overrides, config = sweep.points.config(sample(trial, sweep.axes, sweep.points))
-        results = [result.job for result in sweep.results if result.state in ("finished", "diverged")]
-        job = make_job(trial.number, overrides, config, sweep.axes, results)
+        values = {result.job.number: value for result in sweep.results if (value := trial_value(result)) is not None}
+        ended = [job for job in sweep.plan.jobs if job.number in values]
+        job = make_job(trial.number, overrides, config, sweep.axes, ended)
         sweep.plan.jobs.append(job)
         sweep.plan.write(sweep.folder)
         if job.duplicate_of is None:
             self._trials[trial.number] = trial
         else:
             change_status(sweep.folder / str(job.number), state="duplicate", duplicate_of=job.duplicate_of)
-            self._study.tell(trial.number, self._study.trials[job.duplicate_of].value)
+            # Not the earlier trial's value in the study, which has none until the end of the job's process is seen.
+            self._study.tell(trial.number, values[job.duplicate_of])
         return job
 
     def prune_reason(self, job: Job) -> str | None:
@@ -149,13 +151,10 @@ class Search:
         """Reports a job's result to Optuna."""
         number, states = result.job.number, self._optuna.trial.TrialState
         self._report(result.job)
-        match result.state:
-            case "finished" if result.objective is not None and math.isfinite(result.objective):
-                self._study.tell(number, result.objective)
-            case "finished" | "diverged":
-                self._study.tell(number, math.inf)
-            case "pruned":
-                self._study.tell(number, state=states.PRUNED)
+        if (value := trial_value(result)) is not None:
+            self._study.tell(number, value)
+        elif result.state == "pruned":
+            self._study.tell(number, state=states.PRUNED)
         # A job in any other state has no result: `sweep.resume` runs it again, with the same number.
 
     def conclusion(self) -> str:
@@ -168,6 +167,14 @@ class Search:
             return "\nno trial finished; try lower thresholds or a lower learning rate"
         command = shlex.join(["python", "train.py", *best.job.overrides])
         return f"\nbest: job {best.job.number} with {format_loss(best.objective)}: {command}"
+
+
+def trial_value(result: Result) -> float | None:
+    """The value of a job's trial: its objective, or infinity without a finite one; None for a job without a result."""
+    if result.state not in ("finished", "diverged"):
+        return None
+    finite = result.state == "finished" and result.objective is not None and math.isfinite(result.objective)
+    return result.objective if finite else math.inf
 
 
 def sample(trial: Any, axes: Sequence[Axis], configurations: Points) -> list[str]:
