@@ -82,7 +82,7 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
     first_steps = FirstSteps(model, config.log.first_steps)
     started, done = time.perf_counter(), state.step
     model.train()
-    for step, batch in enumerate(_progress(_batches(state), state), start=done + 1):
+    for step, batch in enumerate(_progress(batches(state), state), start=done + 1):
         due = due_at(step, state)
         stop = run.stop  # a signal makes this step the last one
         weights = snapshot(model) if due.parameters or due.table else None
@@ -172,15 +172,15 @@ def checkpoint_content(state: TrainState, tracker: Tracker) -> dict[str, object]
     return state.state_dict() | {"logs": tracker.log_lengths()}
 
 
-def _batches(state: TrainState) -> Iterator[Batch]:
+def batches(state: TrainState) -> Iterator[Batch]:
     """The training batches of the remaining steps."""
     config, done = state.config, state.step
     if config.repeat_batches is None:
-        batches = state.data.batches(done)
+        remaining = state.data.batches(done)
     else:
         first = list(islice(state.data.batches(0), min(config.repeat_batches, config.steps)))
-        batches = islice(cycle(first), done % len(first), None)
-    return islice(batches, config.steps - done)
+        remaining = islice(cycle(first), done % len(first), None)
+    return islice(remaining, config.steps - done)
 
 
 def _progress(batches: Iterator[Batch], state: TrainState) -> Iterator[Batch]:

@@ -11,12 +11,13 @@ from runner.errors import UserError
 from runner.printable import printable
 from runner.report import summary
 from runner.runs import checkpoint
-from runner.runs.run import Run, RunOutcome, RunStopped
+from runner.runs.run import Diverged, Run, RunOutcome, RunStopped
 from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import truncate_logs
 from trainer.config import Train
 from trainer.evaluate import sample
 from trainer.loop import train
+from trainer.post_mortem import post_mortem
 from trainer.state import TrainState, build
 from trainer.weights import load_weights
 
@@ -29,7 +30,7 @@ def execute(config: Train, run: Run) -> None:
     Raises RunStopped if training ended early and, before `run.begin`, UserError for an error in the configuration that
     only building can detect.
     """
-    finished, stopped = False, None
+    finished = False
     with torch.autograd.set_detect_anomaly(config.detect_anomaly):
         state = build(config)
         facts = state.data.facts
@@ -42,15 +43,27 @@ def execute(config: Train, run: Run) -> None:
         tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.create(asdict(config))), facts, after=state.step)
         tracker.begin(run.swept)
         try:
-            train(state, run, tracker)
-            finished = True
-        except RunStopped as reason:
-            stopped = reason
+            stopped = _train(state, run, tracker)
+            finished = stopped is None
+            summarize(state, run, stopped)
+            if isinstance(stopped, Diverged):
+                del state  # the post-mortem builds the model anew
+                text = post_mortem(config, run, str(stopped))
+                tracker.text("post_mortem", text)
+                log.info("\n%s", text)
         finally:
             tracker.close(finished=finished)
-    summarize(state, run, stopped)
     if stopped is not None:
         raise stopped
+
+
+def _train(state: TrainState, run: Run, tracker: Tracker) -> RunStopped | None:
+    """Trains, and returns the exception if training ended early, without its frames, which hold the state."""
+    try:
+        train(state, run, tracker)
+    except RunStopped as reason:
+        return reason.with_traceback(None)
+    return None
 
 
 def execute_in_folder(config: Train, folder: Path, *, resumed: bool = False) -> RunOutcome:

@@ -103,6 +103,10 @@ class Tracker:
         image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)
         self._add(Summary(value=[Summary.Value(tag="gradient_flow", image=image)]), step)
 
+    def text(self, tag: str, text: str) -> None:
+        """Writes a text in Markdown."""
+        self._add(summary.text(tag, text))  # type: ignore[no-untyped-call]
+
     def histograms(self, step: int, tensors: Mapping[str, Tensor | None]) -> None:
         """Writes a histogram of each tensor's elements, without tensors that are None, empty or not finite."""
         counted = {name: _histogram(tensor.detach()) for name, tensor in tensors.items() if tensor is not None}

@@ -51,6 +51,20 @@ class Diagnosis(Checked):
 
 
 @dataclass(kw_only=True)
+class PostMortem(Checked):
+    """What a run does after it diverged, to find the cause and settings that work."""
+
+    replay_steps: int = field(
+        "steps that are repeated at most, from the last checkpoint, to see each parameter; 0: none",
+        ge=0,
+        mutable_on_resume=True,
+    )
+    try_steps: int = field("steps for which each other setting is tried; 0: none is tried, and none in a sweep",
+                           ge=0, mutable_on_resume=True)  # fmt: skip
+    seconds: float = field("seconds that both take at most", ge=0, mutable_on_resume=True)
+
+
+@dataclass(kw_only=True)
 class Train(RunConfig):
     """Root configuration of a training run."""
 
@@ -75,6 +89,7 @@ class Train(RunConfig):
     )
     divergence: Divergence = field("when a run counts as diverged")
     diagnosis: Diagnosis = field("when the log warns of gradients")
+    post_mortem: PostMortem = field("what follows a divergence")
     init_from: str | None = field(
         "a checkpoint or a safetensors file: the weights that a new run starts from, read before its first step only",
         path=True,
