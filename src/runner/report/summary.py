@@ -30,9 +30,10 @@ def show(
     """Logs the summary of a run, which the log prints.
 
     stopped: the exception that ended it early. losses: the first and the last logged training loss. best: the best
-    validation loss and its step. clipped: the share of logged steps in which anything was clipped. findings: what
-    the logs show on clipping and on spikes. norms: the logged norms before clipping. dropped: the number of steps that were skipped. divergence: what is peculiar
-    about the rule by which the run counts as diverged. sample: text that the model generated.
+    validation loss and its step. clipped: the share of logged steps in which anything was clipped. findings: what the
+    logs show on clipping and on spikes. norms: the logged norms before clipping. dropped: the number of steps that were
+    skipped. divergence: what is peculiar about the rule by which the run counts as diverged. sample: text that the
+    model generated.
     """
     status, findings = run.status, findings or Findings()
     state = "finished" if stopped is None else f"{stopped.state}: {printable(str(stopped), keep='')}"

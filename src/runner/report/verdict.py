@@ -47,8 +47,9 @@ def find(run: Path, config: Mapping[str, Any] | None = None) -> Findings:
     settings = read_settings(run) if config is None else settings_of(config)
     clipped, limit, fractions = None, None, logged.get(CLIP_FRACTION)
     if fractions and settings.kind != "measure":
-        share = np.mean([value > 0 for _, value in fractions])
-        clipped = f"{100 * share:.1f} % of the logged steps; {verdict(*zip(*fractions, strict=True), settings)}"
+        steps, shares = zip(*fractions, strict=True)
+        limited = np.mean([share > 0 for share in shares])
+        clipped = f"{100 * limited:.1f} % of the logged steps; {verdict(steps, shares, settings)}"
         limit = describe_limit(logged.get(CLIP_LIMIT, []), settings)
     series = {score: [value for _, value in logged.get(tag, [])] for score, tag in SPIKE_SCORES.items()}
     return Findings(clipped, limit, {tag: spike_score(each) for tag, each in series.items() if len(each) > WINDOW})
