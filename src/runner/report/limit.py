@@ -24,7 +24,8 @@ def describe_limit(limits: StepValues, settings: Settings) -> str | None:
     if not settings.sets_own_limit or not limits:
         return None
     first = next((step for step, limit in limits if math.isfinite(limit)), limits[-1][0] + 1)
-    warmup = int(settings.clip.get("warmup", first - limits[0][0]))
+    own_warmup = settings.clip.get("warmup")
+    warmup = first - limits[0][0] if own_warmup is None else int(own_warmup)
     if limits[-1][0] <= warmup:
         return f"not adapted yet: the warm-up of {warmup} steps was not over at step {limits[-1][0]}"
     values = np.array([limit for step, limit in limits if step > warmup], np.float64)
@@ -65,4 +66,4 @@ def still_changing(limits: Sequence[float] | Limits) -> bool:
     fifth = max(len(array) // 5, 1)
     before, last = array[-2 * fifth : -fifth], float(np.median(array[-fifth:]))
     low, median, high = np.quantile(before, [0.1, 0.5, 0.9])
-    return not low <= last <= high and abs(last - median) > LEAST_CHANGE * abs(median)
+    return bool(not low <= last <= high and abs(last - median) > LEAST_CHANGE * abs(median))
