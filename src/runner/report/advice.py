@@ -75,13 +75,13 @@ def advice(
     After a divergence most norms are those of the divergence, and the smallest of three thresholds is taken: their 10th
     percentile, the norm of the first step, which the divergence had not changed, and `longest`. momentum: the
     optimizer's, with which a step is up to 1 / (1 - momentum) times as long. longest: the threshold with which no step
-    is longer than 3 % of the weights. failed: thresholds at which a run diverged; the suggestion is far below them.
+    is longer than 1 % of the weights. failed: thresholds at which a run diverged; the suggestion is far below them.
     """
     candidates = suggestions(norms)
     best = candidates[0]
     if status.get("state") == "diverged":
         first = "the norm of the first step" + (" x (1 - momentum)" if momentum else "")
-        limits = [(float(norms[0]) * (1 - momentum), first), (longest, "no step is longer than 3 % of the weights")]
+        limits = [(float(norms[0]) * (1 - momentum), first), (longest, "no step is longer than 1 % of the weights")]
         best = min(candidates[-1], *(_suggestion(norms, *each) for each in limits), key=lambda each: each.threshold)
     if best.threshold > safe_below(failed):
         best = _suggestion(norms, min(failed) / 10, f"a tenth of {min(failed):.3g}, which diverged")

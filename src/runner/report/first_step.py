@@ -7,7 +7,7 @@ from runner.report.settings import Settings
 from runner.tracking import metrics
 from runner.tracking.tags import LR, UPDATE_RATIO, WEIGHT_NORM
 
-SHORT = 0.03  # the longest step, as a share of the norm of all weights, that a diverged run is advised to take
+SHORT = 0.01  # the longest step, as a share of the norm of all weights, that a diverged run is advised to take
 RESOLUTION = 1e-5  # of 1 - ratio², below which rounding alone can have made it
 
 
@@ -26,7 +26,7 @@ def longest_update(run: Path, settings: Settings) -> tuple[float, float] | None:
 
 
 def longest_threshold(run: Path, settings: Settings) -> float:
-    """The threshold with which no step is longer than 3 % of the weights; infinity if it is unknown.
+    """The threshold with which no step is longer than 1 % of the weights; infinity if it is unknown.
 
     It depends on the learning rate alone, so that it is unknown for an optimizer that divides the gradient by its size.
     """
@@ -39,7 +39,7 @@ def longest_threshold(run: Path, settings: Settings) -> float:
 def lower_rate(run: Path, settings: Settings, failed: list[float]) -> float | None:
     """A learning rate for a run that diverged: a tenth of the lowest that failed, or less.
 
-    It is less if the first step would otherwise be longer than 3 % of the weights. failed: the learning rates at
+    It is less if the first step would otherwise be longer than 1 % of the weights. failed: the learning rates at
     which a run of the same sweep diverged. None if the configuration has no rate.
     """
     if not settings.lr:
