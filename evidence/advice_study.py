@@ -14,10 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evidence import pages
-from evidence.common import in_processes, status_of
+from evidence.common import compose, in_processes, status_of
 from runner.report.advice import SHARES, advice_for, norms_of, suggestions
 from runner.runs.run import save_config
-from trainer.project import compose
 
 PAGE = pages.DOCS / "advice.md"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
