@@ -1,6 +1,7 @@
 """What a run logs and prints at its end on clipping and on spikes, and to which policies the advice applies."""
 
 import logging
+import shlex
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from runner.report.advice import advise
 from runner.report.fit import misfit
 from runner.report.settings import settings_of
 from runner.report.verdict import of_run
@@ -131,6 +134,45 @@ def test_a_run_that_diverged_has_its_findings(tmp_path: Path) -> None:
     assert execute_in_folder(config, tmp_path).state == "diverged"
     (found,) = clipping_texts(tmp_path)
     assert "% of the logged steps; " in found[1]
+
+
+DIGITS = ("model=mlp", "data=digits", "data.batch_size=359", "steps=60", "evaluate_every=60", "checkpoint.every=60",
+          "log.progress=false", "log.flow=false")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("clip=none", "optimizer.lr=20"),
+        ("clip=norm", "clip.max=50", "optimizer.lr=10"),
+        ("clip=norm", "clip.max=50", "optimizer.lr=500"),
+        ("clip=norm", "clip.max=50", "optimizer.lr=5", "optimizer.momentum=0.9"),
+        ("clip=value", "clip.max=10", "optimizer.lr=50"),
+        ("clip=norm", "clip.max=50", "optimizer=adam", "optimizer.lr=1"),
+        ("clip=norm", "clip.max=50", "optimizer=adamw", "optimizer.lr=10"),
+        ("clip=norm", "clip.max=50", "optimizer=rmsprop", "optimizer.lr=1"),
+    ],
+    ids=" ".join,
+)
+def test_the_first_advice_after_a_divergence_is_a_run_that_learns(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    require_options(*DIGITS, *overrides)
+
+    def execute(folder: Path, words: list[str]) -> str:
+        config = compose(*words)
+        save_config(config, folder)
+        (folder / ".hydra").mkdir()
+        OmegaConf.save(words, folder / ".hydra" / "overrides.yaml")
+        return execute_in_folder(config, folder).state
+
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    assert execute(tmp_path / "first", [*DIGITS, *overrides]) == "diverged"
+    line = next(line for line in advise(tmp_path / "first").splitlines() if line.startswith("advice: "))
+    words = shlex.split(line.removeprefix("advice: "), comments=True)
+    assert words[:2] == ["python", "train.py"]
+    assert execute(tmp_path / "second", words[2:]) == "finished"
+    losses = [value for _, value in metrics.read(tmp_path / "second")["loss/train"]]
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("name", option_names("clip"))

@@ -8,21 +8,23 @@ from runner.tracking import metrics
 from runner.tracking.tags import LR, UPDATE_RATIO, WEIGHT_NORM
 
 SHORT = 0.01  # the longest step, as a share of the norm of all weights, that a diverged run is advised to take
-RESOLUTION = 1e-5  # of 1 - ratio², below which rounding alone can have made it
+ROUNDING = 1e-6  # of 1 - ratio², below which rounding alone can have made it: weights of 0 before the step
+LEAST = 1e-5  # of 1 - ratio², below which the small angle between step and weights changes it more than their lengths
 
 
 def longest_update(run: Path, settings: Settings) -> tuple[float, float] | None:
     """The length of a short step, and that of the run's first step at its full learning rate; None if unknown.
 
     What is logged are the norm w of the weights after the step, and the ratio r of the update to it. Before the step
-    the norm is about w · √|1 - r²|, since a gradient is nearly orthogonal to random weights.
+    the norm is about w · √|1 - r²|, since a gradient is nearly orthogonal to random weights. A step of more than 300
+    times the weights counts as one of 300 times.
     """
     logged = metrics.read(run, (WEIGHT_NORM, UPDATE_RATIO, LR))
     weights, ratio, lr = (dict(logged.get(tag, [])).get(1, math.nan) for tag in (WEIGHT_NORM, UPDATE_RATIO, LR))
     change = abs(1 - ratio**2)
-    if settings.lr is None or not (weights > 0 and ratio > 0 and lr > 0 and change > RESOLUTION and weights < math.inf):
+    if settings.lr is None or not (weights > 0 and ratio > 0 and lr > 0 and change > ROUNDING and weights < math.inf):
         return None
-    return SHORT * weights * math.sqrt(change), ratio * weights * settings.lr / lr
+    return SHORT * weights * math.sqrt(max(change, LEAST)), ratio * weights * settings.lr / lr
 
 
 def longest_threshold(run: Path, settings: Settings) -> float:
