@@ -9,7 +9,7 @@ from runner.tracking.tags import LR, UPDATE_RATIO, WEIGHT_NORM
 
 SHORT = 0.01  # the longest step, as a share of the norm of all weights, that a diverged run is advised to take
 ROUNDING = 1e-6  # of 1 - ratio², below which rounding alone can have made it: weights of 0 before the step
-LEAST = 1e-5  # of 1 - ratio², below which the small angle between step and weights changes it more than their lengths
+LEAST = 1e-5  # of 1 - ratio², below which the small part of the step along the weights determines it
 
 
 def longest_update(run: Path, settings: Settings) -> tuple[float, float] | None:
