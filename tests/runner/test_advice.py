@@ -156,7 +156,7 @@ def test_the_advice_is_below_every_threshold_at_which_a_job_of_the_sweep_diverge
         assert words[3] == "clip=norm"
         assert float(words[4].removeprefix("clip.max=")) < 8
         assert len(words) == 5
-        assert "/sweep/1 diverged at clip.max=8; the advice is below that" in text
+        assert "/sweep/1 diverged at clip.max=8; the advised threshold is below that" in text
         assert "25 % of the logged steps were clipped" in text
         assert f"from steps 1 to 200 of {tmp_path}/sweep/{job}, which" in text
     assert "clip.max=0.8 " in advise(tmp_path / "sweep" / "0")
@@ -295,7 +295,7 @@ def test_the_norms_of_a_divergence_are_no_drift_and_no_thresholds(tmp_path: Path
     assert "drift" not in text
     assert "autoclip" not in "".join(map(" ".join, commands(text)))
     assert re.findall(r"clip=norm clip\.max=([\d.]+)", text) == ["0.5"]
-    assert text.count("not below what diverged") == 7
+    assert text.count("none: above the advice") == 7
 
 
 # -- policies that measure something else

@@ -198,18 +198,21 @@ def advise(run: Path, tag: str = NORM_BEFORE) -> str:
     fractions = [value for _, value in metrics.read(run, [CLIP_FRACTION]).get(CLIP_FRACTION, [])] if status else []
     clipped = sum(value > 0 for value in fractions) / max(len(fractions), 1)
     notes = [f"warning: {line}" for line in warnings(norms, status, clipped)]
-    notes += [f"warning: {shell_path(folder)} diverged at clip.max={threshold:g}; the advice is below that"
+    notes += [f"warning: {shell_path(folder)} diverged at clip.max={threshold:g}; the advised threshold is below that"
               for threshold, folder in sorted(failed.items())[:1]]  # fmt: skip
     notes += [f"note: {line}" for line in (misfit(settings), _needs_rate(settings, status, clipped)) if line]
-    safe = best.threshold if status.get("state") == "diverged" else safe_below(list(failed))
-    return "\n".join([heading, "", *_table(norms, safe), "", *notes, *_commands(run, norms, best, safe, clipped)])
+    diverged = status.get("state") == "diverged"
+    safe = best.threshold if diverged else safe_below(list(failed))
+    unsafe = "none: above the advice" if diverged else "none: near one that diverged"
+    table = _table(norms, safe, unsafe)
+    return "\n".join([heading, "", *table, "", *notes, *_commands(run, norms, best, safe, clipped)])
 
 
-def _table(norms: Norms, safe: float) -> list[str]:
-    """The lines of the table of thresholds. Those above a safe one have no override."""
+def _table(norms: Norms, safe: float, unsafe: str) -> list[str]:
+    """The lines of the table of thresholds. Those above a safe one have the text `unsafe` in place of an override."""
     rows = [("threshold", "steps above it", "source", "override")]
     for each in sorted(suggestions(norms), key=lambda each: each.threshold):
-        override = each.override if each.threshold <= safe else "not below what diverged"
+        override = each.override if each.threshold <= safe else unsafe
         rows.append((f"{each.threshold:.3g}", f"{100 * each.share:.1f} %", each.source, override))
     return columns(rows)
 
