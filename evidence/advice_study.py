@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evidence import pages
-from evidence.common import in_processes, status_of
-from runner.report.advice import SHARES, advice, norms_of, suggestions
-from runner.runs.status import read_status
+from evidence.common import compose, in_processes, status_of
+from runner.report.advice import SHARES, advice_for, norms_of, suggestions
+from runner.runs.run import save_config
 
 PAGE = pages.DOCS / "advice.md"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -58,15 +58,17 @@ def train(runs: Path, overrides: Sequence[str], point: Point) -> float | None:
     """The best validation loss of a run, which is trained if it does not exist yet; None if it diverged."""
     threshold, seed = point
     chosen = (f"clip.max={threshold!r}", f"seed={seed}")
-    status = status_of(folder(runs, point), "experiment=default_job", *chosen, *overrides)
+    run, job = folder(runs, point), ("experiment=default_job", *chosen, *overrides)
+    run.mkdir(parents=True, exist_ok=True)
+    save_config(compose(*job), run)  # the advice reads the optimizer's values
+    status = status_of(run, *job)
     return status["objective"] if status["state"] == "finished" else None
 
 
 def advised_thresholds(run: Path) -> list[float]:
     """The thresholds that are advised for the norms of a run, the first advice first."""
-    norms = norms_of(run)
-    others = suggestions(norms)[1 : len(SHARES)]
-    return [advice(norms, read_status(run)).threshold, *(suggestion.threshold for suggestion in others)]
+    others = suggestions(norms_of(run))[1 : len(SHARES)]
+    return [advice_for(run).threshold, *(suggestion.threshold for suggestion in others)]
 
 
 def sections(grid: Losses, advised: Advised, found: Losses) -> dict[str, str]:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from runner.errors import UserError
 from runner.printable import count_of, format_loss
 from runner.report.commands import has_overrides, repeat_command
 from runner.report.post_mortem import FILE, Advice, Evidence, find_cause, from_log, markdown
+from runner.report.settings import settings_of
 from runner.runs.files import write_atomically
 from runner.runs.run import Run
 from trainer import schedules
@@ -37,7 +39,7 @@ def post_mortem(config: Train, run: Run, reason: str) -> str:
         run.heartbeat(run.status["step"])
         return run.stop is None and time.monotonic() < deadline
 
-    evidence, attempts = Evidence(from_log(run.folder), config.optimizer.name, config.optimizer.normalizes), []
+    evidence, attempts = Evidence(from_log(run.folder), settings_of(asdict(config))), []
     try:
         replayed = (
             replay(config, run.folder, run.status["step"], keep_going) if config.post_mortem.replay_steps else None

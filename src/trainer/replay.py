@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradclip import NonFiniteGradientError
 from runner.report.post_mortem import Evidence, Step, is_jump
+from runner.report.settings import settings_of
 from runner.runs import checkpoint
 from runner.runs.run import Diverged
 from trainer.config import Train
@@ -46,7 +47,7 @@ def replay(config: Train, folder: Path, completed: int, keep_going: Callable[[],
     state = initial_state(deepcopy(config))
     if path is not None:
         state.load_state_dict(content, path)
-    evidence = Evidence([], config.optimizer.name, config.optimizer.normalizes, replayed=True)
+    evidence = Evidence([], settings_of(asdict(config)), replayed=True)
     previous: Batch | None = None
     for number, batch in enumerate(batches(state), start=state.step + 1):
         if number > completed + 1:

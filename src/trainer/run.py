@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from runner.errors import UserError
 from runner.printable import printable
 from runner.report import summary
+from runner.report.verdict import Findings, find
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Run, RunOutcome, RunStopped
 from runner.tracking.tracker import Tracker
@@ -45,7 +46,9 @@ def execute(config: Train, run: Run) -> None:
         try:
             stopped = _train(state, run, tracker)
             finished = stopped is None
-            summarize(state, run, stopped)
+            findings = find(run.folder, asdict(config))
+            tracker.conclude(state.step, findings.scores, findings.text)
+            summarize(state, run, stopped, findings)
             if isinstance(stopped, Diverged):
                 del state  # the post-mortem builds the model anew
                 text = post_mortem(config, run, str(stopped))
@@ -95,7 +98,7 @@ def initialize(state: TrainState, path: str) -> None:
         raise UserError(f"init_from={path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
-def summarize(state: TrainState, run: Run, stopped: RunStopped | None) -> None:
+def summarize(state: TrainState, run: Run, stopped: RunStopped | None, findings: Findings) -> None:
     """Prints and logs the end-of-run summary."""
     history, unlimited = state.history, state.config.divergence.factor is None
     summary.show(
@@ -104,7 +107,7 @@ def summarize(state: TrainState, run: Run, stopped: RunStopped | None) -> None:
         losses=(history.first, history.last) if history.logged else None,
         best=None if history.best is None else (history.best, history.best_step),
         clipped=history.clipped / max(history.logged, 1),
-        policy=state.config.clip.name,
+        findings=findings,
         norms=history.before,
         dropped=history.dropped,
         divergence="only non-finite values end the run (divergence.factor=null)" if unlimited else None,

@@ -1,12 +1,16 @@
 """Suggested thresholds, checked by counting, for runs of this project and event files of other programs."""
 
+import math
 import random
+import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
@@ -152,7 +156,7 @@ def test_the_advice_is_below_every_threshold_at_which_a_job_of_the_sweep_diverge
         assert words[3] == "clip=norm"
         assert float(words[4].removeprefix("clip.max=")) < 8
         assert len(words) == 5
-        assert "/sweep/1 diverged at clip.max=8; the advice is below that" in text
+        assert "/sweep/1 diverged at clip.max=8; the advised threshold is below that" in text
         assert "25 % of the logged steps were clipped" in text
         assert f"from steps 1 to 200 of {tmp_path}/sweep/{job}, which" in text
     assert "clip.max=0.8 " in advise(tmp_path / "sweep" / "0")
@@ -174,3 +178,146 @@ def test_norms_that_drift_are_answered_with_a_limit_that_follows_them(tmp_path: 
         writer.write(step, {"grad_norm/before": 1.0 / step})
     writer.close()
     assert "\nor:     python train.py clip=autoclip  #" in advise(tmp_path)
+
+
+# -- after a divergence
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each printed command, the advice first."""
+    lines = [line for line in text.splitlines() if line.startswith(("advice: ", "or:     "))]
+    assert lines[0].startswith("advice: ")
+    return [shlex.split(line[len("advice: ") :], comments=True)[2:] for line in lines]
+
+
+def value_of(key: str, overrides: list[str]) -> float | None:
+    """The last value of a key in overrides."""
+    found = [line.partition("=")[2] for line in overrides if line.partition("=")[0] == key]
+    return float(found[-1]) if found else None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_printed_threshold_is_near_one_at_which_a_job_failed(seed: int, tmp_path: Path) -> None:
+    """Neither in a command nor in the table, for any job of a sweep with any thresholds that failed."""
+    generator = random.Random(seed)
+    limits = [10 ** generator.uniform(-3, 3) for _ in range(4)]
+    states = {limit: generator.choice(("finished", "diverged")) for limit in limits}
+    sweep_of(tmp_path, states)
+    failed = [limit for limit, state in states.items() if state == "diverged"]
+    for job in range(len(limits)):
+        text = advise(tmp_path / str(job))
+        printed = [float(word) for word in re.findall(r"clip\.max=([\d.e+-]+)", text.partition("warning: ")[0])]
+        printed += [limit for words in commands(text) if (limit := value_of("clip.max", words)) is not None]
+        assert printed
+        assert all(limit < 0.34 * lowest for limit in printed for lowest in failed), text
+        if failed:
+            assert any(f"diverged at clip.max={min(failed):g}" in line for line in text.splitlines())
+
+
+def diverged_run(
+    folder: Path, optimizer: dict[str, float | str], *, weights: float, update: float, norm: float = 0.5
+) -> None:
+    """A run that diverged at step 40. Its first step, orthogonal to the weights, has this length; then norms grow."""
+    (folder / ".hydra").mkdir(parents=True)
+    clip = {"name": "norm", "max": 50.0, "scope": "model", "norm_type": 2.0}
+    OmegaConf.save({"clip": clip, "optimizer": optimizer, "seed": 1}, folder / "config.yaml")
+    lines = [f"optimizer={optimizer['name']}", "clip.max=50", f"optimizer.lr={optimizer['lr']}"]
+    OmegaConf.save(lines, folder / ".hydra" / "overrides.yaml")
+    write_status(folder, initial_status(200) | {"state": "diverged", "step": 40})
+    writer, after = MetricsWriter(folder), math.hypot(weights, update)
+    for step in range(1, 41):
+        detail = {"weight_norm": after, "update_ratio": update / after} if step == 1 else {}
+        values = {"grad_norm/before": norm * 1.2 ** (step - 1), "clip/fraction": 1.0, "lr": float(optimizer["lr"])}
+        writer.write(step, values | detail)
+    writer.close()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_after_a_divergence_no_step_of_sgd_is_longer_than_a_hundredth_of_the_weights(
+    momentum: float, tmp_path: Path
+) -> None:
+    """And none exceeds the norm of the first step, whatever the learning rate: with momentum, in the limit."""
+    for lr in (0.01, 2.0, 300.0):
+        run = tmp_path / str(lr)
+        diverged_run(run, {"name": "sgd", "lr": lr, "momentum": momentum}, weights=10.0, update=lr * 0.5)
+        ((*_, clip, limit),) = commands(advise(run))
+        assert clip == "clip=norm"
+        longest = lr * float(limit.removeprefix("clip.max=")) / (1 - momentum)
+        assert longest == pytest.approx(min(0.01 * 10.0, lr * 0.5), rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "adamw", "beta2": 0.999}, {"name": "rmsprop", "alpha": 0.99}])
+@pytest.mark.parametrize(("update", "expected"), [(1000.0, 0.01 * 10.0 / 1000.0), (0.5, 0.1)])
+def test_after_a_divergence_an_optimizer_that_normalizes_is_given_a_lower_rate(
+    optimizer: dict[str, float | str], update: float, expected: float, tmp_path: Path
+) -> None:
+    """A tenth, or the rate with which the first step is a hundredth of the weights; the threshold is second."""
+    diverged_run(tmp_path, {**optimizer, "lr": 1.0}, weights=10.0, update=update)
+    text = advise(tmp_path)
+    first, second = commands(text)
+    assert [line for line in first if not line.startswith("optimizer.lr=")] == [
+        f"optimizer={optimizer['name']}", "clip.max=50",
+    ], "the run's own clipping"  # fmt: skip
+    assert value_of("optimizer.lr", first) == pytest.approx(expected, rel=0.05)
+    assert value_of("optimizer.lr", second) == value_of("optimizer.lr", first)
+    assert value_of("clip.max", second) == pytest.approx(0.5)
+    assert sum(line.startswith("optimizer.lr=") for line in first + second) == 2
+    assert f"note: optimizer={optimizer['name']} divides the gradient by its own size, so that a lower clip.max" in text
+
+
+def test_the_lower_rate_is_below_one_at_which_a_job_of_the_sweep_diverged(tmp_path: Path) -> None:
+    jobs = []
+    for number, lr in enumerate((1.0, 0.02)):
+        diverged_run(tmp_path / str(number), {"name": "adam", "beta2": 0.999, "lr": lr}, weights=10.0, update=0.1)
+        jobs.append(Job(number, [], "", None, {"optimizer.lr": lr}, {"clip.name": "norm", "clip.max": 50.0,
+                                                                    "optimizer.lr": lr, "seed": 1}))  # fmt: skip
+    Plan([], jobs).write(tmp_path)
+    for number in range(2):
+        rates = [value_of("optimizer.lr", words) for words in commands(advise(tmp_path / str(number)))]
+        assert rates == [pytest.approx(0.002)] * 2
+
+
+def test_a_finished_run_that_is_clipped_at_every_step_keeps_its_rate_first(tmp_path: Path) -> None:
+    diverged_run(tmp_path, {"name": "adam", "beta2": 0.999, "lr": 1.0}, weights=10.0, update=0.5)
+    write_status(tmp_path, initial_status(40) | {"state": "finished", "step": 40})
+    text = advise(tmp_path)
+    first, second = commands(text)[:2]
+    assert value_of("optimizer.lr", first) == 1.0
+    assert value_of("clip.max", first) == pytest.approx(float(np.quantile(0.5 * 1.2 ** np.arange(40), 0.9)), rel=0.01)
+    assert value_of("optimizer.lr", second) == pytest.approx(0.1)
+    assert "so that a lower clip.max hardly shortens its steps" in text
+
+
+def test_the_norms_of_a_divergence_are_no_drift_and_no_thresholds(tmp_path: Path) -> None:
+    """What is above the advice has no override, and a limit that follows the norms is not advised."""
+    diverged_run(tmp_path, {"name": "sgd", "lr": 0.01}, weights=10.0, update=0.005)
+    text = advise(tmp_path)
+    assert "drift" not in text
+    assert "autoclip" not in "".join(map(" ".join, commands(text)))
+    assert re.findall(r"clip=norm clip\.max=([\d.]+)", text) == ["0.5"]
+    assert text.count("none: above the advice") == 7
+
+
+# -- policies that measure something else
+
+
+@pytest.mark.parametrize(
+    ("clip", "words", "resets"),
+    [
+        ({"scope": "layer", "norm_type": 2.0}, "other norms: clip.scope=layer", ["clip.scope=model"]),
+        ({"norm_type": math.inf}, "other norms: clip.norm_type=inf", ["clip.norm_type=2"]),
+        ({"exclude": ["head.*"]}, "other norms: clip.exclude=['head.*']", ["clip.exclude=[]"]),
+        ({}, None, []),
+    ],
+)  # fmt: skip
+def test_what_else_clip_norm_measures_is_named_and_reset_in_the_command(
+    clip: dict[str, Any], words: str | None, resets: list[str], tmp_path: Path
+) -> None:
+    """The command may keep an experiment, which sets these keys too."""
+    sweep_of(tmp_path, {5.0: "finished"})
+    OmegaConf.save({"seed": 1, "clip": {"name": "norm", "max": 5.0, **clip}}, tmp_path / "0" / "config.yaml")
+    text = advise(tmp_path / "0")
+    (found,) = commands(text)
+    assert found[found.index("clip=norm") :] == ["clip=norm", "clip.max=9.1", *resets]
+    assert ("note: the advice is for clip=norm" in text) == (words is not None)
+    assert (words or "") in text

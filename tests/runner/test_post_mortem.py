@@ -27,6 +27,7 @@ from runner.report.post_mortem import (
     is_jump,
     markdown,
 )
+from runner.report.settings import Settings
 from runner.tracking.metrics import MetricsWriter
 
 
@@ -38,6 +39,7 @@ def steps(losses: list[float], norms: list[float], limit: float = math.inf, lr: 
     ]
 
 
+ADAM = Settings(optimizer={"name": "adam", "beta2": 0.999})
 RISING, GROWING = [2.0, 3.0, 9.0, 40.0], [1.0, 8.0, 60.0, 500.0]
 
 
@@ -48,8 +50,8 @@ RISING, GROWING = [2.0, 3.0, 9.0, 40.0], [1.0, 8.0, 60.0, 500.0]
         (Evidence(steps(RISING, GROWING, limit=1000)), ABOVE_REACH),
         (Evidence(steps(RISING, GROWING, limit=2)), CLIPPED_UPDATE),
         (Evidence(steps(RISING, GROWING, limit=100)), ABOVE_REACH),  # one of four steps
-        (Evidence(steps(RISING, GROWING, limit=2), "adam", normalizes=True), CLIPPED_UPDATE),
-        (Evidence(steps(RISING, GROWING), "adam", normalizes=True), UPDATE),
+        (Evidence(steps(RISING, GROWING, limit=2), ADAM), CLIPPED_UPDATE),
+        (Evidence(steps(RISING, GROWING), ADAM), UPDATE),
         (Evidence(steps(RISING, GROWING), vanishing=0.5), VANISHING),
         (Evidence(steps(RISING, GROWING), vanishing=0.4), EXPLOSION),
         (Evidence(steps(RISING, GROWING), bad_input=4), INPUT),

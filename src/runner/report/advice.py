@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from runner.errors import UserError
-from runner.report.aggregate import POLICY, THRESHOLD
-from runner.report.trials import SEED, read_trials
+from runner.report.commands import repeat_command
+from runner.report.event_files import read_scalars
+from runner.report.failures import RATE, failed_rates, failed_thresholds, safe_below
+from runner.report.first_step import longest_threshold, lower_rate
+from runner.report.fit import misfit, resets
+from runner.report.settings import Settings, read_settings
 from runner.runs.run import CONFIG_FILE, check_run
 from runner.runs.status import read_status
-from runner.sweeps.results import columns, read_plan, shell_path
+from runner.sweeps.results import columns, shell_path
 from runner.tracking import metrics
 from runner.tracking.metrics import METRICS_FILE, StepValues
 from runner.tracking.tags import CLIP_FRACTION, NORM_BEFORE
@@ -58,46 +60,42 @@ def suggestions(norms: Norms) -> list[Suggestion]:
     return [Suggestion(limit, source, float((norms > limit).mean())) for limit, source in thresholds]
 
 
-def advice(norms: Norms, status: dict[str, Any], failed: Sequence[float] = ()) -> Suggestion:
-    """The suggestion to begin with: 10 % of the steps clipped; after a divergence the 10th percentile.
+def advice(
+    norms: Norms,
+    status: dict[str, Any],
+    failed: Sequence[float] = (),
+    *,
+    momentum: float = 0.0,
+    longest: float = math.inf,
+) -> Suggestion:
+    """The suggestion to begin with: 10 % of the steps clipped, or after a divergence a threshold that stops it.
 
-    failed: thresholds at which a run diverged. The suggestion is below all of them.
+    After a divergence most norms are those of the divergence, and the smallest of three thresholds is taken: their 10th
+    percentile, the norm of the first step, which the divergence had not changed, and `longest`. momentum: the
+    optimizer's, with which a step is up to 1 / (1 - momentum) times as long. longest: the threshold with which no step
+    is longer than 1 % of the weights. failed: thresholds at which a run diverged; the suggestion is far below them.
     """
     candidates = suggestions(norms)
-    best = candidates[-1] if status.get("state") == "diverged" else candidates[0]
-    if failed and best.threshold >= min(failed):
-        limit = min(failed) / 10
-        best = Suggestion(limit, f"a tenth of {min(failed):.3g}, which diverged", float((norms > limit).mean()))
+    best = candidates[0]
+    if status.get("state") == "diverged":
+        first = "the norm of the first step" + (" x (1 - momentum)" if momentum else "")
+        limits = [(float(norms[0]) * (1 - momentum), first), (longest, "no step is longer than 1 % of the weights")]
+        best = min(candidates[-1], *(_suggestion(norms, *each) for each in limits), key=lambda each: each.threshold)
+    if best.threshold > safe_below(failed):
+        best = _suggestion(norms, min(failed) / 10, f"a tenth of {min(failed):.3g}, which diverged")
     return best
 
 
-def failed_thresholds(run: Path) -> dict[float, Path]:
-    """The thresholds of clip=norm at which this run, or another job of its sweep, diverged, each with that run.
-
-    Only jobs that differ from this run in the threshold, the seed and the policy count.
-    """
-    if not (run / CONFIG_FILE).is_file():
-        return {}
-    trials = read_trials(run.parent if read_plan(run.parent) else run)
-    others = [{key: value for key, value in trial.values.items() if not _may_differ(key)} for trial in trials]
-    own = next((each for each, trial in zip(others, trials, strict=True) if trial.result.folder.name == run.name), None)
-    return {
-        float(trial.values[THRESHOLD]): trial.result.folder
-        for each, trial in zip(others, trials, strict=True)
-        if each == own and trial.values.get(POLICY) == "norm" and trial.result.state == "diverged"
-    }
+def _suggestion(norms: Norms, limit: float, source: str) -> Suggestion:
+    return Suggestion(limit, source, float((norms > limit).mean()))
 
 
-def _may_differ(key: str) -> bool:
-    return key == SEED or key.startswith("clip.")
-
-
-def command(run: Path, clipping: str) -> str:
-    """The command that repeats a run with other overrides for its clipping, separated by spaces."""
-    path = run / ".hydra" / "overrides.yaml"
-    lines = [str(line) for line in yaml.safe_load(path.read_text(encoding="utf-8")) or []] if path.is_file() else []
-    kept = [line for line in lines if not re.match(r"[+~]*(clip[.=@]|resume=|sweep\.)", line)]
-    return shlex.join(["python", "train.py", *kept, *clipping.split()])
+def advice_for(run: Path, tag: str = NORM_BEFORE) -> Suggestion:
+    """The suggestion to begin with for a run's folder, or for that of an event file."""
+    settings = read_settings(run)
+    momentum = 0.0 if settings.normalizes else settings.momentum
+    failed, longest = list(failed_thresholds(run)), longest_threshold(run, settings)
+    return advice(norms_of(run, tag), read_status(run), failed, momentum=momentum, longest=longest)
 
 
 def warnings(norms: Norms, status: dict[str, Any], clipped: float = 0.0) -> list[str]:
@@ -111,14 +109,15 @@ def warnings(norms: Norms, status: dict[str, Any], clipped: float = 0.0) -> list
             f"{100 * clipped:.0f} % of the logged steps were clipped: what the norms would be without clipping cannot "
             "be known from them, since the weights would have moved elsewhere"
         )
-    if status.get("state") == "diverged":
+    diverged = status.get("state") == "diverged"
+    if diverged:
         lines.append(
             f"the run diverged at step {status['step']}, and most of its norms are those of the divergence: start a "
-            "run with the advice, which is their 10th percentile, and use the norms of that run"
+            "run with the advice, and use the norms of that run"
         )
     if len(norms) < FEW_STEPS:
         lines.append(f"{len(norms)} norms are few: with {FEW_STEPS} or more, rare spikes are among them")
-    elif medians := drift(norms):
+    elif not diverged and (medians := drift(norms)):
         early, late = medians
         lines.append(
             f"the norms drift, from a median of {early:.3g} to one of {late:.3g}, and no fixed limit fits them all; "
@@ -153,7 +152,7 @@ def read_norms(run: Path, tag: str = NORM_BEFORE) -> StepValues:
     if (folder / METRICS_FILE).is_file():
         scalars = metrics.read(folder)
     elif list(folder.glob("*tfevents*")):
-        scalars = _read_event_files(folder)
+        scalars = read_scalars(folder)
     else:
         if any(folder.glob(f"*/{CONFIG_FILE}")):
             check_run(folder)
@@ -172,28 +171,11 @@ def _tag_hint(tag: str, tags: list[str]) -> str:
     return f"did you mean --tag {shlex.quote(similar[0])}?" if similar else f"its scalars are {', '.join(tags[:8])}"
 
 
-def _read_event_files(folder: Path) -> dict[str, StepValues]:
-    """The scalars in the event files of another program by tag, in either of TensorBoard's formats for scalars."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
-    events.Reload()
-    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    for tag in events.Tags()["tensors"]:
-        arrays = [(event.step, make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
-        if all(array.size == 1 and array.dtype.kind in "fiu" for _, array in arrays):
-            scalars[tag] = [(step, float(array.item())) for step, array in arrays]
-    return scalars
-
-
 def advise(run: Path, tag: str = NORM_BEFORE) -> str:
     """The text of scripts/suggest_max.py: a table of thresholds with their overrides, warnings, and the advice."""
-    points, status = read_norms(run, tag), read_status(run)
+    points, status, settings = read_norms(run, tag), read_status(run), read_settings(run)
     norms: Norms = np.array([value for _, value in points])
-    rows = [("threshold", "steps above it", "source", "override")]
-    rows += [(f"{suggestion.threshold:.3g}", f"{100 * suggestion.share:.1f} %", suggestion.source, suggestion.override)
-             for suggestion in sorted(suggestions(norms), key=lambda each: each.threshold)]  # fmt: skip
+    failed, best = failed_thresholds(run), advice_for(run, tag)
     statistics = f"median {np.median(norms):.4g}, mean {norms.mean():.4g}, largest {norms.max():.4g}"
     state = f", which {status['state']}" if status.get("state") in ("finished", "diverged") else ""
     origin = f"steps {points[0][0]} to {points[-1][0]} of {shell_path(run.absolute())}{state}"
@@ -201,11 +183,50 @@ def advise(run: Path, tag: str = NORM_BEFORE) -> str:
     fractions = [value for _, value in metrics.read(run, [CLIP_FRACTION]).get(CLIP_FRACTION, [])] if status else []
     clipped = sum(value > 0 for value in fractions) / max(len(fractions), 1)
     notes = [f"warning: {line}" for line in warnings(norms, status, clipped)]
-    failed = failed_thresholds(run)
-    notes += [f"warning: {shell_path(folder)} diverged at clip.max={threshold:g}; the advice is below that"
+    notes += [f"warning: {shell_path(folder)} diverged at clip.max={threshold:g}; the advised threshold is below that"
               for threshold, folder in sorted(failed.items())[:1]]  # fmt: skip
-    best = advice(norms, status, list(failed))
-    lines = [f"advice: {command(run, best.override)}  # {best.source}"]
-    if drift(norms):
-        lines.append(f"or:     {command(run, 'clip=autoclip')}  # a limit that follows the norms")
-    return "\n".join([heading, "", *columns(rows), "", *notes, *lines])
+    notes += [f"note: {line}" for line in (misfit(settings), _needs_rate(settings, status, clipped)) if line]
+    diverged = status.get("state") == "diverged"
+    safe = best.threshold if diverged else safe_below(list(failed))
+    unsafe = "none: above the advice" if diverged else "none: near one that diverged"
+    table = _table(norms, safe, unsafe)
+    return "\n".join([heading, "", *table, "", *notes, *_commands(run, norms, best, safe, clipped)])
+
+
+def _table(norms: Norms, safe: float, unsafe: str) -> list[str]:
+    """The lines of the table of thresholds. Those above a safe one have the text `unsafe` in place of an override."""
+    rows = [("threshold", "steps above it", "source", "override")]
+    for each in sorted(suggestions(norms), key=lambda each: each.threshold):
+        override = each.override if each.threshold <= safe else unsafe
+        rows.append((f"{each.threshold:.3g}", f"{100 * each.share:.1f} %", each.source, override))
+    return columns(rows)
+
+
+def _needs_rate(settings: Settings, status: dict[str, Any], clipped: float) -> str | None:
+    """Says that the learning rate, and not the threshold, determines the steps, where both could be meant."""
+    if not settings.normalizes or (status.get("state") != "diverged" and clipped < 1):
+        return None
+    return (
+        f"optimizer={settings.optimizer['name']} divides the gradient by its own size, so that a lower clip.max hardly "
+        "shortens its steps; a lower optimizer.lr does"
+    )
+
+
+def _commands(run: Path, norms: Norms, best: Suggestion, safe: float, clipped: float) -> list[str]:
+    """The lines with commands, the advice first."""
+    settings, diverged = read_settings(run), read_status(run).get("state") == "diverged"
+    clipping = [*best.override.split(), *resets(settings)]
+    lines = [f"{repeat_command(run, clipping)}  # {best.source}"]
+    rate = lower_rate(run, settings, failed_rates(run)) if settings.normalizes else None
+    if rate is not None and (diverged or clipped == 1):
+        slower = [f"{RATE}={rate:.2g}"]
+        shorter = repeat_command(run, slower)
+        both = repeat_command(run, [*slower, *clipping])
+        lines = (
+            [f"{shorter}  # shorter steps", f"{both}  # with a threshold, too"]
+            if diverged
+            else [*lines, f"{shorter}  # if its steps are too long"]
+        )
+    if not diverged and drift(norms) and np.quantile(norms, 0.1) <= safe:
+        lines.append(f"{repeat_command(run, ['clip=autoclip'])}  # a limit that follows the norms")
+    return [f"advice: {lines[0]}", *(f"or:     {line}" for line in lines[1:])]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from runner.printable import count_of, format_loss
+from runner.report.settings import Settings
 from runner.tracking import metrics, tags
 
 FILE = "post_mortem.md"
@@ -50,17 +51,16 @@ class Step:
 class Evidence:
     """What is known of the last steps of a diverged run.
 
-    optimizer: its name. normalizes: whether it divides a gradient by its usual size, as Adam does. parameters: each
-    one's norm before clipping at the last step at which all are finite. nonfinite: the names of the parameters whose
-    gradients were the first to be non-finite. vanishing: the share of the parameters whose gradient vanishes at
-    the run's first step. jump: the step at which the loss jumped, and the loss of the batch before it with the same
-    weights. bad_input, bad_weights, overflow: the step at which the input, or before which a weight, was non-finite;
-    the step whose gradients are non-finite at half precision only.
+    settings: those of clipping and of the optimizer. parameters: each one's norm before clipping, at the last step at
+    which all are finite. nonfinite: the names of the parameters whose gradients were the first to be non-finite.
+    vanishing: the share of the parameters whose gradients vanish at the run's first step. jump: the step at which the
+    loss jumped, and the loss of the batch before it with the same weights. bad_input, bad_weights, overflow: the step
+    at which the input, or before which a weight, was non-finite; the step whose gradients are non-finite at half
+    precision only.
     """
 
     steps: list[Step]
-    optimizer: str = ""
-    normalizes: bool = False
+    settings: Settings = field(default_factory=Settings)
     replayed: bool = False
     parameters: dict[str, float] = field(default_factory=dict)
     nonfinite: list[str] = field(default_factory=list)
@@ -160,10 +160,10 @@ def _too_large(evidence: Evidence) -> Cause:
     rise = evidence.rise
     limited = sum(step.limited for step in rise)
     moved = _largest_move(rise)
-    if evidence.normalizes:
-        name = CLIPPED_UPDATE if limited else UPDATE
-        return Cause(name, f"optimizer={evidence.optimizer} divides a gradient by its usual size, so that the learning "
-                     f"rate of {rise[-1].lr:.3g} alone is the length of each weight's step.{moved}")  # fmt: skip
+    if evidence.settings.normalizes:
+        name, optimizer = CLIPPED_UPDATE if limited else UPDATE, evidence.settings.optimizer["name"]
+        return Cause(name, f"optimizer={optimizer} divides a gradient by its usual size, so that the learning rate of "
+                     f"{rise[-1].lr:.3g} alone is the length of each weight's step.{moved}")  # fmt: skip
     if 2 * limited >= len(rise):
         step = max((step for step in rise if step.limited), key=lambda step: step.lr * step.after)
         return Cause(CLIPPED_UPDATE, f"Clipping limited {limited} of the last {count_of(len(rise), 'step')}; "

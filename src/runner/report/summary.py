@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from runner.printable import format_loss, printable
-from runner.report.verdict import WINDOW, spike_score, verdict
+from runner.report.verdict import WINDOW, Findings
 from runner.runs.run import Interrupted, Run, RunStopped, resume_command
 from runner.sweeps.results import relative_path, shell_path
-from runner.tracking import metrics
-from runner.tracking.tags import CLIP_FRACTION, NORM_BEFORE, TRAIN_LOSS
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +21,7 @@ def show(
     losses: tuple[float, float] | None = None,
     best: tuple[float, int] | None = None,
     clipped: float = 0.0,
-    policy: str = "none",
+    findings: Findings | None = None,
     norms: Sequence[float] = (),
     dropped: int = 0,
     divergence: str | None = None,
@@ -32,12 +30,12 @@ def show(
     """Logs the summary of a run, which the log prints.
 
     stopped: the exception that ended it early. losses: the first and the last logged training loss. best: the best
-    validation loss and its step. clipped: the share of logged steps in which anything was clipped. policy: the
-    name of the clipping policy, on which a verdict follows unless it is none. norms: the logged
-    norms before clipping. dropped: the number of steps that were skipped. divergence: what is peculiar
-    about the rule by which the run counts as diverged. sample: text that the model generated.
+    validation loss and its step. clipped: the share of logged steps in which anything was clipped. findings: what the
+    logs show on clipping and on spikes. norms: the logged norms before clipping. dropped: the number of steps that were
+    skipped. divergence: what is peculiar about the rule by which the run counts as diverged. sample: text that the
+    model generated.
     """
-    status = run.status
+    status, findings = run.status, findings or Findings()
     state = "finished" if stopped is None else f"{stopped.state}: {printable(str(stopped), keep='')}"
     rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
     if losses is not None:
@@ -45,16 +43,12 @@ def show(
             median, high = np.nanquantile(np.asarray(norms, np.float64), [0.5, 0.95]).tolist()
         validation = "" if best is None else f", best validation {format_loss(best[0])} at step {best[1]}"
         rows["loss"] = f"first {format_loss(losses[0])}, last {format_loss(losses[1])}{validation}"
-        rows["clipped"] = f"{100 * clipped:.1f} % of the logged steps"
-        logged = metrics.read(run.folder, (CLIP_FRACTION, TRAIN_LOSS, NORM_BEFORE))
-        if policy != "none" and (fractions := logged.get(CLIP_FRACTION)):
-            rows["clipped"] += f"; {verdict(*zip(*fractions, strict=True))}"
+        rows["clipped"] = findings.clipped or f"{100 * clipped:.1f} % of the logged steps"
+        rows |= {"limit": findings.limit} if findings.limit else {}
         rows["norm before"] = f"median {median:.4g}, 95th percentile {high:.4g}"
-        scores = {name: spike_score([value for _, value in logged.get(tag, [])])
-                  for name, tag in (("losses", TRAIN_LOSS), ("norms", NORM_BEFORE))}  # fmt: skip
-        if any(scores.values()):
-            shares = " and ".join(f"{100 * score:.2g} % of the {name}" for name, score in scores.items())
-            rows["spikes"] = f"{shares} jump above the last {WINDOW}"
+        if findings.scores:
+            shares = [f"{100 * score:.2g} % ({tag})" for tag, score in findings.scores.items()]
+            rows["spikes"] = f"{' and '.join(shares)} of the logged values after the first {WINDOW}"
     if dropped:
         every = ": the weights never changed" if dropped == status["step"] else ""
         rows["dropped"] = f"{dropped} of {status['step']} steps{every}"

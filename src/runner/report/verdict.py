@@ -1,9 +1,17 @@
 """What clipping did in a run, and how often its loss and its gradient norm jumped, from what the run logged."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from runner.report.limit import describe_limit
+from runner.report.settings import Settings, read_settings, settings_of
+from runner.tracking import metrics
+from runner.tracking.tags import CLIP_FRACTION, CLIP_LIMIT, SPIKE_SCORES
 
 FEW = 0.05  # up to this share of limited steps, clipping is a safety net
 MOST = 0.5  # from this share on, it determines the step length
@@ -12,26 +20,89 @@ WINDOW, DEVIATIONS = 128, 6.0  # of the spike score
 ROWS = 4096  # windows whose bounds are computed at once, which bounds the memory
 
 
-def verdict(steps: Sequence[int], fractions: Sequence[float]) -> str:
+@dataclass(frozen=True)
+class Findings:
+    """What a run's logs show at its end.
+
+    clipped: the share of limited steps and the verdict on it; None without clipping. limit: how the limit of an
+    adaptive policy moved; None for other policies. scores: the spike scores by tag; empty if no step is judged.
+    """
+
+    clipped: str | None = None
+    limit: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str | None:
+        """What clipping did, as one text."""
+        return f"{self.clipped}; limit: {self.limit}" if self.clipped and self.limit else self.clipped
+
+
+def find(run: Path, config: Mapping[str, Any] | None = None) -> Findings:
+    """The findings from the metrics.jsonl in a run's folder.
+
+    config: the run's configuration as nested plain data; None: its config.yaml.
+    """
+    logged = metrics.read(run, (CLIP_FRACTION, CLIP_LIMIT, *SPIKE_SCORES.values()))
+    settings = read_settings(run) if config is None else settings_of(config)
+    clipped, limit, fractions = None, None, logged.get(CLIP_FRACTION)
+    if fractions and settings.kind != "measure":
+        steps, shares = zip(*fractions, strict=True)
+        limited = np.mean([share > 0 for share in shares])
+        clipped = f"{100 * limited:.1f} % of the logged steps; {verdict(steps, shares, settings)}"
+        limit = describe_limit(logged.get(CLIP_LIMIT, []), settings)
+    series = {score: [value for _, value in logged.get(tag, [])] for score, tag in SPIKE_SCORES.items()}
+    return Findings(clipped, limit, {tag: spike_score(each) for tag, each in series.items() if len(each) > WINDOW})
+
+
+def of_run(folder: Path) -> str | None:
+    """What clipping did in the run in a folder; None without clipping, and for a run without a logged step."""
+    return find(folder).text
+
+
+def verdict(steps: Sequence[int], fractions: Sequence[float], settings: Settings | None = None) -> str:
     """What clipping did over the logged steps.
 
     fractions: the share of blocks that was limited at each step. The last fifth of the steps counts for itself, since
-    a threshold that binds at the start only is another finding than one that binds to the end.
+    a threshold that binds at the start only is another finding than one that binds to the end. settings: what the
+    explanation depends on.
     """
+    settings = settings or Settings()
     limited = np.asarray(fractions, np.float64) > 0
-    if not limited.any():
-        return "inactive: no logged step was limited, and another threshold above the norms changes nothing"
     share, last = float(limited.mean()), float(limited[-max(len(limited) // 5, 1) :].mean())
+    if settings.kind == "rescale":
+        return f"step limiter: clip={settings.policy} scales every gradient, whatever its norm{_explanation(settings)}"
+    drops = settings.kind == "decision"
+    if not limited.any():
+        return f"inactive: no logged step was {'dropped' if drops else 'limited'}, and clipping changed nothing"
     if share <= FEW:
         found = [step for step, each in zip(steps, limited, strict=True) if each]
         more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
         return f"safety net: at step {', '.join(map(str, found[:LISTED]))}{more}"
-    if share >= MOST and last >= MOST:
+    recent = f"{100 * last:.0f} % of the last fifth"
+    if share < MOST or last < MOST:
+        return f"partly, {recent}"
+    if drops:
+        return f"most steps are dropped, {recent}: the weights change at the other steps only"
+    return f"step limiter, {recent}{_explanation(settings)}"
+
+
+def _explanation(settings: Settings) -> str:
+    """What a step limiter means for the run's optimizer, after a colon; empty if the policy has no one limit."""
+    if settings.kind == "composite":
+        return ""
+    limit = "limit" if settings.sets_own_limit or not settings.clip else "clip.max"
+    if settings.normalizes:
         return (
-            f"step limiter, {100 * last:.0f} % of the last fifth: the threshold times the learning rate is the length "
-            "of an SGD step, so that changing one changes the other; Adam divides the threshold out again"
+            f": {settings.optimizer['name']} divides the gradient by its own size, so that another {limit} hardly "
+            "changes the length of a step; optimizer.lr does"
         )
-    return f"partly, {100 * last:.0f} % of the last fifth"
+    adam = "" if settings.optimizer else "; Adam divides the limit out again"
+    optimizer = settings.optimizer.get("name", "SGD")
+    part = f"a step of {optimizer}" + (f" in each limited {settings.scope}" if settings.scope != "model" else "")
+    most = f" (with momentum up to {1 / (1 - settings.momentum):.3g} times that)" if 0 < settings.momentum < 1 else ""
+    most += ", apart from weight decay" if settings.optimizer.get("weight_decay") else ""
+    return f": the length of {part} is learning rate x {limit}{most}, so that changing one changes the other{adam}"
 
 
 def spike_score(values: Sequence[float]) -> float:

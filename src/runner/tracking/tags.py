@@ -10,6 +10,8 @@ METRIC_PREFIX = "metric/"  # precedes the name of each metric of an evaluation
 OBJECTIVE = "best/objective"  # sorts first of all tags, so that HParams shows it beside the swept keys
 NORM_BEFORE, NORM_AFTER = "grad_norm/before", "grad_norm/after"
 CLIP_LIMIT, CLIP_FRACTION, CLIP_SCALE = "clip/limit", "clip/fraction", "clip/scale"
+SPIKE_SCORES = {"spike_score/loss": TRAIN_LOSS, "spike_score/grad_norm": NORM_BEFORE}  # each with what it judges
+CLIPPING = "clipping"  # the text on what clipping did
 LR, STEPS_PER_SECOND, DROPPED = "lr", "steps_per_second", "dropped"
 WEIGHT_NORM, UPDATE_RATIO = "weight_norm", "update_ratio"
 # The tags of every logged step.

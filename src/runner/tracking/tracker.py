@@ -19,6 +19,7 @@ from runner.tracking import flow
 from runner.tracking.events import EVENT_FILES, EventWriter
 from runner.tracking.metrics import MetricsWriter
 from runner.tracking.tags import (
+    CLIPPING,
     LAYOUT,
     METRIC_PREFIX,
     OBJECTIVE,
@@ -103,9 +104,9 @@ class Tracker:
         image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)
         self._add(Summary(value=[Summary.Value(tag="gradient_flow", image=image)]), step)
 
-    def text(self, tag: str, text: str) -> None:
+    def text(self, tag: str, text: str, step: int = 0) -> None:
         """Writes a text in Markdown."""
-        self._add(summary.text(tag, text))  # type: ignore[no-untyped-call]
+        self._add(summary.text(tag, text), step)  # type: ignore[no-untyped-call]
 
     def histograms(self, step: int, tensors: Mapping[str, Tensor | None]) -> None:
         """Writes a histogram of each tensor's elements, without tensors that are None, empty or not finite."""
@@ -118,6 +119,16 @@ class Tracker:
         values = {VALIDATION_LOSS: loss} | {f"{METRIC_PREFIX}{name}": value for name, value in metrics.items()}
         values |= {} if best is None else {OBJECTIVE: best}
         self._write(step, tuple(values), list(values.values()))
+
+    def conclude(self, step: int, scores: Mapping[str, float], clipping: str | None) -> None:
+        """Logs at the end of a run its spike scores, by tag, and the text on what clipping did.
+
+        A resumed run logs its own: they lie behind the log lengths of every checkpoint.
+        """
+        if scores:
+            self._write(step, tuple(scores), list(scores.values()))
+        if clipping:
+            self.text(CLIPPING, clipping, step)
 
     def begin(self, swept: dict[str, Any]) -> None:
         """Begins the run's row in the HParams table, with a cell for each swept key; that of a null is empty."""

@@ -1,7 +1,6 @@
 """The base schema of Adam and AdamW."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from runner.config import field
 from trainer.config.optimizer.fused import Fused
@@ -10,8 +9,6 @@ from trainer.config.optimizer.fused import Fused
 @dataclass(kw_only=True)
 class AdamLike(Fused):
     """Base of Adam and AdamW."""
-
-    normalizes: ClassVar[bool] = True
 
     beta1: float = field("decay of the mean of the gradients", ge=0, lt=1)
     beta2: float = field("decay of the mean of their squares", ge=0, lt=1)

@@ -1,7 +1,6 @@
 """The base schema of the optimizers."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from gradclip.fields import Option
 from runner.config import field
@@ -9,12 +8,7 @@ from runner.config import field
 
 @dataclass(kw_only=True)
 class Optimizer(Option):
-    """Base of the optimizers.
-
-    normalizes: whether a step divides the gradient by its usual size, so that clipping hardly changes its length.
-    """
-
-    normalizes: ClassVar[bool] = False
+    """Base of the optimizers."""
 
     lr: float = field("learning rate", gt=0)
     weight_decay: float = field("weight decay", ge=0)
