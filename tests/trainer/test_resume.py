@@ -303,6 +303,7 @@ CHANGES = {
     "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.flow": "true",
     "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.vanish_layer": "0", "diagnosis.vanish_weight": "0",
     "diagnosis.smoothing": "0.5", "diagnosis.patience": "9", "init_from": "moved.pt",
+    "post_mortem.replay_steps": "9", "post_mortem.try_steps": "9", "post_mortem.seconds": "9",
 }  # fmt: skip
 
 
