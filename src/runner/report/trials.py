@@ -1,5 +1,6 @@
 """The runs of sweeps as a report reads them: the configuration, the result and the logged series of each."""
 
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,8 +40,15 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        """Whether the run finished, with an objective."""
-        return self.result.state == "finished" and self.result.objective is not None
+        """Whether the run finished, with a finite objective."""
+        objective = self.result.objective
+        return self.result.state == "finished" and objective is not None and math.isfinite(objective)
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed; None if it is unknown, or no whole number."""
+        seed = self.values.get(SEED)
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 def read_trials(folder: Path) -> list[Trial]:
