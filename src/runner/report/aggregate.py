@@ -235,8 +235,8 @@ def _is_implied(key: str, values: Sequence[dict[str, Any]]) -> bool:
 
 
 def _is_set(row: Row, key: str) -> bool:
-    """Whether an override sets the row's value: null is a value, but as a threshold it means that there is none."""
-    return row.values.get(key) is not None or (key in row.values and key != THRESHOLD)
+    """Whether an override sets the row's value: null is one, but under `clip` it means that the policy has none."""
+    return row.values.get(key) is not None or (key in row.values and not key.startswith("clip."))
 
 
 def override_key(key: str) -> str:
