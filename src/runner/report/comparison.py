@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runner.report.aggregate import MIN_SEEDS, UNFINISHED, Row, Table
 
+Values = NDArray[np.float64]
 ERROR = 0.05  # the probability that an interval of a table misses the true difference, for all of them together
 ROUNDING = 1e-12  # differences that are equal up to this share of the objectives are the same number
 
@@ -78,24 +80,39 @@ def standing(table: Table) -> Standing | None:
 
 def compare(best: Row, others: Sequence[Row]) -> list[Comparison]:
     """Compares rows with the best one."""
-    common = [sorted(best.by_seed.keys() & row.by_seed.keys()) for row in others]
+    own = best.by_seed
+    objectives = [row.by_seed for row in others]
+    common = [tuple(sorted(own.keys() & found.keys())) for found in objectives]
     level = 1 - ERROR / max(sum(len(seeds) >= MIN_SEEDS for seeds in common), 1)
-    return [_compare(best, row, seeds, level) for row, seeds in zip(others, common, strict=True)]
+    comparisons: dict[int, Comparison] = {}
+    for seeds in set(common):  # rows with the same seeds in common are compared at once, which is faster
+        numbers = [number for number, each in enumerate(common) if each == seeds]
+        one = np.array([own[seed] for seed in seeds])
+        other = np.array([[objectives[number][seed] for seed in seeds] for number in numbers])
+        for number, found in zip(numbers, _differences(one, other, level), strict=True):
+            comparisons[number] = Comparison(others[number], *found, len(seeds))
+    return [comparisons[number] for number in range(len(others))]
 
 
-def _compare(best: Row, row: Row, seeds: Sequence[int], level: float) -> Comparison:
-    """level: the confidence of the interval."""
-    one, other = (np.array([each.by_seed[seed] for seed in seeds]) for each in (best, row))
-    if not seeds:
-        return Comparison(row, None, None, None, 0)
+def _differences(one: Values, other: Values, level: float) -> list[tuple[float | None, float | None, float | None]]:
+    """The mean differences between the objectives of rows and those of the best one, and the ends of their intervals.
+
+    one: objectives of the best row, [seeds]. other: of the rows, [rows, seeds]. level: the confidence.
+    """
+    count = len(one)
+    if not count:
+        return [(None, None, None)] * len(other)
     differences = other - one
-    mean, tolerance = float(differences.mean()), ROUNDING * max(abs(one).max(), abs(other).max())
-    mean = 0.0 if abs(mean) <= tolerance else mean
-    if len(seeds) < MIN_SEEDS:
-        return Comparison(row, mean, None, None, len(seeds))
-    if np.ptp(differences) <= tolerance:  # without a spread, of which scipy would warn
-        return Comparison(row, mean, mean, mean, len(seeds))
-    from scipy import stats
+    tolerance = ROUNDING * np.maximum(abs(one).max(), abs(other).max(axis=1))
+    means = differences.mean(axis=1)
+    means[abs(means) <= tolerance] = 0.0
+    if count < MIN_SEEDS:
+        return [(mean, None, None) for mean in means.tolist()]
+    ends = np.stack([means, means], axis=1)
+    vary = np.ptp(differences, axis=1) > tolerance  # of the others the interval is a point; scipy would warn of them
+    if vary.any():
+        from scipy import stats
 
-    low, high = stats.ttest_rel(other, one).confidence_interval(level)
-    return Comparison(row, mean, float(low), float(high), len(seeds))
+        tests = stats.ttest_rel(other[vary], np.broadcast_to(one, other[vary].shape), axis=1)
+        ends[vary] = np.stack(tests.confidence_interval(level), axis=1)
+    return [(mean, low, high) for mean, (low, high) in zip(means.tolist(), ends.tolist(), strict=True)]
