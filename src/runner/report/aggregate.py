@@ -14,7 +14,16 @@ import numpy as np
 
 from gradclip.policies import Policy
 from runner.errors import quote_override
-from runner.report.trials import SEED, Series, Trial, fixed_overrides, read_series, read_trials, sweep_command
+from runner.report.trials import (
+    SEED,
+    Series,
+    Trial,
+    distinct_runs,
+    fixed_overrides,
+    read_series,
+    read_trials,
+    sweep_command,
+)
 from runner.sweeps.results import read_plan
 from runner.tracking.tags import CLIP_FRACTION, CLIP_LIMIT, NORM_BEFORE
 
@@ -78,18 +87,31 @@ class Row:
         return _pool([series[CLIP_FRACTION].values > 0 for series in self._series if CLIP_FRACTION in series], "mean")
 
     @property
+    def logged(self) -> int:
+        """The number of runs behind the share of clipped steps."""
+        return sum(CLIP_FRACTION in series for series in self._series)
+
+    @property
     def norm(self) -> float | None:
         """The median norm before clipping, over all steps of all runs."""
         return _pool([series[NORM_BEFORE].values for series in self._series if NORM_BEFORE in series], "median")
 
     @property
+    def fixed_threshold(self) -> float | None:
+        """`clip.max`, if it is the threshold itself; None for a policy without one, or with a limit of its own."""
+        schema, limit = Policy.options.get(self.policy), self.values.get(THRESHOLD)
+        if schema is None or schema.kind == "measure" or limit is None or schema.max_is_cap:
+            return None
+        return float(limit)
+
+    @property
     def threshold(self) -> float | None:
-        """The row's position on a plot's threshold axis: `max` if it is the threshold itself, else the median limit."""
+        """The row's position on a plot's threshold axis: its fixed threshold, else the median limit of its runs."""
         schema = Policy.options.get(self.policy)
         if schema is None or schema.kind == "measure":
             return None
-        if self.values.get(THRESHOLD) is not None and not schema.max_is_cap:
-            return float(self.values[THRESHOLD])
+        if self.fixed_threshold is not None:
+            return self.fixed_threshold
         return _pool([series[CLIP_LIMIT].values for series in self._series if CLIP_LIMIT in series], "median")
 
     @property
@@ -156,7 +178,7 @@ class Table:
 
 def build(folders: Sequence[Path]) -> Table:
     """The table of sweeps, or of folders with runs. Raises UserError for a folder without any."""
-    trials, duplicates = _distinct([trial for folder in folders for trial in read_trials(folder)])
+    trials, duplicates = distinct_runs([trial for folder in folders for trial in read_trials(folder)])
     rows: dict[str, Row] = {}
     for trial in trials:
         values = {key: value for key, value in trial.values.items() if key != SEED}
@@ -190,28 +212,6 @@ def _lowest(rows: Sequence[Row]) -> Row | None:
     if len(common) < max(1, min(MIN_SEEDS, *(len(row.by_seed) for row in repeated))):
         return min(repeated, key=lambda row: row.mean)
     return min(repeated, key=lambda row: statistics.fmean(row.by_seed[seed] for seed in common))
-
-
-RESULTS = ("diverged", "finished", "pruned")  # in the order in which one of several runs of a configuration counts
-
-
-def _distinct(trials: Sequence[Trial]) -> tuple[list[Trial], int]:
-    """One run for every configuration, and the number of the other runs.
-
-    A diverged run precedes a finished one: a configuration that once diverged is not stable.
-    """
-    distinct: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.result.state == "duplicate" or trial.result.job.duplicate_of is not None:
-            continue
-        key = json.dumps(trial.values, sort_keys=True)
-        if key not in distinct or _precedence(trial) < _precedence(distinct[key]):
-            distinct[key] = trial
-    return list(distinct.values()), len(trials) - len(distinct)
-
-
-def _precedence(trial: Trial) -> int:
-    return RESULTS.index(trial.result.state) if trial.result.state in RESULTS else len(RESULTS)
 
 
 def differing_keys(values: Sequence[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeGuard
 
-from gradclip.policies import Policy
 from runner.report.aggregate import POLICY, THRESHOLD, Row, Table, format_override_value, override_key
 from runner.report.trials import SEED
 
@@ -139,19 +138,15 @@ def lower(table: Table) -> tuple[str | None, str] | None:
     The policy is the first one with a threshold of its own. Without such a policy there is no threshold, and the
     command clips by the norm; None if the project has no clipping.
     """
-    limited = [row for row in table.rows if _has_fixed_limit(row)]
+    limits = [(row, row.fixed_threshold) for row in table.rows]
+    limited = [(limit, row) for row, limit in limits if limit is not None and math.isfinite(limit)]
     if not limited:
         return (None, _clipping(table)) if any(POLICY in row.values for row in table.rows) else None
-    row = min((row for row in limited if row.policy == limited[0].policy), key=lambda row: row.values[THRESHOLD])
-    limit = row.values[THRESHOLD]
+    policy = limited[0][1].policy
+    limit, row = min(((limit, row) for limit, row in limited if row.policy == policy), key=lambda pair: pair[0])
     others = [override for override in table.overrides([row]) if override.partition("=")[0] != THRESHOLD]
     thresholds = f"{THRESHOLD}={limit / 100:.2g},{limit / 10:.2g}"
     return format_override_value(limit), command(table, [*others, thresholds], seeds(table.rows, 1))
-
-
-def _has_fixed_limit(row: Row) -> bool:
-    limit, schema = row.values.get(THRESHOLD), Policy.options.get(row.policy)
-    return schema is not None and _is_number(limit) and math.isfinite(limit) and not schema.max_is_cap
 
 
 def _clipping(table: Table) -> str:
