@@ -3,42 +3,17 @@
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from runner.report import render
-from runner.report.aggregate import Row, Table, in_order
+from runner.report.aggregate import Table
 from runner.report.conclusion import CODE, conclusion
-from runner.report.trials import Trial
-from runner.sweeps.results import Job, Result
+from tests.sweeps import NOISE, Objectives, simulated, table_of
 
 SWEEPS = 500
 RESUME = "python train.py sweep.resume=HERE"
-NOISE, SEED_EFFECT = 0.01, 0.03  # standard deviations: of a run around the effect of its seed, and of that effect
-Objectives = NDArray[np.float64]  # [configurations, seeds]
-
-
-def table_of(objectives: Objectives, states: dict[tuple[int, int], str] | None = None) -> Table:
-    """The table of a sweep over thresholds, in memory. states: of the runs that did not finish."""
-    rows = []
-    for number, found in enumerate(objectives):
-        values = {"clip.name": "norm", "clip.max": 0.5 * 3.0**number}
-        trials = []
-        for seed, objective in enumerate(found, start=1):
-            state = (states or {}).get((number, seed - 1), "finished")
-            result = Result(Job(len(trials), [], ""), Path("there"), state, objective=float(objective))
-            trials.append(Trial(values | {"seed": seed}, result))
-        rows.append(Row(values, trials))
-    return Table(in_order(rows), ["clip.max"], 0, ["python train.py -m"])
-
-
-def simulated(generator: np.random.Generator, effects: list[float], seeds: int) -> Objectives:
-    """A sweep. effects: of the configurations, in standard deviations of the noise."""
-    noise = generator.normal(0.0, NOISE, (len(effects), seeds))
-    return 1.5 + generator.normal(0.0, SEED_EFFECT, seeds) + noise + NOISE * np.array(effects)[:, None]
 
 
 def winner(table: Table) -> str | None:

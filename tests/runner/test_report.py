@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import statistics
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from runner.errors import UserError, quote_override
-from runner.report import aggregate, following, plots, render, report, trials
+from runner.report import aggregate, following, plot_style, plots, render, report, run_plots, trials
 from runner.report.conclusion import CODE, conclusion
 from scripts import report as script
 from tests import sweeps
@@ -384,28 +385,73 @@ def test_the_files_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "<code>clip=norm clip.max=1</code>" in page
 
 
+def drawn(plot: Callable[[Any, aggregate.Table], bool], table: aggregate.Table) -> Any:
+    """The figure of a plot."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    assert plot(figure, table)
+    return figure
+
+
 def test_a_threshold_per_element_is_not_drawn_among_norms(tmp_path: Path) -> None:
-    figures = pytest.importorskip("matplotlib.figure")
     jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "value@0.02": [1.4, 1.41]})  # the best is first
     table = aggregate.build([write_sweep(tmp_path, jobs)])
-    norms, distribution, objective = (figures.Figure() for _ in range(3))
-    plots._plot_norms(norms, table)
-    drawn = {axes.get_title(): {line.get_label() for line in axes.lines} for axes in norms.axes if axes.get_title()}
-    assert drawn["clip=norm clip.max=1"] == {"before", "after", "limit"}
-    assert drawn["clip=value clip.max=0.02 (per element)"] == {"before", "after"}
+    norms = drawn(run_plots.plot_norms, table)
+    panels = {axes.get_title(): {line.get_label() for line in axes.lines} for axes in norms.axes if axes.get_title()}
+    assert panels["clip=norm clip.max=1\njob 2, seed 1"] == {"before", "after", "limit"}
+    assert panels["clip=value clip.max=0.02 (per element)\njob 4, seed 1"] == {"before", "after"}
     (legend,) = (axes.get_legend() for axes in norms.axes if axes.get_legend())
     assert [text.get_text() for text in legend.get_texts()] == ["before", "after", "limit"]
-    plots._plot_distribution(distribution, table)
-    labels = distribution.axes[0].get_legend_handles_labels()[1]
+    labels = drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
     assert "thresholds of norm" in labels
     assert "thresholds of value" not in labels
-    plots._plot_objective(objective, table)
-    assert [text.get_text() for text in objective.axes[0].texts] == ["clip=none: diverged"]
-    assert "clip=none: diverged" not in objective.axes[0].get_legend_handles_labels()[1]
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert [text.get_text() for text in objective.texts] == ["clip=none: 2 diverged"]
+    assert not any("clip=none" in label for label in objective.get_legend_handles_labels()[1])
+
+
+def test_the_number_of_runs_behind_a_point_is_visible(tmp_path: Path) -> None:
+    """In the title, and beside the points with another number; where none finished, beside the mark at the top."""
+    good = [1.4, 1.5, 1.6]
+    found = {"norm@0.5": good, "norm@1": good, "norm@2": [1.4, 1.5, None], "norm@4": [None] * 3, "value@1": good}
+    table = aggregate.build([write_sweep(tmp_path / "1", grid(found, value1_3="missing"))])
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert objective.get_title().startswith("3 of 3 runs finished at each point, unless noted; shaded, ")
+    assert [text.xy[0] for text in objective.texts if text.get_text() == "0 of 3"] == [4]
+    assert sorted(text.xy for text in objective.texts if text.get_text() == "2 of 3") == [
+        (1, pytest.approx(1.45)), (2, pytest.approx(1.45))]  # fmt: skip
+    (clipped,) = drawn(plots.plot_clipped, table).axes
+    assert clipped.get_title() == "all logged steps of 3 runs at each point, diverged ones included, unless noted"
+    assert [(text.get_text(), text.xy[0]) for text in clipped.texts] == [("2 runs", 1)]
+    table = aggregate.build([write_sweep(tmp_path / "2", grid({"norm@1": [1.4, 1.5], "norm@2": [1.5, 1.6]}))])
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert objective.get_title() == "2 of 2 runs finished at each point"
+    assert not objective.texts
+
+
+@pytest.mark.parametrize("steps", [40, 400])
+def test_the_axes_name_the_values_that_are_shown(tmp_path: Path, steps: int) -> None:
+    """Raw or smoothed losses, the statistic of the limit, and which run a plot of one run shows."""
+    jobs = [FakeJob(["clip=autoclip", f"seed={seed}"], 1.5 + 0.1 * seed, limit=0.3, steps=steps) for seed in (7, 8)]
+    table = aggregate.build([write_sweep(tmp_path, jobs)])
+    (losses,) = drawn(run_plots.plot_losses, table).axes
+    (line, *_), width = losses.lines, steps // 100 or 1
+    values = [3.0 + 2.0 * math.exp(-step / steps) for step in range(1, steps + 1)]
+    mean = [statistics.fmean(values[max(0, end - width) : end]) for end in range(1, steps + 1)]
+    np.testing.assert_allclose(line.get_ydata(), mean)
+    kind = "raw" if width == 1 else "moving average"
+    assert losses.get_ylabel() == f"training loss (thin, {kind})\nvalidation loss (thick, raw)"
+    assert losses.get_title() == ("" if width == 1 else f"moving average of {width} logged steps")
+    assert losses.get_legend_handles_labels()[1] == ["job 0, seed 7"]
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert "for adaptive policies the median limit" in objective.get_xlabel()
+    assert objective.get_ylabel() == "best validation loss of a run,\nmean ± standard deviation over seeds"
+    assert (
+        "median limits of autoclip" in drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
+    )
 
 
 def test_eight_policies_have_a_color_and_a_marker_each() -> None:
-    assert len(set(plots.COLORS)) == len(set(plots.MARKERS)) == 8
+    assert len(set(plot_style.COLORS)) == len(set(plot_style.MARKERS)) == 8
 
 
 def test_user_errors_are_one_line(

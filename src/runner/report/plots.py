@@ -62,9 +62,7 @@ def plot_objective(figure: Any, table: Table) -> bool:
         rows = rows_by_threshold(table, policy)
         _draw_means(axes, table, policy, rows, unusual)
         _draw_without_threshold(axes, table, policy, unusual)
-        _mark_diverged(
-            axes, [row for row in rows if row.counts["diverged"]], color_of(table, policy), thresholds, unusual
-        )
+        _mark_diverged(axes, rows, color_of(table, policy), thresholds, unusual)
     axes.set(xscale="log", xlabel=THRESHOLD_LABEL,
              ylabel="best validation loss of a run,\nmean ± standard deviation over seeds")  # fmt: skip
     means = [row.mean for row in table.rows if row.objectives]
@@ -96,8 +94,8 @@ def _draw_means(axes: Any, table: Table, policy: str, rows: Sequence[Row], unusu
 def _mark_diverged(
     axes: Any, rows: Sequence[Row], color: str, thresholds: Sequence[float], unusual: dict[int, str]
 ) -> None:
-    """Shades the thresholds of rows with a diverged run; writes the number of runs where no mean is drawn."""
-    for row in rows:
+    """Shades the thresholds of the rows with a diverged run; writes the number of runs where no mean is drawn."""
+    for row in (row for row in rows if row.counts["diverged"]):
         axes.axvspan(*_interval(row.threshold or 1.0, thresholds), color=color, alpha=0.12, linewidth=0)
         at_top = axes.get_xaxis_transform()
         axes.plot([row.threshold], [1.0], marker="x", color=color, markersize=9, clip_on=False, transform=at_top,

@@ -44,17 +44,11 @@ def plot_losses(figure: Any, table: Table) -> bool:
     if finite.size and finite.max() > finite.min():
         low, high = finite.min(), finite.max()
         axes.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))  # a diverged run leaves through the top
-    axes.set(xlabel="step", ylabel=f"training loss (thin, {_smoothing(widths)})\nvalidation loss (thick, raw)")
-    finish(axes)
+    spans = str(min(widths, default=1)) if len(widths) < 2 else f"{min(widths)} to {max(widths)}"
+    kind, title = ("raw", "") if spans == "1" else ("moving average", f"moving average of {spans} logged steps")
+    axes.set(xlabel="step", ylabel=f"training loss (thin, {kind})\nvalidation loss (thick, raw)")
+    finish(axes, title)
     return bool(widths)
-
-
-def _smoothing(widths: set[int]) -> str:
-    """How training losses are smoothed, with these widths."""
-    if widths <= {1}:
-        return "raw"
-    spans = str(min(widths)) if len(widths) == 1 else f"{min(widths)} to {max(widths)}"
-    return f"moving average of {spans} logged steps"
 
 
 def _moving_average(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
