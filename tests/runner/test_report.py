@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ RESUME = "python train.py sweep.resume=HERE"
 write_sweep = partial(sweeps.write_sweep, compose=compose)
 
 
-def grid(objectives: dict[str, list[float | None]], **states: str) -> list[FakeJob]:
+def grid(objectives: Mapping[str, Sequence[float | None]], **states: str) -> list[FakeJob]:
     """A job for every `policy@threshold` and seed; None: diverged. states: other states, by `policythreshold_seed`."""
     jobs = []
     for name, found in objectives.items():
@@ -178,6 +178,29 @@ def test_configurations_that_cannot_be_told_apart(tmp_path: Path) -> None:
     differences = {table.name(row): line[-3] for row, line in zip(table.rows, render.cells(table)[1:], strict=True)}
     assert differences["clip=norm clip.max=4"] == "+0.3300, 2 common seeds"
     assert differences["clip=norm clip.max=8"].startswith("+8.003 (7.9")
+
+
+def test_only_a_winner_is_highlighted(tmp_path: Path) -> None:
+    for name, other, winner in (("far", [2.5, 2.6, 2.8], True), ("near", [1.51, 1.6, 1.69], False)):
+        sweep = write_sweep(tmp_path / name, grid({"norm@1": [1.50, 1.60, 1.65], "norm@2": other}))
+        printed = report([sweep])
+        assert ("| **1** " in (sweep / "report.md").read_text()) is winner
+        assert ('<tr class="best">' in (sweep / "report.html").read_text()) is winner
+        assert ("lowest mean " in printed.partition("\n\n")[2].partition("\n\n")[0]) is not winner
+
+
+def test_values_keep_their_text_in_the_tables(tmp_path: Path) -> None:
+    """A number is not formatted anew, a pipe does not end a cell of Markdown, and a line break does not end a line."""
+    values = ["a|b", "1e3", "00", "a\nb"]
+    jobs = [FakeJob([f"seed={seed}"], 1.0 + seed) for seed in (1, 2)]
+    sweep = write_sweep(tmp_path, jobs, ("seed",))
+    table = aggregate.build([sweep])
+    table.rows = [aggregate.Row(row.values | {"initial": value}, row.trials) for row in table.rows for value in values]
+    table.columns = ["initial"]
+    markdown = render.markdown(table, {}, "Title", ["One."]).partition("| initial")[2].splitlines()[2:6]
+    assert [line.split()[1] for line in markdown] == [r"a\|b", "1e3", "00", r"'a\nb'"]
+    lines = render.text(table, ["One."]).splitlines()
+    assert [line.split()[0] for line in lines[3:7]] == ["a|b", "1e3", "00", r"'a\nb'"]
 
 
 def test_equal_differences_have_no_width(tmp_path: Path) -> None:

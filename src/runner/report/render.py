@@ -82,7 +82,8 @@ LEGEND = (
     "Objective: the best validation loss of a run, mean ± standard deviation over the seeds that finished; lower is "
     "better. Configurations that diverged at a seed are ranked below those that did not, whatever their mean. "
     "Difference to best: the mean over the seeds that both finished, paired by seed; in parentheses, from three seeds "
-    "on, its t interval, 95 % for all intervals together (Bonferroni). A winner is claimed if all of them are above 0. "
+    "on, its t interval, 95 % for all intervals together (Bonferroni). A winner is claimed if every other "
+    "configuration without a diverged run has one, and all of them are above 0. "
     "Clipped, median norm: over the logged steps."
 )
 
