@@ -1,4 +1,4 @@
-"""Reports of sweeps: which policy and threshold to take, how certain that is, and what to try next."""
+"""Reports of sweeps: which configuration to take, how certain that is, and what to run next."""
 
 import importlib.util
 import shlex
@@ -31,9 +31,9 @@ def report(
     table.accepts = accepts or table.accepts
     figures = plots.draw(table, folder)
     title = "Sweep " + ", ".join(sweep.name for sweep in sweeps)
-    planned = next((sweep for sweep in sweeps if (sweep / PLAN_FILE).is_file()), None)
     unfinished = next((trial.result.folder for trial in table.trials if not trial.result.ended), sweeps[0])
-    name, target = ("sweep.resume", planned) if planned else ("resume", unfinished)
+    planned = unfinished.parent in sweeps and (unfinished.parent / PLAN_FILE).is_file()
+    name, target = ("sweep.resume", unfinished.parent) if planned else ("resume", unfinished)
     resume = shlex.join(["python", "train.py", f"{name}={quote_override(relative_path(target))}"])
     sentences = conclusion(table, resume)
     (folder / "report.md").write_text(render.markdown(table, figures, title, sentences), encoding="utf-8")
