@@ -368,12 +368,11 @@ def test_several_sweeps_are_read_together(tmp_path: Path) -> None:
 
 
 def test_the_sweep_with_the_unfinished_run_is_resumed(tmp_path: Path) -> None:
-    """Also if it is not the first one."""
+    """Also if it is not the first one; and a run that was named alone is resumed alone."""
     one = write_sweep(tmp_path / "one", grid({"norm@1": [1.5, 1.6]}))
-    two = write_sweep(tmp_path / "two", grid({"norm@2": [1.5, 1.6]}, norm2_2="missing"))
+    two = write_sweep(tmp_path / "two", grid({"norm@2": [1.5, 1.6]}, norm2_2="interrupted"))
     assert f"Of 4 runs, 1 did not end: python train.py sweep.resume={two}\n" in report([one, two])
-    (two / "1").mkdir()
-    assert "resume=" not in report([one, two / "0"])
+    assert f" 1 did not end: python train.py resume={two / '1'}\n" in report([two / "1"])
 
 
 def test_a_repeated_run_that_diverged_once_has_diverged(tmp_path: Path) -> None:
