@@ -101,6 +101,7 @@ def write_run(folder: Path, job: FakeJob, seed: int = 0) -> None:
 
 NOISE, SEED_EFFECT = 0.01, 0.03  # standard deviations: of a run around the effect of its seed, and of that effect
 Objectives = NDArray[np.float64]  # [configurations, seeds]
+THERE = Path("there")
 
 
 def table_of(objectives: Objectives, states: dict[tuple[int, int], str] | None = None) -> Table:
@@ -111,7 +112,7 @@ def table_of(objectives: Objectives, states: dict[tuple[int, int], str] | None =
         trials: list[Trial] = []
         for seed, objective in enumerate(found, start=1):
             state = (states or {}).get((number, seed - 1), "finished")
-            result = Result(Job(len(trials), [], ""), Path("there"), state, objective=float(objective))
+            result = Result(Job(len(trials), [], ""), THERE, state, objective=float(objective))
             trials.append(Trial(values | {"seed": seed}, result))
         rows.append(Row(values, trials))
     return Table(in_order(rows), ["clip.max"], 0, ["python train.py -m"])

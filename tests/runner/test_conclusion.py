@@ -44,7 +44,7 @@ def test_without_a_difference_a_winner_is_rare(configurations: int, seeds: int) 
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("configurations", [2, 3, 6])
+@pytest.mark.parametrize("configurations", [2, 6])
 def test_unequal_spreads_do_not_make_a_winner(configurations: int, seeds: int) -> None:
     """One configuration varies ten times as much as the others around the same mean."""
 
