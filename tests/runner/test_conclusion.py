@@ -64,7 +64,7 @@ def test_a_large_difference_is_found() -> None:
 
 
 def test_six_configurations_need_ten_seeds() -> None:
-    """For a lead of three standard deviations; evidence/sweep_power.py has the power at other numbers of seeds."""
+    """For a lead of three standard deviations, which at five seeds is seldom certain against all five others."""
     found = winners(lambda generator: simulated(generator, [3.0, 3.0, 0.0, 3.0, 3.0, 3.0], 10))
     assert found.count("clip.max=4.5") >= 0.8 * SWEEPS
     assert set(found) <= {"clip.max=4.5", None}
