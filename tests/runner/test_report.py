@@ -180,6 +180,20 @@ def test_configurations_that_cannot_be_told_apart(tmp_path: Path) -> None:
     assert differences["clip=norm clip.max=8"].startswith("+8.003 (7.9")
 
 
+def test_seeds_are_added_to_the_configurations_themselves(tmp_path: Path) -> None:
+    """One grid of clip=norm clip.max=1 and clip=autoclip would cap the latter, which is another configuration."""
+    found = {"norm@1": [1.5], "norm@2": [1.6], "autoclip": [1.7], "none": [1.8]}
+    table, words = answer(tmp_path, grid(found))
+    commands = re.findall(r"`(python .*?)`", words.partition("More seeds, in sweeps to report together: ")[2])
+    assert commands[:3] == [
+        "python train.py -m clip=norm clip.max=1,2 seed=1,2,3,4,5",
+        "python train.py -m clip=autoclip seed=1,2,3,4,5",
+        "python train.py -m clip=none seed=1,2,3,4,5",
+    ]
+    table.rows = [row for row in table.rows if row.policy != "autoclip"]
+    assert "More seeds: `python train.py -m clip=norm,none clip.max=1,2 seed=1,2,3,4,5`" in conclusion(table, RESUME)
+
+
 def test_only_a_winner_is_highlighted(tmp_path: Path) -> None:
     for name, other, winner in (("far", [2.5, 2.6, 2.8], True), ("near", [1.51, 1.6, 1.69], False)):
         sweep = write_sweep(tmp_path / name, grid({"norm@1": [1.50, 1.60, 1.65], "norm@2": other}))

@@ -146,9 +146,11 @@ def _names(table: Table, rows: Sequence[Row]) -> str:
 
 
 def _more_seeds(table: Table, rows: Sequence[Row]) -> str:
-    """The sentence with the command that adds seeds to rows, of which the first is the best."""
+    """The sentence with the commands that add seeds to rows, of which the first is the best."""
     count = max(SEEDS, 2 * len(rows[0].by_seed))
-    return f"More seeds{_rest(table)}: {_code(following.repeated(table, rows, count))}"
+    commands = [_code(command) for command in following.repeated(table, rows, count)]
+    several = ", in sweeps to report together" if len(commands) > 1 else ""
+    return f"More seeds{_rest(table)}{several}: {' and '.join(commands)}"
 
 
 def _edges(table: Table, found: Standing) -> list[str]:

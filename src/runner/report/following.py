@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product
 from typing import Any, TypeGuard
 
 from runner.report.aggregate import POLICY, THRESHOLD, Row, Table, format_override_value, override_key
@@ -31,13 +31,39 @@ def command(table: Table, overrides: Sequence[str], seeds: Sequence[int]) -> str
     return shlex.join(["python", "train.py", "-m", *shared, *overrides, f"{SEED}={','.join(map(str, seeds))}"])
 
 
-def repeated(table: Table, rows: Sequence[Row], count: int) -> str:
-    """The command that repeats these rows with so many seeds, of which the first are those that they have already.
+def repeated(table: Table, rows: Sequence[Row], count: int) -> list[str]:
+    """The commands that repeat these rows with so many seeds, of which the first are those that they have already.
 
     rows: the best first. Of many rows only the first few are repeated.
     """
     chosen = rows if len(rows) <= WHOLE else rows[:FEW]
-    return command(table, table.overrides(chosen), seeds(chosen, count))
+    return [command(table, table.overrides(grid), seeds(chosen, count)) for grid in _grids(table, chosen)]
+
+
+def _grids(table: Table, rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows as one grid, if all its points are rows of the table, else as a grid for each policy.
+
+    One grid for clip=norm clip.max=1 and clip=autoclip would cap the latter, which is another configuration.
+    """
+    values = [list(dict.fromkeys(_point(row, key) for row in rows if key in row.values)) for key in table.columns]
+    points = product(*(each or [""] for each in values))
+    if all(any(_is_point(table, row, point) for row in table.rows) for point in points):
+        return [list(rows)]
+    grids: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        names = (override.partition("=")[0] for override in table.overrides([row]))
+        grids.setdefault((row.policy, *names), []).append(row)
+    return list(grids.values())
+
+
+def _point(row: Row, key: str) -> str:
+    return format_override_value(row.values[key])
+
+
+def _is_point(table: Table, row: Row, point: Sequence[str]) -> bool:
+    """Whether a row is what a point of a grid becomes, of which a sweep drops the keys that the row does not have."""
+    return all(key not in row.values or _point(row, key) == value
+               for key, value in zip(table.columns, point, strict=True))  # fmt: skip
 
 
 def seeds(rows: Sequence[Row], count: int) -> list[int]:
