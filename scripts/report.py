@@ -1,15 +1,16 @@
 """Reports the results of sweeps: `python scripts/report.py [SWEEP …]`; without an argument, of the newest sweep.
 
 Writes report.md, report.html (one file, which loads nothing from the network) and PNGs into the sweep's folder, and
-prints the table and the conclusion. Needs matplotlib (extra `report`).
+prints the table and the conclusion. Needs matplotlib, scipy and tabulate (extra `report`).
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line_errors, print_line
+from runner.errors import Parser, UserError, is_user_error, one_line_errors, print_line
 from runner.report import report
 
 SWEEPS = Path("outputs") / "sweeps"
@@ -25,7 +26,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="the folder for the report; by default the first sweep")
     args = parser.parse_args(arguments)
     with one_line_errors():
-        print_line(report(args.sweeps or [newest()], args.folder))
+        print_line(report(args.sweeps or [newest()], args.folder, accepts))
+
+
+def accepts(overrides: Sequence[str]) -> bool:
+    """Whether this project accepts a configuration, so that no value is proposed that it refuses."""
+    from trainer.project import compose
+
+    try:
+        compose(*overrides)
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        return False
+    return True
 
 
 def newest() -> Path:

@@ -1,4 +1,4 @@
-"""Artificial sweeps with a known conclusion: the files of a real sweep, written without running it."""
+"""Artificial sweeps with a known conclusion: the files of a real sweep, or its table, without running it."""
 
 import json
 import math
@@ -9,9 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runner.config import RunConfig
+from runner.report.aggregate import Row, Table, in_order
+from runner.report.trials import Trial
 from runner.sweeps.grid import config_hash, run_values
-from runner.sweeps.results import Job, Plan
+from runner.sweeps.results import Job, Plan, Result
 from runner.tracking.metrics import MetricsWriter
 
 
@@ -92,3 +97,28 @@ def write_run(folder: Path, job: FakeJob, seed: int = 0) -> None:
         if step % (job.steps // 4) == 0 and job.objective is not None:
             metrics.write(step, {"loss/val": job.objective + (job.steps - step) / job.steps})
     metrics.close()
+
+
+NOISE, SEED_EFFECT = 0.01, 0.03  # standard deviations: of a run around the effect of its seed, and of that effect
+Objectives = NDArray[np.float64]  # [configurations, seeds]
+THERE = Path("there")
+
+
+def table_of(objectives: Objectives, states: dict[tuple[int, int], str] | None = None) -> Table:
+    """The table of a sweep over thresholds, in memory. states: of the runs that did not finish."""
+    rows = []
+    for number, found in enumerate(objectives):
+        values = {"clip.name": "norm", "clip.max": 0.5 * 3.0**number}
+        trials: list[Trial] = []
+        for seed, objective in enumerate(found, start=1):
+            state = (states or {}).get((number, seed - 1), "finished")
+            result = Result(Job(len(trials), [], ""), THERE, state, objective=float(objective))
+            trials.append(Trial(values | {"seed": seed}, result))
+        rows.append(Row(values, trials))
+    return Table(in_order(rows), ["clip.max"], 0, ["python train.py -m"])
+
+
+def simulated(generator: np.random.Generator, effects: list[float], seeds: int) -> Objectives:
+    """A sweep. effects: of the configurations, in standard deviations of the noise."""
+    noise = generator.normal(0.0, NOISE, (len(effects), seeds))
+    return 1.5 + generator.normal(0.0, SEED_EFFECT, seeds) + noise + NOISE * np.array(effects)[:, None]

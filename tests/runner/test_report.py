@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from runner.errors import UserError, quote_override
-from runner.report import aggregate, plots, render, report, trials
+from runner.report import aggregate, following, plot_style, plots, render, report, run_plots, trials
 from runner.report.conclusion import CODE, conclusion
 from scripts import report as script
 from tests import sweeps
@@ -25,7 +26,7 @@ RESUME = "python train.py sweep.resume=HERE"
 write_sweep = partial(sweeps.write_sweep, compose=compose)
 
 
-def grid(objectives: dict[str, list[float | None]], **states: str) -> list[FakeJob]:
+def grid(objectives: Mapping[str, Sequence[float | None]], **states: str) -> list[FakeJob]:
     """A job for every `policy@threshold` and seed; None: diverged. states: other states, by `policythreshold_seed`."""
     jobs = []
     for name, found in objectives.items():
@@ -38,6 +39,18 @@ def grid(objectives: dict[str, list[float | None]], **states: str) -> list[FakeJ
     return jobs
 
 
+T_975 = {2: 4.302653, 4: 2.776445}  # the 97.5th percentiles of Student's t, by degrees of freedom, from tables
+T_2_BONFERRONI_3 = 7.648889  # the (1 - 0.05 / 6)th percentile with 2 degrees of freedom
+
+
+def paired_interval(others: list[float], best: list[float], comparisons: int = 1) -> tuple[float, float, float]:
+    """The mean difference and its t interval, in plain arithmetic."""
+    differences = [other - one for other, one in zip(others, best, strict=True)]
+    mean, error = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+    quantile = {1: T_975.get(len(differences) - 1), 3: T_2_BONFERRONI_3}[comparisons]
+    return mean, mean - quantile * error, mean + quantile * error
+
+
 def answer(folder: Path, jobs: list[FakeJob]) -> tuple[aggregate.Table, str]:
     table = aggregate.build([write_sweep(folder, jobs)])
     return table, " ".join(conclusion(table, RESUME))
@@ -47,12 +60,13 @@ def test_a_clear_winner(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({
         "none": [None, None, None], "norm@0.1": [1.80, 1.81, 1.82], "norm@1": [1.49, 1.50, 1.51],
         "norm@10": [2.0, 2.1, 2.2], "value@0.02": [1.70, 1.72, 1.71]}))  # fmt: skip
-    assert words.startswith("Take `clip=norm clip.max=1`: 1.5000 ± 0.0100 over 3 seeds. Certainty: clear; the next, "
-                            "`clip=value clip.max=0.02`, is 0.21 behind")  # fmt: skip
-    errors = 0.21 / math.hypot(0.01 / math.sqrt(3), 0.01 / math.sqrt(3))
-    assert f"{errors:.1f} standard errors" in words
-    assert "`python train.py -m clip=norm clip.max=0.32,1,3.2 seed=1,2,3,4,5,6`" in words
-    assert " tie " not in words
+    mean, low, high = paired_interval([1.70, 1.72, 1.71], [1.49, 1.50, 1.51], comparisons=3)
+    assert words.startswith(
+        "Take `clip=norm clip.max=1`: 1.5000 ± 0.0100 over 3 seeds. All others that never diverged are higher; the "
+        f"closest, `clip=value clip.max=0.02`, is higher by +{mean:.3f} ({low:.3f} to {high:.3f}), a 95 % interval, "
+        "paired by seed and corrected for 3 comparisons. "
+    )
+    assert "`python train.py -m clip=norm clip.max=0.32,1,3.2 seed=1,2,3`" in words
     assert "resume" not in words
     assert [table.name(row) for row in table.rows] == [
         "clip=norm clip.max=1", "clip=value clip.max=0.02", "clip=norm clip.max=0.1", "clip=norm clip.max=10",
@@ -61,7 +75,7 @@ def test_a_clear_winner(tmp_path: Path) -> None:
 
 
 def test_runs_on_different_data_are_not_compared(tmp_path: Path) -> None:
-    table, words = answer(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [3.0, 3.1]}))
+    table, words = answer(tmp_path, grid({"norm@1": [1.0, 1.1, 1.2], "norm@2": [3.0, 3.1, 3.3]}))
     assert words.startswith("Take ")
     for trial in table.rows[0].trials:
         trial.values["data.name"] = "text"
@@ -78,19 +92,19 @@ def test_small_objectives_have_different_texts(tmp_path: Path) -> None:
     """In the table, in the conclusion, and in the pages."""
     table, words = answer(tmp_path, grid({"norm@1": [1e-5, 1.2e-5], "norm@2": [3e-5, 3.2e-5]}))
     assert [line[1] for line in render.cells(table)[1:]] == ["1.100e-05 ± 1.4e-06", "3.100e-05 ± 1.4e-06"]
-    assert words.startswith("Take `clip.max=1`: 1.100e-05 ± 1.4e-06 over 2 seeds.")
-    assert "(3.100e-05 ± 1.4e-06 over 2 seeds)" in words
+    assert "`clip.max=1` has the lowest mean, 1.100e-05 ± 1.4e-06 over 2 seeds." in words
+    assert render.cells(table)[2][3] == "+2.000e-05"
 
 
-def test_the_next_command_keeps_the_fixed_overrides(tmp_path: Path) -> None:
+def test_the_next_commands_keep_the_fixed_overrides(tmp_path: Path) -> None:
     """With all that was not swept, and quoted for the shell and for Hydra: at the defaults it would be another job."""
     fixed = ["initial='it\\'s a \"text\".txt'", "+schedule.final=0.5", "clip.include=[weight.*]"]
     arguments = [*fixed, "clip=norm,value", "clip.max=1,2", "seed=1,2", "hydra/launcher=joblib", "sweep.dry_run=false"]
     write_sweep(tmp_path, grid({"norm@1": [1.0, 1.1], "norm@2": [2.0, 2.1]}), arguments=arguments)
     words = " ".join(conclusion(aggregate.build([tmp_path]), RESUME))
-    (command,) = re.findall(r"Next.*?: `(.*?)`", words)
-    own = ["clip.max=0.32,1,1.4", "seed=1,2,3,4"]
-    assert shlex.split(command) == ["python", "train.py", "-m", *fixed, *own]
+    seeds, beyond = re.findall(r"More seeds: `(.*?)`.*to extend it: `(.*?)`", words)[0]
+    assert shlex.split(seeds) == ["python", "train.py", "-m", *fixed, "clip.max=1,2", "seed=1,2,3,4,5"]
+    assert shlex.split(beyond) == ["python", "train.py", "-m", *fixed, "clip.max=0.25,0.5,1", "seed=1,2,3"]
 
 
 ODD = "a b [c] it's `d`"  # text with what a shell, Hydra's grammar and Markdown read as their own
@@ -109,19 +123,18 @@ def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     printed = report([sweep])
     markdown = (sweep / "report.md").read_text()
     page = (sweep / "report.html").read_text()
-    take, following, resume = (
-        [CODE.fullmatch(code[0])[2].strip() for code in CODE.finditer(markdown.partition("## Conclusion")[2])][number]
-        for number in (0, -2, -1)
+    lead, following, resume = (
+        CODE.fullmatch(code[0])[2].strip() for code in CODE.finditer(markdown.partition("## Conclusion")[2])
     )
-    assert shlex.split(take) == [arguments[0]]
-    for command in (take, following, resume):
+    assert shlex.split(lead) == [arguments[0]]
+    for command in (lead, following, resume):
         assert command in printed
         assert f"<code>{html.escape(command, quote=False)}</code>" in page
     assert shlex.split(printed.splitlines()[-1]) == [f"{ODD}/report.html"]
     python, script_, flag, *overrides = shlex.split(following)
     assert (python, script_, flag) == ("python", "train.py", "-m")
     done = program("-m", *overrides, "sweep.dry_run=true", cwd=tmp_path, script=COUNTER)
-    assert done.stdout.splitlines()[-1] == "4 jobs, of which 4 would run", done.stderr
+    assert done.stdout.splitlines()[-1] == "10 jobs, of which 10 would run", done.stderr
     assert shlex.split(resume) == ["python", "train.py", f"sweep.resume={quote_override(ODD)}"]
     again = program(*shlex.split(resume)[2:], cwd=tmp_path, script=COUNTER)
     assert "has changed since it was planned" in again.stderr, "the folder was found"
@@ -135,61 +148,202 @@ def test_a_formatted_value_is_read_back_by_hydra(value: Any) -> None:
     assert override.value() == value
 
 
-def test_a_small_lead_is_not_called_clear(tmp_path: Path) -> None:
-    _, words = answer(tmp_path, grid({"norm@1": [1.50, 1.60, 1.55], "norm@2": [1.66, 1.60, 1.69]}))
-    assert words.startswith("Take `clip.max=1`")
-    assert "Certainty: likely, not certain" in words
-    assert "the lowest threshold tried; the best may be lower" in words
+def test_a_small_lead_is_no_winner(tmp_path: Path) -> None:
+    one, other = [1.50, 1.60, 1.55], [1.66, 1.60, 1.69]
+    table, words = answer(tmp_path, grid({"norm@1": one, "norm@2": other}))
+    mean, low, high = paired_interval(other, one)
+    assert low < 0 < mean
+    cell = f"+{mean:.2f} ({low:.2f} to {high:.2f})"
+    assert words.startswith(
+        "No winner: `clip.max=1` has the lowest mean, 1.5500 ± 0.0500 over 3 seeds, and `clip.max=2` cannot be told "
+        f"apart from it: the difference is {cell}, a 95 % interval, paired by seed. "
+        "More seeds: `python train.py -m clip.max=1,2 seed=1,2,3,4,5,6` "
+        "The best value is at the edge of the grid: `clip.max=1` is the lowest tried; to extend it: "
+    )
+    assert [line[3] for line in render.cells(table)] == ["difference to best", "lowest mean", cell]
 
 
-def test_a_tie(tmp_path: Path) -> None:
+def test_configurations_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    """The closest is named, the others counted, and only they are repeated."""
     table, words = answer(tmp_path, grid({
-        "norm@1": [1.50, 1.54, 1.52], "norm@2": [1.51, 1.55, 1.53], "none": [1.50, 1.55, 1.53], "norm@4": [1.8, 1.9],
+        "norm@1": [1.50, 1.54, 1.52], "norm@2": [1.52, 1.55, 1.51], "none": [1.50, 1.55, 1.54], "norm@4": [1.8, 1.9],
+        "norm@8": [9.50, 9.54, 9.53],
     }))  # fmt: skip
-    assert words.startswith("Take any of `clip=norm clip.max=1`, `clip=none`, `clip=norm clip.max=2`: they tie within")
-    assert "seeds" in words
-    assert "clipping neither helps nor harms" in words
-    assert [row.tied for row in table.rows] == [True, True, True, False]
-    marks = [line[-1] for line in render.cells(table)[1:]]
-    assert marks == ["best, tied", "tied with the best", "tied with the best", ""]
+    assert words.startswith(
+        "No winner: `clip=norm clip.max=1` has the lowest mean, 1.5200 ± 0.0200 over 3 seeds, and `clip="
+    )
+    assert " and 1 more cannot be told apart from it: the difference of `clip=" in words
+    assert "`clip=norm clip.max=4` cannot be compared with it: they have fewer than three seeds in common." in words
+    assert "clip=norm,none clip.max=1,2,4 seed=1,2,3,4,5,6`" in words
+    differences = {table.name(row): line[-3] for row, line in zip(table.rows, render.cells(table)[1:], strict=True)}
+    assert differences["clip=norm clip.max=4"] == "+0.3300, 2 common seeds"
+    assert differences["clip=norm clip.max=8"].startswith("+8.003 (7.9")
 
 
-def test_the_boundary_of_a_tie(tmp_path: Path) -> None:
-    """A tie ends where the means are further apart than the sum of the two standard errors."""
-    near = [1.0, 1.2]  # mean 1.1, standard error 0.1
-    for shift, tied in ((0.199, True), (0.201, False)):
-        jobs = grid({"norm@1": list(near), "norm@2": [value + shift for value in near]})
-        table, _ = answer(tmp_path / str(shift), jobs)
-        assert table.rows[0].standard_error == pytest.approx(0.1)
-        assert table.rows[0].tied is tied
+def test_seeds_are_added_to_the_configurations_themselves(tmp_path: Path) -> None:
+    """One grid of clip=norm clip.max=1 and clip=autoclip would cap the latter, which is another configuration."""
+    found = {"norm@1": [1.5], "norm@2": [1.6], "autoclip": [1.7], "none": [1.8]}
+    table, words = answer(tmp_path, grid(found))
+    commands = re.findall(r"`(python .*?)`", words.partition("More seeds, in sweeps to report together: ")[2])
+    assert commands[:3] == [
+        "python train.py -m clip=norm clip.max=1,2 seed=1,2,3,4,5",
+        "python train.py -m clip=autoclip seed=1,2,3,4,5",
+        "python train.py -m clip=none seed=1,2,3,4,5",
+    ]
+    table.rows = [row for row in table.rows if row.policy != "autoclip"]
+    assert "More seeds: `python train.py -m clip=norm,none clip.max=1,2 seed=1,2,3,4,5`" in conclusion(table, RESUME)
+
+
+def test_only_a_winner_is_highlighted(tmp_path: Path) -> None:
+    for name, other, winner in (("far", [2.5, 2.6, 2.8], True), ("near", [1.51, 1.6, 1.69], False)):
+        sweep = write_sweep(tmp_path / name, grid({"norm@1": [1.50, 1.60, 1.65], "norm@2": other}))
+        printed = report([sweep])
+        assert ("| **1** " in (sweep / "report.md").read_text()) is winner
+        assert ('<tr class="best">' in (sweep / "report.html").read_text()) is winner
+        assert ("lowest mean " in printed.partition("\n\n")[2].partition("\n\n")[0]) is not winner
+
+
+def test_values_keep_their_text_in_the_tables(tmp_path: Path) -> None:
+    """A number is not formatted anew, a pipe does not end a cell of Markdown, and a line break does not end a line."""
+    values = ["a|b", "1e3", "00", "a\nb"]
+    jobs = [FakeJob([f"seed={seed}"], 1.0 + seed) for seed in (1, 2)]
+    sweep = write_sweep(tmp_path, jobs, ("seed",))
+    table = aggregate.build([sweep])
+    table.rows = [aggregate.Row(row.values | {"initial": value}, row.trials) for row in table.rows for value in values]
+    table.columns = ["initial"]
+    markdown = render.markdown(table, {}, "Title", ["One."]).partition("| initial")[2].splitlines()[2:6]
+    assert [line.split()[1] for line in markdown] == [r"a\|b", "1e3", "00", r"'a\nb'"]
+    lines = render.text(table, ["One."]).splitlines()
+    assert [line.split()[0] for line in lines[3:7]] == ["a|b", "1e3", "00", r"'a\nb'"]
+
+
+def test_equal_differences_have_no_width(tmp_path: Path) -> None:
+    """Equal objectives are a tie, and a difference that is the same at all seeds is one number; neither warns."""
+    one = [1.1, 1.3, 1.2]
+    for shift, start, cell in (
+        (0.0, "No winner", "+0.0000 (0.0000 to 0.0000)"),
+        (0.1, "Take", "+0.1000 (0.1000 to 0.1000)"),
+    ):
+        table, words = answer(tmp_path / start, grid({"norm@1": one, "norm@2": [value + shift for value in one]}))
+        assert words.startswith(start)
+        assert render.cells(table)[2][3] == cell
+
+
+def test_runs_without_a_known_seed_are_not_paired(tmp_path: Path) -> None:
+    table, words = answer(tmp_path, grid({"norm@1": [1.0, 1.1, 1.2], "norm@2": [3.0, 3.1, 3.3]}))
+    assert words.startswith("Take")
+    for trial in table.trials:
+        trial.values["seed"] = None
+    assert conclusion(table, RESUME)[0].startswith("No winner, since fewer than three seeds finished: ")
+    assert render.winner(table) is None
+
+
+def test_a_pruned_or_interrupted_run_is_not_a_result(tmp_path: Path) -> None:
+    """A configuration is compared at the seeds that it finished; pruned at every one, it is no candidate."""
+    one, other = [1.0, 1.1, 1.2, 1.1, 1.2], [2.0, 2.1, 2.25, 2.1, 2.2]
+    jobs = {"norm@1": one, "norm@2": other, "norm@4": [0.5] * 5}
+    states = {f"norm4_{seed}": "pruned" for seed in range(1, 6)}
+    table, words = answer(tmp_path / "1", grid(jobs, norm2_1="pruned", norm2_2="interrupted", **states))
+    mean, _, _ = paired_interval(other[2:], one[2:])
+    assert words.startswith("Take `clip.max=1`: ")
+    cells = {line[0]: line for line in render.cells(table)[1:]}
+    assert cells["2"][5].startswith(f"+{mean:.2f} (")
+    assert cells["2"][5].endswith(", 3 common seeds")
+    assert cells["4"][1:6] == ["-", "0 of 5", "", "5", ""]
+    table, words = answer(tmp_path / "2", grid(jobs, **states | {"norm4_1": "missing"}))
+    assert words.startswith("No winner: `clip.max=1` has the lowest mean, ")
+    assert "`clip.max=4` cannot be compared with it" in words
+
+
+def test_the_best_is_chosen_over_the_seeds_in_common(tmp_path: Path) -> None:
+    """A configuration that lacks the seed at which all are high has a lower mean, and is not better."""
+    one, other = [1.0, 1.1, 1.2, 9.0], [1.5, 1.61, 1.7, None]
+    table, words = answer(tmp_path, grid({"norm@1": one, "norm@2": other}, norm2_4="missing"))
+    assert statistics.fmean(one) > statistics.fmean(other[:3])
+    assert words.startswith("Take `clip.max=1`")
+    assert render.cells(table)[2][4].startswith("+0.503 (")
+
+
+def test_edges_of_the_grid(tmp_path: Path) -> None:
+    """Of every numeric key, in the ratio of the last two values; whole numbers stay whole, and above 0."""
+    jobs = [FakeJob(["clip=norm", f"clip.max={limit}", f"lr={lr}", f"steps={steps}", f"seed={seed}"],
+                    1 + limit + 1 / lr - steps / 1000 + 0.01 * seed)
+            for limit in (3, 10) for lr in (0.01, 0.1) for steps in (100, 200) for seed in (1, 2, 3)]  # fmt: skip
+    sweep = write_sweep(tmp_path, jobs, ("clip.max", "lr", "steps", "seed"), arguments=["clip=norm", "clip.max=3,10"])
+    table = aggregate.build([sweep])
+    edge = conclusion(table, RESUME)[-1]
+    assert edge == (
+        "The best value is at the edge of the grid: `clip.max=3` is the lowest tried and `steps=200` is the highest "
+        "tried and `lr=0.1` is the highest tried; to extend it: "
+        "`python train.py -m clip=norm clip.max=0.27,0.9,3 steps=200,400,800 lr=0.1,1,10 seed=1,2,3`"
+    )
+    table.accepts = lambda overrides: all(float(line[3:]) <= 1 for line in overrides if line.startswith("lr="))
+    assert "lr=0.1,1 " in conclusion(table, RESUME)[-1]
+
+
+def test_a_refused_value_is_not_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing lies beyond optimizer.momentum=0.9 in a grid with 0, which the schema knows."""
+    jobs = [FakeJob([f"optimizer.momentum={momentum}", f"seed={seed}"], 2 - momentum + 0.01 * seed * seed * momentum)
+            for momentum in (0.0, 0.9) for seed in (1, 2, 3)]  # fmt: skip
+    sweep = sweeps.write_sweep(tmp_path, jobs, ("optimizer.momentum", "seed"))
+    assert "momentum=0.9,1.8,2.7 " in report([sweep])
+    script.main([str(sweep)])
+    printed = capsys.readouterr().out
+    assert "Take optimizer.momentum=0.9: " in printed
+    assert "edge" not in printed
+
+
+@pytest.mark.parametrize(
+    ("neighbor", "edge", "beyond"),
+    [(1.0, 10.0, [100.0, 1000.0]), (3.0, 1.0, [0.33, 0.11]), (0.0, 0.9, [1.8, 2.7]), (0.9, 0.0, [-0.9, -1.8]),
+     (2, 1, []), (4, 2, [1]), (16, 32, [64, 128]), (1.0, math.inf, []), (math.inf, 1.0, []),
+     (1.0, 1.004, [1.008016, 1.012048])],
+)  # fmt: skip
+def test_values_beyond_an_edge(neighbor: float, edge: float, beyond: list[float]) -> None:
+    found = list(following._beyond(neighbor, edge))
+    assert found == pytest.approx(beyond, rel=1e-6)
+    assert all(type(value) is type(edge) for value in found)
+
+
+def test_many_configurations_are_not_all_repeated(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({f"norm@{limit}": [float(limit)] for limit in range(1, 8)}))
+    assert "More seeds: `python train.py -m clip.max=1,2,3 seed=1,2,3,4,5`" in words
 
 
 def test_all_runs_diverged(tmp_path: Path) -> None:
-    _, words = answer(tmp_path, grid({"norm@1": [None, None], "norm@5": [None, None], "none": [None, None]}))
+    _, words = answer(tmp_path / "norm", grid({"norm@1": [None, None], "norm@5": [None, None], "none": [None, None]}))
     assert words.startswith("Take none of these: all 6 runs diverged.")
-    assert "thresholds below 1, the lowest tried (such as 0.1)" in words
+    assert words.endswith("Next, thresholds below 1, the lowest tried: "
+                          "`python train.py -m clip=norm clip.max=0.01,0.1 seed=1,2`")  # fmt: skip
+    _, words = answer(tmp_path / "none", grid({"none": [None, None]}))
+    assert words.endswith("all 2 runs diverged. Next, clipping: `python train.py -m clip=norm seed=1,2`")
 
 
 def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({"norm@1": [1.0, None, 1.1], "norm@5": [0.5, None, None]}))
     assert "Take none of these as it is" in words
     assert "`clip.max=1`, finished at 2 of 3 seeds" in words
+    assert "`python train.py -m clip.max=0.01,0.1 seed=1,2,3`" in words
     assert table.stable == []
 
 
 def test_a_configuration_that_diverges_at_a_seed_is_not_the_best(tmp_path: Path) -> None:
     table, words = answer(tmp_path, grid({"norm@1": [1.5, 1.6, 1.55], "norm@5": [1.0, 1.1, None]}))
     assert words.startswith("Take `clip.max=1`")
-    assert "no other configuration finished at every seed" in words
-    assert "at 5 `clip=norm` diverged" in words
+    assert "No other configuration finished without a diverged run." in words
+    assert (
+        "`clip.max=1` is the lowest tried; to extend it: `python train.py -m clip.max=0.04,0.2,1 seed=1,2,3`" in words
+    )
     assert [row.rank for row in table.rows] == [0, 1]
     assert render.cells(table)[2][2:4] == ["2 of 3", "1"]
 
 
 def test_one_seed(tmp_path: Path) -> None:
     _, words = answer(tmp_path, grid({"norm@1": [1.5], "norm@2": [1.4], "norm@4": [1.6]}))
-    assert words.startswith("Take `clip.max=2`: 1.4000 over 1 seed. Certainty: none yet, since one seed has no")
-    assert "seed=1,2,3`" in words
+    assert words == (
+        "No winner, since fewer than three seeds finished: `clip.max=2` has the lowest mean, 1.4000 over 1 seed. "
+        "More seeds: `python train.py -m clip.max=2,1,4 seed=1,2,3,4,5`"
+    )
 
 
 def test_missing_failed_and_interrupted_jobs(tmp_path: Path) -> None:
@@ -227,6 +381,22 @@ def test_several_sweeps_are_read_together(tmp_path: Path) -> None:
     assert table.duplicates == 2
 
 
+def test_the_sweep_with_the_unfinished_run_is_resumed(tmp_path: Path) -> None:
+    """Also if it is not the first one; and a run that was named alone is resumed alone."""
+    one = write_sweep(tmp_path / "one", grid({"norm@1": [1.5, 1.6]}))
+    two = write_sweep(tmp_path / "two", grid({"norm@2": [1.5, 1.6]}, norm2_2="interrupted"))
+    assert f"Of 4 runs, 1 did not end: python train.py sweep.resume={two}\n" in report([one, two])
+    assert f" 1 did not end: python train.py resume={two / '1'}\n" in report([two / "1"])
+
+
+def test_a_repeated_run_that_diverged_once_has_diverged(tmp_path: Path) -> None:
+    folders = [write_sweep(tmp_path / str(number), grid({"norm@1": [objective, 1.6]}))
+               for number, objective in enumerate((1.5, None))]  # fmt: skip
+    for order in (folders, folders[::-1]):
+        (row,) = aggregate.build(order).rows
+        assert row.counts == {"diverged": 1, "finished": 1}
+
+
 def test_the_threshold_of_a_row_and_the_share_of_clipped_steps(tmp_path: Path) -> None:
     jobs = [FakeJob(["clip=norm", "clip.max=2", "seed=1"], 1.0, limit=2.0, clipped=1.0),
             FakeJob(["clip=autoclip", "seed=1"], 1.1, limit=0.7, clipped=0.0),
@@ -241,7 +411,8 @@ def test_the_threshold_of_a_row_and_the_share_of_clipped_steps(tmp_path: Path) -
 
 
 def test_the_files_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "norm@10": [2.0, None], "value@0.02": [1.7, 1.71]})
+    jobs = grid({"none": [None] * 3, "norm@1": [1.49, 1.50, 1.51], "norm@10": [2.0, None, 2.0],
+                 "value@0.02": [1.7, 1.71, 1.73]})  # fmt: skip
     sweep = write_sweep(tmp_path / "sweep", jobs)
     script.main([str(sweep)])
     printed = capsys.readouterr().out
@@ -251,7 +422,7 @@ def test_the_files_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert written == names | {"report.md", "report.html"}
     markdown = (sweep / "report.md").read_text()
     assert "```bash\npython train.py -m artificial arguments\n```" in markdown
-    assert "| **norm** | **1** | **1.4950 ± 0.0071** | **2 of 2** |" in markdown
+    assert re.search(r"\| \*\*norm\*\* +\| \*\*1\*\* +\| \*\*1.5000 ± 0.0100\*\* +\| \*\*3 of 3\*\* +\|", markdown)
     assert set(re.findall(r"\]\((report_\w+\.png)\)", markdown)) == names
     page = (sweep / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
@@ -259,28 +430,73 @@ def test_the_files_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "<code>clip=norm clip.max=1</code>" in page
 
 
+def drawn(plot: Callable[[Any, aggregate.Table], bool], table: aggregate.Table) -> Any:
+    """The figure of a plot."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    assert plot(figure, table)
+    return figure
+
+
 def test_a_threshold_per_element_is_not_drawn_among_norms(tmp_path: Path) -> None:
-    figures = pytest.importorskip("matplotlib.figure")
     jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "value@0.02": [1.4, 1.41]})  # the best is first
     table = aggregate.build([write_sweep(tmp_path, jobs)])
-    norms, distribution, objective = (figures.Figure() for _ in range(3))
-    plots._plot_norms(norms, table)
-    drawn = {axes.get_title(): {line.get_label() for line in axes.lines} for axes in norms.axes if axes.get_title()}
-    assert drawn["clip=norm clip.max=1"] == {"before", "after", "limit"}
-    assert drawn["clip=value clip.max=0.02 (per element)"] == {"before", "after"}
+    norms = drawn(run_plots.plot_norms, table)
+    panels = {axes.get_title(): {line.get_label() for line in axes.lines} for axes in norms.axes if axes.get_title()}
+    assert panels["clip=norm clip.max=1\njob 2, seed 1"] == {"before", "after", "limit"}
+    assert panels["clip=value clip.max=0.02 (per element)\njob 4, seed 1"] == {"before", "after"}
     (legend,) = (axes.get_legend() for axes in norms.axes if axes.get_legend())
     assert [text.get_text() for text in legend.get_texts()] == ["before", "after", "limit"]
-    plots._plot_distribution(distribution, table)
-    labels = distribution.axes[0].get_legend_handles_labels()[1]
+    labels = drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
     assert "thresholds of norm" in labels
     assert "thresholds of value" not in labels
-    plots._plot_objective(objective, table)
-    assert [text.get_text() for text in objective.axes[0].texts] == ["clip=none: diverged"]
-    assert "clip=none: diverged" not in objective.axes[0].get_legend_handles_labels()[1]
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert [text.get_text() for text in objective.texts] == ["clip=none: 2 diverged"]
+    assert not any("clip=none" in label for label in objective.get_legend_handles_labels()[1])
+
+
+def test_the_number_of_runs_behind_a_point_is_visible(tmp_path: Path) -> None:
+    """In the title, and beside the points with another number; where none finished, beside the mark at the top."""
+    good = [1.4, 1.5, 1.6]
+    found = {"norm@0.5": good, "norm@1": good, "norm@2": [1.4, 1.5, None], "norm@4": [None] * 3, "value@1": good}
+    table = aggregate.build([write_sweep(tmp_path / "1", grid(found, value1_3="missing"))])
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert objective.get_title().startswith("3 of 3 runs finished at each point, unless noted; shaded, ")
+    assert [text.xy[0] for text in objective.texts if text.get_text() == "0 of 3"] == [4]
+    assert sorted(text.xy for text in objective.texts if text.get_text() == "2 of 3") == [
+        (1, pytest.approx(1.45)), (2, pytest.approx(1.45))]  # fmt: skip
+    (clipped,) = drawn(plots.plot_clipped, table).axes
+    assert clipped.get_title() == "all logged steps of 3 runs at each point, diverged ones included, unless noted"
+    assert [(text.get_text(), text.xy[0]) for text in clipped.texts] == [("2 runs", 1)]
+    table = aggregate.build([write_sweep(tmp_path / "2", grid({"norm@1": [1.4, 1.5], "norm@2": [1.5, 1.6]}))])
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert objective.get_title() == "2 of 2 runs finished at each point"
+    assert not objective.texts
+
+
+@pytest.mark.parametrize("steps", [40, 400])
+def test_the_axes_name_the_values_that_are_shown(tmp_path: Path, steps: int) -> None:
+    """Raw or smoothed losses, the statistic of the limit, and which run a plot of one run shows."""
+    jobs = [FakeJob(["clip=autoclip", f"seed={seed}"], 1.5 + 0.1 * seed, limit=0.3, steps=steps) for seed in (7, 8)]
+    table = aggregate.build([write_sweep(tmp_path, jobs)])
+    (losses,) = drawn(run_plots.plot_losses, table).axes
+    (line, *_), width = losses.lines, steps // 100 or 1
+    values = [3.0 + 2.0 * math.exp(-step / steps) for step in range(1, steps + 1)]
+    mean = [statistics.fmean(values[max(0, end - width) : end]) for end in range(1, steps + 1)]
+    np.testing.assert_allclose(line.get_ydata(), mean)
+    kind = "raw" if width == 1 else "moving average"
+    assert losses.get_ylabel() == f"training loss (thin, {kind})\nvalidation loss (thick, raw)"
+    assert losses.get_title() == ("" if width == 1 else f"moving average of {width} logged steps")
+    assert losses.get_legend_handles_labels()[1] == ["job 0, seed 7"]
+    (objective,) = drawn(plots.plot_objective, table).axes
+    assert "for adaptive policies the median limit" in objective.get_xlabel()
+    assert objective.get_ylabel() == "best validation loss of a run,\nmean ± standard deviation over seeds"
+    assert (
+        "median limits of autoclip" in drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
+    )
 
 
 def test_eight_policies_have_a_color_and_a_marker_each() -> None:
-    assert len(set(plots.COLORS)) == len(set(plots.MARKERS)) == 8
+    assert len(set(plot_style.COLORS)) == len(set(plot_style.MARKERS)) == 8
 
 
 def test_user_errors_are_one_line(
@@ -294,7 +510,9 @@ def test_user_errors_are_one_line(
         error = capsys.readouterr().err
         assert (error.count("\n"), line in error) == (1, True)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'needs matplotlib: pip install -c constraints\.txt -e "\.\[report\]"'):
+    with pytest.raises(
+        UserError, match=r'needs matplotlib, scipy and tabulate: pip install -c constraints\.txt -e "\.\[report\]"'
+    ):
         report([tmp_path])
 
 
@@ -330,5 +548,5 @@ def test_a_large_sweep(tmp_path: Path) -> None:
     }
     text = report([write_sweep(tmp_path, grid(objectives))])
     assert "10 configurations, 20 runs: 20 finished" in text
-    assert "Take clip=norm clip.max=0.1: 1.5105" in text
+    assert "clip=norm clip.max=0.1 has the lowest mean, 1.5105 ± 0.00071 over 2 seeds." in text
     assert len(list(tmp_path.glob("report_*.png"))) == 5

@@ -5,7 +5,7 @@ import math
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,30 +14,43 @@ import numpy as np
 
 from gradclip.policies import Policy
 from runner.errors import quote_override
-from runner.report.trials import SEED, Series, Trial, fixed_overrides, read_series, read_trials, sweep_command
+from runner.report.trials import (
+    SEED,
+    Series,
+    Trial,
+    distinct_runs,
+    fixed_overrides,
+    read_series,
+    read_trials,
+    sweep_command,
+)
 from runner.sweeps.results import read_plan
 from runner.tracking.tags import CLIP_FRACTION, CLIP_LIMIT, NORM_BEFORE
 
 POLICY, THRESHOLD = "clip.name", "clip.max"
+DATA = "data.name"  # the key of the data set, where the project has a group `data`
+MIN_SEEDS = 3  # fewer say too little about the spread for an interval
 FAILED = ("failed", "killed", "rejected")
 UNFINISHED = ("running", "queued", "missing", "interrupted")
 
 
 @dataclass
 class Row:
-    """A configuration with the runs of all its seeds. Mean and standard deviation are those of the finished runs.
-
-    tied: whether the row is tied with the best row, or is the best row and another is tied with it.
-    """
+    """A configuration with the runs of all its seeds. Mean and standard deviation are those of the finished runs."""
 
     values: dict[str, Any]
     trials: list[Trial]
-    tied: bool = False
 
     @property
     def objectives(self) -> list[float]:
         """The objectives of the finished runs."""
         return [trial.result.objective for trial in self.trials if trial.finished]  # type: ignore[misc]
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The objectives of the finished runs by seed, without those of runs whose seed is unknown."""
+        finished = {trial.seed: trial.result.objective for trial in self.trials if trial.finished}
+        return {seed: objective for seed, objective in finished.items() if seed is not None and objective is not None}
 
     @property
     def mean(self) -> float:
@@ -48,11 +61,6 @@ class Row:
     def standard_deviation(self) -> float | None:
         """The standard deviation over seeds; None if fewer than two runs finished."""
         return statistics.stdev(self.objectives) if len(self.objectives) > 1 else None
-
-    @property
-    def standard_error(self) -> float | None:
-        """The standard error of the mean; None if fewer than two runs finished."""
-        return None if self.standard_deviation is None else self.standard_deviation / math.sqrt(len(self.objectives))
 
     @property
     def counts(self) -> Counter[str]:
@@ -79,18 +87,31 @@ class Row:
         return _pool([series[CLIP_FRACTION].values > 0 for series in self._series if CLIP_FRACTION in series], "mean")
 
     @property
+    def logged(self) -> int:
+        """The number of runs behind the share of clipped steps."""
+        return sum(CLIP_FRACTION in series for series in self._series)
+
+    @property
     def norm(self) -> float | None:
         """The median norm before clipping, over all steps of all runs."""
         return _pool([series[NORM_BEFORE].values for series in self._series if NORM_BEFORE in series], "median")
 
     @property
+    def fixed_threshold(self) -> float | None:
+        """`clip.max`, if it is the threshold itself; None for a policy without one, or with a limit of its own."""
+        schema, limit = Policy.options.get(self.policy), self.values.get(THRESHOLD)
+        if schema is None or schema.kind == "measure" or limit is None or schema.max_is_cap:
+            return None
+        return float(limit)
+
+    @property
     def threshold(self) -> float | None:
-        """The row's position on a plot's threshold axis: `max` if it is the threshold itself, else the median limit."""
+        """The row's position on a plot's threshold axis: its fixed threshold, else the median limit of its runs."""
         schema = Policy.options.get(self.policy)
         if schema is None or schema.kind == "measure":
             return None
-        if self.values.get(THRESHOLD) is not None and not schema.max_is_cap:
-            return float(self.values[THRESHOLD])
+        if self.fixed_threshold is not None:
+            return self.fixed_threshold
         return _pool([series[CLIP_LIMIT].values for series in self._series if CLIP_LIMIT in series], "median")
 
     @property
@@ -118,7 +139,8 @@ class Table:
     """All rows, the best first.
 
     columns: the dotted keys in which the rows differ. duplicates: how many jobs repeat another and are not counted.
-    commands: those that started the sweeps. fixed: the overrides that all jobs of all sweeps share.
+    commands: those that started the sweeps. fixed: the overrides that all jobs of all sweeps share. accepts: whether
+    the project accepts a configuration, given as overrides.
     """
 
     rows: list[Row]
@@ -126,6 +148,7 @@ class Table:
     duplicates: int
     commands: list[str] = field(default_factory=list)
     fixed: list[str] = field(default_factory=list)
+    accepts: Callable[[Sequence[str]], bool] = lambda overrides: True
 
     @property
     def trials(self) -> list[Trial]:
@@ -137,46 +160,58 @@ class Table:
         """The rows with a finished run and without a diverged one, the best first."""
         return [row for row in self.rows if row.rank == 0]
 
+    @property
+    def data(self) -> list[str]:
+        """The names of the data sets of all runs. Losses on different data cannot be compared."""
+        return sorted({str(trial.values[DATA]) for trial in self.trials if DATA in trial.values})
+
     def name(self, row: Row) -> str:
         """The row as overrides on a command line, quoted for a shell."""
-        return shlex.join(self.overrides(row).values())
+        return shlex.join(self.overrides([row]))
 
-    def overrides(self, row: Row) -> dict[str, str]:
-        """The overrides that distinguish the row from the others, by the keys that they set."""
-        return {
-            key: f"{'clip' if key == POLICY else key.removesuffix('.name')}={format_override_value(row.values[key])}"
-            for key in self.columns
-            if row.values.get(key) is not None
-        }
+    def overrides(self, rows: Sequence[Row]) -> list[str]:
+        """The overrides of the smallest grid with these rows; of one row, those that distinguish it from the others."""
+        values = {key: dict.fromkeys(format_override_value(row.values[key]) for row in rows if _is_set(row, key))
+                  for key in self.columns}  # fmt: skip
+        return [f"{override_key(key)}={','.join(found)}" for key, found in values.items() if found]
 
 
 def build(folders: Sequence[Path]) -> Table:
     """The table of sweeps, or of folders with runs. Raises UserError for a folder without any."""
-    trials, duplicates = _distinct([trial for folder in folders for trial in read_trials(folder)])
+    trials, duplicates = distinct_runs([trial for folder in folders for trial in read_trials(folder)])
     rows: dict[str, Row] = {}
     for trial in trials:
         values = {key: value for key, value in trial.values.items() if key != SEED}
         rows.setdefault(json.dumps(values, sort_keys=True), Row(values, [])).trials.append(trial)
         trial.series = read_series(trial.result.folder)
-    ordered = sorted(rows.values(), key=lambda row: (row.rank, row.mean if row.objectives else 0.0))
-    _mark_ties([row for row in ordered if row.rank == 0])
+    ranked = in_order(rows.values())
     plans = [plan for folder in folders if (plan := read_plan(folder))]
     fixed = [fixed_overrides(plan) for plan in plans]
     shared = [override for override in fixed[0] if all(override in other for other in fixed)] if fixed else []
     commands = [sweep_command(plan) for plan in plans]
-    return Table(ordered, differing_keys([row.values for row in ordered]), duplicates, commands, shared)
+    return Table(ranked, differing_keys([row.values for row in ranked]), duplicates, commands, shared)
 
 
-def _distinct(trials: Sequence[Trial]) -> tuple[list[Trial], int]:
-    """One run for every configuration, a finished one if possible, and the number of the other runs."""
-    distinct: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.result.state == "duplicate" or trial.result.job.duplicate_of is not None:
-            continue
-        key = json.dumps(trial.values, sort_keys=True)
-        if key not in distinct or (trial.finished and not distinct[key].finished):
-            distinct[key] = trial
-    return list(distinct.values()), len(trials) - len(distinct)
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """The best row, then the others by their means; rows without a diverged run precede those with one."""
+    by_mean = sorted(rows, key=lambda row: (row.rank, row.mean if row.objectives else 0.0))
+    best = _lowest([row for row in by_mean if row.rank == 0])
+    return by_mean if best is None else [best, *(row for row in by_mean if row is not best)]
+
+
+def _lowest(rows: Sequence[Row]) -> Row | None:
+    """The row with the lowest mean over the seeds that all of these rows finished; None without rows.
+
+    Rows with fewer than MIN_SEEDS seeds are left out if others have more. Without common seeds, or with fewer than
+    MIN_SEEDS of them where the rows have more, the mean is over the seeds that each row finished.
+    """
+    repeated = [row for row in rows if len(row.by_seed) >= MIN_SEEDS] or list(rows)
+    if not repeated:
+        return None
+    common = set.intersection(*(set(row.by_seed) for row in repeated))
+    if len(common) < max(1, min(MIN_SEEDS, *(len(row.by_seed) for row in repeated))):
+        return min(repeated, key=lambda row: row.mean)
+    return min(repeated, key=lambda row: statistics.fmean(row.by_seed[seed] for seed in common))
 
 
 def differing_keys(values: Sequence[dict[str, Any]]) -> list[str]:
@@ -199,18 +234,14 @@ def _is_implied(key: str, values: Sequence[dict[str, Any]]) -> bool:
     return len(by_option) > 1 and all(len(distinct) == 1 for distinct in by_option.values())
 
 
-def _mark_ties(rows: Sequence[Row]) -> None:
-    """Marks the best row, the first one, and the rows that are tied with it."""
-    for row in rows[1:]:
-        if _are_tied(rows[0], row):
-            rows[0].tied = row.tied = True
+def _is_set(row: Row, key: str) -> bool:
+    """Whether an override sets the row's value: null is one, but under `clip` it means that the policy has none."""
+    return row.values.get(key) is not None or (key in row.values and not key.startswith("clip."))
 
 
-def _are_tied(one: Row, other: Row) -> bool:
-    """Whether the intervals of one standard error around two means overlap; without errors, whether they are equal."""
-    if one.standard_error is None or other.standard_error is None:
-        return one.mean == other.mean
-    return abs(one.mean - other.mean) <= one.standard_error + other.standard_error
+def override_key(key: str) -> str:
+    """The key of the override that sets a column: that of the group for the name of an option."""
+    return "clip" if key == POLICY else key.removesuffix(".name")
 
 
 def format_override_value(value: Any) -> str:

@@ -1,39 +1,64 @@
-"""The closing paragraph of a report: which configuration to take, how certain that is, and what to try next."""
+"""The conclusion of a report: which configuration to take, how certain that is, and what to run next."""
 
-import math
 import re
-import shlex
 from collections.abc import Sequence
 
 from runner.printable import count_of, format_mean
-from runner.report.aggregate import FAILED, POLICY, THRESHOLD, UNFINISHED, Row, Table, format_override_value
-from runner.report.trials import SEED
+from runner.report import following
+from runner.report.aggregate import FAILED, UNFINISHED, Row, Table
+from runner.report.comparison import Comparison, Standing, standing
 
-DATA = "data.name"  # the key of the data set, where the project has a group `data`
 CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code` writes it: backticks and text
+SEEDS = 5  # a sweep that adds seeds has at least so many
 
 
 def conclusion(table: Table, resume: str) -> list[str]:
-    """The sentences of the conclusion, in Markdown; a command ends without a period.
+    """At most five sentences, in Markdown, whose numbers stand in the table; a command ends without a period.
 
     resume: the command that runs the unfinished jobs of a sweep, or resumes an unfinished run.
     """
-    stable = table.stable
-    tasks = sorted({str(trial.values[DATA]) for row in table.rows for trial in row.trials if DATA in trial.values})
-    if len(tasks) > 1:
+    found = standing(table)
+    if len(table.data) > 1:
         sentences = [
-            f"No conclusion: the runs have different data ({', '.join(tasks)}), whose losses cannot be compared."
+            f"No conclusion: the runs have different data ({', '.join(table.data)}), whose losses cannot be compared."
         ]
-    elif not stable:
-        sentences = _no_winner(table)
-    elif len(stable) > 1 and stable[0].tied:
-        sentences = _tie(table, stable)
+    elif found is None:
+        sentences = _none_stable(table)
+    elif len(table.rows) == 1:
+        sentences = _single(table, found)
+    elif found.has_winner(table):
+        sentences = [*_winner(table, found), *_edges(table, found)]
     else:
-        sentences = _winner(table, stable)
+        sentences = [*_no_winner(table, found), *_edges(table, found)]
     return [*sentences, *_incomplete(table, resume)]
 
 
-def _no_winner(table: Table) -> list[str]:
+def difference(comparison: Comparison) -> str:
+    """A difference with its sign and, in parentheses, the ends of its interval; empty without a common seed."""
+    if comparison.difference is None:
+        return ""
+    values = [comparison.difference, *(end for end in (comparison.low, comparison.high) if end is not None)]
+    first, *ends = (_number(value, values) for value in values)
+    sign = "" if first.startswith("-") else "+"
+    return f"{sign}{first} ({ends[0]} to {ends[1]})" if ends else f"{sign}{first}"
+
+
+def _number(value: float, values: Sequence[float]) -> str:
+    """A difference with so many decimals that the width of its interval has two digits, and no end looks like 0."""
+    width, nonzero = max(values) - min(values), [abs(each) for each in values if each]
+    scales = [abs(width), *(each * 10 for each in nonzero)] if width else [each / 100 for each in nonzero]
+    decimals = max((1 - _exponent(scale) for scale in scales), default=4)
+    if decimals > 6 or max(nonzero, default=0.0) >= 1e5:
+        return f"{value:.3e}" if value else "0"
+    return f"{value:.{max(decimals, 0)}f}"
+
+
+def _exponent(value: float) -> int:
+    """The power of ten of a positive number's first digit."""
+    return int(f"{value:e}".partition("e")[2])
+
+
+def _none_stable(table: Table) -> list[str]:
     """The sentences for a sweep in which no configuration finished at every seed without divergence."""
     states = sum((row.counts for row in table.rows[1:]), table.rows[0].counts)
     ended = states.total() - sum(states[state] for state in UNFINISHED)
@@ -41,127 +66,111 @@ def _no_winner(table: Table) -> list[str]:
     if partly_diverged:
         best = max(partly_diverged, key=lambda row: len(row.objectives) / len(row.trials))
         return [
-            f"Take none of these as it is: every configuration that finished at one seed diverged at another. The most "
-            f"stable, {_code(table.name(best))}, finished at {len(best.objectives)} of {_seeds(len(best.trials))}.",
-            _suggest_lower(table),
+            "Take none of these as it is: every configuration that finished at one seed diverged at another.",
+            f"The most stable, {_code(table.name(best))}, finished at {len(best.objectives)} of "
+            f"{_seeds(len(best.trials))}.",
+            *_lower(table),
         ]
     if states["diverged"] and states["diverged"] == ended:
-        return [f"Take none of these: all {_runs(ended)} diverged.", _suggest_lower(table)]
+        return [f"Take none of these: all {_runs(ended)} diverged.", *_lower(table)]
     if states["diverged"]:
-        return [f"Take none of these: no run finished; {_runs(states['diverged'])} diverged.", _suggest_lower(table)]
+        return [f"Take none of these: no run finished; {_runs(states['diverged'])} diverged.", *_lower(table)]
     return ["Nothing can be recommended yet: no run has finished."]
 
 
-def _suggest_lower(table: Table) -> str:
-    """What to try after divergence: thresholds below all that were tried, and a lower learning rate."""
-    tried = sorted({row.threshold for row in table.rows if row.threshold is not None})
-    lower = (
-        f"thresholds below {format_override_value(tried[0])}, the lowest tried (such as {tried[0] / 10:.2g})"
-        if tried
-        else "clipping"
-    )
-    return f"Next, try {lower}, and a lower learning rate."
+def _lower(table: Table) -> list[str]:
+    """A sentence with the command to try after divergence: thresholds below all that were tried, or clipping."""
+    if (found := following.lower(table)) is None:
+        return []
+    limit, command = found
+    tried = "clipping" if limit is None else f"thresholds below {limit}, the lowest tried"
+    return [f"Next{_rest(table)}, {tried}: {_code(command)}"]
 
 
-def _tie(table: Table, stable: Sequence[Row]) -> list[str]:
-    """The sentences for a best configuration that is tied with others. stable: the rows without a divergence."""
-    best, tied = stable[0], [row for row in stable if row.tied]
-    names = [_code(table.name(row)) for row in tied]
-    listed = f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-    sentences = [
-        f"Take any of {listed}: they tie within one standard error. "
-        f"The lowest mean is that of {names[0]}, {_mean(best)}."
-    ]
-    gap, spread = tied[1].mean - best.mean, (best.standard_deviation or 0.0) + (tied[1].standard_deviation or 0.0)
-    if gap > 0 and spread > 0:
-        seeds = math.ceil((spread / gap) ** 2) + 1
-        sentences.append(
-            f"Certainty: the means of the first two differ by {gap:.2g}, and their standard deviations are "
-            f"{best.standard_deviation:.2g} and {tied[1].standard_deviation:.2g}; about {seeds:,} seeds each would "
-            "separate them."
-        )
-    else:
-        sentences.append("Certainty: their means are equal.")
-    if any(row.policy == "none" for row in tied):
-        sentences.append("`clip=none` is among them: clipping neither helps nor harms here.")
-    others = [row for row in stable if not row.tied]
-    if others:
-        sentences.append(f"The next best is {_code(table.name(others[0]))} with {_mean(others[0])}.")
-    sentences.append(_next(table, best))
-    return sentences
+def _single(table: Table, found: Standing) -> list[str]:
+    """The sentences for a sweep of one configuration."""
+    sentences = [f"There is one configuration, {_mean(found.best)}: nothing to compare it with."]
+    return sentences if found.repeated else [*sentences, _more_seeds(table, [found.best])]
 
 
-def _winner(table: Table, stable: Sequence[Row]) -> list[str]:
-    """The sentences for a configuration that is better than all others, or the only one."""
-    best = stable[0]
-    name = _code(table.name(best)) if table.columns else "this one configuration"
-    sentences = [f"Take {name}: {_mean(best)}."]
-    if best.policy == "none" and table.rows[-1].policy != "none":
-        sentences.append("Clipping did not help here.")
-    if len(stable) > 1:
-        sentences.append(_certainty(table, best, stable[1]))
-    else:
-        reason = "no other configuration finished at every seed" if len(table.rows) > 1 else "nothing to compare with"
-        sentences.append(f"Certainty: {reason}{'; and one seed has no spread' if best.standard_error is None else ''}.")
-    sentences.append(_next(table, best))
-    return sentences
+def _winner(table: Table, found: Standing) -> list[str]:
+    """The sentences for a configuration that is better than all others."""
+    sentences = [f"Take {_code(table.name(found.best))}: {_mean(found.best)}."]
+    if not found.comparisons:
+        return [*sentences, "No other configuration finished without a diverged run."]
+    closest = _closest(found.comparisons)
+    named, count = _code(table.name(closest.row)), len(found.comparisons)
+    subject = f"{named} is" if count == 1 else f"All others that never diverged are higher; the closest, {named}, is"
+    corrected = f" and corrected for {count} comparisons" if count > 1 else ""
+    return [*sentences, f"{subject} higher by {difference(closest)}, a 95 % interval, paired by seed{corrected}."]
 
 
-def _certainty(table: Table, best: Row, second: Row) -> str:
-    """A sentence on the distance between the two best means, in standard errors of their difference."""
-    gap = second.mean - best.mean
-    behind = f"the next, {_code(table.name(second))}, is {gap:.2g} behind ({_mean(second)})"
-    if best.standard_error is None or second.standard_error is None:
-        return f"Certainty: none yet, since {_single_seed_note(best, second)}; {behind}."
-    errors = (
-        gap / math.hypot(best.standard_error, second.standard_error)
-        if best.standard_error or second.standard_error
-        else math.inf
-    )
-    verdict = "clear" if errors >= 4 else "likely, not certain" if errors >= 2 else "weak evidence"
-    distance = f"{errors:.1f} standard errors of the difference" if math.isfinite(errors) else "no spread at all"
-    return f"Certainty: {verdict}; {behind}, {distance}, over {_seeds(len(best.objectives))}."
-
-
-def _single_seed_note(best: Row, second: Row) -> str:
-    if best.standard_error is None and second.standard_error is None:
-        return "one seed has no spread"
-    return "one of the first two finished at only one seed"
-
-
-def _next(table: Table, best: Row) -> str:
-    """The sentence with the command of a follow-up sweep: more seeds, and thresholds around or beyond the best."""
-    reasons = []
-    overrides = table.overrides(best)
-    same = [row for row in table.rows if row.policy == best.policy and _differ_in_threshold_only(table, row, best)]
-    tried = sorted({row.values[THRESHOLD] for row in same if row.values.get(THRESHOLD) is not None})
-    threshold = best.values.get(THRESHOLD)
-    if threshold is not None and THRESHOLD in table.columns and len(tried) > 1:
-        index = tried.index(threshold)
-        lower = tried[index - 1] if index else threshold / 10
-        upper = tried[index + 1] if index + 1 < len(tried) else threshold * 10
-        if index == 0:
-            reasons.append(f"{format_override_value(threshold)} is the lowest threshold tried; the best may be lower")
-        elif index + 1 == len(tried):
-            reasons.append(f"{format_override_value(threshold)} is the highest threshold tried; the best may be higher")
-        diverged = [
-            row.values[THRESHOLD] for row in same if row.counts["diverged"] and row.values[THRESHOLD] > threshold
+def _no_winner(table: Table, found: Standing) -> list[str]:
+    """The sentences for a best configuration that is not certain to be the best."""
+    best, undecided = found.best, found.undecided
+    lowest = f"{_code(table.name(best))} has the lowest mean{_among(table, best)}, {_mean(best)}"
+    if not found.repeated:
+        rows = [best, *(each.row for each in found.comparisons), *found.pending]
+        return [f"No winner, since fewer than three seeds finished: {lowest}.", _more_seeds(table, rows)]
+    sentences = [f"No winner: {lowest}."]
+    if undecided:
+        closest = _closest(undecided)
+        named = _names(table, [closest.row, *(each.row for each in undecided if each is not closest)])
+        which = f" of {_code(table.name(closest.row))}" if len(undecided) > 1 else ""
+        sentences = [
+            f"No winner: {lowest}, and {named} cannot be told apart from it: the difference{which} is "
+            f"{difference(closest)}, a 95 % interval, paired by seed."
         ]
-        if diverged:
-            reasons.append(f"at {format_override_value(min(diverged))} `clip={best.policy}` diverged")
-        thresholds = (
-            f"{math.sqrt(lower * threshold):.2g},{format_override_value(threshold)},{math.sqrt(upper * threshold):.2g}"
-        )
-        overrides[THRESHOLD] = f"{THRESHOLD}={thresholds}"
-    seeds = ",".join(str(seed) for seed in range(1, max(2 * len(best.objectives), 3) + 1))
-    command = ["python", "train.py", "-m", *table.fixed, *overrides.values(), f"{SEED}={seeds}"]
-    rest = "" if table.commands else ", with the other overrides of these runs"
-    reason = f" ({'; '.join(reasons)})" if reasons else ""
-    return f"Next{rest}{reason}: {_code(shlex.join(command))}"
+    if found.unpaired:
+        named = _names(table, found.unpaired)
+        sentences.append(f"{named} cannot be compared with it: they have fewer than three seeds in common.")
+    return [*sentences, _more_seeds(table, [best, *(each.row for each in undecided), *found.unpaired])]
 
 
-def _differ_in_threshold_only(table: Table, row: Row, best: Row) -> bool:
-    return all(row.values.get(key) == best.values.get(key) for key in table.columns if key not in (THRESHOLD, POLICY))
+def _closest(comparisons: Sequence[Comparison]) -> Comparison:
+    return min(comparisons, key=lambda each: each.difference or 0.0)
+
+
+def _among(table: Table, best: Row) -> str:
+    """Among which rows the best has the lowest mean, if it is not the lowest of the table."""
+    lower = [row for row in table.rows if row.objectives and row.mean < best.mean]
+    if not lower:
+        return ""
+    return " of those without a diverged run" if all(row.rank for row in lower) else " over the seeds in common"
+
+
+def _names(table: Table, rows: Sequence[Row]) -> str:
+    """The name of the first row, and the number of the others."""
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"{_code(table.name(rows[0]))}{more}"
+
+
+def _more_seeds(table: Table, rows: Sequence[Row]) -> str:
+    """The sentence with the commands that add seeds to rows, of which the first is the best."""
+    count = max(SEEDS, 2 * len(rows[0].by_seed))
+    commands = [_code(command) for command in following.repeated(table, rows, count)]
+    several = ", in sweeps to report together" if len(commands) > 1 else ""
+    return f"More seeds{_rest(table)}{several}: {' and '.join(commands)}"
+
+
+def _edges(table: Table, found: Standing) -> list[str]:
+    """The sentence on values of the best row at the edge of those tried, or the command with finer thresholds."""
+    seeds = max(len(found.best.by_seed), 3)
+    if edges := following.edges(table, found.best):
+        listed = " and ".join(f"{_code(f'{each.key}={each.value}')} is the {_side(each)} tried" for each in edges)
+        command = following.extended(table, found.best, edges, seeds)
+        return [f"The best value is at the edge of the grid: {listed}; to extend it{_rest(table)}: {_code(command)}"]
+    finer = following.between(table, found.best, seeds) if found.has_winner(table) else None
+    return [f"Next{_rest(table)}, thresholds between those tried: {_code(finer)}"] if finer else []
+
+
+def _side(edge: following.Edge) -> str:
+    return "highest" if edge.highest else "lowest"
+
+
+def _rest(table: Table) -> str:
+    """What a command leaves out where the commands of the runs are unknown."""
+    return "" if table.commands else ", with the other overrides of these runs"
 
 
 def _incomplete(table: Table, resume: str) -> list[str]:

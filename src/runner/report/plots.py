@@ -1,22 +1,18 @@
-"""The plots of a report, in colors that people with color blindness can distinguish (Okabe and Ito), with markers."""
+"""The plots of a report: the objective and the share of clipped steps against the threshold, and those of runs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gradclip.policies import Policy
+from runner.printable import count_of
 from runner.report.aggregate import Row, Table
-from runner.report.trials import Series
-from runner.tracking.tags import CLIP_LIMIT, NORM_AFTER, NORM_BEFORE, TRAIN_LOSS, VALIDATION_LOSS
+from runner.report.plot_style import color_of, finish, marker_of, note, policies
+from runner.report.run_plots import plot_distribution, plot_losses, plot_norms
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-THRESHOLD_LABEL = "threshold (clip.max; for adaptive policies the median limit)"
-MAX_POINTS = 1500  # of one line: more are not visible at the width of a plot
-MAX_PANELS = 6
+THRESHOLD_LABEL = "threshold: clip.max, for adaptive policies the median limit over all logged steps"
 
 
 def draw(table: Table, folder: Path) -> dict[str, Path]:
@@ -29,12 +25,12 @@ def draw(table: Table, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, plot, caption in (
-        ("objective", _plot_objective, "Objective against threshold; shaded: thresholds at which runs diverged"),
-        ("loss", _plot_losses, "Loss of the best run of each policy: training (thin, smoothed) and validation (thick)"),
-        ("norms", _plot_norms, "Gradient norm before and after clipping, and limit, of the best run of each policy"),
-        ("distribution", _plot_distribution,
+        ("objective", plot_objective, "Best validation loss against threshold; shaded: thresholds with diverged runs"),
+        ("loss", plot_losses, "Loss of the best run of each policy: training (thin) and validation (thick)"),
+        ("norms", plot_norms, "Gradient norm before and after clipping, and limit, of the best run of each policy"),
+        ("distribution", plot_distribution,
          "Distribution of the norm before clipping in the best run of each policy, and all thresholds tried"),
-        ("clipped", _plot_clipped, "Share of steps in which any gradient was clipped"),
+        ("clipped", plot_clipped, "Share of logged steps in which any gradient was clipped"),
     ):  # fmt: skip
         figure = pyplot.figure(figsize=(9, 4.2), dpi=100, layout="constrained")
         if plot(figure, table):
@@ -43,26 +39,6 @@ def draw(table: Table, folder: Path) -> dict[str, Path]:
             paths[caption] = path
         pyplot.close(figure)
     return paths
-
-
-def policies(table: Table) -> list[str]:
-    """The names of the policies, in the order of their best rows."""
-    return list(dict.fromkeys(row.policy for row in table.rows))
-
-
-def color_of(table: Table, policy: str) -> str:
-    """The color of a policy, the same in all plots."""
-    return COLORS[policies(table).index(policy) % len(COLORS)]
-
-
-def marker_of(table: Table, policy: str) -> str:
-    """The marker of a policy, the same in all plots."""
-    return MARKERS[policies(table).index(policy) % len(MARKERS)]
-
-
-def best_rows(table: Table) -> list[Row]:
-    """The best row of each policy."""
-    return [next(row for row in table.rows if row.policy == policy) for policy in policies(table)]
 
 
 def rows_by_threshold(table: Table, policy: str) -> list[Row]:
@@ -74,45 +50,73 @@ def rows_by_threshold(table: Table, policy: str) -> list[Row]:
     return sorted((row for row in rows if row.threshold is not None), key=lambda row: row.threshold or 0.0)
 
 
-def _plot_objective(figure: Any, table: Table) -> bool:
+def plot_objective(figure: Any, table: Table) -> bool:
+    """Draws the mean objective of every threshold, and marks those at which runs diverged."""
     thresholds = sorted({row.threshold for row in table.rows if row.threshold is not None})
     if not thresholds:
         return False
-    axes = figure.subplots()
+    axes, counts = figure.subplots(), {id(row): f"{len(row.objectives)} of {len(row.trials)}" for row in table.rows}
+    usual = _most_frequent([counts[id(row)] for row in table.rows if row.objectives] or list(counts.values()))
+    unusual = {key: count for key, count in counts.items() if count != usual}
     for policy in policies(table):
-        color, marker, rows = color_of(table, policy), marker_of(table, policy), rows_by_threshold(table, policy)
-        finished = [row for row in rows if row.objectives]
-        axes.errorbar(
-            [row.threshold for row in finished], [row.mean for row in finished],
-            [row.standard_deviation or 0.0 for row in finished], color=color, marker=marker, capsize=3, linewidth=1.5,
-            label=f"clip={policy}" if rows else None,
-        )  # fmt: skip
-        _draw_without_threshold(axes, table, policy)
-        for row in rows:
-            if row.counts["diverged"]:
-                axes.axvspan(*_interval(row.threshold or 1.0, thresholds), color=color, alpha=0.12, linewidth=0)
-                axes.plot([row.threshold], [1.0], marker="x", color=color, markersize=9, clip_on=False,
-                          transform=axes.get_xaxis_transform(), linestyle="")  # fmt: skip
-    axes.set(xscale="log", xlabel=THRESHOLD_LABEL, ylabel="best validation loss, mean ± SD over seeds")
+        rows = rows_by_threshold(table, policy)
+        _draw_means(axes, table, policy, rows, unusual)
+        _draw_without_threshold(axes, table, policy, unusual)
+        _mark_diverged(axes, rows, color_of(table, policy), thresholds, unusual)
+    axes.set(xscale="log", xlabel=THRESHOLD_LABEL,
+             ylabel="best validation loss of a run,\nmean ± standard deviation over seeds")  # fmt: skip
     means = [row.mean for row in table.rows if row.objectives]
     if means and max(means) > 5 * min(means) > 0:
         axes.set_yscale("log")
-    diverged = any(row.counts["diverged"] and row.threshold is not None for row in table.rows)
-    _finish(axes, "shaded, with an x at the top: at least one seed diverged" if diverged else "")
+    marked = any(row.counts["diverged"] and row.threshold is not None for row in table.rows)
+    shading = "; shaded, with an x at the top: at least one seed diverged" if marked else ""
+    finish(axes, f"{usual} runs finished at each point{', unless noted' if unusual else ''}{shading}")
     return True
 
 
-def _draw_without_threshold(axes: Any, table: Table, policy: str) -> None:
+def _most_frequent(texts: Sequence[str]) -> str:
+    return Counter(texts).most_common(1)[0][0]
+
+
+def _draw_means(axes: Any, table: Table, policy: str, rows: Sequence[Row], unusual: dict[int, str]) -> None:
+    """Draws the means of one policy. unusual: numbers of runs to write at points, by the row's id."""
+    color, finished = color_of(table, policy), [row for row in rows if row.objectives]
+    axes.errorbar(
+        [row.threshold for row in finished], [row.mean for row in finished],
+        [row.standard_deviation or 0.0 for row in finished], color=color, marker=marker_of(table, policy), capsize=3,
+        linewidth=1.5, label=f"clip={policy}" if rows else None,
+    )  # fmt: skip
+    for row in finished:
+        if id(row) in unusual:
+            note(axes, unusual[id(row)], (row.threshold, row.mean), color)
+
+
+def _mark_diverged(
+    axes: Any, rows: Sequence[Row], color: str, thresholds: Sequence[float], unusual: dict[int, str]
+) -> None:
+    """Shades the thresholds of the rows with a diverged run; writes the number of runs where no mean is drawn."""
+    for row in (row for row in rows if row.counts["diverged"]):
+        axes.axvspan(*_interval(row.threshold or 1.0, thresholds), color=color, alpha=0.12, linewidth=0)
+        at_top = axes.get_xaxis_transform()
+        axes.plot([row.threshold], [1.0], marker="x", color=color, markersize=9, clip_on=False, transform=at_top,
+                  linestyle="")  # fmt: skip
+        if id(row) in unusual and not row.objectives:
+            note(axes, unusual[id(row)], (row.threshold, 1.0), color, transform=at_top, below=True)
+
+
+def _draw_without_threshold(axes: Any, table: Table, policy: str, unusual: dict[int, str]) -> None:
     """A horizontal line at the best row of a policy that has no threshold; a line of text if no run finished."""
     row = next((row for row in table.rows if row.policy == policy and row.threshold is None), None)
     if row is None:
         return
     color = color_of(table, policy)
     if row.objectives:
-        axes.axhline(row.mean, color=color, linestyle="--", label=f"clip={policy}")
+        count = f" ({unusual[id(row)]} runs)" if id(row) in unusual else ""
+        axes.axhline(row.mean, color=color, linestyle="--", label=f"clip={policy}{count}")
     else:
-        height = 0.03 + 0.06 * len(axes.texts)
-        axes.text(0.02, height, f"clip={policy}: {', '.join(row.counts)}", color=color, transform=axes.transAxes)
+        height = 0.03 + 0.06 * sum(text.get_transform() == axes.transAxes for text in axes.texts)
+        states = ", ".join(f"{count} {state}" for state, count in row.counts.items())
+        axes.text(0.02, height, f"clip={policy}: {states}", color=color, transform=axes.transAxes)
 
 
 def _interval(threshold: float, thresholds: Sequence[float]) -> tuple[float, float]:
@@ -123,128 +127,23 @@ def _interval(threshold: float, thresholds: Sequence[float]) -> tuple[float, flo
     return float(np.sqrt(below * threshold)), float(np.sqrt(above * threshold))
 
 
-def _plot_losses(figure: Any, table: Table) -> bool:
-    axes, has_data = figure.subplots(), False
-    shown: list[NDArray[np.float64]] = []  # the losses that determine the range of the axis
-    for row in best_rows(table):
-        series, color, marker = row.best_trial.series, color_of(table, row.policy), marker_of(table, row.policy)
-        if TRAIN_LOSS in series:
-            has_data = True
-            smooth = _moving_average(series[TRAIN_LOSS].values)
-            axes.plot(series[TRAIN_LOSS].steps, smooth, color=color, linewidth=0.8, alpha=0.8)
-            shown += [smooth] if row.objectives else []
-        if VALIDATION_LOSS in series:
-            steps, values = series[VALIDATION_LOSS]
-            axes.plot(steps, values, color=color, linewidth=2.2, marker=marker, markersize=4)
-            shown += [values] if row.objectives else []
-        axes.plot([], [], color=color, marker=marker, label=table.name(row) or "run")
-    finite = np.concatenate([values[np.isfinite(values)] for values in shown] or [np.zeros(0)])
-    if finite.size and finite.max() > finite.min():
-        low, high = finite.min(), finite.max()
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))  # a diverged run leaves through the top
-    axes.set(xlabel="step", ylabel="loss")
-    _finish(axes)
-    return has_data
-
-
-def _moving_average(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over the last hundredth of the run, [steps] like the values."""
-    width = max(1, len(values) // 100)
-    if width == 1:
-        return values
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    return np.asarray((sums[ends] - sums[starts]) / (ends - starts), np.float64)
-
-
-def _plot_norms(figure: Any, table: Table) -> bool:
-    rows = [row for row in best_rows(table) if NORM_BEFORE in row.best_trial.series][:MAX_PANELS]
-    if not rows:
+def plot_clipped(figure: Any, table: Table) -> bool:
+    """Draws the share of clipped steps of every threshold."""
+    drawn = {policy: [row for row in rows_by_threshold(table, policy) if row.clipped is not None]
+             for policy in policies(table)}  # fmt: skip
+    counts = {id(row): str(row.logged) for rows in drawn.values() for row in rows}
+    if not counts:
         return False
-    across = min(3, len(rows))
-    down = -(-len(rows) // across)
-    figure.set_size_inches(9, 1.2 + 2.6 * down)
-    for axes, row in zip(figure.subplots(down, across, squeeze=False, sharey=True).flat, rows, strict=False):
-        series = row.best_trial.series
-        axes.plot(*_downsampled(series[NORM_BEFORE]), color=COLORS[0], linewidth=0.8, label="before")
-        axes.plot(*_downsampled(series[NORM_AFTER]), color=COLORS[1], linewidth=0.8, label="after")
-        elementwise = _is_elementwise(row.policy)  # its limit is that of an element, and no norm
-        if CLIP_LIMIT in series and not elementwise:
-            steps, limits = _downsampled(series[CLIP_LIMIT])
-            finite = np.where(np.isfinite(limits), limits, np.nan)
-            axes.plot(steps, finite, color="black", linestyle="--", linewidth=1, label="limit")
-        axes.set_yscale("log")
-        axes.set_title((table.name(row) or "run") + (" (per element)" if elementwise else ""), fontsize=9)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-    for axes in figure.axes[len(rows) :]:
-        axes.set_visible(False)
-    figure.axes[0].set_ylabel("gradient norm")
-    # Not every panel has a limit.
-    max(figure.axes[: len(rows)], key=lambda axes: len(axes.lines)).legend(fontsize=8)
-    return True
-
-
-def _downsampled(series: Series) -> Series:
-    """At most MAX_POINTS points: the largest value of each window, since peaks are what is clipped."""
-    steps, values = series
-    if len(steps) <= MAX_POINTS:
-        return series
-    width = -(-len(steps) // MAX_POINTS)
-    whole = len(steps) // width * width
-    return Series(steps[:whole:width], values[:whole].reshape(-1, width).max(axis=1))
-
-
-def _plot_distribution(figure: Any, table: Table) -> bool:
-    axes = figure.subplots()
-    norms = {}
-    for row in best_rows(table):
-        values = row.best_trial.series[NORM_BEFORE].values if NORM_BEFORE in row.best_trial.series else np.zeros(0)
-        if (positive := values[np.isfinite(values) & (values > 0)]).size:
-            norms[row.policy] = (table.name(row) or "run", positive)
-    if norms:
-        low, high = (bound(bound(values) for _, values in norms.values()) for bound in (min, max))
-        bins = np.geomspace(low * 0.99, high * 1.01, 60)
-        for policy, (name, values) in norms.items():
-            axes.hist(values, bins, weights=np.full(values.size, 1 / values.size), histtype="step", linewidth=1.5,
-                      color=color_of(table, policy), label=name)  # fmt: skip
-    for policy in policies(table):
-        if _is_elementwise(policy):
-            continue
-        tried = {row.threshold for row in table.rows if row.policy == policy and row.threshold is not None}
-        for index, threshold in enumerate(sorted(tried)):
-            axes.axvline(threshold, color=color_of(table, policy), linestyle=":", linewidth=1.2,
-                         label=f"thresholds of {policy}" if index == 0 else None)  # fmt: skip
-    axes.set(xscale="log", xlabel="gradient norm before clipping", ylabel="share of steps")
-    _finish(axes)
-    return bool(norms)
-
-
-def _is_elementwise(policy: str | None) -> bool:
-    """Whether a policy's threshold is compared with elements, not with norms."""
-    schema = Policy.options.get(policy or "")
-    return schema is not None and schema.kind == "elementwise"
-
-
-def _plot_clipped(figure: Any, table: Table) -> bool:
-    axes, has_data = figure.subplots(), False
-    for policy in policies(table):
-        rows = [row for row in rows_by_threshold(table, policy) if row.clipped is not None]
+    axes, usual = figure.subplots(), _most_frequent(list(counts.values()))
+    for policy, rows in drawn.items():
+        color, shares = color_of(table, policy), [100 * (row.clipped or 0.0) for row in rows]
         if rows:
-            has_data = True
-            axes.plot([row.threshold for row in rows], [100 * (row.clipped or 0.0) for row in rows],
-                      color=color_of(table, policy), marker=marker_of(table, policy),
+            axes.plot([row.threshold for row in rows], shares, color=color, marker=marker_of(table, policy),
                       label=f"clip={policy}")  # fmt: skip
-    axes.set(xscale="log", ylim=(-3, 103), xlabel=THRESHOLD_LABEL, ylabel="steps clipped, %")
-    _finish(axes)
-    return has_data
-
-
-def _finish(axes: Any, title: str = "") -> None:
-    """Adds the grid, the title and the legend."""
-    axes.grid(alpha=0.3, which="both" if axes.get_xscale() == "log" else "major")
-    if title:
-        axes.set_title(title, fontsize=9)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        for row, share in zip(rows, shares, strict=True):
+            if counts[id(row)] != usual:
+                note(axes, f"{count_of(row.logged, 'run')}", (row.threshold, share), color)
+    axes.set(xscale="log", ylim=(-3, 103), xlabel=THRESHOLD_LABEL, ylabel="logged steps that were clipped, %")
+    unless = "" if len(set(counts.values())) == 1 else ", unless noted"
+    finish(axes, f"all logged steps of {count_of(int(usual), 'run')} at each point, diverged ones included{unless}")
+    return True

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.printable import count_of, format_mean
+from tabulate import tabulate
+
+from runner.printable import count_of, format_mean, printable
 from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
-from runner.report.conclusion import CODE, conclusion
-from runner.sweeps.results import columns, shell_path
+from runner.report.comparison import standing
+from runner.report.conclusion import CODE, difference
+from runner.sweeps.results import shell_path
 
 
 def heading(table: Table) -> str:
@@ -34,20 +37,38 @@ def cells(table: Table) -> list[list[str]]:
     }
     kept = {name: column for name, column in extra.items() if any(column)}
     keys = [re.sub(r"\.name$", "", key) for key in table.columns]
-    lines = [[*keys, "objective", "finished", *kept, "clipped", "median norm", "note"]]
-    best = next(iter(table.stable), None)
+    lines = [[*keys, "objective", "finished", *kept, "difference to best", "clipped", "median norm"]]
+    differences = _differences(table)
     for number, row in enumerate(rows):
         values = [_cell(row.values.get(key)) for key in table.columns]
         clipped = "" if row.clipped is None else f"{100 * row.clipped:.1f} %"
         norm = "" if row.norm is None else f"{row.norm:.3g}"
-        note = ("best, tied" if row.tied else "best") if row is best else "tied with the best" if row.tied else ""
         lines.append([*values, objective(row), f"{len(row.objectives)} of {len(row.trials)}",
-                      *(column[number] for column in kept.values()), clipped, norm, note])  # fmt: skip
+                      *(column[number] for column in kept.values()), differences[number], clipped, norm])  # fmt: skip
     return lines
 
 
+def _differences(table: Table) -> list[str]:
+    """The cell of each row on its difference to the best one, with the number of seeds where it is not that of both."""
+    found = standing(table)
+    if found is None:
+        return [""] * len(table.rows)
+    texts = {id(found.best): "best" if found.has_winner(table) else "lowest mean"}
+    for each in found.comparisons:
+        seeds = {len(found.best.objectives), len(each.row.objectives)}
+        over = "" if seeds == {each.seeds} else f", {count_of(each.seeds, 'common seed')}"
+        texts[id(each.row)] = f"{difference(each)}{over}".removeprefix(", ")
+    return [texts.get(id(row), "") for row in table.rows]
+
+
+def winner(table: Table) -> Row | None:
+    """The row that is highlighted: the best one, if it is certain to be the best."""
+    found = standing(table)
+    return found.best if found is not None and found.has_winner(table) else None
+
+
 def _cell(value: Any) -> str:
-    return "-" if value is None else format_override_value(value)
+    return "-" if value is None else printable(format_override_value(value), keep="")
 
 
 def objective(row: Row) -> str:
@@ -58,17 +79,26 @@ def objective(row: Row) -> str:
 
 
 LEGEND = (
-    "Objective: the best validation loss of a run, mean ± standard deviation over the seeds that finished. "
-    "Configurations that diverged at a seed are ranked below those that did not, whatever their mean. "
-    "A tie: the means differ by no more than the sum of their standard errors. "
+    "Objective: the best validation loss of a run, mean ± standard deviation over the seeds that finished; lower is "
+    "better. Configurations that diverged at a seed are ranked below those that did not, whatever their mean. "
+    "Difference to best: the mean over the seeds that both finished, paired by seed; in parentheses, from three seeds "
+    "on, its t interval, 95 % for all intervals together (Bonferroni). A winner is claimed if every other "
+    "configuration without a diverged run has one, and all of them are above 0. "
     "Clipped, median norm: over the logged steps."
 )
 
 
-def text(table: Table, resume: str) -> str:
-    """The report as text for a terminal."""
-    closing = CODE.sub(lambda code: code[2].strip(), "\n".join(conclusion(table, resume)))
-    return "\n".join([heading(table), "", *columns(cells(table)), "", closing])
+def text(table: Table, sentences: Sequence[str]) -> str:
+    """The report as text for a terminal. sentences: those of the conclusion."""
+    head, *rows = cells(table)
+    closing = CODE.sub(lambda code: code[2].strip(), "\n".join(sentences))
+    return "\n".join([heading(table), "", _tabulate(head, rows, "plain"), "", closing])
+
+
+def _tabulate(head: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
+    """A table of text, which tabulate would otherwise read as numbers and format anew."""
+    lines = tabulate(rows, head, tablefmt=style, disable_numparse=True, colalign=["left"] * len(head)).splitlines()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def failures(table: Table) -> list[str]:
@@ -77,20 +107,21 @@ def failures(table: Table) -> list[str]:
     return [f"{shell_path(result.folder)}: {result.state}: {result.reason}" for result in failed]
 
 
-def markdown(table: Table, figures: dict[str, Path], title: str, resume: str) -> str:
+def markdown(table: Table, figures: dict[str, Path], title: str, sentences: Sequence[str]) -> str:
     """The content of report.md. figures: PNGs in the same folder, by caption."""
-    head, *rows = cells(table)
-    commands = ["```bash", *table.commands, "```", ""] if table.commands else []
-    lines = [f"# {title}", "", *commands, heading(table), "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    head, *rows = [[cell.replace("|", "\\|") for cell in line] for line in cells(table)]
+    marked = winner(table)
     for row, values in zip(table.rows, rows, strict=True):
-        best = table.stable and row is table.stable[0]
-        lines.append(f"| {' | '.join(f'**{value}**' if best and value else value for value in values)} |")
+        if row is marked:
+            values[:] = [f"**{value}**" if value else value for value in values]
+    commands = ["```bash", *table.commands, "```", ""] if table.commands else []
+    lines = [f"# {title}", "", *commands, heading(table), "", _tabulate(head, rows, "github")]
     lines += ["", LEGEND, ""]
     for caption, path in figures.items():
         lines += [f"![{caption}]({path.name})", "", f"*{caption}.*", ""]
     if failed := failures(table):
         lines += ["## Failed runs", "", *(f"- {line}" for line in failed), ""]
-    return "\n".join([*lines, "## Conclusion", "", "\n\n".join(conclusion(table, resume)), ""])
+    return "\n".join([*lines, "## Conclusion", "", "\n\n".join(sentences), ""])
 
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -100,15 +131,15 @@ figcaption{color:#555;font-size:14px}code{background:#f3f3f3;padding:0 .2rem}.an
 padding-left:1rem}"""
 
 
-def page(table: Table, figures: dict[str, Path], title: str, resume: str) -> str:
+def page(table: Table, figures: dict[str, Path], title: str, sentences: Sequence[str]) -> str:
     """The content of report.html: one file with the figures embedded, which loads nothing from the network."""
     head, *rows = cells(table)
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f"<pre>{html.escape(command)}</pre>" for command in table.commands]
     body += [f"<p>{html.escape(heading(table))}</p>", "<table>", _row(head, "th")]
-    for row, values in zip(table.rows, rows, strict=True):
-        best = bool(table.stable) and row is table.stable[0]
-        body.append(_row(values, "td", ' class="best"' if best else ""))
+    marked = winner(table)
+    body += [_row(values, "td", ' class="best"' if row is marked else "")
+             for row, values in zip(table.rows, rows, strict=True)]  # fmt: skip
     body += ["</table>", f"<p>{html.escape(LEGEND)}</p>"]
     for caption, path in figures.items():
         data = base64.b64encode(path.read_bytes()).decode()
@@ -118,7 +149,7 @@ def page(table: Table, figures: dict[str, Path], title: str, resume: str) -> str
         items = "".join(f"<li>{html.escape(line)}</li>" for line in failed)
         body.append(f"<h2>Failed runs</h2><ul>{items}</ul>")
     body.append("<h2>Conclusion</h2>")
-    for sentence in conclusion(table, resume):
+    for sentence in sentences:
         closing = CODE.sub(lambda code: f"<code>{code[2].strip()}</code>", html.escape(sentence, quote=False))
         body.append(f'<p class="answer">{closing}</p>')
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'

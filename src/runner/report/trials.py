@@ -1,5 +1,7 @@
 """The runs of sweeps as a report reads them: the configuration, the result and the logged series of each."""
 
+import json
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,8 +41,15 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        """Whether the run finished, with an objective."""
-        return self.result.state == "finished" and self.result.objective is not None
+        """Whether the run finished, with a finite objective."""
+        objective = self.result.objective
+        return self.result.state == "finished" and objective is not None and math.isfinite(objective)
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed; None if it is unknown, or no whole number."""
+        seed = self.values.get(SEED)
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 def read_trials(folder: Path) -> list[Trial]:
@@ -53,6 +62,28 @@ def read_trials(folder: Path) -> list[Trial]:
             f"{folder}: not a sweep or a run: it has no {PLAN_FILE}, and neither it nor its folders a {STATUS_FILE}"
         )
     return [Trial(_saved_values(run), read_one(run, Job(number, [], ""))) for number, run in enumerate(runs)]
+
+
+RESULTS = ("diverged", "finished", "pruned")  # in the order in which one of several runs of a configuration counts
+
+
+def distinct_runs(trials: Sequence[Trial]) -> tuple[list[Trial], int]:
+    """One run for every configuration, and the number of the other runs.
+
+    A diverged run precedes a finished one: a configuration that once diverged is not stable.
+    """
+    distinct: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.result.state == "duplicate" or trial.result.job.duplicate_of is not None:
+            continue
+        key = json.dumps(trial.values, sort_keys=True)
+        if key not in distinct or _precedence(trial) < _precedence(distinct[key]):
+            distinct[key] = trial
+    return list(distinct.values()), len(trials) - len(distinct)
+
+
+def _precedence(trial: Trial) -> int:
+    return RESULTS.index(trial.result.state) if trial.result.state in RESULTS else len(RESULTS)
 
 
 def read_series(run: Path) -> dict[str, Series]:
