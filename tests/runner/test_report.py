@@ -430,6 +430,20 @@ def test_the_files_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "<code>clip=norm clip.max=1</code>" in page
 
 
+def test_the_report_says_what_clipping_did(tmp_path: Path) -> None:
+    """In the best run of each configuration; in the terminal for the first one only."""
+    jobs = [FakeJob(["clip=norm", f"clip.max={limit}", "seed=1"], objective, limit=limit, clipped=share)
+            for limit, objective, share in ((1.0, 1.5, 0.0), (2.0, 2.0, 1.0))]  # fmt: skip
+    sweep = write_sweep(tmp_path / "sweep", jobs)
+    printed = report([sweep])
+    assert f"clipping in {sweep}/0: 0.0 % of the logged steps; inactive" in printed
+    assert f"clipping in {sweep}/1" not in printed
+    markdown, page = ((sweep / name).read_text() for name in ("report.md", "report.html"))
+    for text in (markdown, html.unescape(page)):
+        assert f"{sweep}/0: 0.0 % of the logged steps; inactive" in text
+        assert f"{sweep}/1: 100.0 % of the logged steps; step limiter" in text
+
+
 def drawn(plot: Callable[[Any, aggregate.Table], bool], table: aggregate.Table) -> Any:
     """The figure of a plot."""
     figure = pytest.importorskip("matplotlib.figure").Figure()

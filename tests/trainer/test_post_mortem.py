@@ -1,5 +1,6 @@
 """After a divergence: the replay is the run, the cause is the one built in, and the first command works."""
 
+import logging
 import math
 import random
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner.report.post_mortem import (
     ABOVE_REACH,
@@ -78,6 +80,17 @@ def test_the_cause_is_named_and_the_first_command_works(tmp_path: Path, override
     assert execute_in_folder(compose(*LINE, *overrides, *first_command(text)), tmp_path / "followed").code == 0
     first, *_, last = (value for _, value in metrics.read(tmp_path / "followed", ["loss/train"])["loss/train"])
     assert last < 0.5 * first
+
+
+def test_the_text_is_printed_and_in_tensorboard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    require_options("model=linear_net", "data=line")
+    caplog.set_level(logging.INFO)
+    text = diverge(tmp_path / "run", *LINE, "clip=none", "optimizer.lr=0.1", "post_mortem.try_steps=0")
+    assert text in caplog.text
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    (event,) = events.Tensors("post_mortem/text_summary")
+    assert event.tensor_proto.string_val[0].decode() == text
 
 
 def test_a_vanishing_start(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from runner.printable import count_of, format_mean, printable
 from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
 from runner.report.comparison import standing
 from runner.report.conclusion import CODE, difference
+from runner.report.verdict import of_run
 from runner.sweeps.results import shell_path
 
 
@@ -88,11 +89,15 @@ LEGEND = (
 )
 
 
+CLIPPING = "What clipping did in the best run of each configuration"
+
+
 def text(table: Table, sentences: Sequence[str]) -> str:
     """The report as text for a terminal. sentences: those of the conclusion."""
     head, *rows = cells(table)
     closing = CODE.sub(lambda code: code[2].strip(), "\n".join(sentences))
-    return "\n".join([heading(table), "", _tabulate(head, rows, "plain"), "", closing])
+    found = [f"clipping in {folder}: {verdict}" for folder, verdict in list(clipping(table).items())[:1]]
+    return "\n".join([heading(table), "", _tabulate(head, rows, "plain"), "", *found, closing])
 
 
 def _tabulate(head: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
@@ -107,6 +112,12 @@ def failures(table: Table) -> list[str]:
     return [f"{shell_path(result.folder)}: {result.state}: {result.reason}" for result in failed]
 
 
+def clipping(table: Table) -> dict[str, str]:
+    """What clipping did in the best run of each configuration, by the run's folder; without those that do not clip."""
+    found = {shell_path(row.best_trial.result.folder): of_run(row.best_trial.result.folder) for row in table.rows}
+    return {folder: verdict for folder, verdict in found.items() if verdict is not None}
+
+
 def markdown(table: Table, figures: dict[str, Path], title: str, sentences: Sequence[str]) -> str:
     """The content of report.md. figures: PNGs in the same folder, by caption."""
     head, *rows = [[cell.replace("|", "\\|") for cell in line] for line in cells(table)]
@@ -119,6 +130,8 @@ def markdown(table: Table, figures: dict[str, Path], title: str, sentences: Sequ
     lines += ["", LEGEND, ""]
     for caption, path in figures.items():
         lines += [f"![{caption}]({path.name})", "", f"*{caption}.*", ""]
+    if found := clipping(table):
+        lines += [f"## {CLIPPING}", "", *(f"- {folder}: {verdict}" for folder, verdict in found.items()), ""]
     if failed := failures(table):
         lines += ["## Failed runs", "", *(f"- {line}" for line in failed), ""]
     return "\n".join([*lines, "## Conclusion", "", "\n\n".join(sentences), ""])
@@ -145,6 +158,9 @@ def page(table: Table, figures: dict[str, Path], title: str, sentences: Sequence
         data = base64.b64encode(path.read_bytes()).decode()
         body.append(f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
                     f"<figcaption>{html.escape(caption)}.</figcaption></figure>")  # fmt: skip
+    if found := clipping(table):
+        items = "".join(f"<li>{html.escape(f'{folder}: {verdict}')}</li>" for folder, verdict in found.items())
+        body.append(f"<h2>{CLIPPING}</h2><ul>{items}</ul>")
     if failed := failures(table):
         items = "".join(f"<li>{html.escape(line)}</li>" for line in failed)
         body.append(f"<h2>Failed runs</h2><ul>{items}</ul>")
