@@ -52,6 +52,7 @@ RISING, GROWING = [2.0, 3.0, 9.0, 40.0], [1.0, 8.0, 60.0, 500.0]
         (Evidence(steps(RISING, GROWING, limit=100)), ABOVE_REACH),  # one of four steps
         (Evidence(steps(RISING, GROWING, limit=2), ADAM), CLIPPED_UPDATE),
         (Evidence(steps(RISING, GROWING), ADAM), UPDATE),
+        (Evidence([*steps(RISING, GROWING), Step(5, math.nan, math.nan, math.nan, math.nan, False, 0.1)]), EXPLOSION),
         (Evidence(steps(RISING, GROWING), vanishing=0.5), VANISHING),
         (Evidence(steps(RISING, GROWING), vanishing=0.4), EXPLOSION),
         (Evidence(steps(RISING, GROWING), bad_input=4), INPUT),

@@ -175,10 +175,10 @@ def _too_large(evidence: Evidence) -> Cause:
         if norms
         else "No norm of the last steps is finite"
     )
-    if all(math.isinf(step.limit) for step in rise):
+    limit = min((step.limit for step in rise if not math.isnan(step.limit)), default=math.inf)
+    if math.isinf(limit):
         return Cause(EXPLOSION, f"{grown}.{moved}")
-    return Cause(ABOVE_REACH, f"{grown}, and clipping limited {limited} of them: the limit was "
-                 f"{min(step.limit for step in rise):.3g}.{moved}")  # fmt: skip
+    return Cause(ABOVE_REACH, f"{grown}, and clipping limited {limited} of them: the limit was {limit:.3g}.{moved}")
 
 
 def _largest_move(steps: Sequence[Step]) -> str:
