@@ -12,12 +12,14 @@ from torch import Tensor
 from runner.runs import checkpoint
 from runner.tracking.metrics import METRICS_FILE
 
+TIMES = ("steps_per_second", "clip/cost")
+
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
-    """The points of a run by tag, in the order in which they were written, without `steps_per_second`."""
+    """The points of a run by tag, in the order in which they were written, without measured times."""
     by_tag: dict[str, list[tuple[int, Any]]] = {}
     for tag, step, value in points(folder):
-        if tag != "steps_per_second":
+        if tag not in TIMES:
             by_tag.setdefault(tag, []).append((step, value))
     return by_tag
 
@@ -46,9 +48,10 @@ def points(folder: Path) -> list[tuple[str, int, Any]]:
 
 
 def metrics(folder: Path) -> list[str]:
-    """The lines of metrics.jsonl without `steps_per_second`."""
+    """The lines of metrics.jsonl without measured times."""
     text = (folder / METRICS_FILE).read_text(encoding="utf-8")
-    return re.sub(r', "steps_per_second": [^,}]+', "", text).splitlines()
+    lines = re.sub(rf', "({"|".join(TIMES)})": [^,}}]+', "", text).splitlines()
+    return [line for line in lines if not re.fullmatch(r'\{"step": \d+\}', line)]
 
 
 def assert_identical(one: Any, other: Any, path: str = "") -> None:

@@ -1,6 +1,8 @@
 """One training run, from its configuration to its summary: build, train, finish."""
 
 import logging
+import statistics
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,8 +48,8 @@ def execute(config: Train, run: Run) -> None:
         try:
             stopped = _train(state, run, tracker)
             finished = stopped is None
-            findings = find(run.folder, asdict(config))
-            tracker.conclude(state.step, findings.scores, findings.text)
+            findings = find(run.folder, asdict(config), clip_seconds(state) if finished else None)
+            tracker.conclude(state.step, findings.scalars, findings.text)
             summarize(state, run, stopped, findings)
             if isinstance(stopped, Diverged):
                 del state  # the post-mortem builds the model anew
@@ -96,6 +98,22 @@ def initialize(state: TrainState, path: str) -> None:
         load_weights(state.model, Path(path))
     except UserError as error:
         raise UserError(f"init_from={path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def clip_seconds(state: TrainState) -> float | None:
+    """How long clipping takes at a step, if it limited no logged one; None otherwise, and without clipping.
+
+    The last gradients are clipped five more times, and the median counts.
+    """
+    has_gradients = any(parameter.grad is not None for parameter in state.model.parameters())
+    if state.config.clip.name == "none" or state.history.clipped or not has_gradients:
+        return None
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        state.clipper.clip().before.item()  # waits for an accelerator
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def summarize(state: TrainState, run: Run, stopped: RunStopped | None, findings: Findings) -> None:

@@ -206,3 +206,18 @@ def test_the_findings_of_a_folder(tmp_path: Path) -> None:
     assert of_run(tmp_path) is None
     assert of_run(tmp_path / "missing") is None
     assert Findings().text is None
+
+
+def test_the_cost_is_logged_and_read_again(tmp_path: Path) -> None:
+    """The seconds of clipping times the steps per second."""
+    writer = MetricsWriter(tmp_path)
+    for step in (1, 2):
+        writer.write(step, {"clip/fraction": 0.0, "steps_per_second": 50.0 * step})
+    assert find(tmp_path, clip_seconds=2e-4).scalars == {"clip/cost": pytest.approx(0.02)}
+    writer.write(2, {"clip/cost": 0.02})
+    writer.close()
+    assert (of_run(tmp_path) or "").endswith("clipping changed nothing; clipping took 2 % of a step's time")
+    assert (
+        find(tmp_path).text
+        == "0.0 % of the logged steps; inactive: no logged step was limited, and clipping changed nothing"
+    )

@@ -43,7 +43,7 @@ def show(
             median, high = np.nanquantile(np.asarray(norms, np.float64), [0.5, 0.95]).tolist()
         validation = "" if best is None else f", best validation {format_loss(best[0])} at step {best[1]}"
         rows["loss"] = f"first {format_loss(losses[0])}, last {format_loss(losses[1])}{validation}"
-        rows["clipped"] = findings.clipped or f"{100 * clipped:.1f} % of the logged steps"
+        rows["clipped"] = (findings.clipped or f"{100 * clipped:.1f} % of the logged steps") + findings.cost
         rows |= {"limit": findings.limit} if findings.limit else {}
         rows["norm before"] = f"median {median:.4g}, 95th percentile {high:.4g}"
         if findings.scores:

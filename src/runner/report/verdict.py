@@ -11,7 +11,7 @@ import numpy as np
 from runner.report.limit import describe_limit
 from runner.report.settings import Settings, read_settings, settings_of
 from runner.tracking import metrics
-from runner.tracking.tags import CLIP_FRACTION, CLIP_LIMIT, SPIKE_SCORES
+from runner.tracking.tags import CLIP_COST, CLIP_FRACTION, CLIP_LIMIT, SPIKE_SCORES, STEPS_PER_SECOND
 
 FEW = 0.05  # up to this share of limited steps, clipping is a safety net
 MOST = 0.5  # from this share on, it determines the step length
@@ -25,25 +25,41 @@ class Findings:
     """What a run's logs show at its end.
 
     clipped: the share of limited steps and the verdict on it; None without clipping. limit: how the limit of an
-    adaptive policy moved; None for other policies. scores: the spike scores by tag; empty if no step is judged.
+    adaptive policy moved; None for other policies. scalars: the values that a run logs at its end, by tag: the spike
+    scores, if a step is judged, and the cost of clipping, if it was inactive.
     """
 
     clipped: str | None = None
     limit: str | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The spike scores by tag."""
+        return {tag: value for tag, value in self.scalars.items() if tag in SPIKE_SCORES}
 
     @property
     def text(self) -> str | None:
-        """What clipping did, as one text."""
+        """What clipping did, as one text, the same for the same run: without its measured cost."""
         return f"{self.clipped}; limit: {self.limit}" if self.clipped and self.limit else self.clipped
 
+    @property
+    def cost(self) -> str:
+        """A clause on the time that clipping took; empty where it was not measured."""
+        share = self.scalars.get(CLIP_COST)
+        return "" if share is None else f"; clipping took {100 * share:.2g} % of a step's time"
 
-def find(run: Path, config: Mapping[str, Any] | None = None) -> Findings:
+
+def find(run: Path, config: Mapping[str, Any] | None = None, clip_seconds: float | None = None) -> Findings:
     """The findings from the metrics.jsonl in a run's folder.
 
-    config: the run's configuration as nested plain data; None: its config.yaml.
+    config: the run's configuration as nested plain data; None: its config.yaml. clip_seconds: how long clipping takes
+    at a step; None: not known, or logged already.
     """
-    logged = metrics.read(run, (CLIP_FRACTION, CLIP_LIMIT, *SPIKE_SCORES.values()))
+    logged = metrics.read(run, (CLIP_FRACTION, CLIP_LIMIT, CLIP_COST, STEPS_PER_SECOND, *SPIKE_SCORES.values()))
+    cost = logged[CLIP_COST][-1][1] if CLIP_COST in logged else None
+    if clip_seconds is not None and STEPS_PER_SECOND in logged:
+        cost = clip_seconds * logged[STEPS_PER_SECOND][-1][1]
     settings = read_settings(run) if config is None else settings_of(config)
     clipped, limit, fractions = None, None, logged.get(CLIP_FRACTION)
     if fractions and settings.kind != "measure":
@@ -52,12 +68,14 @@ def find(run: Path, config: Mapping[str, Any] | None = None) -> Findings:
         clipped = f"{100 * limited:.1f} % of the logged steps; {verdict(steps, shares, settings)}"
         limit = describe_limit(logged.get(CLIP_LIMIT, []), settings)
     series = {score: [value for _, value in logged.get(tag, [])] for score, tag in SPIKE_SCORES.items()}
-    return Findings(clipped, limit, {tag: spike_score(each) for tag, each in series.items() if len(each) > WINDOW})
+    scalars = {tag: spike_score(each) for tag, each in series.items() if len(each) > WINDOW}
+    return Findings(clipped, limit, scalars if cost is None else scalars | {CLIP_COST: cost})
 
 
 def of_run(folder: Path) -> str | None:
     """What clipping did in the run in a folder; None without clipping, and for a run without a logged step."""
-    return find(folder).text
+    found = find(folder)
+    return None if found.text is None else found.text + found.cost
 
 
 def verdict(steps: Sequence[int], fractions: Sequence[float], settings: Settings | None = None) -> str:

@@ -11,6 +11,7 @@ OBJECTIVE = "best/objective"  # sorts first of all tags, so that HParams shows i
 NORM_BEFORE, NORM_AFTER = "grad_norm/before", "grad_norm/after"
 CLIP_LIMIT, CLIP_FRACTION, CLIP_SCALE = "clip/limit", "clip/fraction", "clip/scale"
 SPIKE_SCORES = {"spike_score/loss": TRAIN_LOSS, "spike_score/grad_norm": NORM_BEFORE}  # each with what it judges
+CLIP_COST = "clip/cost"  # at the end of a run in which no step was limited: clipping's share of the time of a step
 CLIPPING = "clipping"  # the text on what clipping did
 LR, STEPS_PER_SECOND, DROPPED = "lr", "steps_per_second", "dropped"
 WEIGHT_NORM, UPDATE_RATIO = "weight_norm", "update_ratio"

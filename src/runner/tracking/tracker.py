@@ -120,13 +120,13 @@ class Tracker:
         values |= {} if best is None else {OBJECTIVE: best}
         self._write(step, tuple(values), list(values.values()))
 
-    def conclude(self, step: int, scores: Mapping[str, float], clipping: str | None) -> None:
-        """Logs at the end of a run its spike scores, by tag, and the text on what clipping did.
+    def conclude(self, step: int, scalars: Mapping[str, float], clipping: str | None) -> None:
+        """Logs at the end of a run further scalars, by tag, and the text on what clipping did.
 
         A resumed run logs its own: they lie behind the log lengths of every checkpoint.
         """
-        if scores:
-            self._write(step, tuple(scores), list(scores.values()))
+        if scalars:
+            self._write(step, tuple(scalars), list(scalars.values()))
         if clipping:
             self.text(CLIPPING, clipping, step)
 
