@@ -436,12 +436,14 @@ def test_the_report_says_what_clipping_did(tmp_path: Path) -> None:
             for limit, objective, share in ((1.0, 1.5, 0.0), (2.0, 2.0, 1.0))]  # fmt: skip
     sweep = write_sweep(tmp_path / "sweep", jobs)
     printed = report([sweep])
-    assert f"clipping in {sweep}/0: 0.0 % of the logged steps; inactive" in printed
-    assert f"clipping in {sweep}/1" not in printed
+    lines = [f"clip.max={limit} ({sweep}/{job}): {share} % of the logged steps; {word}"
+             for limit, job, share, word in ((1, 0, "0.0", "inactive"), (2, 1, "100.0", "step limiter"))]  # fmt: skip
+    assert f"Clipping with {lines[0]}" in printed
+    assert lines[1] not in printed
     markdown, page = ((sweep / name).read_text() for name in ("report.md", "report.html"))
-    for text in (markdown, html.unescape(page)):
-        assert f"{sweep}/0: 0.0 % of the logged steps; inactive" in text
-        assert f"{sweep}/1: 100.0 % of the logged steps; step limiter" in text
+    for line in lines:
+        assert f"- {line}" in markdown
+        assert line in html.unescape(page)
 
 
 def drawn(plot: Callable[[Any, aggregate.Table], bool], table: aggregate.Table) -> Any:

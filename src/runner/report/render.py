@@ -96,7 +96,7 @@ def text(table: Table, sentences: Sequence[str]) -> str:
     """The report as text for a terminal. sentences: those of the conclusion."""
     head, *rows = cells(table)
     closing = CODE.sub(lambda code: code[2].strip(), "\n".join(sentences))
-    found = [f"clipping in {folder}: {verdict}" for folder, verdict in list(clipping(table).items())[:1]]
+    found = [f"Clipping with {line}" for line in clipping(table)[:1]]
     return "\n".join([heading(table), "", _tabulate(head, rows, "plain"), "", *found, closing])
 
 
@@ -112,10 +112,14 @@ def failures(table: Table) -> list[str]:
     return [f"{shell_path(result.folder)}: {result.state}: {result.reason}" for result in failed]
 
 
-def clipping(table: Table) -> dict[str, str]:
-    """What clipping did in the best run of each configuration, by the run's folder; without those that do not clip."""
-    found = {shell_path(row.best_trial.result.folder): of_run(row.best_trial.result.folder) for row in table.rows}
-    return {folder: verdict for folder, verdict in found.items() if verdict is not None}
+def clipping(table: Table) -> list[str]:
+    """A line for each configuration that clips: what clipping did in its best run."""
+    lines = []
+    for row in table.rows:
+        folder = row.best_trial.result.folder
+        if (verdict := of_run(folder)) is not None:
+            lines.append(f"{table.name(row) or 'the configuration'} ({shell_path(folder)}): {verdict}")
+    return lines
 
 
 def markdown(table: Table, figures: dict[str, Path], title: str, sentences: Sequence[str]) -> str:
@@ -131,7 +135,7 @@ def markdown(table: Table, figures: dict[str, Path], title: str, sentences: Sequ
     for caption, path in figures.items():
         lines += [f"![{caption}]({path.name})", "", f"*{caption}.*", ""]
     if found := clipping(table):
-        lines += [f"## {CLIPPING}", "", *(f"- {folder}: {verdict}" for folder, verdict in found.items()), ""]
+        lines += [f"## {CLIPPING}", "", *(f"- {line}" for line in found), ""]
     if failed := failures(table):
         lines += ["## Failed runs", "", *(f"- {line}" for line in failed), ""]
     return "\n".join([*lines, "## Conclusion", "", "\n\n".join(sentences), ""])
@@ -159,7 +163,7 @@ def page(table: Table, figures: dict[str, Path], title: str, sentences: Sequence
         body.append(f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
                     f"<figcaption>{html.escape(caption)}.</figcaption></figure>")  # fmt: skip
     if found := clipping(table):
-        items = "".join(f"<li>{html.escape(f'{folder}: {verdict}')}</li>" for folder, verdict in found.items())
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in found)
         body.append(f"<h2>{CLIPPING}</h2><ul>{items}</ul>")
     if failed := failures(table):
         items = "".join(f"<li>{html.escape(line)}</li>" for line in failed)
