@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from evidence import pages
 from evidence.common import in_processes, status_of
-from runner.report.post_mortem import ABOVE_REACH, CLIPPED_UPDATE, EXPLOSION, FILE, UPDATE, VANISHING
+from runner.report.post_mortem import ABOVE_REACH, CLIPPED_UPDATE, EXPLOSION, UPDATE, VANISHING
+from runner.report.post_mortem_text import FILE
 from runner.runs.status import read_status
 from runner.sweeps.results import ENDED
 from runner.tracking import metrics

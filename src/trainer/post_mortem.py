@@ -1,9 +1,8 @@
 """After a divergence: replays the last steps, finds the cause, tries other settings, and writes the post-mortem."""
 
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,14 +11,15 @@ import torch
 from runner.errors import UserError
 from runner.printable import count_of, format_loss
 from runner.report.commands import has_overrides, repeat_command
-from runner.report.post_mortem import FILE, Advice, Evidence, find_cause, from_log, markdown
+from runner.report.first_step import lower_rate
+from runner.report.post_mortem import AT_START, Cause, Evidence, find_cause, from_log
+from runner.report.post_mortem_text import FILE, Advice, markdown
 from runner.report.settings import settings_of
 from runner.runs.files import write_atomically
 from runner.runs.run import Run
-from trainer import schedules
 from trainer.config import Train
 from trainer.randomness import rng_state, set_rng_state
-from trainer.remedies import Attempt, Checkpoint, find
+from trainer.remedies import Attempt, Search, find
 from trainer.replay import replay
 
 log = logging.getLogger(__name__)
@@ -39,60 +39,84 @@ def post_mortem(config: Train, run: Run, reason: str) -> str:
         run.heartbeat(run.status["step"])
         return run.stop is None and time.monotonic() < deadline
 
-    evidence, attempts = Evidence(from_log(run.folder), settings_of(asdict(config))), []
+    evidence, search = from_log(run.folder, settings_of(asdict(config))), None
     try:
-        replayed = (
-            replay(config, run.folder, run.status["step"], keep_going) if config.post_mortem.replay_steps else None
-        )
-        if replayed is not None and replayed.steps:
-            evidence = replayed
-        cause = find_cause(evidence)
-        if config.post_mortem.try_steps and not run.swept:
-            log.info("diverged: other settings are tried for up to %s; post_mortem.try_steps=0 switches this off",
-                     count_of(config.post_mortem.try_steps, "step"))  # fmt: skip
-            attempts = find(config, evidence, cause, keep_going, _checkpoint(config, run))
+        evidence = _replayed(config, run, keep_going) or evidence
+        search = _tried(config, run, evidence, find_cause(evidence), keep_going)
     except (UserError, MemoryError, torch.OutOfMemoryError) as error:
         log.warning("warning: the post-mortem is incomplete: %s", " ".join(str(error).split()))
-        cause = find_cause(evidence)
     finally:
         set_rng_state(random)
-    text = markdown(reason, evidence, cause, advice(config, run.folder, attempts), others(attempts))
+    cause = find_cause(evidence)
+    text = markdown(reason, evidence, cause, advice(config, run, cause, search), remarks(search))
     write_atomically(run.folder / FILE, text.encode())
     return text
 
 
-def _checkpoint(config: Train, run: Run) -> Checkpoint | None:
+def _replayed(config: Train, run: Run, keep_going: Callable[[], bool]) -> Evidence | None:
+    if config.post_mortem.replay_steps == 0:
+        return None
+    evidence = replay(config, run.folder, run.status["step"], keep_going)
+    return evidence if evidence is not None and evidence.steps else None
+
+
+def _tried(config: Train, run: Run, evidence: Evidence, cause: Cause, keep_going: Callable[[], bool]) -> Search | None:
+    if config.post_mortem.try_steps == 0 or run.swept:
+        return None
+    log.info("diverged: other settings are tried for up to %s; post_mortem.try_steps=0 switches this off",
+             count_of(config.post_mortem.try_steps, "step"))  # fmt: skip
+    return find(config, evidence, cause, keep_going, _checkpoint(config, run))
+
+
+def _checkpoint(config: Train, run: Run) -> Path | None:
     """The best checkpoint of a run that diverged later than other settings are tried for; None if it has none.
 
     From the first step on, such a run would have to be repeated in full to show which setting avoids the divergence.
     """
-    best, step = run.folder / "checkpoints" / "best.pt", run.status["step"]
-    if step <= config.post_mortem.try_steps or not best.is_file():
-        return None
-    return Checkpoint(best, schedules.build(config.schedule, config.steps)(step))
+    best = run.folder / "checkpoints" / "best.pt"
+    return best if run.status["step"] > config.post_mortem.try_steps and best.is_file() else None
 
 
-def advice(config: Train, folder: Path, attempts: Sequence[Attempt]) -> list[Advice]:
-    """The commands of the settings with the lowest losses; without any, that of a tenth of the learning rate."""
-    found = [attempt for attempt in attempts if math.isfinite(attempt.last)][:COMMANDS]
-    rest = "" if has_overrides(folder) else " With the other overrides of this run:"
-    if not found:
-        lr = f"optimizer.lr={config.optimizer.lr / 10:.2g}"
-        note = "Not tried, and all settings that were tried diverged." if attempts else "Not tried."
-        return [Advice(repeat_command(folder, [lr]), note + rest)]
-    return [
-        Advice(repeat_command(folder, attempt.overrides),
-               f"Tried for {count_of(attempt.steps, 'step')}: loss {format_loss(attempt.first)} to "
-               f"{format_loss(attempt.last)}, the mean of the last ten.{rest}")
-        for attempt in found
-    ]  # fmt: skip
+def advice(config: Train, run: Run, cause: Cause, search: Search | None) -> list[Advice]:
+    """The commands of the settings with which the run learned, the lowest loss first.
+
+    Without tries, the command with the learning rate that `scripts/suggest_max.py` advises.
+    """
+    more = [f"steps={config.steps}"] if run.resumed else []  # a resume may have changed it
+    rest = "" if has_overrides(run.folder) else " With the other overrides of this run:"
+    if search is not None and (search.attempts or not search.ended_early):
+        return [
+            Advice(repeat_command(run.folder, [*more, *attempt.overrides]), f"{_tried_for(attempt)}{rest}")
+            for attempt in _best(search)
+        ]
+    rate = lower_rate(run.folder, settings_of(asdict(config)), [])
+    if cause.name == AT_START or rate is None:
+        return []
+    return [Advice(repeat_command(run.folder, [*more, f"optimizer.lr={rate:.2g}"]), f"Not tried.{rest}")]
 
 
-def others(attempts: Sequence[Attempt]) -> list[str]:
-    """A line for each setting that was tried and is not among the commands."""
-    shown = [attempt for attempt in attempts if math.isfinite(attempt.last)][:COMMANDS]
-    return [
-        f"{' '.join(attempt.overrides)}: " + (f"loss {format_loss(attempt.last)}" if math.isfinite(attempt.last)
-                                              else f"diverged at step {attempt.steps}")
-        for attempt in attempts if attempt not in shown
-    ]  # fmt: skip
+def remarks(search: Search | None) -> list[str]:
+    """What else the tries showed: that none learned, that they were ended early, and the other settings."""
+    if search is None:
+        return []
+    best = _best(search)
+    none = "" if best or not search.attempts else "With none of the settings that were tried the run learned."
+    early = "The tries were ended early, by post_mortem.seconds or a signal." if search.ended_early else ""
+    others = [f"- {' '.join(each.overrides)}: {_result(each)}" for each in search.attempts if each not in best]
+    listed = "\n".join(["Also tried:" if best else "Tried:", "", *others]) if others else ""
+    return [remark for remark in (none, early, listed) if remark]
+
+
+def _best(search: Search) -> list[Attempt]:
+    return sorted((each for each in search.attempts if each.learned), key=lambda each: each.last)[:COMMANDS]
+
+
+def _tried_for(attempt: Attempt) -> str:
+    losses = f"loss {format_loss(attempt.first)} to {format_loss(attempt.last)}, the mean of the last ten"
+    return f"Tried for {count_of(attempt.steps, 'step')}: {losses}."
+
+
+def _result(attempt: Attempt) -> str:
+    if attempt.last < float("inf"):
+        return f"loss {format_loss(attempt.last)}"
+    return f"diverged at step {attempt.steps}"

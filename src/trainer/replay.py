@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gradclip import NonFiniteGradientError
 from runner.report.post_mortem import Evidence, Step, is_jump
 from runner.report.settings import settings_of
 from runner.runs import checkpoint
@@ -47,6 +46,8 @@ def replay(config: Train, folder: Path, completed: int, keep_going: Callable[[],
     state = initial_state(deepcopy(config))
     if path is not None:
         state.load_state_dict(content, path)
+    if state.config.clip.nonfinite == "error":
+        state.config.clip.nonfinite = "keep"  # the gradients of the last step are examined, on accelerators too
     evidence = Evidence([], settings_of(asdict(config)), replayed=True)
     previous: Batch | None = None
     for number, batch in enumerate(batches(state), start=state.step + 1):
@@ -62,37 +63,35 @@ def replay(config: Train, folder: Path, completed: int, keep_going: Callable[[],
 
 def _replay_step(state: TrainState, number: int, batch: Batch, previous: Batch | None, evidence: Evidence) -> bool:
     """Takes one step and adds it to the evidence. Returns whether the run diverges at it."""
-    model = state.model
+    model, hidden = state.model, list(state.hidden)
     lr = state.config.optimizer.lr * state.lr_factor(number)
     set_lr(state.optimizer, lr)
     sizes, weights = weight_norms(model), snapshot(model)
-    bad_weight = first_nonfinite(model)
     loss = batch_loss(state, batch)
     if previous is not None and is_jump(loss, [step.loss for step in evidence.steps]):
         evidence.jump = number, batch_loss(state, previous)
-    hidden = list(state.hidden)
-    try:
-        _, report = take_step(state, batch, check=False)
-    except NonFiniteGradientError:
-        evidence.steps.append(Step(number, loss, math.nan, math.nan, math.nan, False, lr, None, _total(sizes)))
-        _examine_failure(state, number, batch, bad_weight, evidence)
-        if bad_weight is None and evidence.bad_input is None:
-            _check_precision(state, number, batch, hidden, evidence)
-        return True
-    update = float(update_norms(model, weights)[1])
-    before, limit = float(report.before), float(report.limits.median())
-    evidence.steps.append(Step(number, loss, before, float(report.after), limit, float(report.fraction) > 0, lr, update,
-                               _total(sizes)))  # fmt: skip
+    _, report = take_step(state, batch, check=False)
+    before, after, fraction = (float(value) for value in (report.before, report.after, report.fraction))
     norms = {name: norm for name, (norm, _) in report.by_parameter().items()}
-    if math.isfinite(before):
-        evidence.parameters = norms
-    if not (math.isfinite(before) and math.isfinite(loss)):
-        _examine_failure(state, number, batch, bad_weight, evidence)
-        return True
+    evidence.parameters[number] = norms
     if number == 1:
         evidence.vanishing = _vanishing(state, sizes, norms)
+    failed = not report.dropped and not (math.isfinite(before) and math.isfinite(loss))
+    if failed:
+        _restore(model, weights)
+        _examine_failure(state, number, batch, hidden, norms, evidence)
+    update = None if failed else float(update_norms(model, weights)[1])
+    limit, weight = float(report.limits.median()), float(sizes.square().sum().sqrt())
+    evidence.steps.append(Step(number, loss, before, after, limit, fraction > 0, lr, update, weight))
     state.step = number
-    return not report.dropped and _diverges(state, number, loss)
+    return failed or (not report.dropped and _diverges(state, number, loss))
+
+
+def _restore(model: nn.Module, weights: Sequence[Tensor]) -> None:
+    """Undoes a step, by the weights before it."""
+    with torch.no_grad():
+        for parameter, weight in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(weight)
 
 
 def _diverges(state: TrainState, number: int, loss: float) -> bool:
@@ -118,30 +117,26 @@ def batch_loss(state: TrainState, batch: Batch) -> float:
     return math.fsum(losses)
 
 
-def _examine_failure(state: TrainState, number: int, batch: Batch, bad_weight: str | None, evidence: Evidence) -> None:
-    """Adds what a step with a non-finite loss or gradient shows: which gradients, the weights before it, the input."""
-    gradients = {name: parameter.grad for name, parameter in state.model.named_parameters()}
-    evidence.nonfinite = [
-        name for name, gradient in gradients.items() if gradient is not None and not _is_finite([gradient])
-    ]
-    if bad_weight is not None:
-        evidence.bad_weights = number, bad_weight
-    if not _is_finite([batch.inputs, batch.targets]):
-        evidence.bad_input = number
-
-
-def _check_precision(
-    state: TrainState, number: int, batch: Batch, hidden: list[HiddenState], evidence: Evidence
+def _examine_failure(
+    state: TrainState, number: int, batch: Batch, hidden: list[HiddenState], norms: dict[str, float], evidence: Evidence
 ) -> None:
-    """Adds whether the gradients of a step that was not taken are finite at float32. Ends the use of the state."""
-    if state.config.device.precision == "float32":
-        return
-    state.config = replace(state.config, device=replace(state.config.device, precision="float32"))
-    state.hidden = hidden
-    state.optimizer.zero_grad()
-    forward_backward(state, batch)
-    if _is_finite([parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]):
-        evidence.overflow = number
+    """Adds what a step with a non-finite loss or gradient shows, whose weights are those before it.
+
+    Which gradients are non-finite, whether the weights or the input are, and whether the gradients are finite at
+    float32. Ends the use of the state.
+    """
+    evidence.nonfinite = [name for name, norm in norms.items() if not math.isfinite(norm)]
+    if (name := first_nonfinite(state.model)) is not None:
+        evidence.bad_weights = number, name
+    elif not _is_finite([batch.inputs, batch.targets]):
+        evidence.bad_input = number
+    elif state.config.device.precision != "float32":
+        state.config = replace(state.config, device=replace(state.config.device, precision="float32"))
+        state.hidden = hidden
+        state.optimizer.zero_grad()
+        forward_backward(state, batch)
+        if _is_finite([parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]):
+            evidence.overflow = number
 
 
 def _is_finite(tensors: Sequence[Tensor]) -> bool:
@@ -155,7 +150,3 @@ def _vanishing(state: TrainState, sizes: Tensor, norms: dict[str, float]) -> flo
         name for name, parameter in state.model.named_parameters() if parameter.dim() > 1 and parameter.requires_grad
     ]
     return sum(marks.get(name) == VANISHING for name in judged) / len(judged) if judged else 0.0
-
-
-def _total(norms: Tensor) -> float:
-    return float(norms.square().sum().sqrt())

@@ -12,8 +12,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gradclip import ClipByNorm
 from runner.report.post_mortem import (
     ABOVE_REACH,
+    AT_START,
     CLIPPED_UPDATE,
     EXPLOSION,
     INPUT,
@@ -31,7 +33,8 @@ from tests.trainer.support import compose, small_config, warnings
 from trainer import data
 from trainer.config import Train
 from trainer.data import Batch, Dataset
-from trainer.remedies import find
+from trainer.post_mortem import remarks
+from trainer.remedies import Attempt, as_overrides, find
 from trainer.replay import replay
 from trainer.run import execute, execute_in_folder
 
@@ -218,7 +221,9 @@ def test_it_can_be_switched_off(tmp_path: Path, caplog: pytest.LogCaptureFixture
                    "post_mortem.try_steps=0")  # fmt: skip
     assert cause_in(text) == EXPLOSION
     assert "as logged" in text
-    assert first_command(text) == ["optimizer.lr=0.01"]
+    ((key, _, rate),) = [override.partition("=") for override in first_command(text)]
+    assert key == "optimizer.lr"
+    assert 0 < float(rate) <= 0.01
     assert "Not tried." in text
     assert "Tried for" not in text
 
@@ -265,6 +270,63 @@ def test_an_error_while_settings_are_tried_leaves_the_run_diverged(
     assert cause_in(text) == EXPLOSION
 
 
+def test_gradients_that_are_non_finite_before_the_first_update(tmp_path: Path) -> None:
+    """No learning rate helps, so that none is tried or advised."""
+    require_options("model=deep_linear", "data=direction")
+    text = diverge(tmp_path / "run", "model=deep_linear", "data=direction", "model.gain=50", "steps=20",
+                   "log.progress=false", "log.flow=false")  # fmt: skip
+    assert cause_in(text) == AT_START
+    assert not COMMAND.findall(text)
+    assert "Tried" not in text
+
+
+def test_a_setting_with_which_nothing_is_learned_is_no_advice() -> None:
+    assert Attempt((), 100, 2.0, 1.97).learned
+    assert Attempt((), 100, -2.0, -2.03).learned
+    for last in (2.0, 1.99, 2.5, math.inf, math.nan):
+        assert not Attempt((), 100, 2.0, last).learned
+    assert not Attempt((), 1, math.nan, math.inf).learned
+
+
+def test_a_late_divergence_is_tried_from_the_best_checkpoint(tmp_path: Path) -> None:
+    """At the learning rate at which it diverged, which a schedule from the start would not reach; as it is printed."""
+    require_options("model=linear_net", "data=line")
+    overrides = ("clip=none", "optimizer.lr=0.3", "schedule.warmup=60", "steps=80", "post_mortem.try_steps=5")
+    line = [override for override in LINE if not override.startswith("steps=")]
+    text = diverge(tmp_path / "run", *line, *overrides, "evaluate_every=5", "divergence.factor=null")
+    first = first_command(text)
+    assert first[:2] == [f"init_from={tmp_path / 'run' / 'checkpoints' / 'best.pt'}", "schedule=constant"]
+    config = compose(*line, *[each for each in overrides if "schedule" not in each and "clip" not in each], *first)
+    tried, shown = re.findall(r"Tried for (\d+) steps: loss .* to (\S+),", text)[0]
+    assert tried == "5"
+    assert execute_in_folder(config, tmp_path / "followed").code == 0
+    losses = [value for _, value in metrics.read(tmp_path / "followed", ["loss/train"])["loss/train"]]
+    assert float(shown) == pytest.approx(math.fsum(losses[:5]) / 5, rel=1e-3)
+
+
+def test_a_threshold_keeps_what_happens_to_non_finite_gradients(tmp_path: Path) -> None:
+    """And undoes what an experiment sets besides, since the tried setting has the policy's own defaults."""
+    require_options("model=linear_net", "data=line")
+    config = compose(*LINE, "clip=none", "optimizer.lr=0.1")
+    config.clip = ClipByNorm(max=1e6, nonfinite="drop", scope="layer", exclude=["*bias"])
+    text = diverge_as_configured(tmp_path / "run", config)
+    first = first_command(text)
+    assert {"clip=norm", "clip.nonfinite=drop", "clip.scope=model", "clip.exclude=[]"} <= set(first)
+    compose(*LINE, *first)
+
+
+def test_tries_that_are_ended_early_say_so(tmp_path: Path) -> None:
+    require_options("model=linear_net", "data=line")
+    config = compose(*LINE, "clip=none", "optimizer.lr=0.1")
+    diverge_as_configured(tmp_path / "run", config)
+    evidence = replay(config, tmp_path / "run", read_status(tmp_path / "run")["step"], always)
+    assert evidence is not None
+    counts = iter([True] * 100 + [False] * 100)
+    search = find(config, evidence, find_cause(evidence), lambda: next(counts))
+    assert search.ended_early
+    assert "The tries were ended early, by post_mortem.seconds or a signal." in remarks(search)
+
+
 def test_settings_are_lowered_as_long_as_the_loss_gets_lower(tmp_path: Path) -> None:
     """And the lowest loss is first, those that diverged last, each setting once."""
     require_options("model=linear_net", "data=line")
@@ -272,8 +334,15 @@ def test_settings_are_lowered_as_long_as_the_loss_gets_lower(tmp_path: Path) -> 
     diverge_as_configured(tmp_path / "run", config)
     evidence = replay(config, tmp_path / "run", read_status(tmp_path / "run")["step"], always)
     assert evidence is not None
-    attempts = find(config, evidence, find_cause(evidence), always)
-    losses = [attempt.last for attempt in attempts]
-    assert losses == sorted(losses)
-    assert math.isfinite(losses[0])
+    search = find(config, evidence, find_cause(evidence), always)
+    attempts = search.attempts
     assert len({attempt.overrides for attempt in attempts}) == len(attempts) <= 15
+    assert all(len({override.partition("=")[0] for override in attempt.overrides}) == len(attempt.overrides)
+               for attempt in attempts), "no key twice"  # fmt: skip
+    lowest = min(attempts, key=lambda attempt: attempt.last)
+    assert search.best is not None
+    assert as_overrides(search.best) == lowest.overrides
+    assert lowest.learned
+    commands = COMMAND.findall((tmp_path / "run" / "post_mortem.md").read_text())
+    assert commands[0] == " ".join(lowest.overrides)
+    assert len(set(commands)) == len(commands)

@@ -4,15 +4,16 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-OVERRIDES = Path(".hydra") / "overrides.yaml"  # in a run's folder
+HYDRA = ".hydra"  # the folder of Hydra's own files in a run's folder
 
 
 def has_overrides(run: Path) -> bool:
     """Whether the overrides of a run are known; those of a run that was started from Python are not."""
-    return (run / OVERRIDES).is_file()
+    return (run / HYDRA / "overrides.yaml").is_file()
 
 
 def repeat_command(run: Path, overrides: Sequence[str]) -> str:
@@ -20,12 +21,23 @@ def repeat_command(run: Path, overrides: Sequence[str]) -> str:
 
     The run's own overrides of the same keys are left out, and those of a whole group where its option is chosen anew.
     """
-    text = (run / OVERRIDES).read_text(encoding="utf-8") if has_overrides(run) else ""
-    own = [str(line) for line in yaml.safe_load(text) or []]
+    own = [str(line) for line in _read(run, "overrides.yaml") or []]
     keys = [line.partition("=")[0] for line in overrides]
     groups = [key for key in keys if "." not in key]
     kept = [line for line in own if not _is_replaced(line, keys, groups)]
-    return shlex.join(["python", "train.py", *kept, *overrides])
+    return shlex.join(["python", "train.py", *_searchpath(run), *kept, *overrides])
+
+
+def _searchpath(run: Path) -> list[str]:
+    """The override of `hydra.searchpath`, which adds options to conf/, if the run has one."""
+    content: Any = _read(run, "hydra.yaml") or {}
+    lines = content.get("hydra", {}).get("overrides", {}).get("hydra") or []
+    return [line for line in map(str, lines) if line.startswith("hydra.searchpath=")]
+
+
+def _read(run: Path, name: str) -> Any:
+    path = run / HYDRA / name
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _is_replaced(line: str, keys: Sequence[str], groups: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The post-mortem of a diverged run: what happened in its last steps, the cause, and what to run instead."""
+"""The cause of a divergence, found from what is known of a run's last steps."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from runner.printable import count_of, format_loss
 from runner.report.settings import Settings
 from runner.tracking import metrics, tags
 
-FILE = "post_mortem.md"
-SHOWN = 8  # steps in the table
-LEADING = 3  # parameters that are named
 JUMP = 6.0  # standard deviations above the mean of the earlier losses, as in the spike score
 FEWEST = 5  # losses before a jump can be judged
+LARGE = 1.0  # a step that is as long as the weights is too large
+EXPLODED = 10.0  # a gradient of so many times the weights, as in the default of diagnosis.explode
+GREW = 3.0  # times, from which a norm counts as grown
 
 UPDATE, CLIPPED_UPDATE = "the update is too large", "the update is too large although the gradients are clipped"
 EXPLOSION = "the gradients exploded without clipping"
@@ -26,14 +26,16 @@ JUMPED = "one batch made the loss jump"
 INPUT = "non-finite input"
 OVERFLOW = "overflow in half precision"
 WEIGHTS = "the weights became non-finite first"
+AT_START = "the gradients are non-finite before the first update"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Step:
     """One step: its loss, the norms before and after clipping, the limit, the learning rate.
 
-    limited: whether clipping changed anything. update, weight: the 2-norms of the change of the weights and of the
-    weights, None where they are not known.
+    limited: whether clipping changed anything. update, weight: the 2-norms of the change of the weights, and of the
+    weights before it, None where they are not known.
     """
 
     number: int
@@ -46,23 +48,28 @@ class Step:
     update: float | None = None
     weight: float | None = None
 
+    @property
+    def move(self) -> float:
+        """The update's length as a share of that of the weights; 0 where it is not known."""
+        return self.update / self.weight if self.update is not None and self.weight else 0.0
+
 
 @dataclass
 class Evidence:
     """What is known of the last steps of a diverged run.
 
-    settings: those of clipping and of the optimizer. parameters: each one's norm before clipping, at the last step at
-    which all are finite. nonfinite: the names of the parameters whose gradients were the first to be non-finite.
-    vanishing: the share of the parameters whose gradients vanish at the run's first step. jump: the step at which the
-    loss jumped, and the loss of the batch before it with the same weights. bad_input, bad_weights, overflow: the step
-    at which the input, or before which a weight, was non-finite; the step whose gradients are non-finite at half
-    precision only.
+    settings: those of clipping and of the optimizer. replayed: whether the steps were repeated; otherwise they are
+    those that were logged. parameters: by step, each parameter's norm before clipping. nonfinite: the names of the
+    parameters whose gradients were the first to be non-finite. vanishing: the share of the parameters whose gradients
+    vanish at the run's first step. jump: the step at which the loss jumped, and the loss of the batch before it with
+    the same weights. bad_input, bad_weights, overflow: the step at which the input, or before which a weight, was
+    non-finite; the step whose gradients are non-finite at half precision only.
     """
 
     steps: list[Step]
     settings: Settings = field(default_factory=Settings)
     replayed: bool = False
-    parameters: dict[str, float] = field(default_factory=dict)
+    parameters: dict[int, dict[str, float]] = field(default_factory=dict)
     nonfinite: list[str] = field(default_factory=list)
     vanishing: float = 0.0
     jump: tuple[int, float] | None = None
@@ -86,6 +93,13 @@ class Evidence:
         return self.steps[max(self.onset - 1, 0) :]
 
     @property
+    def peak(self) -> Step | None:
+        """The step of the rise with the largest finite norm; None without any."""
+        return max(
+            (step for step in self.rise if math.isfinite(step.before)), key=lambda step: step.before, default=None
+        )
+
+    @property
     def usual_norm(self) -> float | None:
         """The 90th percentile of the norms before clipping until the loss rose; None if none is finite and positive."""
         norms = [step.before for step in self.steps[: max(self.onset, 1)] if 0 < step.before < math.inf]
@@ -94,7 +108,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause of divergence by its name, and the sentence with the numbers on which it rests."""
+    """A cause of divergence by its name, and the sentences with the numbers on which it rests."""
 
     name: str
     evidence: str
@@ -103,11 +117,12 @@ class Cause:
 def find_cause(evidence: Evidence) -> Cause:
     """The cause that the evidence supports, the more specific ones first."""
     if not evidence.steps:
-        return Cause(WEIGHTS, "No step was logged before.")
-    for rule in (_bad_values, _jump, _vanishing):
+        return Cause(UNKNOWN, "No step was logged before.")
+    for rule in (_bad_values, _jump, _large_update, _vanishing, _explosion):
         if (cause := rule(evidence)) is not None:
             return cause
-    return _too_large(evidence)
+    return Cause(UNKNOWN, f"The loss became {format_loss(evidence.steps[-1].loss)}, and neither a gradient nor an "
+                 "update before it was unusually large.")  # fmt: skip
 
 
 def is_jump(loss: float, earlier: Sequence[float]) -> bool:
@@ -117,17 +132,20 @@ def is_jump(loss: float, earlier: Sequence[float]) -> bool:
 
 
 def _bad_values(evidence: Evidence) -> Cause | None:
-    """A non-finite input, an overflow in half precision, or non-finite weights though no gradient was large."""
-    last = evidence.steps[-1]
+    """A non-finite input or start, an overflow in half precision, or non-finite weights without a large gradient."""
     if evidence.bad_input is not None:
         return Cause(INPUT, f"The input of step {evidence.bad_input} has a nan or infinite element.")
     if evidence.overflow is not None:
         return Cause(OVERFLOW, f"The gradients of step {evidence.overflow} are finite at float32.")
-    if evidence.bad_weights is not None and _growth(evidence.rise) < 10:
+    norms = _finite(evidence.rise)
+    if evidence.bad_weights is not None and (not norms or max(norms) < EXPLODED * norms[0]):
         step, name = evidence.bad_weights
-        return Cause(WEIGHTS, f"The weight {name} is non-finite before step {step}, and no gradient before was "
-                     f"large: the largest norm was "
-                     f"{max(_finite(evidence.steps), default=last.before):.3g}.")  # fmt: skip
+        before = f"; the largest norm before that was {max(norms):.3g}" if norms else ""
+        return Cause(WEIGHTS, f"The weight {name} is non-finite before step {step}{before}.")
+    first = evidence.steps[0]
+    if first.number == 1 and evidence.nonfinite and not math.isfinite(first.before):
+        return Cause(AT_START, "No learning rate and no threshold can change that; another initialization, or inputs "
+                     "of another scale, can.")  # fmt: skip
     return None
 
 
@@ -145,126 +163,92 @@ def _jump(evidence: Evidence) -> Cause | None:
                  f"{format_loss(other)}.")  # fmt: skip
 
 
-def _vanishing(evidence: Evidence) -> Cause | None:
-    if evidence.vanishing < 0.5:
-        return None
-    first = evidence.steps[0]
-    size = f" against weights of norm {first.weight:.3g}" if first.weight is not None else ""
-    return Cause(VANISHING, f"At step {first.number} the gradients have a norm of {first.before:.3g}{size}; those of "
-                 f"{100 * evidence.vanishing:.0f} % of the weights are too small to change them. Clipping cannot "
-                 "enlarge them; another initialization, normalization or residual layers can.")  # fmt: skip
-
-
-def _too_large(evidence: Evidence) -> Cause:
-    """A large update, or an explosion that clipping did not reach."""
+def _large_update(evidence: Evidence) -> Cause | None:
+    """Steps that are too long: clipped ones, normalized ones, or such as move the weights far by a usual gradient."""
     rise = evidence.rise
     limited = sum(step.limited for step in rise)
     moved = _largest_move(rise)
     if evidence.settings.normalizes:
+        if evidence.vanishing >= 0.5 and max(step.move for step in rise) < LARGE:
+            return None
         name, optimizer = CLIPPED_UPDATE if limited else UPDATE, evidence.settings.optimizer["name"]
-        return Cause(name, f"optimizer={optimizer} divides a gradient by its usual size, so that the learning rate of "
-                     f"{rise[-1].lr:.3g} alone is the length of each weight's step.{moved}")  # fmt: skip
+        return Cause(name, f"optimizer={optimizer} divides a gradient by its usual size, so that clipping hardly "
+                     f"shortens its steps; the learning rate was {rise[-1].lr:.3g}.{moved}")  # fmt: skip
     if 2 * limited >= len(rise):
         step = max((step for step in rise if step.limited), key=lambda step: step.lr * step.after)
         return Cause(CLIPPED_UPDATE, f"Clipping limited {limited} of the last {count_of(len(rise), 'step')}; "
                      f"learning rate {step.lr:.3g} times norm {step.after:.3g} is {step.lr * step.after:.3g} a step."
                      f"{moved}")  # fmt: skip
-    norms = _finite(rise)
-    grown = (
-        f"The norm grew from {norms[0]:.3g} to {max(norms):.3g} within {count_of(len(rise), 'step')}"
-        if norms
-        else "No norm of the last steps is finite"
-    )
-    limit = min((step.limit for step in rise if not math.isnan(step.limit)), default=math.inf)
-    if math.isinf(limit):
+    first = rise[0]
+    if first.move >= LARGE and first.weight and first.before < EXPLODED * first.weight:
+        return Cause(UPDATE, f"The gradient of step {first.number} is not large, {first.before:.3g} at weights of norm "
+                     f"{first.weight:.3g}, but its step is: the learning rate was {first.lr:.3g}.{moved}")  # fmt: skip
+    return None
+
+
+def _vanishing(evidence: Evidence) -> Cause | None:
+    if evidence.vanishing < 0.5:
+        return None
+    first, settings = evidence.steps[0], evidence.settings
+    size = f" against weights of norm {first.weight:.3g}" if first.weight is not None else ""
+    divided = f" optimizer={settings.optimizer['name']} divides them by their own size." if settings.normalizes else ""
+    return Cause(VANISHING, f"At step {first.number} the gradients have a norm of {first.before:.3g}{size}; those of "
+                 f"{100 * evidence.vanishing:.0f} % of the weights are too small to change them. Clipping cannot "
+                 f"enlarge them; another initialization, normalization or residual layers can.{divided}"
+                 f"{_largest_move(evidence.rise)}")  # fmt: skip
+
+
+def _explosion(evidence: Evidence) -> Cause | None:
+    """Gradients that grew, or were far larger than the weights from the start, while clipping did not limit them."""
+    rise, peak, settings = evidence.rise, evidence.peak, evidence.settings
+    if peak is None:
+        return None
+    first = next(step for step in rise if math.isfinite(step.before))
+    if peak.before < GREW * first.before and not (first.weight and first.before > EXPLODED * first.weight):
+        return None
+    grown = f"The norm grew from {first.before:.3g} at step {first.number} to {peak.before:.3g} at step {peak.number}"
+    if peak is first:
+        times = f"{first.before / (first.weight or 1):.3g} times that of the weights"
+        grown = f"The norm at step {first.number} is {first.before:.3g}, {times}"
+    moved = _largest_move(rise)
+    if settings.kind == "measure":
         return Cause(EXPLOSION, f"{grown}.{moved}")
-    return Cause(ABOVE_REACH, f"{grown}, and clipping limited {limited} of them: the limit was {limit:.3g}.{moved}")
+    limits = [step.limit for step in rise if not math.isnan(step.limit)]
+    limit = f"the limit was {min(limits):.3g}, and " if limits else ""
+    return Cause(ABOVE_REACH, f"{grown}; {limit}clipping limited {sum(step.limited for step in rise)} of the last "
+                 f"{count_of(len(rise), 'step')}.{moved}")  # fmt: skip
 
 
 def _largest_move(steps: Sequence[Step]) -> str:
     """A sentence on the step that moved the weights most, as a share of their norm; empty below 1 %."""
-    ratios = [(step.update / step.weight, step) for step in steps if step.update is not None and step.weight]
-    ratio, step = max(ratios, key=lambda pair: pair[0], default=(0.0, None))
-    if step is None or not ratio >= 0.01:
+    step = max(steps, key=lambda step: step.move)
+    if not step.move >= 0.01 or step.update is None or step.weight is None:
         return ""
-    share = f"{ratio:.3g} times" if ratio >= 1 else f"{100 * ratio:.2g} % of"
+    share = f"{step.move:.3g} times" if step.move >= 1 else f"{100 * step.move:.2g} % of"
     return f" Step {step.number} moved the weights by {step.update:.3g}, {share} their norm of {step.weight:.3g}."
-
-
-def _growth(steps: Sequence[Step]) -> float:
-    """How many times the first finite norm the largest one is."""
-    norms = _finite(steps)
-    return max(norms) / norms[0] if norms and norms[0] > 0 else 1.0
 
 
 def _finite(steps: Sequence[Step]) -> list[float]:
     return [step.before for step in steps if math.isfinite(step.before)]
 
 
-def from_log(folder: Path) -> list[Step]:
-    """The logged steps of a run, from its metrics.jsonl."""
+def from_log(folder: Path, settings: Settings) -> Evidence:
+    """What the metrics.jsonl of a run shows of its steps. The norm of the weights before a step is not logged."""
     logged = {tag: dict(points) for tag, points in metrics.read(folder).items()}
-    losses: dict[int, float] = logged.get(tags.TRAIN_LOSS, {})
 
     def value(tag: str, step: int) -> float:
         return logged.get(tag, {}).get(step, math.nan)
 
-    steps = []
-    for number, loss in losses.items():
-        weight, ratio = (logged.get(tag, {}).get(number) for tag in (tags.WEIGHT_NORM, tags.UPDATE_RATIO))
-        steps.append(Step(
+    steps = [
+        Step(
             number, loss, value(tags.NORM_BEFORE, number), value(tags.NORM_AFTER, number),
             value(tags.CLIP_LIMIT, number), value(tags.CLIP_FRACTION, number) > 0, value(tags.LR, number),
-            None if weight is None or ratio is None else weight * ratio, weight,
-        ))  # fmt: skip
-    return steps
-
-
-@dataclass(frozen=True)
-class Advice:
-    """A command, and what is known of it, such as its loss when it was tried."""
-
-    command: str
-    note: str
-
-
-def markdown(
-    reason: str, evidence: Evidence, cause: Cause, advice: Sequence[Advice], others: Sequence[str] = ()
-) -> str:
-    """The post-mortem as Markdown.
-
-    reason: that of the divergence. advice: the most likely command first. others: a line for each worse setting.
-    """
-    origin = "replayed" if evidence.replayed else "as logged"
-    lines = ["# Post-mortem", "", f"The run diverged: {reason}.", "",
-             f"Cause: {cause.name}.", cause.evidence, ""]  # fmt: skip
-    if advice:
-        lines += ["What to run, the most likely to work first:", ""]
-        for number, each in enumerate(advice, start=1):
-            lines += [f"{number}. {each.note}", "", f"       {each.command}", ""]
-    if others:
-        lines += ["Also tried:", "", *(f"- {line}" for line in others), ""]
-    lines += [f"The last steps, {origin}:", "", *_table(evidence.steps[-SHOWN:]), ""]
-    if evidence.parameters:
-        total = math.fsum(norm**2 for norm in evidence.parameters.values())
-        leading = sorted(evidence.parameters.items(), key=lambda item: -item[1])[:LEADING]
-        shares = (f"{name} {norm:.3g} ({100 * norm**2 / total:.0f} % of the square)" for name, norm in leading if total)
-        lines += [f"The largest gradients of the last finite step: {', '.join(shares)}.", ""]
-    if evidence.nonfinite:
-        more = f" and {len(evidence.nonfinite) - LEADING} more" if len(evidence.nonfinite) > LEADING else ""
-        lines += [f"The first non-finite gradients: {', '.join(evidence.nonfinite[:LEADING])}{more}.", ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-HEAD = ("step", "loss", "norm before", "norm after", "limit", "lr", "update", "weights")
-
-
-def _table(steps: Sequence[Step]) -> list[str]:
-    rows: list[tuple[str, ...]] = [HEAD]
-    for step in steps:
-        numbers = (step.before, step.after, step.limit, step.lr, step.update, step.weight)
-        cells = ("-" if number is None or math.isnan(number) else f"{number:.3g}" for number in numbers)
-        rows.append((str(step.number), format_loss(step.loss), *cells))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = [f"| {' | '.join(f'{cell:>{width}}' for cell, width in zip(row, widths, strict=True))} |" for row in rows]
-    return [lines[0], f"|{'|'.join('-' * (width + 1) + ':' for width in widths)}|", *lines[1:]]
+        )
+        for number, loss in logged.get(tags.TRAIN_LOSS, {}).items()
+    ]  # fmt: skip
+    evidence = Evidence(steps, settings)
+    for tag, points in logged.items():
+        if tag.startswith(tags.PARAMETER_BEFORE):
+            for number, norm in points.items():
+                evidence.parameters.setdefault(number, {})[tag.removeprefix(tags.PARAMETER_BEFORE)] = norm
+    return evidence

@@ -9,6 +9,7 @@ TRAIN_LOSS, VALIDATION_LOSS = "loss/train", "loss/val"
 METRIC_PREFIX = "metric/"  # precedes the name of each metric of an evaluation
 OBJECTIVE = "best/objective"  # sorts first of all tags, so that HParams shows it beside the swept keys
 NORM_BEFORE, NORM_AFTER = "grad_norm/before", "grad_norm/after"
+PARAMETER_BEFORE, PARAMETER_AFTER = "grad_norm_before/", "grad_norm_after/"  # precede the name of a parameter
 CLIP_LIMIT, CLIP_FRACTION, CLIP_SCALE = "clip/limit", "clip/fraction", "clip/scale"
 SPIKE_SCORES = {"spike_score/loss": TRAIN_LOSS, "spike_score/grad_norm": NORM_BEFORE}  # each with what it judges
 CLIP_COST = "clip/cost"  # at the end of a run in which no step was limited: clipping's share of the time of a step
@@ -32,7 +33,7 @@ LAYOUT = {
 @cache
 def step_with_parameters(names: tuple[str, ...]) -> tuple[str, ...]:
     """The tags of a step that logs every parameter: first all norms before clipping, then all norms after."""
-    norms = (f"grad_norm_{side}/{name}" for side in ("before", "after") for name in names)
+    norms = (f"{prefix}{name}" for prefix in (PARAMETER_BEFORE, PARAMETER_AFTER) for name in names)
     return (*STEP_TAGS, WEIGHT_NORM, UPDATE_RATIO, *norms)
 
 
