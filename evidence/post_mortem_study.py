@@ -4,7 +4,7 @@ Each setting is trained on the command line until it diverges, and the first com
 final validation loss is ranked among the 25 runs of a grid: five learning rates, from that of the setting down, and
 five thresholds of clip=norm. Finished runs are kept in outputs/post_mortem and reused; an hour on one core.
 
-The method was made with the settings in BUILT_WITH. Those in SET_ASIDE were run once, when it was finished.
+The method was made with the settings in BUILT_WITH. Those in SET_ASIDE were not run before it was finished.
 """
 
 import logging
