@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, UserError, one_line_errors, print_line
+from runner.errors import Parser, one_line_errors, print_line
 from runner.printable import format_loss
-from trainer.project import load
+from trainer import load
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,22 +31,10 @@ def measure(
 
     Raises UserError if the run, the checkpoint or the data is missing, or if the data has changed since the run.
     """
-    from runner.runs import checkpoint
     from trainer import evaluate
-    from trainer.state import build
-    from trainer.weights import load_weights
 
-    config = load(folder)
-    if data_path is not None:
-        if not hasattr(config.data, "path"):
-            raise UserError(f"--data-path={data_path}: data={config.data.name} reads no file")
-        config.data.path = data_path
-    state = build(config)
-    path = checkpoint.find(folder, which)
-    content = checkpoint.load(path)
-    state.check_data(content, path)
-    load_weights(state.model, path)
-    return content["step"], *evaluate.evaluate(state), evaluate.sample(state)
+    state = load(folder, which, data_path)
+    return state.step, *evaluate.evaluate(state), evaluate.sample(state)
 
 
 if __name__ == "__main__":

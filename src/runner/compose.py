@@ -52,7 +52,12 @@ def register(project: Project[Any]) -> None:
 
 @cache
 def run_name() -> str:
-    """A name for the run folder, `<date>_<time>_<6 hex>`; it is the same in every composition of a process."""
+    """The name of the folder of the run that a process starts; it is the same in every composition."""
+    return new_run_name()
+
+
+def new_run_name() -> str:
+    """A new name for a run's folder, `<date>_<time>_<6 hex>`."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{secrets.token_hex(3)}"
 
 

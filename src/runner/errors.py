@@ -76,6 +76,19 @@ def one_line_errors(project: Project[Any] | None = None, overrides: Sequence[str
         exit_with_error(explain(error, project, overrides))
 
 
+@contextmanager
+def as_user_errors(project: Project[Any], overrides: Sequence[str]) -> Iterator[None]:
+    """Turns a user error of any type, such as Hydra's, raised in the block into a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        raise UserError(explain(error, project, overrides)) from error
+
+
 def exit_with_error(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
     """Ends the program with one line on stderr."""
     print(f"error: {printable(message)}", file=sys.stderr)

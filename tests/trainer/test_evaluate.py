@@ -90,7 +90,7 @@ def test_data_path_is_refused_for_a_data_set_without_a_file(tmp_path: Path, caps
     save_config(compose("model=linear_net", "data=line"), tmp_path / "run")
     with pytest.raises(SystemExit):
         evaluate.main([str(tmp_path / "run"), "--data-path", "moved.txt"])
-    assert capsys.readouterr().err == "error: --data-path=moved.txt: data=line reads no file\n"
+    assert capsys.readouterr().err == "error: moved.txt: data=line reads no file\n"
 
 
 def test_a_sample_is_escaped_before_it_reaches_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

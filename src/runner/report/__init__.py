@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.errors import UserError, quote_override
+from runner.report.columns import read
+
+__all__ = ["read", "report"]
 
 PACKAGES = ("matplotlib", "scipy", "tabulate")  # those of the extra `report`
 

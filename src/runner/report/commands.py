@@ -28,6 +28,12 @@ def repeat_command(run: Path, overrides: Sequence[str]) -> str:
     return shlex.join(["python", "train.py", *_searchpath(run), *kept, *overrides])
 
 
+def write_overrides(run: Path, overrides: Sequence[str]) -> None:
+    """Records the overrides of a run that was started from Python, as Hydra does for others."""
+    (run / HYDRA).mkdir()
+    (run / HYDRA / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
+
+
 def _searchpath(run: Path) -> list[str]:
     """The override of `hydra.searchpath`, which adds options to conf/, if the run has one."""
     content: Any = _read(run, "hydra.yaml") or {}

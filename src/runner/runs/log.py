@@ -1,14 +1,16 @@
 """The log of a run: messages on stdout, and the same messages with their times in the run's train.log."""
 
 import logging
-import logging.config
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from runner.runs.files import is_unwritable
 
 LOG_FILE = "train.log"
+TIMED = "%(asctime)s %(levelname)s %(message)s"
 
 
 def job_output_path(folder: Path) -> Path:
@@ -48,18 +50,27 @@ class LogFile(logging.FileHandler):
 
 def configure(folder: Path) -> None:
     """Sets up logging to stdout and to the run's train.log, at level INFO, or DEBUG with hydra.verbose=true."""
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {
-                "message": {"format": "%(message)s"},
-                "time": {"format": "%(asctime)s %(levelname)s %(message)s"},
-            },
-            "handlers": {
-                "screen": {"()": Screen, "formatter": "message"},
-                "file": {"()": LogFile, "path": folder / LOG_FILE, "formatter": "time"},
-            },
-            "root": {"level": min(logging.getLogger().level, logging.INFO), "handlers": ["screen", "file"]},
-        }
-    )
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    root.setLevel(min(root.level, logging.INFO))
+    for handler, style in ((Screen(), "%(message)s"), (LogFile(folder / LOG_FILE), TIMED)):
+        handler.setFormatter(logging.Formatter(style))
+        root.addHandler(handler)
+
+
+@contextmanager
+def configured(folder: Path) -> Iterator[None]:
+    """Sets up logging as `configure` does in the block, and restores the handlers and the level afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configure(folder)
+    try:
+        yield
+    finally:
+        for handler in list(root.handlers):
+            root.removeHandler(handler)
+            handler.close()
+        for handler in handlers:
+            root.addHandler(handler)
+        root.setLevel(level)
