@@ -86,7 +86,7 @@ def as_user_errors(project: Project[Any], overrides: Sequence[str]) -> Iterator[
     except Exception as error:
         if not is_user_error(error):
             raise
-        raise UserError(explain(error, project, overrides)) from error
+        raise UserError(explain(error, project, overrides)) from None
 
 
 def exit_with_error(message: str, code: int = EXIT_USER_ERROR) -> NoReturn:
