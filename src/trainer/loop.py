@@ -4,14 +4,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gradclip import ClipReport, NonFiniteGradientError
 from runner.printable import format_loss
@@ -27,6 +24,7 @@ from trainer.monitor.diagnosis import measure, split_norms, weight_norms
 from trainer.monitor.first_steps import FirstSteps
 from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import match_strides, set_lr
+from trainer.progress import Progress
 from trainer.state import TrainState
 from trainer.weights import first_nonfinite
 
@@ -82,7 +80,8 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
     first_steps = FirstSteps(model, config.log.first_steps)
     started, done = time.perf_counter(), state.step
     model.train()
-    for step, batch in enumerate(_progress(batches(state), state), start=done + 1):
+    progress = Progress(done, config.steps, config.log.progress)
+    for step, batch in enumerate(progress.over(batches(state)), start=done + 1):
         due = due_at(step, state)
         stop = run.stop  # a signal makes this step the last one
         weights = snapshot(model) if due.parameters or due.table else None
@@ -112,6 +111,7 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
                 step, loss, report, lr=lr, steps_per_second=speed, dropped=dropped, update_norms=change
             )
             _check_logged_step(state, logged, report, norms)
+            progress.show(logged, state.history)
         weights = None  # frees the snapshot's memory before an evaluation and before the next snapshot
         if due.evaluate:
             _log_pictures(state, tracker, report)
@@ -181,17 +181,6 @@ def batches(state: TrainState) -> Iterator[Batch]:
         first = list(islice(state.data.batches(0), min(config.repeat_batches, config.steps)))
         remaining = islice(cycle(first), done % len(first), None)
     return islice(remaining, config.steps - done)
-
-
-def _progress(batches: Iterator[Batch], state: TrainState) -> Iterator[Batch]:
-    """The batches, with a progress bar if the output is a terminal."""
-    config = state.config
-    disable = None if config.log.progress else True  # None: tqdm shows the bar on a terminal only
-    bar = tqdm(batches, initial=state.step, total=config.steps, unit="step", disable=disable, leave=False)
-    with (
-        nullcontext() if bar.disable else logging_redirect_tqdm()
-    ):  # without a bar, the redirection would print the log twice
-        yield from bar
 
 
 def _check_logged_step(state: TrainState, logged: LoggedStep, report: ClipReport, norms: Tensor | None) -> None:
