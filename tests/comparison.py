@@ -13,13 +13,16 @@ from runner.runs import checkpoint
 from runner.tracking.metrics import METRICS_FILE
 
 TIMES = ("steps_per_second", "clip/cost")
+POST_MORTEM = "post_mortem/text_summary"  # its command and its replay depend on whether the run was resumed
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, Any]]]:
-    """The points of a run by tag, in the order in which they were written, without measured times."""
+    """The points of a run by tag, in the order in which they were written, without measured times and the
+    post-mortem.
+    """
     by_tag: dict[str, list[tuple[int, Any]]] = {}
     for tag, step, value in points(folder):
-        if tag not in TIMES:
+        if tag not in (*TIMES, POST_MORTEM):
             by_tag.setdefault(tag, []).append((step, value))
     return by_tag
 
