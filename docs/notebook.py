@@ -15,11 +15,19 @@ from runner.report import read
 from trainer.evaluate import evaluate
 
 # %% [markdown]
-# `trainer.train` takes the overrides of the command line, and returns how the run ended. Each call writes a new folder
-# in `outputs/runs`, with everything that a run on the command line writes.
+# `trainer.train` takes the overrides of the command line, and returns how the run ended.
+# Each call writes a new folder in `outputs/runs`, with everything that a run on the command line writes.
 
 # %%
-line = ["model=linear_net", "data=line", "data.low=-6", "data.high=6", "data.slope=4", "steps=60", "log.flow=false"]
+line = [
+    "model=linear_net",
+    "data=line",
+    "data.low=-6",
+    "data.high=6",
+    "data.slope=4",
+    "steps=60",
+    "log.gradient_norms=false",
+]
 clipped = trainer.train([*line, "clip=norm", "clip.max=10", "optimizer.lr=0.02"])
 print(clipped.state, clipped.objective, clipped.folder)
 

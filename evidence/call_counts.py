@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from evidence.contract import checkout
 
 TRACER = Path(__file__).with_name("tracer.py")
-RUN = ("steps=2", "clip.max=0.5", "data.sample=0", "log.flow=false", "hydra.run.dir=run")
+RUN = ("steps=2", "clip.max=0.5", "data.sample=0", "log.gradient_norms=false", "hydra.run.dir=run")
 COLUMNS = ("compositions", "functions", "calls", "passes")
 
 

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = pages.DOCS / "post_mortem.md"
 RATES = (1, 1 / 3, 1 / 10, 1 / 30, 1 / 100)  # shares of the setting's learning rate
 THRESHOLDS = (0.01, 0.1, 1.0, 10.0, 100.0)
-QUIET = ("log.flow=false", "log.progress=false", "device.threads=1")
+QUIET = ("log.gradient_norms=false", "log.progress=false", "device.threads=1")
 
 
 @dataclass(frozen=True)

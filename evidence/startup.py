@@ -23,7 +23,7 @@ COMMANDS = {
     "`--cfg job`": ["--cfg", "job"],
     "`--help`": ["--help"],
     "a wrong key": ["clip.maks=1"],
-    "one step": ["steps=1", "data.sample=0", "log.flow=false", "hydra.run.dir=run"],
+    "one step": ["steps=1", "data.sample=0", "log.gradient_norms=false", "hydra.run.dir=run"],
 }
 
 

@@ -60,7 +60,7 @@ PARTNERS: Mapping[str, str] = {
 # Values of single keys, each in a run of its own with TINY.
 KEYS = """
 micro_batches=2 | device.precision=bfloat16 | device.precision=float16 clip.nonfinite=drop | data.sample=20
-log.histograms=true | log.flow=false | log.first_steps=2 | log.every=2 log.parameters_every=4 | repeat_batches=2
+log.histograms=true | log.gradient_norms=no | log.first_steps=2 | log.every=2 log.parameters_every=4 | repeat_batches=2
 checkpoint.keep=1 checkpoint.every=1 | clip.scope=unit clip.max=0.05 | clip.norm_type=inf clip.max=0.05
 clip.include=[recurrent.*] clip.exclude=[*bias*] clip.max=0.1 | clip.schedule=linear clip.final=0.1 clip.over=6
 clip.fold=auto clip.max=0.3 | optimizer.lr=1e6 | optimizer.lr=1e38 divergence.factor=null

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from evidence.common import compose
 from evidence.pages import table
 from runner.tracking.events import EVENT_FILES
@@ -15,6 +17,7 @@ from trainer.state import build
 
 SIZES = (128, 1000)  # of the hidden state
 REPEATS = 9
+STEPS = 64  # that the pictures show
 
 
 class Cost(NamedTuple):
@@ -37,10 +40,13 @@ def _cost(size: int) -> Cost:
     step = min(_seconds(lambda: take_step(state, next(batches), check=False)) for _ in range(REPEATS))
     named = dict(state.model.named_parameters())
     tensors = {f"weight/{n}": p for n, p in named.items()} | {f"gradient/{n}": p.grad for n, p in named.items()}
-    norms = dict.fromkeys(named, (1.0, 0.5))
     with tempfile.TemporaryDirectory() as folder:
         tracker = Tracker(Path(folder), "", {})
-        picture = _written(tracker, Path(folder), lambda: tracker.gradient_flow(1, norms))
+        for number in range(1, STEPS + 1):
+            loss, report = take_step(state, next(batches), check=False)
+            change = torch.ones(2, dtype=report.before.dtype)
+            tracker.step(number, loss, report, lr=1.0, steps_per_second=1.0, dropped=0, update_norms=change)
+        picture = _written(tracker, Path(folder), lambda: tracker.gradient_norms(STEPS, [1.0] * STEPS, 1.0))
         histograms = _written(tracker, Path(folder), lambda: tracker.histograms(1, tensors))
         tracker.close()
     return Cost(sum(parameter.numel() for parameter in named.values()), step, picture, histograms)
@@ -72,4 +78,4 @@ def page(found: list[Cost]) -> str:
         ]
         for cost in found
     ]
-    return table(["weights", "a step of 8 rows", "an image", "all histograms"], rows)
+    return table(["weights", "a step of 8 rows", "the pictures", "all histograms"], rows)

@@ -236,7 +236,7 @@ def newer(template: Path, tmp_path: Path) -> Path:
     with (folder / "src" / "runner" / "errors.py").open("a") as file:
         file.write("# newer than the trainer of old\n")
     (folder / "src" / "runner" / "added.py").write_text('"""Added."""\n')
-    (folder / "tests" / "runner" / "test_flow.py").unlink()
+    (folder / "tests" / "runner" / "test_pictures.py").unlink()
     (folder / "src" / "trainer" / "loop.py").write_text("raise SystemExit\n")  # the project's own, which stays
     commit_all(folder)
     return folder
@@ -254,7 +254,7 @@ def test_an_update_replaces_what_the_template_owns(copy: Path, newer: Path, tmp_
         ["added", "src/runner/added.py"],
         ["replaced", "scripts/template.toml"],
         ["replaced", "src/runner/errors.py"],
-        ["deleted", "tests/runner/test_flow.py"],
+        ["deleted", "tests/runner/test_pictures.py"],
     ]
     assert printed[4].endswith(" -> 9.0.0: 1 added, 2 replaced, 1 deleted")
     changed = f"key changed since {Template.read(ROOT).version}: steps: max_steps"
@@ -267,13 +267,13 @@ def test_an_update_replaces_what_the_template_owns(copy: Path, newer: Path, tmp_
 
 
 def test_an_update_refuses_files_that_were_changed_here(copy: Path, newer: Path) -> None:
-    for path in ("src/runner/errors.py", "src/runner/config.py", "tests/runner/test_flow.py"):
+    for path in ("src/runner/errors.py", "src/runner/config.py", "tests/runner/test_pictures.py"):
         with (copy / path).open("a") as file:
             file.write("# mine\n")
     (copy / "src" / "runner" / "added.py").write_text("# mine\n")
     commit_all(copy)
     printed = python(copy, "scripts/update_project.py", newer, "--no-tests")
-    changed = ["src/runner/added.py", "src/runner/errors.py", "tests/runner/test_flow.py"]
+    changed = ["src/runner/added.py", "src/runner/errors.py", "tests/runner/test_pictures.py"]
     assert f"changed in this project: {', '.join(changed)}; " in printed
     assert run(copy, "git", "status", "--porcelain").stdout == ""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from gradclip import fields
 from gradclip.fields import Checked, Option, field_type
@@ -26,6 +26,8 @@ def field(help: str, *, mutable_on_resume: bool = False, path: bool = False, **l
 class Log(Checked):
     """What a run logs, and how often."""
 
+    removed: ClassVar[dict[str, str]] = {"flow": "log.gradient_norms=false switches its successor off"}
+
     every: int = field(
         "steps between two points in TensorBoard; evaluations and checkpoints add theirs",
         ge=1,
@@ -42,8 +44,9 @@ class Log(Checked):
         le=1000,
         mutable_on_resume=True,
     )
-    flow: bool = field(
-        "plot each parameter's gradient norm before and after clipping, at evaluations", mutable_on_resume=True
+    gradient_norms: bool = field(
+        "draw each parameter's gradient norm over the steps, and the distribution of all norms, at evaluations",
+        mutable_on_resume=True,
     )
     histograms: bool = field("write histograms of all weights and gradients, at evaluations", mutable_on_resume=True)
     progress: bool = field("show a progress bar when the output is a terminal", mutable_on_resume=True)

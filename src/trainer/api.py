@@ -80,7 +80,8 @@ def train(overrides: Sequence[str] | Train = (), folder: str | Path | None = Non
 def load(run: str | Path, checkpoint: str = "best", data_path: str | None = None) -> TrainState:
     """A run's configuration, model and data, with the weights of a checkpoint, in evaluation mode.
 
-    `trainer.evaluate.evaluate` measures the state that is returned, and `trainer.evaluate.sample` samples from it.
+    `trainer.evaluate.evaluate` measures the state that is returned.
+    `trainer.evaluate.sample` samples from it.
     checkpoint: best, last, a step, or a file. data_path: the data's new path, if its file has moved since the run.
     Raises UserError if the run, the checkpoint or the data is missing, or if the data has changed since the run.
     """

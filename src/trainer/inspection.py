@@ -190,7 +190,7 @@ def plot(inspection: Inspection, path: Path) -> None:
     Raises UserError if matplotlib is not installed or the file cannot be written.
     """
     pyplot = import_pyplot()
-    from runner.tracking.flow import AFTER_COLOR, BEFORE_COLOR
+    from runner.tracking.pictures import AFTER_COLOR, BEFORE_COLOR
 
     names = list(inspection.parameters)
     panels = 2 if inspection.time_steps else 1
@@ -198,18 +198,22 @@ def plot(inspection: Inspection, path: Path) -> None:
         panels, 1, squeeze=False, figsize=(9, 1.6 + 0.25 * len(names) + 3 * (panels - 1)), layout="constrained",
         height_ratios=[1.2 + 0.25 * len(names), 3][:panels],
     )  # fmt: skip
-    flow = axes[0][0]
+    norms_axes = axes[0][0]
     rows = range(len(names), 0, -1)
     before = [norms.gradient or float("nan") for norms in inspection.parameters.values()]
     after = [inspection.after[name] or float("nan") for name in names]
-    flow.hlines(rows, after, before, color="#999999")
-    flow.plot(before, rows, "o", color=BEFORE_COLOR, markerfacecolor="none", markersize=9, label="before clipping")
-    flow.plot(after, rows, "o", color=AFTER_COLOR, markersize=4, label="after clipping")
+    norms_axes.hlines(rows, after, before, color="#999999")
+    norms_axes.plot(
+        before, rows, "o", color=BEFORE_COLOR, markerfacecolor="none", markersize=9, label="before clipping"
+    )
+    norms_axes.plot(after, rows, "o", color=AFTER_COLOR, markersize=4, label="after clipping")
     labels = [f"{name} ({mark})" if (mark := inspection.marks.get(name)) else name for name in names]
-    flow.set_yticks(list(rows), labels)
-    flow.set(xscale="log", xlabel="2-norm of the gradient", title=f"gradients by parameter, step {inspection.step}")
-    flow.legend(fontsize=8)
-    flow.grid(axis="x", alpha=0.3)
+    norms_axes.set_yticks(list(rows), labels)
+    norms_axes.set(
+        xscale="log", xlabel="2-norm of the gradient", title=f"gradients by parameter, step {inspection.step}"
+    )
+    norms_axes.legend(fontsize=8)
+    norms_axes.grid(axis="x", alpha=0.3)
     if inspection.time_steps:
         time = axes[1][0]
         time.plot(range(1, len(inspection.time_steps) + 1), inspection.time_steps, color=BEFORE_COLOR)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradclip import ClipReport, NonFiniteGradientError
+from gradclip.policies import BlockPolicy
 from runner.printable import format_loss
 from runner.runs import checkpoint
 from runner.runs.run import Diverged, Interrupted, Run
@@ -218,14 +219,22 @@ def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
 
 
 def _log_pictures(state: TrainState, tracker: Tracker, report: ClipReport) -> None:
-    """Writes the gradient-flow picture and the histograms of an evaluation, if they are configured."""
-    if state.config.log.flow:
-        tracker.gradient_flow(state.step, report.by_parameter())
+    """Writes the pictures of the norms and the histograms of an evaluation, if they are configured."""
+    if state.config.log.gradient_norms:
+        tracker.gradient_norms(state.step, state.history.before, _limit(state, report))
     if state.config.log.histograms:
         named = dict(state.model.named_parameters())
         weights = {f"weight/{name}": parameter for name, parameter in named.items()}
         gradients = {f"gradient/{name}": parameter.grad for name, parameter in named.items()}
         tracker.histograms(state.step, weights | gradients)
+
+
+def _limit(state: TrainState, report: ClipReport) -> float | None:
+    """The limit of the norm of all gradients; None where a policy limits something else, such as each layer."""
+    clip = state.config.clip
+    if not isinstance(clip, BlockPolicy) or clip.kind not in ("limit", "decision") or report.limits.numel() != 1:
+        return None
+    return float(report.limits) if clip.scope == "model" and clip.norm_type == 2 else None
 
 
 def _raise_deferred_nonfinite(state: TrainState, step: int) -> None:

@@ -39,7 +39,7 @@ def test_a_glob_selects_all_options_that_match() -> None:
 
 def test_points_are_what_hydra_composes() -> None:
     arguments = ["schedule=constant,linear", "lr=0.1,0.2", "experiment=calm", "clip.include=[weight],[]",
-                 "++log.every=3", "log={flow: true}"]  # fmt: skip
+                 "++log.every=3", "log={gradient_norms: true}"]  # fmt: skip
     plan = planned(*arguments)
     assert len(plan.jobs) == 8
     for job in plan.jobs:

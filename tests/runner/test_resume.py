@@ -22,7 +22,7 @@ from tests.runner.toy.toy import Toy
 STEPS = 12
 CONFIG = "config/text_summary"
 RISING = (f"steps={STEPS}", "evaluate_every=2", "checkpoint.every=4", "lr=1.0", "clip=zclip", "incident=incident",
-          "log.flow=true", "log.histograms=true")  # fmt: skip
+          "log.gradient_norms=true", "log.histograms=true")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from runner.errors import UserError
 from runner.sweeps import grid
 from runner.sweeps.results import Plan, swept_values
 from runner.sweeps.space import axes
-from runner.tracking import flow, metrics
+from runner.tracking import metrics, pictures
 from runner.tracking.events import EVENT_FILES
 from runner.tracking.tags import step_with_parameters
 from runner.tracking.tracker import Tracker
@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = ("steps=12", "clip.max=1.5", "log.parameters_every=5", "evaluate_every=6", "log.histograms=true")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Clipper", Measured)
-        train(compose(*overrides, "checkpoint.every=12", "log.flow=true"), folder / "run")
+        train(compose(*overrides, "checkpoint.every=12", "log.gradient_norms=true"), folder / "run")
     (folder / "measured.json").write_text(json.dumps(measured))
     return folder / "run"
 
@@ -107,7 +107,7 @@ def test_scale_fraction_and_update_ratio_follow_from_the_norms(run: Path) -> Non
 def test_a_step_is_one_event(run: Path) -> None:
     (path,) = run.glob("events.out.tfevents.*")
     steps = [event.step for event in EventFileLoader(str(path)).Load() if event.HasField("summary") and event.step]
-    assert steps == sorted([*range(1, 13), *[6, 12] * 3])  # an evaluation: its values, picture, histograms
+    assert steps == sorted([*range(1, 13), *[6, 12] * 4])  # an evaluation: its values, two pictures, histograms
 
 
 def test_log_every_selects_the_logged_steps(tmp_path: Path) -> None:
@@ -115,17 +115,22 @@ def test_log_every_selects_the_logged_steps(tmp_path: Path) -> None:
     assert [step for step, _ in shown_scalars(tmp_path)["loss/train"]] == [1, 4, 8, 11]
 
 
-def test_the_flow_plot_is_drawn_at_every_evaluation(run: Path) -> None:
+def test_the_norms_are_drawn_at_every_evaluation(run: Path) -> None:
+    """Those of each parameter at the steps that logged them, and those of all logged steps so far."""
     events = EventAccumulator(str(run), size_guidance={"images": 0})
     events.Reload()
-    pictures = events.Images("gradient_flow")
-    assert [picture.step for picture in pictures] == [6, 12]
-    found = {tag: dict(points) for tag, points in shown_scalars(run).items()}
-    names = [tag.partition("/")[2] for tag in found if tag.startswith("grad_norm_before/")]
-    norms = {name: (found[f"grad_norm_before/{name}"][12], found[f"grad_norm_after/{name}"][12]) for name in names}
-    drawn = flow.draw(12, norms)
-    assert (pictures[1].width, pictures[1].height) == (drawn.width, drawn.height)
-    assert pictures[1].encoded_image_string == drawn.png
+    found = {tag: dict(points) for tag, points in metrics.read(run).items()}
+    prefix = "grad_norm_before/"
+    parameters = {tag.removeprefix(prefix): points for tag, points in found.items() if tag.startswith(prefix)}
+    steps = sorted(next(iter(parameters.values())))
+    by_parameter = {name: [points[step] for step in steps] for name, points in parameters.items()}
+    norms = list(found["grad_norm/before"].values())
+    for tag, drawn in (("gradient_norms", pictures.draw_norms(steps, by_parameter)),
+                       ("norm_histogram", pictures.draw_histogram(norms, found["clip/limit"][12]))):  # fmt: skip
+        shown = events.Images(tag)
+        assert [picture.step for picture in shown] == [6, 12]
+        assert (shown[1].width, shown[1].height) == (drawn.width, drawn.height)
+        assert shown[1].encoded_image_string == drawn.png
 
 
 def test_histograms_count_every_element(run: Path) -> None:
@@ -148,7 +153,7 @@ def test_histograms_count_every_element(run: Path) -> None:
     assert gradient.sum_squares == pytest.approx(norm**2, rel=1e-4)  # as clipping left it
 
 
-def test_flow_plots_and_histograms_are_written_only_if_configured(tmp_path: Path) -> None:
+def test_pictures_and_histograms_are_written_only_if_configured(tmp_path: Path) -> None:
     train(compose(), tmp_path)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -376,8 +381,8 @@ def test_the_server_shows_both_norms(server: str, run: Path) -> None:
 
 
 def test_the_server_shows_images_and_histograms(server: str) -> None:
-    pictures = get(server, "plugin/images/images", run="run", tag="gradient_flow", sample="0")
-    assert [picture["step"] for picture in pictures] == [6, 12]
+    shown = get(server, "plugin/images/images", run="run", tag="gradient_norms", sample="0")
+    assert [picture["step"] for picture in shown] == [6, 12]
     points = get(server, "plugin/histograms/histograms", run="run", tag="histogram/weight/weight")
     assert [point[1] for point in points] == [6, 12]
 

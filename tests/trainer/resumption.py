@@ -17,7 +17,7 @@ from trainer.state import TrainState
 
 STEPS = 12
 COMMON = (f"steps={STEPS}", "evaluate_every=5", "checkpoint.every=3", "log.parameters_every=4", "log.progress=false",
-          "log.flow=false")  # fmt: skip
+          "log.gradient_norms=false")  # fmt: skip
 TEXT = ("data.window=50", "data.batch_size=4", "data.sample=0", "model.hidden=8", "model.embedding=4")  # 5 an epoch
 DIGITS = ("data=digits", "data.batch_size=359")  # 4 batches an epoch
 LINE = ("data=line", "model=linear_net", "optimizer.lr=0.1", "data.noise=0.1")

@@ -39,7 +39,7 @@ def compose(*overrides: str) -> Train:
 
 def small_config(folder: Path, *overrides: str) -> Train:
     """The configuration of a small run on a small text, which is written into the folder."""
-    config = compose(*SMALL, "log.flow=false", *overrides)
+    config = compose(*SMALL, "log.gradient_norms=false", *overrides)
     config.data.path = text_file(folder)
     return config
 

@@ -192,8 +192,8 @@ def test_parameters_are_checked_at_the_first_step_and_at_evaluations_only(
 def test_diagnostics_do_not_change_the_weights(tmp_path: Path) -> None:
     """The weights of runs with and without diagnostics are equal bit for bit."""
     weights = []
-    diagnostics = ["log.first_steps=6", "log.histograms=true", "log.flow=true"]
-    for name, more in (("one", diagnostics), ("other", ["log.flow=false"])):
+    diagnostics = ["log.first_steps=6", "log.histograms=true", "log.gradient_norms=true"]
+    for name, more in (("one", diagnostics), ("other", ["log.gradient_norms=false"])):
         (tmp_path / name).mkdir()
         train_small(tmp_path / name, "clip.max=0.3", *more)
         weights.append(torch.load(tmp_path / name / "run" / "checkpoints" / "step_6.pt", weights_only=True)["model"])

@@ -28,7 +28,7 @@ from trainer.run import execute_in_folder
 
 STEPS = 160
 LINE = ("data=line", "model=linear_net", "data.noise=0.5", "optimizer=sgd", f"steps={STEPS}", "evaluate_every=80",
-        "checkpoint.every=80", "log.parameters_every=80", "log.progress=false", "log.flow=false")  # fmt: skip
+        "checkpoint.every=80", "log.parameters_every=80", "log.progress=false", "log.gradient_norms=false")  # fmt: skip
 SCORES = {"spike_score/loss": "loss/train", "spike_score/grad_norm": "grad_norm/before"}
 
 
@@ -142,7 +142,7 @@ def test_a_run_that_diverged_has_its_findings(tmp_path: Path) -> None:
 
 
 DIGITS = ("model=mlp", "data=digits", "data.batch_size=359", "steps=60", "evaluate_every=60", "checkpoint.every=60",
-          "log.progress=false", "log.flow=false")  # fmt: skip
+          "log.progress=false", "log.gradient_norms=false")  # fmt: skip
 
 
 @pytest.mark.parametrize(

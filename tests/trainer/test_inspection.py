@@ -126,7 +126,7 @@ def test_the_norms_of_the_first_and_last_time_step_are_printed(
 
 def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    path = tmp_path / "flow.svg"
+    path = tmp_path / "norms.svg"
     inspect_output(capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL, "--plot", str(path)]))
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1

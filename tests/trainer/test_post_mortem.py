@@ -39,7 +39,7 @@ from trainer.replay import replay
 from trainer.run import execute, execute_in_folder
 
 LINE = ("model=linear_net", "data=line", "data.low=-6", "data.high=6", "steps=60", "evaluate_every=60",
-        "log.progress=false", "log.flow=false")  # fmt: skip
+        "log.progress=false", "log.gradient_norms=false")  # fmt: skip
 COMMAND = re.compile(r"^ +python train\.py (.*)$", re.M)
 
 
@@ -99,7 +99,7 @@ def test_the_text_is_printed_and_in_tensorboard(tmp_path: Path, caplog: pytest.L
 def test_a_vanishing_start(tmp_path: Path) -> None:
     require_options("model=deep_linear", "data=direction")
     text = diverge(tmp_path / "run", "model=deep_linear", "data=direction", "model.gain=0.5", "optimizer=adam",
-                   "optimizer.lr=0.1", "steps=50", "log.progress=false", "log.flow=false")  # fmt: skip
+                   "optimizer.lr=0.1", "steps=50", "log.progress=false", "log.gradient_norms=false")  # fmt: skip
     assert cause_in(text) == VANISHING
 
 
@@ -163,7 +163,7 @@ def test_an_overflow_in_half_precision(tmp_path: Path) -> None:
     """The loss scale of a new run overflows at its first step; without clip.nonfinite=drop this ends the run."""
     require_options("model=deep_linear", "data=direction")
     config = compose("model=deep_linear", "data=direction", "model.gain=1.2", "device.precision=float16",
-                     "clip.nonfinite=drop", "log.progress=false", "log.flow=false", "steps=20")  # fmt: skip
+                     "clip.nonfinite=drop", "log.progress=false", "log.gradient_norms=false", "steps=20")  # fmt: skip
     config.clip.nonfinite = "error"  # a combination that the command line refuses
     text = diverge_as_configured(tmp_path / "run", config)
     assert cause_in(text) == OVERFLOW
@@ -274,7 +274,7 @@ def test_gradients_that_are_non_finite_before_the_first_update(tmp_path: Path) -
     """No learning rate helps, so that none is tried or advised."""
     require_options("model=deep_linear", "data=direction")
     text = diverge(tmp_path / "run", "model=deep_linear", "data=direction", "model.gain=50", "steps=20",
-                   "log.progress=false", "log.flow=false")  # fmt: skip
+                   "log.progress=false", "log.gradient_norms=false")  # fmt: skip
     assert cause_in(text) == AT_START
     assert not COMMAND.findall(text)
     assert "Tried" not in text

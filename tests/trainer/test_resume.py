@@ -80,7 +80,8 @@ ALL_COMBINATIONS = [
     (*LINE, "clip=soft", "model=mlp", "model.hidden=[4]"),
     (*LINE, "clip=drop", "clip.max=1.5"),
     ("data=direction", "model=deep_linear", "model.layers=3", "optimizer.lr=0.01", "clip=norm", "log.histograms=true"),
-    ("data=temporal_order", "data.length=12", "model.hidden=8", "clip=zclip", "optimizer.lr=0.1", "log.flow=true"),
+    ("data=temporal_order", "data.length=12", "model.hidden=8", "clip=zclip", "optimizer.lr=0.1",
+     "log.gradient_norms=true"),
 ]  # fmt: skip
 
 
@@ -300,7 +301,7 @@ def finished(folder: Path, *overrides: str) -> Train:
 CHANGES = {
     "steps": "15", "evaluate_every": "7", "check_every": "2", "detect_anomaly": "true", "log.every": "5",
     "log.parameters_every": "2", "log.progress": "true", "checkpoint.every": "7", "checkpoint.keep": "5",
-    "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.flow": "true",
+    "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.gradient_norms": "true",
     "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.vanish_layer": "0", "diagnosis.vanish_weight": "0",
     "diagnosis.smoothing": "0.5", "diagnosis.patience": "9", "init_from": "moved.pt",
     "post_mortem.replay_steps": "9", "post_mortem.try_steps": "9", "post_mortem.seconds": "9",

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from gradclip import ClipReport
-from runner.tracking import flow
+from runner.tracking import pictures
 from runner.tracking.events import EVENT_FILES, EventWriter
 from runner.tracking.metrics import MetricsWriter
+from runner.tracking.norm_history import NormHistory
 from runner.tracking.tags import (
     CLIPPING,
     LAYOUT,
@@ -59,7 +60,9 @@ class Tracker:
         needs_purge = self._resumed and _is_newest_event_file(folder)
         self._events = EventWriter(folder, purge_step=after + 1 if needs_purge else None)
         self._metrics = MetricsWriter(folder)
+        self._parameters = NormHistory()
         if self._resumed:
+            self._parameters.load(folder)
             return
         listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
         self._add(summary.custom_scalars(LAYOUT))  # type: ignore[no-untyped-call]
@@ -93,16 +96,24 @@ class Tracker:
         if norms:
             weight_norm, update_norm, *norms = norms
             values += [weight_norm, update_norm / weight_norm if weight_norm > 0 else 0.0, *norms]
+            self._parameters.add(step, dict(zip(report.names, norms, strict=False)))  # the norms before come first
         tags = STEP_TAGS if update_norms is None else step_with_parameters(report.names)
         extra = extra or {}
         self._write(step, (*tags, *extra), [*values, *extra.values()])
         return LoggedStep(mean_loss, before, after, fraction > 0, weight_norm)
 
-    def gradient_flow(self, step: int, norms: Mapping[str, tuple[float, float]]) -> None:
-        """Writes the gradient-flow plot of a step. norms: (before, after) clipping, by parameter name."""
-        drawn = flow.draw(step, norms)
+    def gradient_norms(self, step: int, norms: Sequence[float], limit: float | None) -> None:
+        """Writes the pictures of the norms before clipping: of each parameter over the steps, and of all gradients.
+
+        norms: those of all gradients at the logged steps. limit: the threshold that they are compared with, if any.
+        """
+        if self._parameters.steps:
+            self._picture(step, "gradient_norms", pictures.draw_norms(self._parameters.steps, self._parameters.norms))
+        self._picture(step, "norm_histogram", pictures.draw_histogram(norms, limit))
+
+    def _picture(self, step: int, tag: str, drawn: pictures.Image) -> None:
         image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)
-        self._add(Summary(value=[Summary.Value(tag="gradient_flow", image=image)]), step)
+        self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Writes a text in Markdown."""

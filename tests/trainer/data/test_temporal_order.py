@@ -54,7 +54,7 @@ def test_only_the_output_after_the_last_symbol_counts() -> None:
 def test_an_inspection_reads_all_time_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     require_options("model=rnn")
     pytest.importorskip("matplotlib")
-    path = tmp_path / "flow.svg"
+    path = tmp_path / "norms.svg"
     text = inspect_output(capsys, f"model=rnn data=temporal_order model.hidden=8 --plot {path}")
     assert "for the input at time step 30, and " in text
     drawn = path.read_text()

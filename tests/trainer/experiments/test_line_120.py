@@ -64,7 +64,7 @@ def test_a_diagnosis_measures_the_weights_before_the_step(tmp_path: Path, monkey
 
 def test_the_plot_marks_unused_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    path = tmp_path / "flow.svg"
+    path = tmp_path / "norms.svg"
     inspect_output(capsys, f"experiment=line_120 --plot {path}")
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
