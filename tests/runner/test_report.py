@@ -17,6 +17,8 @@ import pytest
 from runner.errors import UserError, quote_override
 from runner.report import aggregate, following, plot_style, plots, render, report, run_plots, trials
 from runner.report.conclusion import CODE, conclusion
+from runner.report.override_text import format_override_value
+from runner.report.rows import Row
 from scripts import report as script
 from tests import sweeps
 from tests.runner.support import COUNTER, compose, composer, program
@@ -144,7 +146,7 @@ def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
 )
 def test_a_formatted_value_is_read_back_by_hydra(value: Any) -> None:
-    (override,) = composer().parse([f"initial={aggregate.format_override_value(value)}"])
+    (override,) = composer().parse([f"initial={format_override_value(value)}"])
     assert override.value() == value
 
 
@@ -209,7 +211,7 @@ def test_values_keep_their_text_in_the_tables(tmp_path: Path) -> None:
     jobs = [FakeJob([f"seed={seed}"], 1.0 + seed) for seed in (1, 2)]
     sweep = write_sweep(tmp_path, jobs, ("seed",))
     table = aggregate.build([sweep])
-    table.rows = [aggregate.Row(row.values | {"initial": value}, row.trials) for row in table.rows for value in values]
+    table.rows = [Row(row.values | {"initial": value}, row.trials) for row in table.rows for value in values]
     table.columns = ["initial"]
     markdown = render.markdown(table, {}, "Title", ["One."]).partition("| initial")[2].splitlines()[2:6]
     assert [line.split()[1] for line in markdown] == [r"a\|b", "1e3", "00", r"'a\nb'"]

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from runner.errors import UserError
 from runner.report.commands import repeat_command
 from runner.report.event_files import read_scalars
-from runner.report.failures import RATE, failed_rates, failed_thresholds, safe_below
+from runner.report.failures import failed_rates, failed_thresholds, safe_below
 from runner.report.first_step import longest_threshold, lower_rate
 from runner.report.fit import misfit, resets
+from runner.report.rows import RATE
 from runner.report.settings import Settings, read_settings
 from runner.runs.run import CONFIG_FILE, check_run
 from runner.runs.status import read_status

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.report.aggregate import MIN_SEEDS, UNFINISHED, Row, Table
+from runner.report.aggregate import MIN_SEEDS, Table
+from runner.report.rows import UNFINISHED, Row
 
 Values = NDArray[np.float64]
 ERROR = 0.05  # the probability that an interval of a table misses the true difference, for all of them together

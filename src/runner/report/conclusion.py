@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from runner.printable import count_of, format_mean
 from runner.report import following
-from runner.report.aggregate import FAILED, UNFINISHED, Row, Table
+from runner.report.aggregate import Table
 from runner.report.comparison import Comparison, Standing, standing
+from runner.report.rows import FAILED, UNFINISHED, Row
 
 CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code` writes it: backticks and text
 SEEDS = 5  # a sweep that adds seeds has at least so many
@@ -79,11 +80,10 @@ def _none_stable(table: Table) -> list[str]:
 
 
 def _lower(table: Table) -> list[str]:
-    """A sentence with the command to try after divergence: thresholds below all that were tried, or clipping."""
+    """A sentence with the command to try after divergence: lower thresholds or learning rates, or clipping."""
     if (found := following.lower(table)) is None:
         return []
-    limit, command = found
-    tried = "clipping" if limit is None else f"thresholds below {limit}, the lowest tried"
+    tried, command = found
     return [f"Next{_rest(table)}, {tried}: {_code(command)}"]
 
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from gradclip.policies import Policy
-from runner.report.aggregate import Row, Table
+from runner.report.aggregate import Table
+from runner.report.rows import Row
 from runner.report.trials import Trial
 
 # Colors that people with color blindness can distinguish (Okabe and Ito), with a marker each.

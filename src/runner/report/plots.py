@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from runner.printable import count_of
-from runner.report.aggregate import Row, Table
+from runner.report.aggregate import Table
 from runner.report.plot_style import color_of, finish, marker_of, note, policies
+from runner.report.rows import Row
 from runner.report.run_plots import plot_distribution, plot_losses, plot_norms
 
 THRESHOLD_LABEL = "threshold: clip.max, for adaptive policies the median limit over all logged steps"

@@ -11,9 +11,11 @@ from typing import Any
 from tabulate import tabulate
 
 from runner.printable import count_of, format_mean, printable
-from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
+from runner.report.aggregate import Table
 from runner.report.comparison import standing
 from runner.report.conclusion import CODE, difference
+from runner.report.override_text import format_override_value
+from runner.report.rows import FAILED, UNFINISHED, Row
 from runner.report.verdict import of_run
 from runner.sweeps.results import shell_path
 

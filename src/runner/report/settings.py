@@ -68,6 +68,12 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     return Settings(*(each if isinstance(each, Mapping) else {} for each in (clip, optimizer)))
 
 
+def settings_of_values(values: Mapping[str, Any]) -> Settings:
+    """The settings in a configuration by dotted key."""
+    parts = [(*key.partition(".")[::2], value) for key, value in values.items()]
+    return Settings(*({key: value for group, key, value in parts if group == name} for name in ("clip", "optimizer")))
+
+
 def read_settings(run: Path) -> Settings:
     """The settings in a run's config.yaml; empty without one."""
     path = run / CONFIG_FILE
