@@ -219,16 +219,69 @@ def test_values_keep_their_text_in_the_tables(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[3:7]] == ["a|b", "1e3", "00", r"'a\nb'"]
 
 
-def test_equal_differences_have_no_width(tmp_path: Path) -> None:
-    """Equal objectives are a tie, and a difference that is the same at all seeds is one number; neither warns."""
+def test_a_difference_that_is_the_same_at_all_seeds_has_no_width(tmp_path: Path) -> None:
     one = [1.1, 1.3, 1.2]
-    for shift, start, cell in (
-        (0.0, "No winner", "+0.0000 (0.0000 to 0.0000)"),
-        (0.1, "Take", "+0.1000 (0.1000 to 0.1000)"),
-    ):
-        table, words = answer(tmp_path / start, grid({"norm@1": one, "norm@2": [value + shift for value in one]}))
-        assert words.startswith(start)
-        assert render.cells(table)[2][3] == cell
+    table, words = answer(tmp_path, grid({"norm@1": one, "norm@2": [value + 0.1 for value in one]}))
+    assert words.startswith("Take ")
+    assert render.cells(table)[2][3] == "+0.1000 (0.1000 to 0.1000)"
+
+
+ONE, HIGHER, NEAR = [1.1, 1.3, 1.2], [2.1, 2.35, 2.2], [1.2, 1.2, 1.3]
+
+
+def differences(table: aggregate.Table) -> dict[str, str]:
+    """The cells on the difference to the best, by the name of the row."""
+    head, *rows = render.cells(table)
+    column = head.index("difference to best")
+    return {table.name(row): cells[column] for row, cells in zip(table.rows, rows, strict=True)}
+
+
+def test_equal_configurations_need_no_more_seeds(tmp_path: Path) -> None:
+    """An inactive threshold gives what no clipping gives; a higher one gives it again, and a lower one may not."""
+    table, words = answer(tmp_path / "all", grid({"none": ONE, "norm@10": ONE}))
+    assert words == (
+        "No difference: `clip=none` and `clip=norm clip.max=10` gave the same result at every common seed, "
+        "1.2000 ± 0.1000 over 3 seeds."
+    )
+    assert differences(table) == {"clip=none": "lowest mean", "clip=norm clip.max=10": "equal"}
+    assert render.winner(table) is None
+    _, words = answer(tmp_path / "high", grid({"norm@100": ONE, "norm@10": ONE}))
+    assert words.startswith("No difference: `clip.max=100` and `clip.max=10` gave the same result")
+    assert "to extend it" not in words
+    _, words = answer(tmp_path / "low", grid({"norm@10": ONE, "norm@100": ONE}))
+    assert words.endswith("`clip.max=10` is the lowest tried; to extend it: "
+                          "`python train.py -m clip.max=0.1,1,10 seed=1,2,3`")  # fmt: skip
+
+
+def test_a_winner_may_be_several_equal_configurations(tmp_path: Path) -> None:
+    table, words = answer(tmp_path / "one", grid({"none": ONE, "norm@10": ONE, "norm@1": HIGHER}))
+    assert words.startswith(
+        "Take `clip=none`: 1.2000 ± 0.1000 over 3 seeds (`clip=norm clip.max=10` gave the same result at every common "
+        "seed). All others that never diverged are higher; the closest, `clip=norm clip.max=1`, is higher by +1.02 ("
+    )
+    assert "corrected for 2 comparisons" in words
+    assert "More seeds" not in words
+    assert differences(table)["clip=norm clip.max=10"] == "equal"
+    assert render.winner(table) is table.rows[0]
+    _, words = answer(tmp_path / "diverged", grid({"none": ONE, "norm@10": ONE, "value@1": [None] * 3}))
+    assert words.startswith("Take `clip=none`: 1.2000 ± 0.1000 over 3 seeds (`clip=norm clip.max=10` gave the same "
+                            "result at every common seed). No other configuration finished")  # fmt: skip
+
+
+def test_equal_configurations_get_no_seeds_beside_those_that_are_undecided(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"none": ONE, "norm@10": ONE, "norm@20": ONE, "norm@1": NEAR}))
+    assert words.startswith(
+        "No winner: `clip=none` has the lowest mean, 1.2000 ± 0.1000 over 3 seeds (`clip=norm clip.max=10` and 1 more "
+        "gave the same result at every common seed), and `clip=norm clip.max=1` cannot be told apart from it: the diff"
+    )
+    seeds = words.partition("More seeds")[2].partition("The best")[0]
+    assert seeds.startswith(": `python train.py -m clip=none,norm clip.max=1 seed=")
+    assert "10" not in seeds
+
+
+def test_rounding_makes_no_difference(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"none": ONE, "norm@10": [value * (1 + 1e-15) for value in ONE]}))
+    assert words.startswith("No difference: ")
 
 
 def test_runs_without_a_known_seed_are_not_paired(tmp_path: Path) -> None:
@@ -319,6 +372,24 @@ def test_all_runs_diverged(tmp_path: Path) -> None:
                           "`python train.py -m clip=norm clip.max=0.01,0.1 seed=1,2`")  # fmt: skip
     _, words = answer(tmp_path / "none", grid({"none": [None, None]}))
     assert words.endswith("all 2 runs diverged. Next, clipping: `python train.py -m clip=norm seed=1,2`")
+    _, words = answer(tmp_path / "one", grid({"norm@1": [None]}))
+    assert words.startswith("Take none of these: the only run diverged. Next, ")
+    _, words = answer(tmp_path / "ended", grid({"norm@1": [None, 1.0]}, norm1_2="missing"))
+    assert words.startswith("Take none of these: the only run that ended diverged. Next, ")
+
+
+def test_a_finished_run_without_an_objective_is_no_result(tmp_path: Path) -> None:
+    """Its validation loss was never finite; it has finished nevertheless, as the heading says."""
+    jobs = [FakeJob(["clip=norm", "clip.max=1", f"seed={seed}"], None) for seed in (1, 2)]
+    table, words = answer(tmp_path / "finished", jobs)
+    assert "2 finished" in render.heading(table)
+    assert words == "Nothing can be recommended: no finished run has a finite validation loss."
+    jobs[1].state = "diverged"
+    _, words = answer(tmp_path / "diverged", jobs)
+    assert words.startswith("Take none of these: no finished run has a finite validation loss; 1 run diverged. Next")
+    jobs[1].state = "missing"
+    _, words = answer(tmp_path / "missing", jobs)
+    assert words.startswith("Nothing can be recommended yet: no finished run has a finite validation loss. Of 2 runs")
 
 
 def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:

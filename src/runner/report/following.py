@@ -94,14 +94,19 @@ def seeds(rows: Sequence[Row], count: int) -> list[int]:
     return sorted([*known, *islice(further, max(count - len(known), 0))])
 
 
-def edges(table: Table, best: Row) -> list[Edge]:
-    """The keys in which the best row is at the edge of the values that were tried with its other values."""
+def edges(table: Table, best: Row, equal: Sequence[Row] = ()) -> list[Edge]:
+    """The keys in which the best row is at the edge of the values that were tried with its other values.
+
+    equal: rows with the same results. Where a lower threshold is among them, a higher one gives them again.
+    """
     found = []
     for key in table.columns:
         tried = values_tried(table, best, key)
         if len(tried) < 2 or best.values[key] not in (tried[0], tried[-1]):
             continue
         highest = best.values[key] == tried[-1]
+        if key == THRESHOLD and highest and tried[-2] in values_tried(replace(table, rows=[best, *equal]), best, key):
+            continue
         values = list(_beyond(*(tried[-2:] if highest else tried[1::-1])))
         if beyond := list(_accepted(table, best, key, values)):
             found.append(Edge(override_key(key), format_override_value(best.values[key]), highest, beyond))
