@@ -58,7 +58,9 @@ def find(run: Path, config: Mapping[str, Any] | None = None, clip_seconds: float
     config: the run's configuration as nested plain data; None: its config.yaml. clip_seconds: how long clipping takes
     at a step; None: not known, or logged already.
     """
-    logged = metrics.read(run, (CLIP_FRACTION, CLIP_LIMIT, CLIP_COST, DROPPED, STEPS_PER_SECOND, *SPIKE_SCORES.values()))
+    logged = metrics.read(
+        run, (CLIP_FRACTION, CLIP_LIMIT, CLIP_COST, DROPPED, STEPS_PER_SECOND, *SPIKE_SCORES.values())
+    )
     cost = logged[CLIP_COST][-1][1] if CLIP_COST in logged else None
     if clip_seconds is not None and STEPS_PER_SECOND in logged:
         cost = clip_seconds * logged[STEPS_PER_SECOND][-1][1]
