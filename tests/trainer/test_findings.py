@@ -18,6 +18,7 @@ from runner.report.fit import misfit
 from runner.report.settings import settings_of
 from runner.report.verdict import of_run
 from runner.runs.run import save_config
+from runner.runs.status import initial_status, write_status
 from runner.tracking import metrics
 from scripts.suggest_max import clip_of
 from tests.comparison import assert_same_run, points, shown_scalars
@@ -195,6 +196,7 @@ def test_clip_norm_resets_what_overrides_set_and_not_what_an_experiment_sets(tmp
         writer = metrics.MetricsWriter(run)
         writer.write(1, {"grad_norm/before": 0.5})
         writer.close()
+        write_status(run, initial_status(1))
         line = next(line for line in advise(run, clip_of=clip_of).splitlines() if line.startswith("advice: "))
         command = shlex.split(line.removeprefix("advice: "), comments=True)
         assert command[command.index("clip=norm") :] == ["clip=norm", "clip.max=0.5", *undone]
