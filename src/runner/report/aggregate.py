@@ -10,7 +10,16 @@ from typing import Any
 
 from runner.report.override_text import format_override_value, override_key
 from runner.report.rows import POLICY, THRESHOLD, Row
-from runner.report.trials import SEED, Trial, distinct_runs, fixed_overrides, read_series, read_trials, sweep_command
+from runner.report.trials import (
+    SEED,
+    Trial,
+    distinct_runs,
+    fixed_overrides,
+    own_overrides,
+    read_series,
+    read_trials,
+    sweep_command,
+)
 from runner.sweeps.results import read_plan
 
 DATA = "data.name"  # the key of the data set, where the project has a group `data`
@@ -22,8 +31,8 @@ class Table:
     """All rows, the best first.
 
     columns: the dotted keys in which the rows differ. duplicates: how many jobs repeat another and are not counted.
-    commands: those that started the sweeps. fixed: the overrides that all jobs of all sweeps share. accepts: whether
-    the project accepts a configuration, given as overrides.
+    commands: those that started the sweeps. fixed: the overrides that all runs share. complete: whether these and the
+    columns are all overrides of the runs. accepts: whether the project accepts a configuration, given as overrides.
     """
 
     rows: list[Row]
@@ -31,6 +40,7 @@ class Table:
     duplicates: int
     commands: list[str] = field(default_factory=list)
     fixed: list[str] = field(default_factory=list)
+    complete: bool = True
     accepts: Callable[[Sequence[str]], bool] = lambda overrides: True
 
     @property
@@ -68,11 +78,25 @@ def build(folders: Sequence[Path]) -> Table:
         rows.setdefault(json.dumps(values, sort_keys=True), Row(values, [])).trials.append(trial)
         trial.series = read_series(trial.result.folder)
     ranked = in_order(rows.values())
+    table = Table(ranked, differing_keys([row.values for row in ranked]), duplicates)
+    _add_overrides(table, folders)
+    return table
+
+
+def _add_overrides(table: Table, folders: Sequence[Path]) -> None:
+    """Adds to a table the commands of sweeps, the overrides that all runs share, and whether these are all."""
     plans = [plan for folder in folders if (plan := read_plan(folder))]
-    fixed = [fixed_overrides(plan) for plan in plans]
-    shared = [override for override in fixed[0] if all(override in other for other in fixed)] if fixed else []
-    commands = [sweep_command(plan) for plan in plans]
-    return Table(ranked, differing_keys([row.values for row in ranked]), duplicates, commands, shared)
+    runs = [trial.result.folder for folder in folders if not read_plan(folder) for trial in read_trials(folder)]
+    sources = [*map(fixed_overrides, plans), *map(own_overrides, runs)]
+    known = [each for each in sources if each is not None]
+    table.commands = [sweep_command(plan) for plan in plans]
+    if not known or len(known) < len(sources):
+        table.complete = False
+        return
+    table.fixed = [line for line in known[0] if all(line in other for other in known)]
+    explained = {override_key(key) for key in table.columns}
+    others = {line.partition("=")[0] for each in known for line in each if line not in table.fixed}
+    table.complete = not runs or others <= explained
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:

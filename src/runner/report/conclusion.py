@@ -192,8 +192,8 @@ def _side(edge: following.Edge) -> str:
 
 
 def _rest(table: Table) -> str:
-    """What a command leaves out where the commands of the runs are unknown."""
-    return "" if table.commands else ", with the other overrides of these runs"
+    """What a command leaves out where not all overrides of the runs are known."""
+    return "" if table.complete else ", with the other overrides of these runs"
 
 
 def _incomplete(table: Table, resume: str) -> list[str]:
