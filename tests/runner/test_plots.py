@@ -28,7 +28,7 @@ def test_a_threshold_per_element_is_not_drawn_among_norms(tmp_path: Path) -> Non
     norms = drawn(run_plots.plot_norms, table)
     panels = {axes.get_title(): {line.get_label() for line in axes.lines} for axes in norms.axes if axes.get_title()}
     assert panels["clip=norm clip.max=1\njob 2, seed 1"] == {"before", "after", "limit"}
-    assert panels["clip=value clip.max=0.02 (limit per element)\njob 4, seed 1"] == {"before", "after"}
+    assert panels["clip=value clip.max=0.02\njob 4, seed 1 (limit per element)"] == {"before", "after"}
     (legend,) = (axes.get_legend() for axes in norms.axes if axes.get_legend())
     assert [text.get_text() for text in legend.get_texts()] == ["before", "after", "limit"]
     labels = drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
@@ -99,10 +99,10 @@ def test_only_a_limit_of_the_norm_of_the_model_is_drawn_beside_it(
     jobs = [FakeJob(["clip=autoclip", "seed=1"], 1.0, limit=0.02), FakeJob(["clip=none", "seed=1"], 2.0)]
     table = aggregate.build([write_sweep(tmp_path, jobs)])
     table.rows[0].values |= {f"clip.{key}": value for key, value in values.items()}
-    name = f"clip={values.get('name', 'autoclip')}" + (f" (limit {words})" if words else "")
-    panels = {axes.get_title().partition("\n")[0]: {line.get_label() for line in axes.lines}
+    name = f"clip={values.get('name', 'autoclip')}\njob 0, seed 1" + (f" (limit {words})" if words else "")
+    panels = {axes.get_title(): {line.get_label() for line in axes.lines}
               for axes in drawn(run_plots.plot_norms, table).axes if axes.get_title()}  # fmt: skip
-    assert panels.keys() == {name, "clip=none"}
+    assert panels.keys() == {name, "clip=none\njob 1, seed 1"}
     assert ("limit" in panels[name]) == (words is None)
     labels = drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
     assert ("median limits of autoclip" in labels) == (words is None)
@@ -146,7 +146,9 @@ def test_ticks_are_plain_numbers(tmp_path: Path) -> None:
             for axes in (axes for axes in figure.axes if axes.get_visible()):
                 for axis in (axes.xaxis, axes.yaxis):
                     labels = [label.get_text() for label in axis.get_ticklabels(which="both") if label.get_text()]
-                    assert all(re.fullmatch(r"-?\d+(\.\d+)?", label) for label in labels), labels
+                    assert all(
+                        re.fullmatch(r"-?\d+(\.\d+)?", label.replace("\N{MINUS SIGN}", "-")) for label in labels
+                    ), labels
                     assert labels
 
 

@@ -61,7 +61,8 @@ def test_a_shared_override_that_a_policy_lacks_is_left_out(tmp_path: Path) -> No
     jobs = [FakeJob([f"optimizer.lr={lr}", *clip, f"seed={seed}"], 1 + lr + 0.1 * seed + worse)
             for lr in (1, 2) for clip, worse in ((["clip=none"], 0.0), (["clip=norm", "clip.max=10"], 1.0))
             for seed in (1, 2, 3)]  # fmt: skip
-    arguments = ["optimizer.lr=1,2", "clip=none,norm", "clip.max=10", "clip.nonfinite=error", "seed=1,2,3"]
+    arguments = ["optimizer.lr=1,2", "clip=none,norm", "clip.max=10", "clip.nonfinite=error", "seed=1,2,3",
+                 "clip@clip.links.whole=zclip"]  # fmt: skip
     sweep = write_sweep(tmp_path, jobs, ("optimizer.lr", "clip", "seed"), arguments=arguments)
     table = aggregate.build([sweep])
     table.accepts = accepts
@@ -74,3 +75,20 @@ def test_a_shared_override_that_a_policy_lacks_is_left_out(tmp_path: Path) -> No
     assert not accepts(["clip=none", "clip.max=10"])
     both = next(iter(following.repeated(table, table.rows, 5)))
     assert "clip.max=10" in both
+
+
+def test_the_links_of_a_chain_are_chosen_as_options(tmp_path: Path) -> None:
+    """Where they differ; those of clip=chain itself follow from it. Every printed command is accepted."""
+    whole = "clip@clip.links.whole"
+    for name, grid, swept in (
+        ("options", [["clip=none"], ["clip=chain"]], ("clip",)),
+        ("links", [["clip=chain", f"{whole}={link}"] for link in ("norm", "zclip")], (whole,)),
+    ):
+        jobs = [FakeJob([*each, f"seed={seed}"], 1.0) for each in grid for seed in (1, 2)]
+        table = aggregate.build([write_sweep(tmp_path / name, jobs, (*swept, "seed"), arguments=["seed=1,2"])])
+        overrides = [table.overrides([row]) for row in table.rows]
+        assert overrides == ([["clip=none"], ["clip=chain"]] if name == "options" else [
+            [f"{whole}=norm"], [f"{whole}=zclip"]
+        ])  # fmt: skip
+    assert accepts(["clip=chain", f"{whole}=zclip"])
+    assert not accepts(["clip=chain", "clip.links.whole=zclip"])

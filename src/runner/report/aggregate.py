@@ -128,13 +128,23 @@ def differing_keys(values: Sequence[dict[str, Any]]) -> list[str]:
     """
     keys = list(dict.fromkeys(key for row in values for key in row))
     differ = [key for key in keys if len({json.dumps(row.get(key)) for row in values}) > 1]
-    kept = [key for key in differ if key == THRESHOLD or key.endswith("name") or not _is_implied(key, values)]
+    kept = [key for key in differ if key == THRESHOLD or not _is_implied(key, values)]
     return sorted(kept, key=lambda key: (key != POLICY, key != THRESHOLD, keys.index(key)))
 
 
 def _is_implied(key: str, values: Sequence[dict[str, Any]]) -> bool:
-    """Whether the option of a key's group determines the key's value."""
-    name = f"{key.split('.')[0]}.name"
+    """Whether the option of the key's group, or of a group around it, determines the key's value."""
+    return any(_determines(f"{group}.name", key, values) for group in _groups(key))
+
+
+def _groups(key: str) -> list[str]:
+    """The groups around a key, the outermost first; around the name of an option, those around its own group."""
+    parts = key.removesuffix(".name").split(".")[:-1]
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _determines(name: str, key: str, values: Sequence[dict[str, Any]]) -> bool:
+    """Whether the rows have several options under a name, and rows with the same one have the same value of a key."""
     by_option: dict[Any, set[str]] = {}
     for row in values:
         by_option.setdefault(row.get(name), set()).add(json.dumps(row.get(key)))

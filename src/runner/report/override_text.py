@@ -3,12 +3,14 @@
 from typing import Any
 
 from runner.errors import quote_override
-from runner.report.rows import POLICY
 
 
 def override_key(key: str) -> str:
-    """The key of the override that sets a column: that of the group for the name of an option."""
-    return "clip" if key == POLICY else key.removesuffix(".name")
+    """The key of the override that sets a column: for the name of an option that of its group, and where it is."""
+    group, dot, _ = key.removesuffix(".name").partition(".")
+    if not key.endswith(".name"):
+        return key
+    return f"{group}@{key.removesuffix('.name')}" if dot else group
 
 
 def format_override_value(value: Any) -> str:

@@ -83,8 +83,8 @@ def plot_norms(figure: Any, table: Table) -> bool:
             axes.plot(steps, finite, color="black", linestyle="--", linewidth=1, label="limit")
         axes.set_yscale("log")
         use_plain_ticks(axes)
-        heading = table.name(row) + (f" (limit {other})" if other else "")
-        axes.set_title(f"{heading}\n{run_name(table, row.best_trial)}".strip(), fontsize=9)
+        name = run_name(table, row.best_trial) + (f" (limit {other})" if other else "")
+        axes.set_title(f"{table.name(row)}\n{name}".strip(), fontsize=9)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     for axes in figure.axes[len(rows) :]:
