@@ -4,11 +4,14 @@ Event files of other programs can be read, too: `python scripts/suggest_max.py F
 """
 
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout, whatever else is installed
 
-from runner.errors import Parser, one_line_errors, print_line
+from runner.errors import Parser, is_user_error, one_line_errors, print_line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,8 +23,21 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     with one_line_errors():
         from runner.report.advice import advise
+        from runner.tracking.tags import NORM_BEFORE
 
-        print_line(advise(args.run, args.tag) if args.tag else advise(args.run))
+        print_line(advise(args.run, args.tag or NORM_BEFORE, clip_of))
+
+
+def clip_of(overrides: Sequence[str]) -> dict[str, Any] | None:
+    """The values of `clip` in the configuration that these overrides make; None if this project refuses them."""
+    from trainer.project import compose
+
+    try:
+        return asdict(compose(*overrides).clip)
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        return None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.config import RunConfig
-from runner.report.aggregate import Row, Table, in_order
+from runner.report.aggregate import Table, in_order
+from runner.report.rows import Row
 from runner.report.trials import Trial
 from runner.sweeps.grid import config_hash, run_values
 from runner.sweeps.results import Job, Plan, Result

@@ -4,6 +4,7 @@ import math
 import random
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from runner.errors import UserError
-from runner.report.advice import SHARES, advise, drift, norms_of, suggestions, warnings
+from runner.report.advice import SHARES, advise, norms_of, suggestions
+from runner.report.cautions import drift, warnings
 from runner.runs.status import initial_status, write_status
 from runner.sweeps.results import Job, Plan
 from runner.tracking.metrics import MetricsWriter
@@ -60,7 +62,10 @@ def test_drift_is_a_late_median_outside_the_early_norms() -> None:
 
 def test_warnings_for_a_diverged_and_for_a_short_run() -> None:
     first, second = warnings(np.array([1.0, 2.0, 9.0]), {"state": "diverged", "step": 3})
-    assert "diverged at step 3" in first
+    assert first == (
+        "the run diverged at step 3, and its norms are not those of a run that learns: start a run with the advice, "
+        "and use the norms of that run"
+    )
     assert "3 norms are few" in second
 
 
@@ -180,6 +185,54 @@ def test_norms_that_drift_are_answered_with_a_limit_that_follows_them(tmp_path: 
     assert "\nor:     python train.py clip=autoclip  #" in advise(tmp_path)
 
 
+def run_with(folder: Path, norms: list[float], state: str = "finished", losses: list[float] | None = None) -> Path:
+    """The folder of a run with these norms and losses, a step each."""
+    folder.mkdir()
+    write_status(folder, initial_status(len(norms)) | {"state": state, "step": len(norms)})
+    writer = MetricsWriter(folder)
+    for step, norm in enumerate(norms, start=1):
+        loss = {} if losses is None else {"loss/train": losses[step - 1]}
+        writer.write(step, {"grad_norm/before": norm, **loss})
+    writer.close()
+    return folder
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 60, 99])
+def test_of_few_norms_no_drift_is_claimed_or_followed(count: int, tmp_path: Path) -> None:
+    text = advise(run_with(tmp_path / "run", [1.0 / step for step in range(1, count + 1)]))
+    assert f"warning: {count} norm" in text
+    assert "clip=norm clip.max=" in text
+    assert "python train.py clip=autoclip" not in text
+
+
+def test_a_run_that_did_not_learn_is_no_measure_of_good_norms(tmp_path: Path) -> None:
+    """By the mean of the last ten losses, since single losses vary."""
+    rising = [2.32] + [2.34 + 0.1 * (-1) ** step for step in range(199)]
+    falling = [2.32] + [2.00 + 0.5 * (-1) ** step for step in range(199)]
+    norms = [1.0 + step % 7 for step in range(200)]
+    words = "the run did not learn: its loss was 2.3200 first, and 2.3400 on average over the last 10 logged steps"
+    assert f"warning: {words}" in advise(run_with(tmp_path / "rising", norms, losses=rising))
+    assert "did not learn" not in advise(run_with(tmp_path / "falling", norms, losses=falling))
+    assert "did not learn" not in advise(run_with(tmp_path / "diverged", norms, "diverged", losses=rising))
+    assert "did not learn" in advise(run_with(tmp_path / "nan", norms, losses=[2.32] + [math.nan] * 199))
+    assert "did not learn" not in advise(run_with(tmp_path / "one", norms[:1], losses=rising[:1]))
+
+
+def test_a_run_without_scalars_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match=r"no scalar 'grad_norm/before'; it has no scalars$"):
+        advise(tmp_path)
+
+
+@pytest.mark.parametrize(("limit", "has"), [(9.1, True), (9.2, False)])
+def test_an_advice_that_the_run_has_already_is_named_as_such(limit: float, has: bool, tmp_path: Path) -> None:
+    sweep_of(tmp_path, {limit: "finished"})
+    OmegaConf.save({"seed": 1, "clip": {"name": "norm", "max": limit}}, tmp_path / "0" / "config.yaml")
+    text = advise(tmp_path / "0")
+    assert "clip.max=9.1 " in text
+    assert ("note: the run has the advised clip=norm clip.max=9.1 already" in text) == has
+
+
 # -- after a divergence
 
 
@@ -262,6 +315,7 @@ def test_after_a_divergence_an_optimizer_that_normalizes_is_given_a_lower_rate(
     assert value_of("optimizer.lr", second) == value_of("optimizer.lr", first)
     assert value_of("clip.max", second) == pytest.approx(0.5)
     assert sum(line.startswith("optimizer.lr=") for line in first + second) == 2
+    assert "the advised threshold is below" not in text, "the first advice is a rate"
     assert f"note: optimizer={optimizer['name']} divides the gradient by its own size, so that a lower clip.max" in text
 
 
@@ -319,5 +373,16 @@ def test_what_else_clip_norm_measures_is_named_and_reset_in_the_command(
     text = advise(tmp_path / "0")
     (found,) = commands(text)
     assert found[found.index("clip=norm") :] == ["clip=norm", "clip.max=9.1", *resets]
+    asked = []
+
+    def clip_of(overrides: Sequence[str]) -> dict[str, Any]:
+        asked.append(list(overrides))
+        return {"name": "norm", "max": 9.1, "scope": "model", "norm_type": 2.0, "exclude": ["head.*"]}
+
+    (found,) = commands(advise(tmp_path / "0", clip_of=clip_of))
+    assert found[found.index("clip=norm") :] == ["clip=norm", "clip.max=9.1", *(["clip.exclude=[]"] if resets else [])]
+    assert asked == ([["lr=0.1", "clip=norm", "clip.max=9.1"]] if resets else [])
+    (found,) = commands(advise(tmp_path / "0", clip_of=lambda overrides: None))
+    assert found[found.index("clip=norm") :] == ["clip=norm", "clip.max=9.1", *resets], "not accepted"
     assert ("note: the advice is for clip=norm" in text) == (words is not None)
     assert (words or "") in text

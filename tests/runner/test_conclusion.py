@@ -149,6 +149,8 @@ def drawn_table(draw: random.Random) -> Table:
     spread, share = scale * 10.0 ** -draw.randint(0, 6), draw.choice((0.0, 0.1, 0.6))
     effects = [scale * (1 + draw.choice((0.0, 0.1, 1.0)) * number) for number in range(configurations)]
     objectives = np.array([[effect + spread * draw.gauss(0, 1) for _ in range(seeds)] for effect in effects])
+    if draw.random() < 0.3:  # thresholds that limit nothing
+        objectives[draw.randint(0, configurations - 1) :] = objectives[-1]
     states = {(row, seed): draw.choice(STATES) for row in range(configurations) for seed in range(seeds)
               if draw.random() < share}  # fmt: skip
     return table_of(objectives, states)
@@ -161,14 +163,16 @@ def counted(table: Table) -> set[str]:
     intervals = [found[1] for row in cells if (found := INTERVAL.search(row["difference to best"]))]
     undecided = sum(float(low) <= 0 for low in intervals)
     stable = [row for row in cells if not row.get("diverged")]
+    equal = sum(row["difference to best"].startswith("equal") for row in cells)
     unpaired = sum(
         row["difference to best"] not in ("best", "lowest mean")
+        and not row["difference to best"].startswith("equal")
         and "(" not in row["difference to best"]
         and (not row["finished"].startswith("0") or bool(row.get("unfinished")))
         for row in stable
     )
     sums = [sum(int(row.get(name) or 0) for row in cells) for name in ("failed", "unfinished", "diverged")]
-    return {str(number) for number in (len(intervals), undecided - 1, unpaired - 1, *sums)}
+    return {str(number) for number in (len(intervals) + equal, undecided - 1, unpaired - 1, equal - 1, *sums)}
 
 
 def test_every_number_in_a_conclusion_stands_in_the_table() -> None:

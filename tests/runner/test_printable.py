@@ -52,6 +52,19 @@ def test_small_losses_in_the_summary(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "loss         first 1.5000, last 2.500e-05, best validation 1.250e-06 at step 3\n" in message
 
 
+@pytest.mark.parametrize("norms", [[math.nan] * 20, [math.inf, math.nan], []])
+def test_norms_that_are_never_finite_have_no_median(
+    norms: list[float], tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """And numpy does not warn of them."""
+    run = Run(tmp_path, 20)
+    with run.recorded(), caplog.at_level("INFO"):
+        summary.show(run, None, losses=(math.nan, math.nan), norms=norms, dropped=20)
+    (message,) = caplog.messages
+    assert "\nnorm before  never finite\n" in message
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -6,17 +6,20 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from runner.errors import UserError, quote_override
-from runner.report import aggregate, following, plot_style, plots, render, report, run_plots, trials
+from runner.report import aggregate, following, render, report, trials
 from runner.report.conclusion import CODE, conclusion
+from runner.report.override_text import format_override_value
+from runner.report.rows import Row
 from scripts import report as script
 from tests import sweeps
 from tests.runner.support import COUNTER, compose, composer, program
@@ -144,7 +147,7 @@ def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
 )
 def test_a_formatted_value_is_read_back_by_hydra(value: Any) -> None:
-    (override,) = composer().parse([f"initial={aggregate.format_override_value(value)}"])
+    (override,) = composer().parse([f"initial={format_override_value(value)}"])
     assert override.value() == value
 
 
@@ -209,7 +212,7 @@ def test_values_keep_their_text_in_the_tables(tmp_path: Path) -> None:
     jobs = [FakeJob([f"seed={seed}"], 1.0 + seed) for seed in (1, 2)]
     sweep = write_sweep(tmp_path, jobs, ("seed",))
     table = aggregate.build([sweep])
-    table.rows = [aggregate.Row(row.values | {"initial": value}, row.trials) for row in table.rows for value in values]
+    table.rows = [Row(row.values | {"initial": value}, row.trials) for row in table.rows for value in values]
     table.columns = ["initial"]
     markdown = render.markdown(table, {}, "Title", ["One."]).partition("| initial")[2].splitlines()[2:6]
     assert [line.split()[1] for line in markdown] == [r"a\|b", "1e3", "00", r"'a\nb'"]
@@ -217,16 +220,69 @@ def test_values_keep_their_text_in_the_tables(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[3:7]] == ["a|b", "1e3", "00", r"'a\nb'"]
 
 
-def test_equal_differences_have_no_width(tmp_path: Path) -> None:
-    """Equal objectives are a tie, and a difference that is the same at all seeds is one number; neither warns."""
+def test_a_difference_that_is_the_same_at_all_seeds_has_no_width(tmp_path: Path) -> None:
     one = [1.1, 1.3, 1.2]
-    for shift, start, cell in (
-        (0.0, "No winner", "+0.0000 (0.0000 to 0.0000)"),
-        (0.1, "Take", "+0.1000 (0.1000 to 0.1000)"),
-    ):
-        table, words = answer(tmp_path / start, grid({"norm@1": one, "norm@2": [value + shift for value in one]}))
-        assert words.startswith(start)
-        assert render.cells(table)[2][3] == cell
+    table, words = answer(tmp_path, grid({"norm@1": one, "norm@2": [value + 0.1 for value in one]}))
+    assert words.startswith("Take ")
+    assert render.cells(table)[2][3] == "+0.1000 (0.1000 to 0.1000)"
+
+
+ONE, HIGHER, NEAR = [1.1, 1.3, 1.2], [2.1, 2.35, 2.2], [1.2, 1.2, 1.3]
+
+
+def differences(table: aggregate.Table) -> dict[str, str]:
+    """The cells on the difference to the best, by the name of the row."""
+    head, *rows = render.cells(table)
+    column = head.index("difference to best")
+    return {table.name(row): cells[column] for row, cells in zip(table.rows, rows, strict=True)}
+
+
+def test_equal_configurations_need_no_more_seeds(tmp_path: Path) -> None:
+    """An inactive threshold gives what no clipping gives; a higher one gives it again, and a lower one may not."""
+    table, words = answer(tmp_path / "all", grid({"none": ONE, "norm@10": ONE}))
+    assert words == (
+        "No difference: `clip=none` and `clip=norm clip.max=10` gave the same result at every common seed, "
+        "1.2000 ± 0.1000 over 3 seeds."
+    )
+    assert differences(table) == {"clip=none": "lowest mean", "clip=norm clip.max=10": "equal"}
+    assert render.winner(table) is None
+    _, words = answer(tmp_path / "high", grid({"norm@100": ONE, "norm@10": ONE}))
+    assert words.startswith("No difference: `clip.max=100` and `clip.max=10` gave the same result")
+    assert "to extend it" not in words
+    _, words = answer(tmp_path / "low", grid({"norm@10": ONE, "norm@100": ONE}))
+    assert words.endswith("`clip.max=10` is the lowest tried; to extend it: "
+                          "`python train.py -m clip.max=0.1,1,10 seed=1,2,3`")  # fmt: skip
+
+
+def test_a_winner_may_be_several_equal_configurations(tmp_path: Path) -> None:
+    table, words = answer(tmp_path / "one", grid({"none": ONE, "norm@10": ONE, "norm@1": HIGHER}))
+    assert words.startswith(
+        "Take `clip=none`: 1.2000 ± 0.1000 over 3 seeds (`clip=norm clip.max=10` gave the same result at every common "
+        "seed). All others that never diverged are higher; the closest, `clip=norm clip.max=1`, is higher by +1.02 ("
+    )
+    assert "corrected for 2 comparisons" in words
+    assert "More seeds" not in words
+    assert differences(table)["clip=norm clip.max=10"] == "equal"
+    assert render.winner(table) is table.rows[0]
+    _, words = answer(tmp_path / "diverged", grid({"none": ONE, "norm@10": ONE, "value@1": [None] * 3}))
+    assert words.startswith("Take `clip=none`: 1.2000 ± 0.1000 over 3 seeds (`clip=norm clip.max=10` gave the same "
+                            "result at every common seed). No other configuration finished")  # fmt: skip
+
+
+def test_equal_configurations_get_no_seeds_beside_those_that_are_undecided(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"none": ONE, "norm@10": ONE, "norm@20": ONE, "norm@1": NEAR}))
+    assert words.startswith(
+        "No winner: `clip=none` has the lowest mean, 1.2000 ± 0.1000 over 3 seeds (`clip=norm clip.max=10` and 1 more "
+        "gave the same result at every common seed), and `clip=norm clip.max=1` cannot be told apart from it: the diff"
+    )
+    seeds = words.partition("More seeds")[2].partition("The best")[0]
+    assert seeds.startswith(": `python train.py -m clip=none,norm clip.max=1 seed=")
+    assert "10" not in seeds
+
+
+def test_rounding_makes_no_difference(tmp_path: Path) -> None:
+    _, words = answer(tmp_path, grid({"none": ONE, "norm@10": [value * (1 + 1e-15) for value in ONE]}))
+    assert words.startswith("No difference: ")
 
 
 def test_runs_without_a_known_seed_are_not_paired(tmp_path: Path) -> None:
@@ -317,6 +373,24 @@ def test_all_runs_diverged(tmp_path: Path) -> None:
                           "`python train.py -m clip=norm clip.max=0.01,0.1 seed=1,2`")  # fmt: skip
     _, words = answer(tmp_path / "none", grid({"none": [None, None]}))
     assert words.endswith("all 2 runs diverged. Next, clipping: `python train.py -m clip=norm seed=1,2`")
+    _, words = answer(tmp_path / "one", grid({"norm@1": [None]}))
+    assert words.startswith("Take none of these: the only run diverged. Next, ")
+    _, words = answer(tmp_path / "ended", grid({"norm@1": [None, 1.0]}, norm1_2="missing"))
+    assert words.startswith("Take none of these: the only run that ended diverged. Next, ")
+
+
+def test_a_finished_run_without_an_objective_is_no_result(tmp_path: Path) -> None:
+    """Its validation loss was never finite; it has finished nevertheless, as the heading says."""
+    jobs = [FakeJob(["clip=norm", "clip.max=1", f"seed={seed}"], None) for seed in (1, 2)]
+    table, words = answer(tmp_path / "finished", jobs)
+    assert "2 finished" in render.heading(table)
+    assert words == "Nothing can be recommended: no finished run has a finite validation loss."
+    jobs[1].state = "diverged"
+    _, words = answer(tmp_path / "diverged", jobs)
+    assert words.startswith("Take none of these: no finished run has a finite validation loss; 1 run diverged. Next")
+    jobs[1].state = "missing"
+    _, words = answer(tmp_path / "missing", jobs)
+    assert words.startswith("Nothing can be recommended yet: no finished run has a finite validation loss. Of 2 runs")
 
 
 def test_every_configuration_diverged_at_a_seed(tmp_path: Path) -> None:
@@ -379,6 +453,41 @@ def test_several_sweeps_are_read_together(tmp_path: Path) -> None:
     table = aggregate.build([one, two])
     assert [len(row.trials) for row in table.rows] == [3, 2]
     assert table.duplicates == 2
+
+
+def plain_run(folder: Path, overrides: list[str], objective: float) -> Path:
+    """A run that was started alone, with its configuration and its overrides."""
+    sweeps.write_run(folder, FakeJob(overrides, objective, limit=1.0))
+    OmegaConf.save(OmegaConf.structured(compose(*overrides)), folder / "config.yaml")
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(overrides, folder / ".hydra" / "overrides.yaml")
+    return folder
+
+
+def test_the_overrides_of_runs_that_were_started_alone_are_known(tmp_path: Path) -> None:
+    """From their folders, except the seed, and those in which the runs differ."""
+    one = plain_run(tmp_path / "a", ["lr=0.5", "clip=norm", "clip.max=1", "seed=1"], 1.0)
+    assert "More seeds: python train.py -m lr=0.5 clip=norm clip.max=1 seed=1,2,3,4,5\n" in report([one])
+    two = plain_run(tmp_path / "b", ["lr=0.5", "clip=norm", "clip.max=2", "seed=1"], 2.0)
+    assert "More seeds: python train.py -m lr=0.5 clip=norm clip.max=1,2 seed=1,2,3,4,5\n" in report([one, two])
+    three = plain_run(tmp_path / "c", ["steps=20", "lr=0.5", "clip=norm", "clip.max=2", "seed=2"], 2.0)
+    four = plain_run(tmp_path / "d", ["lr=0.5", "clip=norm", "clip.max=2", "seed=3", "steps=20"], 2.0)
+    assert "python train.py -m steps=20 lr=0.5 clip=norm clip.max=2 seed=2,3,1,4,5\n".replace(
+        "2,3,1,4,5", "1,2,3,4,5"
+    ) in (report([three, four]))
+    (two / ".hydra" / "overrides.yaml").unlink()
+    assert "More seeds, with the other overrides of these runs: python train.py -m clip.max=1,2 seed" in report(
+        [one, two]
+    )
+
+
+def test_overrides_that_explain_no_difference_are_not_all_known(tmp_path: Path) -> None:
+    """One run has by an option what the other has by its own keys: neither may be left out."""
+    one = plain_run(tmp_path / "a", ["lr=0.5", "clip=norm", "clip.max=1", "seed=1"], 1.0)
+    two = plain_run(tmp_path / "b", ["clip=norm", "clip.max=1", "seed=2"], 1.0)
+    for name in ("config.yaml",):
+        (two / name).write_text((one / name).read_text().replace("seed: 1", "seed: 2"))
+    assert "More seeds, with the other overrides of these runs: python train.py -m clip=norm " in report([one, two])
 
 
 def test_the_sweep_with_the_unfinished_run_is_resumed(tmp_path: Path) -> None:
@@ -444,75 +553,6 @@ def test_the_report_says_what_clipping_did(tmp_path: Path) -> None:
     for line in lines:
         assert f"- {line}" in markdown
         assert line in html.unescape(page)
-
-
-def drawn(plot: Callable[[Any, aggregate.Table], bool], table: aggregate.Table) -> Any:
-    """The figure of a plot."""
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    assert plot(figure, table)
-    return figure
-
-
-def test_a_threshold_per_element_is_not_drawn_among_norms(tmp_path: Path) -> None:
-    jobs = grid({"none": [None, None], "norm@1": [1.49, 1.50], "value@0.02": [1.4, 1.41]})  # the best is first
-    table = aggregate.build([write_sweep(tmp_path, jobs)])
-    norms = drawn(run_plots.plot_norms, table)
-    panels = {axes.get_title(): {line.get_label() for line in axes.lines} for axes in norms.axes if axes.get_title()}
-    assert panels["clip=norm clip.max=1\njob 2, seed 1"] == {"before", "after", "limit"}
-    assert panels["clip=value clip.max=0.02 (per element)\njob 4, seed 1"] == {"before", "after"}
-    (legend,) = (axes.get_legend() for axes in norms.axes if axes.get_legend())
-    assert [text.get_text() for text in legend.get_texts()] == ["before", "after", "limit"]
-    labels = drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
-    assert "thresholds of norm" in labels
-    assert "thresholds of value" not in labels
-    (objective,) = drawn(plots.plot_objective, table).axes
-    assert [text.get_text() for text in objective.texts] == ["clip=none: 2 diverged"]
-    assert not any("clip=none" in label for label in objective.get_legend_handles_labels()[1])
-
-
-def test_the_number_of_runs_behind_a_point_is_visible(tmp_path: Path) -> None:
-    """In the title, and beside the points with another number; where none finished, beside the mark at the top."""
-    good = [1.4, 1.5, 1.6]
-    found = {"norm@0.5": good, "norm@1": good, "norm@2": [1.4, 1.5, None], "norm@4": [None] * 3, "value@1": good}
-    table = aggregate.build([write_sweep(tmp_path / "1", grid(found, value1_3="missing"))])
-    (objective,) = drawn(plots.plot_objective, table).axes
-    assert objective.get_title().startswith("3 of 3 runs finished at each point, unless noted; shaded, ")
-    assert [text.xy[0] for text in objective.texts if text.get_text() == "0 of 3"] == [4]
-    assert sorted(text.xy for text in objective.texts if text.get_text() == "2 of 3") == [
-        (1, pytest.approx(1.45)), (2, pytest.approx(1.45))]  # fmt: skip
-    (clipped,) = drawn(plots.plot_clipped, table).axes
-    assert clipped.get_title() == "all logged steps of 3 runs at each point, diverged ones included, unless noted"
-    assert [(text.get_text(), text.xy[0]) for text in clipped.texts] == [("2 runs", 1)]
-    table = aggregate.build([write_sweep(tmp_path / "2", grid({"norm@1": [1.4, 1.5], "norm@2": [1.5, 1.6]}))])
-    (objective,) = drawn(plots.plot_objective, table).axes
-    assert objective.get_title() == "2 of 2 runs finished at each point"
-    assert not objective.texts
-
-
-@pytest.mark.parametrize("steps", [40, 400])
-def test_the_axes_name_the_values_that_are_shown(tmp_path: Path, steps: int) -> None:
-    """Raw or smoothed losses, the statistic of the limit, and which run a plot of one run shows."""
-    jobs = [FakeJob(["clip=autoclip", f"seed={seed}"], 1.5 + 0.1 * seed, limit=0.3, steps=steps) for seed in (7, 8)]
-    table = aggregate.build([write_sweep(tmp_path, jobs)])
-    (losses,) = drawn(run_plots.plot_losses, table).axes
-    (line, *_), width = losses.lines, steps // 100 or 1
-    values = [3.0 + 2.0 * math.exp(-step / steps) for step in range(1, steps + 1)]
-    mean = [statistics.fmean(values[max(0, end - width) : end]) for end in range(1, steps + 1)]
-    np.testing.assert_allclose(line.get_ydata(), mean)
-    kind = "raw" if width == 1 else "moving average"
-    assert losses.get_ylabel() == f"training loss (thin, {kind})\nvalidation loss (thick, raw)"
-    assert losses.get_title() == ("" if width == 1 else f"moving average of {width} logged steps")
-    assert losses.get_legend_handles_labels()[1] == ["job 0, seed 7"]
-    (objective,) = drawn(plots.plot_objective, table).axes
-    assert "for adaptive policies the median limit" in objective.get_xlabel()
-    assert objective.get_ylabel() == "best validation loss of a run,\nmean ± standard deviation over seeds"
-    assert (
-        "median limits of autoclip" in drawn(run_plots.plot_distribution, table).axes[0].get_legend_handles_labels()[1]
-    )
-
-
-def test_eight_policies_have_a_color_and_a_marker_each() -> None:
-    assert len(set(plot_style.COLORS)) == len(set(plot_style.MARKERS)) == 8
 
 
 def test_user_errors_are_one_line(

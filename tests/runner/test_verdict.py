@@ -35,7 +35,10 @@ ZCLIP = {"name": "zclip", "max": 1.0, "scope": "model", "warmup": 25}
         ([1] * 80 + [0] * 20, "partly, 0 % of the last fifth"),
         ([1] * 100, "step limiter, 100 % of the last fifth"),
         ([0, 1] * 50, "step limiter, 50 % of the last fifth"),
-        ([1], "step limiter, 100 % of the last fifth"),
+        ([1] * 20, "step limiter, 100 % of the last fifth"),
+        ([1] * 19, "too few for a verdict: 19 logged steps"),
+        ([1], "too few for a verdict: 1 logged step"),
+        ([0] * 4, "too few for a verdict: 4 logged steps"),
     ],
 )
 def test_the_verdict_follows_the_shares(limited: list[int], words: str) -> None:
@@ -84,7 +87,7 @@ def test_the_spike_score_is_that_of_plain_arithmetic() -> None:
 def test_a_step_limiter_is_explained_for_the_run_s_optimizer(
     clip: dict[str, Any], optimizer: dict[str, Any], words: str
 ) -> None:
-    found = verdict([1, 2], [1.0, 1.0], Settings(clip, optimizer))
+    found = verdict(range(20), [1.0] * 20, Settings(clip, optimizer))
     assert found.startswith("step limiter, 100 % of the last fifth: ")
     assert words in found
     assert ("learning rate x" in found) == (optimizer["name"] == "sgd"), "one sentence, that for the optimizer"
@@ -92,13 +95,13 @@ def test_a_step_limiter_is_explained_for_the_run_s_optimizer(
 
 def test_policies_that_do_not_limit_have_words_of_their_own() -> None:
     """normalize enlarges gradients too, so that it changes every step; drop leaves a step out."""
-    for fractions in ([0.0] * 10, [1.0] * 10):
-        found = verdict(range(10), fractions, Settings({"name": "normalize", "max": 1.0}, SGD))
+    for fractions in ([0.0] * 20, [1.0] * 20):
+        found = verdict(range(20), fractions, Settings({"name": "normalize", "max": 1.0}, SGD))
         assert found.startswith("step limiter: clip=normalize scales every gradient, whatever its norm: the length of")
     drop = Settings({"name": "drop", "max": 1.0}, SGD)
-    assert verdict(range(10), [0.0] * 10, drop).startswith("inactive: no logged step was dropped")
-    assert verdict(range(10), [1.0] * 10, drop).startswith("most steps are dropped, 100 % of the last fifth: ")
-    assert verdict(range(10), [1.0] * 10, Settings({"name": "chain"}, SGD)).endswith("100 % of the last fifth")
+    assert verdict(range(20), [0.0] * 20, drop).startswith("inactive: no logged step was dropped")
+    assert verdict(range(20), [1.0] * 20, drop).startswith("most steps are dropped, 100 % of the last fifth: ")
+    assert verdict(range(20), [1.0] * 20, Settings({"name": "chain"}, SGD)).endswith("100 % of the last fifth")
 
 
 # -- adaptive limits
@@ -211,13 +214,29 @@ def test_the_findings_of_a_folder(tmp_path: Path) -> None:
 def test_the_cost_is_logged_and_read_again(tmp_path: Path) -> None:
     """The seconds of clipping times the steps per second."""
     writer = MetricsWriter(tmp_path)
-    for step in (1, 2):
-        writer.write(step, {"clip/fraction": 0.0, "steps_per_second": 50.0 * step})
+    for step in range(1, 21):
+        writer.write(step, {"clip/fraction": 0.0, "steps_per_second": 5.0 * step})
     assert find(tmp_path, clip_seconds=2e-4).scalars == {"clip/cost": pytest.approx(0.02)}
-    writer.write(2, {"clip/cost": 0.02})
+    writer.write(20, {"clip/cost": 0.02})
     writer.close()
     assert (of_run(tmp_path) or "").endswith("clipping changed nothing; clipping took 2 % of a step's time")
     assert (
         find(tmp_path).text
         == "0.0 % of the logged steps; inactive: no logged step was limited, and clipping changed nothing"
     )
+
+
+@pytest.mark.parametrize("clip", [NORM, AUTOCLIP, {"name": "normalize", "max": 1.0}, {"name": "drop", "max": 1.0}])
+def test_a_run_whose_every_step_was_dropped_has_no_verdict(clip: dict[str, Any], tmp_path: Path) -> None:
+    """`dropped` counts all steps so far. If only some were dropped, clipping did not change nothing."""
+    writer = MetricsWriter(tmp_path)
+    for step in range(2, 61, 2):
+        writer.write(step, {"clip/fraction": 0.0, "clip/limit": math.nan, "dropped": float(step)})
+    writer.close()
+    OmegaConf.save({"clip": clip, "optimizer": SGD}, tmp_path / "config.yaml")
+    assert find(tmp_path).text == "no verdict: every step was dropped"
+    writer = MetricsWriter(tmp_path)
+    writer.write(61, {"clip/fraction": 0.0, "clip/limit": 1.0, "dropped": 60.0})
+    writer.close()
+    OmegaConf.save({"clip": NORM, "optimizer": SGD}, tmp_path / "config.yaml")
+    assert find(tmp_path).text == "0.0 % of the logged steps; inactive: no logged step was limited; 60 were dropped"

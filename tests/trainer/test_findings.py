@@ -18,7 +18,9 @@ from runner.report.fit import misfit
 from runner.report.settings import settings_of
 from runner.report.verdict import of_run
 from runner.runs.run import save_config
+from runner.runs.status import initial_status, write_status
 from runner.tracking import metrics
+from scripts.suggest_max import clip_of
 from tests.comparison import assert_same_run, points, shown_scalars
 from tests.trainer.options import option_names, require_options
 from tests.trainer.resumption import end_at_steps, run_until_finished
@@ -178,6 +180,28 @@ def test_the_first_advice_after_a_divergence_is_a_run_that_learns(overrides: tup
     assert execute(tmp_path / "second", words[2:]) == "finished"
     losses = [value for _, value in metrics.read(tmp_path / "second")["loss/train"]]
     assert losses[-1] < losses[0]
+
+
+def test_clip_norm_resets_what_overrides_set_and_not_what_an_experiment_sets(tmp_path: Path) -> None:
+    """The advice undoes the latter only, which is known from the configuration that its command makes."""
+    path = tmp_path / "experiment" / "by_layer.yaml"
+    path.parent.mkdir()
+    path.write_text("# @package _global_\nclip:\n  scope: layer\n")
+    experiment = [f"hydra.searchpath=[{tmp_path}]", "experiment=by_layer"]
+    for number, (words, undone) in enumerate(((["clip.scope=layer"], []), (experiment, ["clip.scope=model"]))):
+        run = tmp_path / str(number)
+        (run / ".hydra").mkdir(parents=True)
+        save_config(compose(*words), run)
+        OmegaConf.save(words, run / ".hydra" / "overrides.yaml")
+        writer = metrics.MetricsWriter(run)
+        writer.write(1, {"grad_norm/before": 0.5})
+        writer.close()
+        write_status(run, initial_status(1))
+        line = next(line for line in advise(run, clip_of=clip_of).splitlines() if line.startswith("advice: "))
+        command = shlex.split(line.removeprefix("advice: "), comments=True)
+        assert command[command.index("clip=norm") :] == ["clip=norm", "clip.max=0.5", *undone]
+        assert compose(*command[2:]).clip == compose("clip=norm", "clip.max=0.5").clip
+    assert clip_of(["clip=none", "clip.max=1"]) is None
 
 
 @pytest.mark.parametrize("name", option_names("clip"))

@@ -3,20 +3,22 @@
 import difflib
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runner.errors import UserError
+from runner.printable import count_of
+from runner.report.cautions import Norms, drift, not_learned, warnings
 from runner.report.commands import repeat_command
 from runner.report.event_files import read_scalars
-from runner.report.failures import RATE, failed_rates, failed_thresholds, safe_below
+from runner.report.failures import failed_rates, failed_thresholds, safe_below
 from runner.report.first_step import longest_threshold, lower_rate
 from runner.report.fit import misfit, resets
+from runner.report.rows import RATE
 from runner.report.settings import Settings, read_settings
 from runner.runs.run import CONFIG_FILE, check_run
 from runner.runs.status import read_status
@@ -26,8 +28,7 @@ from runner.tracking.metrics import METRICS_FILE, StepValues
 from runner.tracking.tags import CLIP_FRACTION, NORM_BEFORE
 
 SHARES = (0.10, 0.05, 0.01, 0.25)  # of clipped steps; the first is the advice, see evidence/docs/advice.md
-FEW_STEPS = 100  # with fewer steps, a share of 1 % is less than one step
-Norms = NDArray[np.float64]
+ClipOf = Callable[[Sequence[str]], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def advice(
 ) -> Suggestion:
     """The suggestion to begin with: 10 % of the steps clipped, or after a divergence a threshold that stops it.
 
-    After a divergence most norms are those of the divergence, and the smallest of three thresholds is taken: their 10th
-    percentile, the norm of the first step, which the divergence had not changed, and `longest`. momentum: the
+    After a divergence the norms may be those of the divergence, and the smallest of three thresholds is taken: their
+    10th percentile, the norm of the first step, which the divergence had not changed, and `longest`. momentum: the
     optimizer's, with which a step is up to 1 / (1 - momentum) times as long. longest: the threshold with which no step
     is longer than 1 % of the weights. failed: thresholds at which a run diverged; the suggestion is far below them.
     """
@@ -96,46 +97,6 @@ def advice_for(run: Path, tag: str = NORM_BEFORE) -> Suggestion:
     momentum = 0.0 if settings.normalizes else settings.momentum
     failed, longest = list(failed_thresholds(run)), longest_threshold(run, settings)
     return advice(norms_of(run, tag), read_status(run), failed, momentum=momentum, longest=longest)
-
-
-def warnings(norms: Norms, status: dict[str, Any], clipped: float = 0.0) -> list[str]:
-    """Reasons not to rely on these norms, or on any fixed threshold.
-
-    status: the run's status.json, or empty. clipped: the share of its logged steps that were clipped.
-    """
-    lines = []
-    if clipped:
-        lines.append(
-            f"{100 * clipped:.0f} % of the logged steps were clipped: what the norms would be without clipping cannot "
-            "be known from them, since the weights would have moved elsewhere"
-        )
-    diverged = status.get("state") == "diverged"
-    if diverged:
-        lines.append(
-            f"the run diverged at step {status['step']}, and most of its norms are those of the divergence: start a "
-            "run with the advice, and use the norms of that run"
-        )
-    if len(norms) < FEW_STEPS:
-        lines.append(f"{len(norms)} norms are few: with {FEW_STEPS} or more, rare spikes are among them")
-    elif not diverged and (medians := drift(norms)):
-        early, late = medians
-        lines.append(
-            f"the norms drift, from a median of {early:.3g} to one of {late:.3g}, and no fixed limit fits them all; "
-            "clip=autoclip, clip=zclip and clip=quantile follow them"
-        )
-    return lines
-
-
-def drift(norms: Norms) -> tuple[float, float] | None:
-    """The medians of early and late norms if they differ; None otherwise.
-
-    They differ if the late median lies outside the middle 80 % of the early norms. Early is from 10 % to 40 % of the
-    steps, so that warm-up does not count; late is the last 30 %.
-    """
-    early, late = norms[len(norms) // 10 : len(norms) * 4 // 10], norms[len(norms) * 7 // 10 :]
-    low, high = np.quantile(early, [0.1, 0.9])
-    median = float(np.median(late))
-    return None if low <= median <= high else (float(np.median(early)), median)
 
 
 def norms_of(run: Path, tag: str = NORM_BEFORE) -> Norms:
@@ -168,29 +129,50 @@ def read_norms(run: Path, tag: str = NORM_BEFORE) -> StepValues:
 def _tag_hint(tag: str, tags: list[str]) -> str:
     """The end of a message for a missing tag: the most similar tag, or some of those that exist."""
     similar = difflib.get_close_matches(tag, tags, 1, 0.4) or [name for name in tags if "norm" in name]
-    return f"did you mean --tag {shlex.quote(similar[0])}?" if similar else f"its scalars are {', '.join(tags[:8])}"
+    if similar:
+        return f"did you mean --tag {shlex.quote(similar[0])}?"
+    return f"its scalars are {', '.join(tags[:8])}" if tags else "it has no scalars"
 
 
-def advise(run: Path, tag: str = NORM_BEFORE) -> str:
-    """The text of scripts/suggest_max.py: a table of thresholds with their overrides, warnings, and the advice."""
+def advise(run: Path, tag: str = NORM_BEFORE, clip_of: ClipOf | None = None) -> str:
+    """The text of scripts/suggest_max.py: a table of thresholds with their overrides, warnings, and the advice.
+
+    clip_of: the values of `clip` in the configuration that overrides make, or None if the project does not accept them.
+    """
     points, status, settings = read_norms(run, tag), read_status(run), read_settings(run)
     norms: Norms = np.array([value for _, value in points])
     failed, best = failed_thresholds(run), advice_for(run, tag)
     statistics = f"median {np.median(norms):.4g}, mean {norms.mean():.4g}, largest {norms.max():.4g}"
     state = f", which {status['state']}" if status.get("state") in ("finished", "diverged") else ""
     origin = f"steps {points[0][0]} to {points[-1][0]} of {shell_path(run.absolute())}{state}"
-    heading = f"{len(norms)} norms of {tag}, from {origin}: {statistics}"
+    heading = f"{count_of(len(norms), 'norm')} of {tag}, from {origin}: {statistics}"
     fractions = [value for _, value in metrics.read(run, [CLIP_FRACTION]).get(CLIP_FRACTION, [])] if status else []
     clipped = sum(value > 0 for value in fractions) / max(len(fractions), 1)
-    notes = [f"warning: {line}" for line in warnings(norms, status, clipped)]
-    notes += [f"warning: {shell_path(folder)} diverged at clip.max={threshold:g}; the advised threshold is below that"
-              for threshold, folder in sorted(failed.items())[:1]]  # fmt: skip
-    notes += [f"note: {line}" for line in (misfit(settings), _needs_rate(settings, status, clipped)) if line]
     diverged = status.get("state") == "diverged"
     safe = best.threshold if diverged else safe_below(list(failed))
     unsafe = "none: above the advice" if diverged else "none: near one that diverged"
-    table = _table(norms, safe, unsafe)
-    return "\n".join([heading, "", *table, "", *notes, *_commands(run, norms, best, safe, clipped)])
+    commands = _commands(run, norms, best, safe, clipped, clip_of)
+    found = [*warnings(norms, status, clipped), not_learned(run, status), _failed(failed, best, commands[0])]
+    notes = [f"warning: {line}" for line in found if line]
+    found = [misfit(settings), _needs_rate(settings, status, clipped), _has_already(settings, best)]
+    notes += [f"note: {line}" for line in found if line]
+    return "\n".join([heading, "", *_table(norms, safe, unsafe), "", *notes, *commands])
+
+
+def _failed(failed: dict[float, Path], best: Suggestion, command: str) -> str | None:
+    """Names the lowest threshold that failed; says that the advice is below it, if the command has a threshold."""
+    if not failed:
+        return None
+    threshold = min(failed)
+    below = "; the advised threshold is below that" if best.override in command else ""
+    return f"{shell_path(failed[threshold])} diverged at clip.max={threshold:g}{below}"
+
+
+def _has_already(settings: Settings, best: Suggestion) -> str | None:
+    """Says that the run has the advised threshold, so that the advice would repeat it."""
+    limit = settings.clip.get("max")
+    same = settings.policy == "norm" and limit is not None and f"{limit:.3g}" == f"{best.threshold:.3g}"
+    return f"the run has the advised {best.override} already" if same and not resets(settings) else None
 
 
 def _table(norms: Norms, safe: float, unsafe: str) -> list[str]:
@@ -212,10 +194,24 @@ def _needs_rate(settings: Settings, status: dict[str, Any], clipped: float) -> s
     )
 
 
-def _commands(run: Path, norms: Norms, best: Suggestion, safe: float, clipped: float) -> list[str]:
+def _clipping(run: Path, best: Suggestion, settings: Settings, clip_of: ClipOf | None) -> list[str]:
+    """The overrides for the advised threshold, and those that undo what an experiment sets of clip=norm besides.
+
+    Without `clip_of`, all that the run's own clipping sets is undone, since clip=norm alone may keep it.
+    """
+    overrides, undone = best.override.split(), resets(settings)
+    if undone and clip_of is not None:
+        clip = clip_of(shlex.split(repeat_command(run, overrides))[2:])
+        undone = undone if clip is None else resets(Settings(clip))
+    return [*overrides, *undone]
+
+
+def _commands(
+    run: Path, norms: Norms, best: Suggestion, safe: float, clipped: float, clip_of: ClipOf | None
+) -> list[str]:
     """The lines with commands, the advice first."""
     settings, diverged = read_settings(run), read_status(run).get("state") == "diverged"
-    clipping = [*best.override.split(), *resets(settings)]
+    clipping = _clipping(run, best, settings, clip_of)
     lines = [f"{repeat_command(run, clipping)}  # {best.source}"]
     rate = lower_rate(run, settings, failed_rates(run)) if settings.normalizes else None
     if rate is not None and (diverged or clipped == 1):

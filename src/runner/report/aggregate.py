@@ -1,137 +1,29 @@
 """The table of a report: a row for every configuration, with the mean and spread of the objective over its seeds."""
 
 import json
-import math
 import shlex
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from gradclip.policies import Policy
-from runner.errors import quote_override
+from runner.report.override_text import format_override_value, override_key
+from runner.report.rows import POLICY, THRESHOLD, Row
 from runner.report.trials import (
     SEED,
-    Series,
     Trial,
     distinct_runs,
     fixed_overrides,
+    own_overrides,
     read_series,
     read_trials,
     sweep_command,
 )
 from runner.sweeps.results import read_plan
-from runner.tracking.tags import CLIP_FRACTION, CLIP_LIMIT, NORM_BEFORE
 
-POLICY, THRESHOLD = "clip.name", "clip.max"
 DATA = "data.name"  # the key of the data set, where the project has a group `data`
 MIN_SEEDS = 3  # fewer say too little about the spread for an interval
-FAILED = ("failed", "killed", "rejected")
-UNFINISHED = ("running", "queued", "missing", "interrupted")
-
-
-@dataclass
-class Row:
-    """A configuration with the runs of all its seeds. Mean and standard deviation are those of the finished runs."""
-
-    values: dict[str, Any]
-    trials: list[Trial]
-
-    @property
-    def objectives(self) -> list[float]:
-        """The objectives of the finished runs."""
-        return [trial.result.objective for trial in self.trials if trial.finished]  # type: ignore[misc]
-
-    @property
-    def by_seed(self) -> dict[int, float]:
-        """The objectives of the finished runs by seed, without those of runs whose seed is unknown."""
-        finished = {trial.seed: trial.result.objective for trial in self.trials if trial.finished}
-        return {seed: objective for seed, objective in finished.items() if seed is not None and objective is not None}
-
-    @property
-    def mean(self) -> float:
-        """The mean objective; nan if no run finished."""
-        return statistics.fmean(self.objectives) if self.objectives else math.nan
-
-    @property
-    def standard_deviation(self) -> float | None:
-        """The standard deviation over seeds; None if fewer than two runs finished."""
-        return statistics.stdev(self.objectives) if len(self.objectives) > 1 else None
-
-    @property
-    def counts(self) -> Counter[str]:
-        """The number of runs in each state."""
-        return Counter(trial.result.state for trial in self.trials)
-
-    def count(self, states: Iterable[str]) -> int:
-        """The number of runs whose state is one of these."""
-        return sum(self.counts[state] for state in states)
-
-    @property
-    def rank(self) -> int:
-        """0: finished without divergence; 1: diverged at some seeds; 2: finished at none."""
-        return 2 if not self.objectives else int(self.counts["diverged"] > 0)
-
-    @property
-    def policy(self) -> str:
-        """The name of the row's clipping policy."""
-        return str(self.values.get(POLICY))
-
-    @property
-    def clipped(self) -> float | None:
-        """The share of steps in which anything was limited, over all runs."""
-        return _pool([series[CLIP_FRACTION].values > 0 for series in self._series if CLIP_FRACTION in series], "mean")
-
-    @property
-    def logged(self) -> int:
-        """The number of runs behind the share of clipped steps."""
-        return sum(CLIP_FRACTION in series for series in self._series)
-
-    @property
-    def norm(self) -> float | None:
-        """The median norm before clipping, over all steps of all runs."""
-        return _pool([series[NORM_BEFORE].values for series in self._series if NORM_BEFORE in series], "median")
-
-    @property
-    def fixed_threshold(self) -> float | None:
-        """`clip.max`, if it is the threshold itself; None for a policy without one, or with a limit of its own."""
-        schema, limit = Policy.options.get(self.policy), self.values.get(THRESHOLD)
-        if schema is None or schema.kind == "measure" or limit is None or schema.max_is_cap:
-            return None
-        return float(limit)
-
-    @property
-    def threshold(self) -> float | None:
-        """The row's position on a plot's threshold axis: its fixed threshold, else the median limit of its runs."""
-        schema = Policy.options.get(self.policy)
-        if schema is None or schema.kind == "measure":
-            return None
-        if self.fixed_threshold is not None:
-            return self.fixed_threshold
-        return _pool([series[CLIP_LIMIT].values for series in self._series if CLIP_LIMIT in series], "median")
-
-    @property
-    def best_trial(self) -> Trial:
-        """The finished run with the lowest objective; if none finished, the run that took the most steps."""
-        finished = [trial for trial in self.trials if trial.finished]
-        if finished:
-            return min(finished, key=lambda trial: trial.result.objective or 0.0)
-        return max(self.trials, key=lambda trial: trial.result.step)
-
-    @property
-    def _series(self) -> list[dict[str, Series]]:
-        return [trial.series for trial in self.trials]
-
-
-def _pool(arrays: Sequence[Any], statistic: Literal["mean", "median"]) -> float | None:
-    """A statistic of the finite values of all arrays together; None if there are none."""
-    values = np.concatenate([np.asarray(array, np.float64) for array in arrays]) if arrays else np.zeros(0)
-    values = values[np.isfinite(values)]
-    return float(getattr(np, statistic)(values)) if values.size else None
 
 
 @dataclass
@@ -139,8 +31,8 @@ class Table:
     """All rows, the best first.
 
     columns: the dotted keys in which the rows differ. duplicates: how many jobs repeat another and are not counted.
-    commands: those that started the sweeps. fixed: the overrides that all jobs of all sweeps share. accepts: whether
-    the project accepts a configuration, given as overrides.
+    commands: those that started the sweeps. fixed: the overrides that all runs share. complete: whether these and the
+    columns are all overrides of the runs. accepts: whether the project accepts a configuration, given as overrides.
     """
 
     rows: list[Row]
@@ -148,6 +40,7 @@ class Table:
     duplicates: int
     commands: list[str] = field(default_factory=list)
     fixed: list[str] = field(default_factory=list)
+    complete: bool = True
     accepts: Callable[[Sequence[str]], bool] = lambda overrides: True
 
     @property
@@ -185,11 +78,25 @@ def build(folders: Sequence[Path]) -> Table:
         rows.setdefault(json.dumps(values, sort_keys=True), Row(values, [])).trials.append(trial)
         trial.series = read_series(trial.result.folder)
     ranked = in_order(rows.values())
+    table = Table(ranked, differing_keys([row.values for row in ranked]), duplicates)
+    _add_overrides(table, folders)
+    return table
+
+
+def _add_overrides(table: Table, folders: Sequence[Path]) -> None:
+    """Adds to a table the commands of sweeps, the overrides that all runs share, and whether these are all."""
     plans = [plan for folder in folders if (plan := read_plan(folder))]
-    fixed = [fixed_overrides(plan) for plan in plans]
-    shared = [override for override in fixed[0] if all(override in other for other in fixed)] if fixed else []
-    commands = [sweep_command(plan) for plan in plans]
-    return Table(ranked, differing_keys([row.values for row in ranked]), duplicates, commands, shared)
+    runs = [trial.result.folder for folder in folders if not read_plan(folder) for trial in read_trials(folder)]
+    sources = [*map(fixed_overrides, plans), *map(own_overrides, runs)]
+    known = [each for each in sources if each is not None]
+    table.commands = [sweep_command(plan) for plan in plans]
+    if not known or len(known) < len(sources):
+        table.complete = False
+        return
+    table.fixed = [line for line in known[0] if all(line in other for other in known)]
+    explained = {override_key(key) for key in table.columns}
+    others = {line.partition("=")[0] for each in known for line in each if line not in table.fixed}
+    table.complete = not runs or others <= explained
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -221,13 +128,23 @@ def differing_keys(values: Sequence[dict[str, Any]]) -> list[str]:
     """
     keys = list(dict.fromkeys(key for row in values for key in row))
     differ = [key for key in keys if len({json.dumps(row.get(key)) for row in values}) > 1]
-    kept = [key for key in differ if key == THRESHOLD or key.endswith("name") or not _is_implied(key, values)]
+    kept = [key for key in differ if key == THRESHOLD or not _is_implied(key, values)]
     return sorted(kept, key=lambda key: (key != POLICY, key != THRESHOLD, keys.index(key)))
 
 
 def _is_implied(key: str, values: Sequence[dict[str, Any]]) -> bool:
-    """Whether the option of a key's group determines the key's value."""
-    name = f"{key.split('.')[0]}.name"
+    """Whether the option of the key's group, or of a group around it, determines the key's value."""
+    return any(_determines(f"{group}.name", key, values) for group in _groups(key))
+
+
+def _groups(key: str) -> list[str]:
+    """The groups around a key, the outermost first; around the name of an option, those around its own group."""
+    parts = key.removesuffix(".name").split(".")[:-1]
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _determines(name: str, key: str, values: Sequence[dict[str, Any]]) -> bool:
+    """Whether the rows have several options under a name, and rows with the same one have the same value of a key."""
     by_option: dict[Any, set[str]] = {}
     for row in values:
         by_option.setdefault(row.get(name), set()).add(json.dumps(row.get(key)))
@@ -237,19 +154,3 @@ def _is_implied(key: str, values: Sequence[dict[str, Any]]) -> bool:
 def _is_set(row: Row, key: str) -> bool:
     """Whether an override sets the row's value: null is one, but under `clip` it means that the policy has none."""
     return row.values.get(key) is not None or (key in row.values and not key.startswith("clip."))
-
-
-def override_key(key: str) -> str:
-    """The key of the override that sets a column: that of the group for the name of an option."""
-    return "clip" if key == POLICY else key.removesuffix(".name")
-
-
-def format_override_value(value: Any) -> str:
-    """Formats a value so that Hydra's override grammar reads it back."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(format_override_value, value))}]"
-    return f"{value:g}" if isinstance(value, float) else quote_override(str(value))

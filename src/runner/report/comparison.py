@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.report.aggregate import MIN_SEEDS, UNFINISHED, Row, Table
+from runner.report.aggregate import MIN_SEEDS, Table
+from runner.report.rows import UNFINISHED, Row
 
 Values = NDArray[np.float64]
 ERROR = 0.05  # the probability that an interval of a table misses the true difference, for all of them together
@@ -37,6 +38,11 @@ class Comparison:
         """Whether the row's objective is higher than that of the best row: its whole interval is above 0."""
         return self.low is not None and self.low > 0
 
+    @property
+    def equal(self) -> bool:
+        """Whether both gave the same objective at every common seed, as a threshold that limits nothing does."""
+        return self.low == self.high == 0
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -51,8 +57,13 @@ class Standing:
 
     @property
     def undecided(self) -> list[Comparison]:
-        """The comparisons whose intervals are not above 0."""
-        return [each for each in self.comparisons if each.low is not None and not each.higher]
+        """The comparisons whose intervals are not above 0, without those of equal rows."""
+        return [each for each in self.comparisons if each.low is not None and not each.higher and not each.equal]
+
+    @property
+    def equal(self) -> list[Row]:
+        """The rows that are equal to the best one; more seeds would not tell them apart."""
+        return [each.row for each in self.comparisons if each.equal]
 
     @property
     def unpaired(self) -> list[Row]:
@@ -65,8 +76,9 @@ class Standing:
         return len(self.best.by_seed) >= MIN_SEEDS
 
     def has_winner(self, table: Table) -> bool:
-        """Whether the best row is better than every other; a configuration alone is not."""
-        return len(table.rows) > 1 and self.repeated and not self.undecided and not self.unpaired
+        """Whether the best row, and those equal to it, are better than every other, of which there is at least one."""
+        others = len(table.rows) - 1 - len(self.equal)
+        return others > 0 and self.repeated and not self.undecided and not self.unpaired
 
 
 def standing(table: Table) -> Standing | None:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from runner.printable import count_of, format_mean
 from runner.report import following
-from runner.report.aggregate import FAILED, UNFINISHED, Row, Table
+from runner.report.aggregate import Table
 from runner.report.comparison import Comparison, Standing, standing
+from runner.report.rows import FAILED, UNFINISHED, Row
 
 CODE = re.compile(r"(`+)(.+?)(?<!`)\1(?!`)")  # a Markdown code span, as `_code` writes it: backticks and text
 SEEDS = 5  # a sweep that adds seeds has at least so many
@@ -26,6 +27,8 @@ def conclusion(table: Table, resume: str) -> list[str]:
         sentences = _none_stable(table)
     elif len(table.rows) == 1:
         sentences = _single(table, found)
+    elif len(table.rows) == 1 + len(found.equal):
+        sentences = [*_no_difference(table, found), *_edges(table, found)]
     elif found.has_winner(table):
         sentences = [*_winner(table, found), *_edges(table, found)]
     else:
@@ -72,18 +75,26 @@ def _none_stable(table: Table) -> list[str]:
             *_lower(table),
         ]
     if states["diverged"] and states["diverged"] == ended:
-        return [f"Take none of these: all {_runs(ended)} diverged.", *_lower(table)]
+        return [f"Take none of these: {_all_of(ended, states.total())} diverged.", *_lower(table)]
+    result = "no finished run has a finite validation loss" if states["finished"] else "no run has finished"
     if states["diverged"]:
-        return [f"Take none of these: no run finished; {_runs(states['diverged'])} diverged.", *_lower(table)]
-    return ["Nothing can be recommended yet: no run has finished."]
+        return [f"Take none of these: {result}; {_runs(states['diverged'])} diverged.", *_lower(table)]
+    yet = "" if ended == states.total() else " yet"
+    return [f"Nothing can be recommended{yet}: {result}."]
+
+
+def _all_of(ended: int, total: int) -> str:
+    """All runs that ended, in words."""
+    if ended > 1:
+        return f"all {_runs(ended)}"
+    return "the only run" if total == 1 else "the only run that ended"
 
 
 def _lower(table: Table) -> list[str]:
-    """A sentence with the command to try after divergence: thresholds below all that were tried, or clipping."""
+    """A sentence with the command to try after divergence: lower thresholds or learning rates, or clipping."""
     if (found := following.lower(table)) is None:
         return []
-    limit, command = found
-    tried = "clipping" if limit is None else f"thresholds below {limit}, the lowest tried"
+    tried, command = found
     return [f"Next{_rest(table)}, {tried}: {_code(command)}"]
 
 
@@ -93,12 +104,19 @@ def _single(table: Table, found: Standing) -> list[str]:
     return sentences if found.repeated else [*sentences, _more_seeds(table, [found.best])]
 
 
+def _no_difference(table: Table, found: Standing) -> list[str]:
+    """The sentence for configurations that are all equal."""
+    names = f"{_code(table.name(found.best))} and {_names(table, found.equal)}"
+    return [f"No difference: {names} gave the same result at every common seed, {_mean(found.best)}."]
+
+
 def _winner(table: Table, found: Standing) -> list[str]:
-    """The sentences for a configuration that is better than all others."""
-    sentences = [f"Take {_code(table.name(found.best))}: {_mean(found.best)}."]
-    if not found.comparisons:
+    """The sentences for a configuration that is better than all others, except those equal to it."""
+    sentences = [f"Take {_code(table.name(found.best))}: {_mean(found.best)}{_equal(table, found)}."]
+    higher = [each for each in found.comparisons if not each.equal]
+    if not higher:
         return [*sentences, "No other configuration finished without a diverged run."]
-    closest = _closest(found.comparisons)
+    closest = _closest(higher)
     named, count = _code(table.name(closest.row)), len(found.comparisons)
     subject = f"{named} is" if count == 1 else f"All others that never diverged are higher; the closest, {named}, is"
     corrected = f" and corrected for {count} comparisons" if count > 1 else ""
@@ -108,7 +126,7 @@ def _winner(table: Table, found: Standing) -> list[str]:
 def _no_winner(table: Table, found: Standing) -> list[str]:
     """The sentences for a best configuration that is not certain to be the best."""
     best, undecided = found.best, found.undecided
-    lowest = f"{_code(table.name(best))} has the lowest mean{_among(table, best)}, {_mean(best)}"
+    lowest = f"{_code(table.name(best))} has the lowest mean{_among(table, best)}, {_mean(best)}{_equal(table, found)}"
     if not found.repeated:
         rows = [best, *(each.row for each in found.comparisons), *found.pending]
         return [f"No winner, since fewer than three seeds finished: {lowest}.", _more_seeds(table, rows)]
@@ -125,6 +143,11 @@ def _no_winner(table: Table, found: Standing) -> list[str]:
         named = _names(table, found.unpaired)
         sentences.append(f"{named} cannot be compared with it: they have fewer than three seeds in common.")
     return [*sentences, _more_seeds(table, [best, *(each.row for each in undecided), *found.unpaired])]
+
+
+def _equal(table: Table, found: Standing) -> str:
+    """In parentheses, which configurations are equal to the best one; empty if none is."""
+    return f" ({_names(table, found.equal)} gave the same result at every common seed)" if found.equal else ""
 
 
 def _closest(comparisons: Sequence[Comparison]) -> Comparison:
@@ -156,7 +179,7 @@ def _more_seeds(table: Table, rows: Sequence[Row]) -> str:
 def _edges(table: Table, found: Standing) -> list[str]:
     """The sentence on values of the best row at the edge of those tried, or the command with finer thresholds."""
     seeds = max(len(found.best.by_seed), 3)
-    if edges := following.edges(table, found.best):
+    if edges := following.edges(table, found.best, found.equal):
         listed = " and ".join(f"{_code(f'{each.key}={each.value}')} is the {_side(each)} tried" for each in edges)
         command = following.extended(table, found.best, edges, seeds)
         return [f"The best value is at the edge of the grid: {listed}; to extend it{_rest(table)}: {_code(command)}"]
@@ -169,8 +192,8 @@ def _side(edge: following.Edge) -> str:
 
 
 def _rest(table: Table) -> str:
-    """What a command leaves out where the commands of the runs are unknown."""
-    return "" if table.commands else ", with the other overrides of these runs"
+    """What a command leaves out where not all overrides of the runs are known."""
+    return "" if table.complete else ", with the other overrides of these runs"
 
 
 def _incomplete(table: Table, resume: str) -> list[str]:

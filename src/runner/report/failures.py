@@ -4,12 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.report.aggregate import POLICY, THRESHOLD
+from runner.report.rows import POLICY, RATE, THRESHOLD
 from runner.report.trials import SEED, Trial, read_trials
 from runner.runs.run import CONFIG_FILE
 from runner.sweeps.results import read_plan
-
-RATE = "optimizer.lr"
 
 
 def failed_thresholds(run: Path) -> dict[float, Path]:

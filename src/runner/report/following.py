@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Any, TypeGuard
 
-from runner.report.aggregate import POLICY, THRESHOLD, Row, Table, format_override_value, override_key
+from runner.report.aggregate import Table
+from runner.report.override_text import format_override_value, override_key
+from runner.report.rows import POLICY, RATE, THRESHOLD, Row
 from runner.report.trials import SEED
 
 WHOLE = 6  # up to so many configurations, all are repeated
@@ -24,11 +26,31 @@ class Edge:
     beyond: list[str]
 
 
-def command(table: Table, overrides: Sequence[str], seeds: Sequence[int]) -> str:
-    """The command of a sweep with these overrides and seeds, and the overrides that all jobs share, unless replaced."""
+def command(table: Table, rows: Sequence[Row], overrides: Sequence[str], seeds: Sequence[int]) -> str:
+    """The command of a sweep with these overrides and seeds, and the overrides that all jobs share, unless replaced.
+
+    rows: those whose options the sweep has. A shared override of a key that none of them has is left out:
+    `clip=none,norm clip.max=1` is a sweep, and `clip=none clip.max=1` is no run.
+    """
+    words = [*_shared(table, rows, overrides), *overrides]
+    return shlex.join(["python", "train.py", "-m", *words, f"{SEED}={','.join(map(str, seeds))}"])
+
+
+def _shared(table: Table, rows: Sequence[Row], overrides: Sequence[str]) -> list[str]:
+    """The overrides that all jobs share, without those that are replaced, and those of keys that no row has."""
     own = {override.partition("=")[0] for override in overrides}
-    shared = [line for line in table.fixed if line.lstrip("+").partition("=")[0] not in own]
-    return shlex.join(["python", "train.py", "-m", *shared, *overrides, f"{SEED}={','.join(map(str, seeds))}"])
+    keys = [line.lstrip("+").partition("=")[0] for line in table.fixed]
+    return [line for line, key in zip(table.fixed, keys, strict=True)
+            if key not in own and (line.startswith("+") or any(_has(row, key) for row in rows))]  # fmt: skip
+
+
+def _has(row: Row, key: str) -> bool:
+    """Whether a row has a key or keys below it; true of a key that belongs to no group of options."""
+    key = key.rpartition("@")[2]  # of clip@clip.links.whole, the place
+    group = key.partition(".")[0]
+    if key == group or f"{group}.name" not in row.values:
+        return True
+    return any(name == key or name.startswith(f"{key}.") for name in row.values)
 
 
 def repeated(table: Table, rows: Sequence[Row], count: int) -> list[str]:
@@ -37,7 +59,7 @@ def repeated(table: Table, rows: Sequence[Row], count: int) -> list[str]:
     rows: the best first. Of many rows only the first few are repeated.
     """
     chosen = rows if len(rows) <= WHOLE else rows[:FEW]
-    return [command(table, table.overrides(grid), seeds(chosen, count)) for grid in _grids(table, chosen)]
+    return [command(table, grid, table.overrides(grid), seeds(chosen, count)) for grid in _grids(table, chosen)]
 
 
 def _grids(table: Table, rows: Sequence[Row]) -> list[list[Row]]:
@@ -73,14 +95,19 @@ def seeds(rows: Sequence[Row], count: int) -> list[int]:
     return sorted([*known, *islice(further, max(count - len(known), 0))])
 
 
-def edges(table: Table, best: Row) -> list[Edge]:
-    """The keys in which the best row is at the edge of the values that were tried with its other values."""
+def edges(table: Table, best: Row, equal: Sequence[Row] = ()) -> list[Edge]:
+    """The keys in which the best row is at the edge of the values that were tried with its other values.
+
+    equal: rows with the same results. Where a lower threshold is among them, a higher one gives them again.
+    """
     found = []
     for key in table.columns:
         tried = values_tried(table, best, key)
         if len(tried) < 2 or best.values[key] not in (tried[0], tried[-1]):
             continue
         highest = best.values[key] == tried[-1]
+        if key == THRESHOLD and highest and tried[-2] in values_tried(replace(table, rows=[best, *equal]), best, key):
+            continue
         values = list(_beyond(*(tried[-2:] if highest else tried[1::-1])))
         if beyond := list(_accepted(table, best, key, values)):
             found.append(Edge(override_key(key), format_override_value(best.values[key]), highest, beyond))
@@ -129,16 +156,17 @@ def _accepted(table: Table, best: Row, key: str, values: Sequence[float]) -> Ite
     """The values that the project accepts in place of the best row's; all, if it does not accept those of the best."""
     name, own = override_key(key), table.overrides([best])
     others = [override for override in own if override.partition("=")[0] != name]
-    known = bool(values) and table.accepts([*table.fixed, *own])
+    shared = _shared(table, [best], own)
+    known = bool(values) and table.accepts([*shared, *own])
     for value in map(format_override_value, values):
-        if not known or table.accepts([*table.fixed, *others, f"{name}={value}"]):
+        if not known or table.accepts([*shared, *others, f"{name}={value}"]):
             yield value
 
 
 def extended(table: Table, best: Row, found: Sequence[Edge], count: int) -> str:
     """The command that extends the grid beyond its edges, with the best row's own values and seeds."""
     lists = {edge.key: ",".join([edge.value, *edge.beyond][:: 1 if edge.highest else -1]) for edge in found}
-    return command(table, _replaced(table, best, lists), seeds([best], count))
+    return command(table, [best], _replaced(table, best, lists), seeds([best], count))
 
 
 def between(table: Table, best: Row, count: int) -> str | None:
@@ -149,7 +177,7 @@ def between(table: Table, best: Row, count: int) -> str | None:
         return None
     below, own, above = tried[index - 1 : index + 2]
     thresholds = f"{math.sqrt(below * own):.2g},{format_override_value(own)},{math.sqrt(own * above):.2g}"
-    return command(table, _replaced(table, best, {THRESHOLD: thresholds}), seeds([best], count))
+    return command(table, [best], _replaced(table, best, {THRESHOLD: thresholds}), seeds([best], count))
 
 
 def _replaced(table: Table, row: Row, values: dict[str, str]) -> list[str]:
@@ -158,25 +186,51 @@ def _replaced(table: Table, row: Row, values: dict[str, str]) -> list[str]:
     return [f"{key}={values.get(key, value)}" for key, value in pairs]
 
 
-def lower(table: Table) -> tuple[str | None, str] | None:
-    """After divergence: the lowest threshold that was tried, and a command with lower ones.
+def lower(table: Table) -> tuple[str, str] | None:
+    """After divergence: what to try, and its command; None if the project has no clipping, and no learning rate.
 
-    The policy is the first one with a threshold of its own. Without such a policy there is no threshold, and the
-    command clips by the norm; None if the project has no clipping.
+    Thresholds below those of the first policy with one of its own, or clip=norm if there is none. If every optimizer
+    divides the gradient by its own size, lower learning rates, since another threshold hardly changes its steps.
     """
-    limits = [(row, row.fixed_threshold) for row in table.rows]
-    limited = [(limit, row) for row, limit in limits if limit is not None and math.isfinite(limit)]
-    if not limited:
-        return (None, _clipping(table)) if any(POLICY in row.values for row in table.rows) else None
-    policy = limited[0][1].policy
-    limit, row = min(((limit, row) for limit, row in limited if row.policy == policy), key=lambda pair: pair[0])
-    others = [override for override in table.overrides([row]) if override.partition("=")[0] != THRESHOLD]
-    thresholds = f"{THRESHOLD}={limit / 100:.2g},{limit / 10:.2g}"
-    return format_override_value(limit), command(table, [*others, thresholds], seeds(table.rows, 1))
+    limited = [row for row in table.rows if not row.settings.normalizes and math.isfinite(_limit(row))]
+    if limited:
+        return _lower_thresholds(table, [row for row in limited if row.policy == limited[0].policy])
+    if plain := [row for row in table.rows if not row.settings.normalizes]:
+        return ("clipping", _clipping(table, plain[0])) if any(POLICY in row.values for row in plain) else None
+    return _lower_rates(table, [row for row in table.rows if row.settings.lr])
 
 
-def _clipping(table: Table) -> str:
-    """The command that repeats the first row with clip=norm at its default threshold."""
+def _limit(row: Row) -> float:
+    """The row's own threshold; infinity without one."""
+    return math.inf if row.fixed_threshold is None else row.fixed_threshold
+
+
+def _lower_thresholds(table: Table, rows: Sequence[Row]) -> tuple[str, str]:
+    """Thresholds below those of rows with one, at the lowest learning rate of those rows."""
+    limit, row = min(map(_limit, rows)), min(rows, key=lambda row: (row.settings.lr or 0.0, _limit(row)))
+    lower = {THRESHOLD: f"{limit / 100:.2g},{limit / 10:.2g}"}
+    found = command(table, [row], _with(table, row, lower), seeds(table.rows, 1))
+    return f"thresholds below {format_override_value(limit)}, the lowest tried", found
+
+
+def _lower_rates(table: Table, rows: Sequence[Row]) -> tuple[str, str] | None:
+    """Learning rates below those of rows, with the lowest threshold of those rows with the lowest rate."""
+    if not rows:
+        return None
+    row = min(rows, key=lambda row: (row.settings.lr, _limit(row)))
+    rate = row.settings.lr or 0.0
+    found = command(table, [row], _with(table, row, {RATE: f"{rate / 100:.2g},{rate / 10:.2g}"}), seeds(table.rows, 1))
+    return f"learning rates below {format_override_value(rate)}, the lowest tried", found
+
+
+def _with(table: Table, row: Row, values: dict[str, str]) -> list[str]:
+    """A row's overrides, and after them these values of keys."""
+    others = [override for override in table.overrides([row]) if override.partition("=")[0] not in values]
+    return [*others, *(f"{key}={value}" for key, value in values.items())]
+
+
+def _clipping(table: Table, row: Row) -> str:
+    """The command that repeats a row with clip=norm at its default threshold."""
     shared = [line for line in table.fixed if not line.lstrip("+").startswith("clip")]
-    others = [override for override in table.overrides(table.rows[:1]) if not override.startswith("clip")]
-    return command(replace(table, fixed=shared), [*others, "clip=norm"], seeds(table.rows, 1))
+    others = [override for override in table.overrides([row]) if not override.startswith("clip")]
+    return command(replace(table, fixed=shared), [row], [*others, "clip=norm"], seeds(table.rows, 1))

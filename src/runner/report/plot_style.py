@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from gradclip.policies import Policy
-from runner.report.aggregate import Row, Table
+from runner.report.aggregate import Table
+from runner.report.rows import Row
 from runner.report.trials import Trial
 
 # Colors that people with color blindness can distinguish (Okabe and Ito), with a marker each.
@@ -31,12 +31,6 @@ def best_rows(table: Table) -> list[Row]:
     return [next(row for row in table.rows if row.policy == policy) for policy in policies(table)]
 
 
-def is_elementwise(policy: str | None) -> bool:
-    """Whether a policy's threshold is compared with elements, not with norms."""
-    schema = Policy.options.get(policy or "")
-    return schema is not None and schema.kind == "elementwise"
-
-
 def run_name(table: Table, trial: Trial) -> str:
     """The run behind a plot: its job, or its folder if it is none of a sweep, and its seed."""
     folder = trial.result.folder
@@ -51,8 +45,19 @@ def run_label(table: Table, row: Row) -> str:
     return ", ".join(filter(None, (table.name(row), run_name(table, row.best_trial))))
 
 
+def use_plain_ticks(axes: Any) -> None:
+    """Labels logarithmic axes with numbers such as 0.5, in place of powers of ten."""
+    from runner.report.plain_ticks import PlainTicks
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(PlainTicks())
+            axis.set_minor_formatter(PlainTicks(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+
+
 def finish(axes: Any, title: str = "") -> None:
-    """Adds the grid, the title and the legend."""
+    """Adds the grid, the title and the legend, and plain numbers at logarithmic axes."""
+    use_plain_ticks(axes)
     axes.grid(alpha=0.3, which="both" if axes.get_xscale() == "log" else "major")
     if title:
         axes.set_title(title, fontsize=9)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from runner.printable import count_of
-from runner.report.aggregate import Row, Table
+from runner.report.aggregate import Table
 from runner.report.plot_style import color_of, finish, marker_of, note, policies
+from runner.report.rows import Row
 from runner.report.run_plots import plot_distribution, plot_losses, plot_norms
 
 THRESHOLD_LABEL = "threshold: clip.max, for adaptive policies the median limit over all logged steps"
@@ -66,7 +67,10 @@ def plot_objective(figure: Any, table: Table) -> bool:
     axes.set(xscale="log", xlabel=THRESHOLD_LABEL,
              ylabel="best validation loss of a run,\nmean ± standard deviation over seeds")  # fmt: skip
     means = [row.mean for row in table.rows if row.objectives]
-    if means and max(means) > 5 * min(means) > 0:
+    if not means:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center")
+    elif max(means) > 5 * min(means) > 0:
         axes.set_yscale("log")
     marked = any(row.counts["diverged"] and row.threshold is not None for row in table.rows)
     shading = "; shaded, with an x at the top: at least one seed diverged" if marked else ""
@@ -105,13 +109,15 @@ def _mark_diverged(
 
 
 def _draw_without_threshold(axes: Any, table: Table, policy: str, unusual: dict[int, str]) -> None:
-    """A horizontal line at the best row of a policy that has no threshold; a line of text if no run finished."""
+    """A line and a band at the best row of a policy that has no threshold; a line of text if no run finished."""
     row = next((row for row in table.rows if row.policy == policy and row.threshold is None), None)
     if row is None:
         return
     color = color_of(table, policy)
     if row.objectives:
         count = f" ({unusual[id(row)]} runs)" if id(row) in unusual else ""
+        spread = row.standard_deviation or 0.0
+        axes.axhspan(row.mean - spread, row.mean + spread, color=color, alpha=0.12, linewidth=0)
         axes.axhline(row.mean, color=color, linestyle="--", label=f"clip={policy}{count}")
     else:
         height = 0.03 + 0.06 * sum(text.get_transform() == axes.transAxes for text in axes.texts)

@@ -11,9 +11,11 @@ from typing import Any
 from tabulate import tabulate
 
 from runner.printable import count_of, format_mean, printable
-from runner.report.aggregate import FAILED, UNFINISHED, Row, Table, format_override_value
+from runner.report.aggregate import Table
 from runner.report.comparison import standing
 from runner.report.conclusion import CODE, difference
+from runner.report.override_text import format_override_value
+from runner.report.rows import FAILED, UNFINISHED, Row
 from runner.report.verdict import of_run
 from runner.sweeps.results import shell_path
 
@@ -58,7 +60,7 @@ def _differences(table: Table) -> list[str]:
     for each in found.comparisons:
         seeds = {len(found.best.objectives), len(each.row.objectives)}
         over = "" if seeds == {each.seeds} else f", {count_of(each.seeds, 'common seed')}"
-        texts[id(each.row)] = f"{difference(each)}{over}".removeprefix(", ")
+        texts[id(each.row)] = f"{'equal' if each.equal else difference(each)}{over}".removeprefix(", ")
     return [texts.get(id(row), "") for row in table.rows]
 
 
@@ -83,8 +85,9 @@ LEGEND = (
     "Objective: the best validation loss of a run, mean ± standard deviation over the seeds that finished; lower is "
     "better. Configurations that diverged at a seed are ranked below those that did not, whatever their mean. "
     "Difference to best: the mean over the seeds that both finished, paired by seed; in parentheses, from three seeds "
-    "on, its t interval, 95 % for all intervals together (Bonferroni). A winner is claimed if every other "
-    "configuration without a diverged run has one, and all of them are above 0. "
+    "on, its t interval, 95 % for all intervals together (Bonferroni); equal: the same objective at each of these "
+    "seeds. A winner is claimed if every other configuration without a diverged run, except those equal to it, has an "
+    "interval, and all of them are above 0. "
     "Clipped, median norm: over the logged steps."
 )
 

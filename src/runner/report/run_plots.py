@@ -1,5 +1,6 @@
 """The plots of a report that show single runs: the best run of each policy."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,18 @@ from runner.report.plot_style import (
     best_rows,
     color_of,
     finish,
-    is_elementwise,
     marker_of,
     policies,
     run_label,
     run_name,
+    use_plain_ticks,
 )
 from runner.report.trials import Series
 from runner.tracking.tags import CLIP_LIMIT, NORM_AFTER, NORM_BEFORE, TRAIN_LOSS, VALIDATION_LOSS
 
 MAX_POINTS = 1500  # of one line: more are not visible at the width of a plot
 MAX_PANELS = 6
+MAX_BINS = 60  # of a histogram: of fewer values, the root of their number
 
 
 def plot_losses(figure: Any, table: Table) -> bool:
@@ -74,14 +76,15 @@ def plot_norms(figure: Any, table: Table) -> bool:
         series = row.best_trial.series
         axes.plot(*_downsampled(series[NORM_BEFORE]), color=COLORS[0], linewidth=0.8, label="before")
         axes.plot(*_downsampled(series[NORM_AFTER]), color=COLORS[1], linewidth=0.8, label="after")
-        elementwise = is_elementwise(row.policy)  # its limit is that of an element, and no norm
-        if CLIP_LIMIT in series and not elementwise:
+        other = row.settings.other_limit
+        if CLIP_LIMIT in series and not other:
             steps, limits = _downsampled(series[CLIP_LIMIT])
             finite = np.where(np.isfinite(limits), limits, np.nan)
             axes.plot(steps, finite, color="black", linestyle="--", linewidth=1, label="limit")
         axes.set_yscale("log")
-        heading = table.name(row) + (" (per element)" if elementwise else "")
-        axes.set_title(f"{heading}\n{run_name(table, row.best_trial)}".strip(), fontsize=9)
+        use_plain_ticks(axes)
+        name = run_name(table, row.best_trial) + (f" (limit {other})" if other else "")
+        axes.set_title(f"{table.name(row)}\n{name}".strip(), fontsize=9)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     for axes in figure.axes[len(rows) :]:
@@ -115,14 +118,14 @@ def plot_distribution(figure: Any, table: Table) -> bool:
             norms[row.policy] = (run_label(table, row), positive)
     if norms:
         low, high = (bound(bound(values) for _, values in norms.values()) for bound in (min, max))
-        bins = np.geomspace(low * 0.99, high * 1.01, 60)
+        largest = max(values.size for _, values in norms.values())
+        bins = np.geomspace(low * 0.99, high * 1.01, 1 + min(MAX_BINS, math.ceil(math.sqrt(largest))))
         for policy, (name, values) in norms.items():
             axes.hist(values, bins, weights=np.full(values.size, 1 / values.size), histtype="step", linewidth=1.5,
                       color=color_of(table, policy), label=name)  # fmt: skip
     for policy in policies(table):
-        if is_elementwise(policy):
-            continue
-        rows = [row for row in table.rows if row.policy == policy and row.threshold is not None]
+        rows = [row for row in table.rows
+                if row.policy == policy and row.threshold is not None and not row.settings.other_limit]  # fmt: skip
         kind = "median limits" if any(row.fixed_threshold is None for row in rows) else "thresholds"
         for index, threshold in enumerate(sorted({row.threshold or 0.0 for row in rows})):
             axes.axvline(threshold, color=color_of(table, policy), linestyle=":", linewidth=1.2,

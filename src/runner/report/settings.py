@@ -42,6 +42,19 @@ class Settings:
         return str(self.clip.get("scope", "model"))
 
     @property
+    def other_limit(self) -> str | None:
+        """What the limit is of, in words; None if it is of the norm of all gradients, `grad_norm/before`."""
+        if self.kind == "elementwise":
+            return "per element"
+        if self.kind == "composite":
+            return "of each link"
+        if self.scope != "model":
+            return f"per {self.scope}"
+        if (norm_type := float(self.clip.get("norm_type") or 2.0)) != 2:
+            return f"of the {norm_type:g}-norm"
+        return "of some parameters" if self.clip.get("include") or self.clip.get("exclude") else None
+
+    @property
     def sets_own_limit(self) -> bool:
         """Whether the policy sets its limit by itself, so that `clip.max` is only a cap on it."""
         return "max" in self.clip and bool(getattr(self.schema, "max_is_cap", True))
@@ -66,6 +79,12 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     """The settings in a configuration, as nested plain data."""
     clip, optimizer = (config.get(name) for name in ("clip", "optimizer"))
     return Settings(*(each if isinstance(each, Mapping) else {} for each in (clip, optimizer)))
+
+
+def settings_of_values(values: Mapping[str, Any]) -> Settings:
+    """The settings in a configuration by dotted key."""
+    parts = [(*key.partition(".")[::2], value) for key, value in values.items()]
+    return Settings(*({key: value for group, key, value in parts if group == name} for name in ("clip", "optimizer")))
 
 
 def read_settings(run: Path) -> Settings:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runner.printable import format_loss, printable
 from runner.report.verdict import WINDOW, Findings
@@ -39,13 +40,11 @@ def show(
     state = "finished" if stopped is None else f"{stopped.state}: {printable(str(stopped), keep='')}"
     rows = {"state": f"{state} (step {status['step']} of {status['steps']})"}
     if losses is not None:
-        with np.errstate(invalid="ignore"):  # between two infinite norms
-            median, high = np.nanquantile(np.asarray(norms, np.float64), [0.5, 0.95]).tolist()
         validation = "" if best is None else f", best validation {format_loss(best[0])} at step {best[1]}"
         rows["loss"] = f"first {format_loss(losses[0])}, last {format_loss(losses[1])}{validation}"
         rows["clipped"] = (findings.clipped or f"{100 * clipped:.1f} % of the logged steps") + findings.cost
         rows |= {"limit": findings.limit} if findings.limit else {}
-        rows["norm before"] = f"median {median:.4g}, 95th percentile {high:.4g}"
+        rows["norm before"] = _quantiles(np.asarray(norms, np.float64))
         if findings.scores:
             shares = [f"{100 * score:.2g} % ({tag})" for tag, score in findings.scores.items()]
             rows["spikes"] = f"{' and '.join(shares)} of the logged values after the first {WINDOW}"
@@ -61,3 +60,12 @@ def show(
     if isinstance(stopped, Interrupted):
         rows["to resume"] = resume_command(Path(relative_path(run.folder)))
     log.info("\n%s", "\n".join(f"{name:<13}{text}" for name, text in rows.items()))
+
+
+def _quantiles(norms: NDArray[np.float64]) -> str:
+    """The median and the 95th percentile of norms, of which nan does not count."""
+    if not np.isfinite(norms).any():
+        return "never finite"
+    with np.errstate(invalid="ignore"):  # between two infinite norms
+        median, high = np.nanquantile(norms, [0.5, 0.95]).tolist()
+    return f"median {median:.4g}, 95th percentile {high:.4g}"

@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from runner.errors import UserError
+from runner.report.commands import has_overrides, repeat_command
 from runner.runs.run import CONFIG_FILE
 from runner.runs.status import STATUS_FILE
 from runner.sweeps.results import PLAN_FILE, Job, Plan, Result, read_one, read_plan
@@ -104,6 +105,13 @@ def fixed_overrides(plan: Plan) -> list[str]:
     swept = {key for job in plan.jobs[:1] for key in job.swept}
     by_key = [(line.lstrip("+").partition("=")[0], line) for line in _without_hydra(plan.arguments) if "=" in line]
     return [line for key, line in by_key if key not in (*swept, SEED) and not key.startswith("sweep.")]
+
+
+def own_overrides(run: Path) -> list[str] | None:
+    """The overrides of a run that was started alone, except the seed; None if they are unknown."""
+    if not has_overrides(run):
+        return None
+    return [line for line in shlex.split(repeat_command(run, []))[2:] if line.partition("=")[0] != SEED]
 
 
 def _without_hydra(arguments: Sequence[str]) -> list[str]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from runner.printable import count_of
 from runner.report.limit import describe_limit
 from runner.report.settings import Settings, read_settings, settings_of
 from runner.tracking import metrics
-from runner.tracking.tags import CLIP_COST, CLIP_FRACTION, CLIP_LIMIT, SPIKE_SCORES, STEPS_PER_SECOND
+from runner.tracking.tags import CLIP_COST, CLIP_FRACTION, CLIP_LIMIT, DROPPED, SPIKE_SCORES, STEPS_PER_SECOND
 
+FEW_STEPS = 20  # with fewer, a fifth is less than four steps
 FEW = 0.05  # up to this share of limited steps, clipping is a safety net
 MOST = 0.5  # from this share on, it determines the step length
 LISTED = 8  # steps that are named
@@ -56,7 +58,9 @@ def find(run: Path, config: Mapping[str, Any] | None = None, clip_seconds: float
     config: the run's configuration as nested plain data; None: its config.yaml. clip_seconds: how long clipping takes
     at a step; None: not known, or logged already.
     """
-    logged = metrics.read(run, (CLIP_FRACTION, CLIP_LIMIT, CLIP_COST, STEPS_PER_SECOND, *SPIKE_SCORES.values()))
+    logged = metrics.read(
+        run, (CLIP_FRACTION, CLIP_LIMIT, CLIP_COST, DROPPED, STEPS_PER_SECOND, *SPIKE_SCORES.values())
+    )
     cost = logged[CLIP_COST][-1][1] if CLIP_COST in logged else None
     if clip_seconds is not None and STEPS_PER_SECOND in logged:
         cost = clip_seconds * logged[STEPS_PER_SECOND][-1][1]
@@ -64,9 +68,13 @@ def find(run: Path, config: Mapping[str, Any] | None = None, clip_seconds: float
     clipped, limit, fractions = None, None, logged.get(CLIP_FRACTION)
     if fractions and settings.kind != "measure":
         steps, shares = zip(*fractions, strict=True)
-        limited = np.mean([share > 0 for share in shares])
-        clipped = f"{100 * limited:.1f} % of the logged steps; {verdict(steps, shares, settings)}"
-        limit = describe_limit(logged.get(CLIP_LIMIT, []), settings)
+        dropped = int(logged[DROPPED][-1][1]) if DROPPED in logged else 0
+        if dropped == steps[-1]:
+            clipped = "no verdict: every step was dropped"
+        else:
+            limited = np.mean([share > 0 for share in shares])
+            clipped = f"{100 * limited:.1f} % of the logged steps; {verdict(steps, shares, settings, dropped)}"
+            limit = describe_limit(logged.get(CLIP_LIMIT, []), settings)
     series = {score: [value for _, value in logged.get(tag, [])] for score, tag in SPIKE_SCORES.items()}
     scalars = {tag: spike_score(each) for tag, each in series.items() if len(each) > WINDOW}
     return Findings(clipped, limit, scalars if cost is None else scalars | {CLIP_COST: cost})
@@ -78,21 +86,26 @@ def of_run(folder: Path) -> str | None:
     return None if found.text is None else found.text + found.cost
 
 
-def verdict(steps: Sequence[int], fractions: Sequence[float], settings: Settings | None = None) -> str:
-    """What clipping did over the logged steps.
+def verdict(
+    steps: Sequence[int], fractions: Sequence[float], settings: Settings | None = None, dropped: int = 0
+) -> str:
+    """What clipping did over the logged steps, if they are enough.
 
     fractions: the share of blocks that was limited at each step. The last fifth of the steps counts for itself, since
     a threshold that binds at the start only is another finding than one that binds to the end. settings: what the
-    explanation depends on.
+    explanation depends on. dropped: how many steps were dropped, logged or not.
     """
     settings = settings or Settings()
     limited = np.asarray(fractions, np.float64) > 0
     share, last = float(limited.mean()), float(limited[-max(len(limited) // 5, 1) :].mean())
     if settings.kind == "rescale":
         return f"step limiter: clip={settings.policy} scales every gradient, whatever its norm{_explanation(settings)}"
+    if len(limited) < FEW_STEPS:
+        return f"too few for a verdict: {count_of(len(limited), 'logged step')}"
     drops = settings.kind == "decision"
     if not limited.any():
-        return f"inactive: no logged step was {'dropped' if drops else 'limited'}, and clipping changed nothing"
+        changed = f"; {dropped} were dropped" if dropped else ", and clipping changed nothing"
+        return f"inactive: no logged step was {'dropped' if drops else 'limited'}{changed}"
     if share <= FEW:
         found = [step for step, each in zip(steps, limited, strict=True) if each]
         more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
