@@ -51,7 +51,7 @@ except UserError as error:
     print(error)
 
 # %% [markdown]
-# `read` gives columns of equal length, for `pandas.DataFrame` or a plot.
+# `read` gives columns of equal length, for a plot or for `pandas.DataFrame` (`pip install -e ".[pandas]"`).
 
 # %%
 columns = read(clipped.folder)

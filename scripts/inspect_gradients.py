@@ -23,16 +23,16 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--steps={args.steps}: must be at least 1")
     with one_line_errors(PROJECT, args.overrides):
         config = compose(*args.overrides)
-        from trainer import inspection
+        from trainer import inspection, inspection_plot
 
         if args.plot is not None:
-            inspection.check_plot(args.plot)
+            inspection_plot.check_plot(args.plot)
         inspected = inspection.inspect(config, args.steps)
         print_line(inspection.table(inspected, config))
         if inspected.time_steps:
             print_line(inspection.describe_time_decay(inspected.time_steps))
         if args.plot is not None:
-            inspection.plot(inspected, args.plot)
+            inspection_plot.plot(inspected, args.plot)
             print_line(str(args.plot))
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util.tensor_util import make_ndarray
 from torch import Tensor
 
 from runner.runs import checkpoint
 from runner.tracking.metrics import METRICS_FILE
 
 TIMES = ("steps_per_second", "clip/cost")
+COST = re.compile(rb"; clipping took \S+ % of a step's time")
 POST_MORTEM = "post_mortem/text_summary"  # its command and its replay depend on whether the run was resumed
 
 
@@ -42,12 +44,18 @@ def points(folder: Path) -> list[tuple[str, int, Any]]:
     """
     files = sorted(folder.glob("events*"), key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
     return [
-        (value.tag, event.step, value.tensor.SerializeToString() if value.HasField("tensor") else value.simple_value)
+        (value.tag, event.step, _content(value.tensor) if value.HasField("tensor") else value.simple_value)
         for path in files
         for event in EventFileLoader(str(path)).Load()
         if event.HasField("summary")
         for value in event.summary.value
     ]
+
+
+def _content(tensor: Any) -> list[Any]:
+    """The values of a tensor in an event file; of a text without measured times."""
+    values = make_ndarray(tensor).ravel().tolist()
+    return [COST.sub(b"", value) if isinstance(value, bytes) else value for value in values]
 
 
 def metrics(folder: Path) -> list[str]:

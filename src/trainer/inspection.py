@@ -3,30 +3,27 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from runner.errors import UserError
-from trainer.config import Train
+from trainer.config import Diagnosis, Train
 from trainer.data import Batch
 from trainer.loop import take_step
-from trainer.monitor.diagnosis import (
+from trainer.monitor.marks import (
     EXPLODING,
-    FROZEN,
+    MEANINGS,
     NON_FINITE,
-    UNUSED,
-    VANISHING,
-    ZERO,
+    ParameterChecks,
     ParameterNorms,
-    mark_parameters,
+    after_clipping,
+    exploding,
     measure,
     split_norms,
-    still_exploding,
     weight_norms,
-)  # fmt: skip
+)
+from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import set_lr
 from trainer.state import TrainState, build
 
@@ -36,16 +33,7 @@ NAMES_NOTE = (
     "named_parameters() gives each parameter with its name, which a table, a pattern of clip.include and a warning "
     "need; parameters() gives the same tensors without names."
 )
-MEANINGS = {
-    UNUSED: "backward left None: forward does not use the parameter, or detaches what depends on it",
-    FROZEN: "requires_grad is false",
-    ZERO: "every element of the gradient is 0: dead units, or a later factor of 0",
-    EXPLODING: "the gradient exceeds {explode:g} times the weight (diagnosis.explode), after clipping too",
-    CLIPPED: "the gradient exceeds {explode:g} times the weight (diagnosis.explode), but no longer after clipping",
-    VANISHING: "the gradient is below {vanish_layer:g} of the model's largest, by element (diagnosis.vanish_layer), "
-    "or below {vanish_weight:g} of its own weight (diagnosis.vanish_weight)",
-    NON_FINITE: "an element of the gradient is nan or infinite",
-}
+CLIPPED_MEANING = "the gradient exceeds {explode:g} times the weight (diagnosis.explode), but no longer after clipping"
 
 
 @dataclass
@@ -54,7 +42,8 @@ class Inspection:
 
     had_gradient: whether a gradient existed before backward. after: the norm after clipping, None without a gradient.
     time_steps: by time step, the norm of the gradient; None for a model that is not recurrent. step: the last step
-    that was taken. stopped: the reason if fewer steps were taken than requested, else None.
+    that was taken. update: the norm of its change of the weights, as a share of theirs. stopped: the reason if fewer
+    steps were taken than requested, else None.
     """
 
     parameters: dict[str, ParameterNorms]
@@ -63,6 +52,7 @@ class Inspection:
     marks: dict[str, str]
     time_steps: list[float] | None
     step: int
+    update: float
     stopped: str | None
 
 
@@ -77,7 +67,7 @@ def inspect(config: Train, steps: int) -> Inspection:
         config.clip.nonfinite = "keep"  # a non-finite gradient is shown in the table, and is not an error
     state = build(config)
     state.model.train()
-    batches = state.data.batches(0)
+    batches, checks = state.data.batches(0), ParameterChecks(config.diagnosis)
     for step in range(1, steps + 1):
         batch = next(batches)
         with torch.random.fork_rng():  # the step draws the same random numbers, such as dropout masks, as in a run
@@ -85,18 +75,19 @@ def inspect(config: Train, steps: int) -> Inspection:
         set_lr(state.optimizer, config.optimizer.lr * state.lr_factor(step))
         state.optimizer.zero_grad()
         had_gradient = {name: parameter.grad is not None for name, parameter in state.model.named_parameters()}
-        weights = weight_norms(state.model)
+        weights, copy = weight_norms(state.model), snapshot(state.model)
         _, report = take_step(state, batch, check=step == 1)
         norms_before, norms_after = split_norms(report.by_parameter())
         measured = measure(state.model, weights, norms_before)
-        marks = mark_parameters(measured, config.diagnosis, early=True)
+        marks = checks.add(measured)
+        weight, change = update_norms(state.model, copy).tolist()
         if NON_FINITE in marks.values():
             break
     after = {name: None if measured[name].gradient is None else norm for name, norm in norms_after.items()}
-    exploding = still_exploding(measured, norms_after, config.diagnosis)
-    marks |= {name: CLIPPED for name, mark in marks.items() if mark == EXPLODING and name not in exploding}
+    still = exploding(after_clipping(measured, norms_after), config.diagnosis.explode)
+    marks |= {name: CLIPPED for name, mark in marks.items() if mark == EXPLODING and name not in still}
     stopped = f"stopped at step {step} of {steps}: a gradient is not finite" if step < steps else None
-    return Inspection(measured, had_gradient, after, marks, time_steps, step, stopped)
+    return Inspection(measured, had_gradient, after, marks, time_steps, step, change / (weight or 1.0), stopped)
 
 
 def through_time(state: TrainState, batch: Batch) -> list[float] | None:
@@ -153,14 +144,26 @@ def table(inspection: Inspection, config: Train) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = ["  ".join(_align(row, widths)).rstrip() for row in rows]
     heading = f"step {inspection.step}; norms are 2-norms, ratio is the gradient's after backward to the weight's"
-    stopped = [inspection.stopped] if inspection.stopped else []
-    return "\n".join([heading, "", *lines, "", *stopped, *_legend(inspection.marks, config), NAMES_NOTE])
+    ending = inspection.stopped or _describe_update(inspection.update, config.diagnosis)
+    return "\n".join([heading, "", *lines, "", ending, *_legend(inspection.marks, config), NAMES_NOTE])
+
+
+def _describe_update(ratio: float, limits: Diagnosis) -> str:
+    """One line on the size of a step's update, with the bounds of the warnings."""
+    if ratio > limits.update_max:
+        judged = f"large: above {limits.update_max:g}, diagnosis.update_max"
+    elif ratio < limits.update_min:
+        judged = f"small: below {limits.update_min:g}, diagnosis.update_min"
+    else:
+        judged = "neither large nor small"
+    return f"update: the step changed the weights by {ratio:.3g} of their norm ({judged})"
 
 
 def _legend(marks: Mapping[str, str], config: Train) -> list[str]:
     """The meaning of each mark that occurs."""
     limits = vars(config.diagnosis)
-    return [f"{mark}: {text.format(**limits)}" for mark, text in MEANINGS.items() if mark in marks.values()]
+    meanings = MEANINGS | {CLIPPED: CLIPPED_MEANING}
+    return [f"{mark}: {text.format(**limits)}" for mark, text in meanings.items() if mark in marks.values()]
 
 
 def _align(row: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -182,75 +185,3 @@ def describe_time_decay(norms: Sequence[float]) -> str:
         f"through time: the last time step's loss has a gradient of norm {last:.3g} for the input at time step "
         f"{len(norms)}, and {first:.3g} at time step 1{ratio}"
     )
-
-
-def plot(inspection: Inspection, path: Path) -> None:
-    """Draws the norm by parameter before and after clipping and, for a recurrent model, by time step.
-
-    Raises UserError if matplotlib is not installed or the file cannot be written.
-    """
-    pyplot = import_pyplot()
-    from runner.tracking.pictures import AFTER_COLOR, BEFORE_COLOR
-
-    names = list(inspection.parameters)
-    panels = 2 if inspection.time_steps else 1
-    figure, axes = pyplot.subplots(
-        panels, 1, squeeze=False, figsize=(9, 1.6 + 0.25 * len(names) + 3 * (panels - 1)), layout="constrained",
-        height_ratios=[1.2 + 0.25 * len(names), 3][:panels],
-    )  # fmt: skip
-    norms_axes = axes[0][0]
-    rows = range(len(names), 0, -1)
-    before = [norms.gradient or float("nan") for norms in inspection.parameters.values()]
-    after = [inspection.after[name] or float("nan") for name in names]
-    norms_axes.hlines(rows, after, before, color="#999999")
-    norms_axes.plot(
-        before, rows, "o", color=BEFORE_COLOR, markerfacecolor="none", markersize=9, label="before clipping"
-    )
-    norms_axes.plot(after, rows, "o", color=AFTER_COLOR, markersize=4, label="after clipping")
-    labels = [f"{name} ({mark})" if (mark := inspection.marks.get(name)) else name for name in names]
-    norms_axes.set_yticks(list(rows), labels)
-    norms_axes.set(
-        xscale="log", xlabel="2-norm of the gradient", title=f"gradients by parameter, step {inspection.step}"
-    )
-    norms_axes.legend(fontsize=8)
-    norms_axes.grid(axis="x", alpha=0.3)
-    if inspection.time_steps:
-        time = axes[1][0]
-        time.plot(range(1, len(inspection.time_steps) + 1), inspection.time_steps, color=BEFORE_COLOR)
-        time.set(
-            yscale="log",
-            xlabel="time step",
-            ylabel="2-norm, for the input at that step",
-            title=f"gradient of the last time step's loss, step {inspection.step}",
-        )
-        time.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=100)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--plot {path}: cannot be written ({error})") from None
-    finally:
-        pyplot.close(figure)
-
-
-def check_plot(path: Path) -> None:
-    """Raises UserError, before anything is computed, if `plot` could not write the file."""
-    pyplot = import_pyplot()
-    figure = pyplot.figure()
-    formats = figure.canvas.get_supported_filetypes()
-    pyplot.close(figure)
-    if path.suffix[1:] not in formats:
-        raise UserError(f"--plot {path}: its ending must be one of {', '.join(sorted(formats))}")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--plot {path}: no such folder")
-
-
-def import_pyplot() -> Any:
-    """matplotlib's pyplot, set to draw without a window. Raises UserError if matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError('--plot needs matplotlib: pip install -c constraints.txt -e ".[docs]"') from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot

@@ -21,8 +21,8 @@ from trainer.data import Batch
 from trainer.device import autocast
 from trainer.evaluate import evaluate
 from trainer.models import detach_state
-from trainer.monitor.diagnosis import measure, split_norms, weight_norms
 from trainer.monitor.first_steps import FirstSteps
+from trainer.monitor.marks import measure, split_norms, weight_norms
 from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import match_strides, set_lr
 from trainer.progress import Progress
@@ -197,6 +197,8 @@ def _check_logged_step(state: TrainState, logged: LoggedStep, report: ClipReport
     if report.dropped:
         return
     state.monitor.update(state.step, logged.loss, logged.after, report)
+    if logged.update_ratio is not None:
+        state.monitor.check_update(state.step, logged.update_ratio, state.lr_factor(state.step))
     if norms is not None:
         before, after = split_norms(report.by_parameter())
         measured = measure(state.model, norms, before)

@@ -18,7 +18,7 @@ from trainer.data import Batch
 from trainer.device import autocast
 from trainer.loop import batches, due_at, forward_backward, take_step
 from trainer.models import HiddenState
-from trainer.monitor.diagnosis import VANISHING, mark_parameters, measure, weight_norms
+from trainer.monitor.marks import measure, vanishes, weight_norms
 from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import set_lr
 from trainer.state import TrainState, build
@@ -145,8 +145,8 @@ def _is_finite(tensors: Sequence[Tensor]) -> bool:
 
 def _vanishing(state: TrainState, sizes: Tensor, norms: dict[str, float]) -> float:
     """The share of the weights, without biases, whose gradients vanish before the first step."""
-    marks = mark_parameters(measure(state.model, sizes, norms), state.config.diagnosis, early=True)
+    measured = measure(state.model, sizes, norms)
     judged = [
         name for name, parameter in state.model.named_parameters() if parameter.dim() > 1 and parameter.requires_grad
     ]
-    return sum(marks.get(name) == VANISHING for name in judged) / len(judged) if judged else 0.0
+    return sum(vanishes(measured[name]) for name in judged) / len(judged) if judged else 0.0

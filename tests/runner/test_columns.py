@@ -26,6 +26,18 @@ def test_a_run_has_a_row_for_each_step(tmp_path: Path) -> None:
     assert read(str(tmp_path))["step"] == [1, 2], "an incomplete line is one that is being written"
 
 
+def test_the_columns_make_a_data_frame(tmp_path: Path) -> None:
+    """In the tests' environment, which has the extra `pandas`."""
+    pandas = pytest.importorskip("pandas")
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss/train": 2.0})
+    writer.write(2, {"loss/train": 1.5, "lr": 0.1})
+    writer.close()
+    frame = pandas.DataFrame(read(tmp_path)).set_index("step")
+    assert frame["loss/train"].tolist() == [2.0, 1.5]
+    assert frame["lr"].isna().tolist() == [True, False]
+
+
 def test_a_sweep_has_the_swept_keys_beside_the_metrics(tmp_path: Path) -> None:
     jobs = [FakeJob(["clip=norm", f"clip.max={limit}", f"seed={seed}"], 1.0, limit=limit, steps=5)
             for limit in (0.5, 2.0) for seed in (1, 2)]  # fmt: skip

@@ -183,7 +183,7 @@ def test_a_parameter_without_gradients_and_a_zero_norm(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "", {})
     logged = tracker.step(1, zero, report, lr=1.0, steps_per_second=1.0, dropped=0)
     tracker.close()
-    assert logged == (0.0, 0.0, 0.0, False, None)
+    assert logged == (0.0, 0.0, 0.0, False, None, None)
     assert shown_scalars(tmp_path)["clip/scale"] == [(1, 1.0)]
 
 
@@ -225,7 +225,7 @@ def test_a_step_reads_an_accelerator_once(tmp_path: Path) -> None:
         tracker = Tracker(tmp_path / kind.__name__, "", {})
         logged = tracker.step(1, loss, report, lr=1.0, steps_per_second=1.0, dropped=0, update_norms=each)
         tracker.close()
-        assert logged == (1.5, 5.0, 2.5, True, 3.0)
+        assert logged == (1.5, 5.0, 2.5, True, 3.0, 4 / 3)
         found.append(shown_scalars(tmp_path / kind.__name__))
     assert found[0] == found[1]
     assert found[0]["grad_norm_after/w"] == [(1, 2.0)]

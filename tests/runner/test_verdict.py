@@ -220,10 +220,10 @@ def test_the_cost_is_logged_and_read_again(tmp_path: Path) -> None:
     writer.write(20, {"clip/cost": 0.02})
     writer.close()
     assert (of_run(tmp_path) or "").endswith("clipping changed nothing; clipping took 2 % of a step's time")
-    assert (
-        find(tmp_path).text
-        == "0.0 % of the logged steps; inactive: no logged step was limited, and clipping changed nothing"
-    )
+    findings = find(tmp_path)
+    inactive = "0.0 % of the logged steps; inactive: no logged step was limited, and clipping changed nothing"
+    assert findings.clipped == inactive
+    assert findings.text == f"{inactive}; clipping took 2 % of a step's time"
 
 
 @pytest.mark.parametrize("clip", [NORM, AUTOCLIP, {"name": "normalize", "max": 1.0}, {"name": "drop", "max": 1.0}])

@@ -1,6 +1,5 @@
-"""The marks of exploding, vanishing, zero and missing gradients, and one warning of each kind in a run's log."""
+"""The marks of parameters whose gradients have a problem, and one warning of each kind in a run's log."""
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,9 +9,11 @@ import torch
 
 from tests.trainer.options import require_options
 from tests.trainer.support import compose, train_small, warnings, warnings_of_run
-from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms, mark_parameters, measure, weight_norms
+from trainer.monitor.diagnosis import GradientMonitor
+from trainer.monitor.marks import ParameterChecks, ParameterNorms, exploding, measure, weight_norms
 
-LIMITS = compose().diagnosis
+LIMITS = compose().diagnosis  # explode 10, patience 3, update_max 0.1, update_min 1e-5
+RESOLUTION = 2.0**-23  # of float32
 
 
 def norms_of(**parameters: tuple[float, float | None]) -> dict[str, ParameterNorms]:
@@ -20,40 +21,67 @@ def norms_of(**parameters: tuple[float, float | None]) -> dict[str, ParameterNor
     return {name: ParameterNorms((4, 4), weight, gradient) for name, (weight, gradient) in parameters.items()}
 
 
+def marks_after(*checks: dict[str, ParameterNorms]) -> dict[str, str]:
+    """The marks after the last of these checks."""
+    record = ParameterChecks(LIMITS)
+    return [record.add(check) for check in checks][-1]
+
+
 # -- the marks
 
 
 def test_each_problem_of_a_gradient_has_its_mark() -> None:
     found = norms_of(healthy=(2.0, 0.5), big=(2.0, 21.0), edge=(2.0, 20.0), none=(2.0, None), zero=(2.0, 0.0),
-               nan=(2.0, math.nan), small=(2.0, 2.2e-3), gone=(2.0, 2.0e-3))  # fmt: skip
-    assert mark_parameters(found, LIMITS, early=False) == {
-        "big": "exploding", "none": "unused", "zero": "zero", "nan": "non-finite", "gone": "vanishing"}  # fmt: skip
+               nan=(2.0, math.nan), small=(2.0, 2.1 * RESOLUTION), gone=(2.0, 2.0 * RESOLUTION))  # fmt: skip
+    assert marks_after(found) == {
+        "big": "exploding", "none": "never used", "zero": "vanishing", "nan": "non-finite",
+        "gone": "vanishing"}  # fmt: skip
     net = torch.nn.Linear(3, 2)
     net.bias.requires_grad_(False)
     net(torch.ones(1, 3)).sum().backward()
     frozen = measure(net, weight_norms(net), {"weight": 2.5, "bias": 0.0})
     assert frozen["bias"] == ParameterNorms((2,), pytest.approx(net.bias.norm().item()), None, frozen=True)
     assert frozen["weight"] == ParameterNorms((2, 3), pytest.approx(net.weight.norm().item()), 2.5, frozen=False)
+    assert frozen["weight"].resolution == RESOLUTION
+    assert measure(net.double(), weight_norms(net), {"weight": 2.5, "bias": 0.0})["weight"].resolution == 2.0**-52
     frozen = {"rest": ParameterNorms((4, 4), 2.0, None, frozen=True), "healthy": ParameterNorms((4, 4), 2.0, 1.0)}
-    assert mark_parameters(frozen, LIMITS, early=True) == {"rest": "frozen"}
+    assert marks_after(frozen) == {"rest": "frozen"}
 
 
-def test_layers_are_compared_by_root_mean_square() -> None:
-    found = {
-        "wide": ParameterNorms((100, 100), 9.0, 1.0),
-        "narrow": ParameterNorms((1, 4), 9.0, 1.0),
-    }  # root mean squares of 0.01 and 0.5
-    limits = dataclasses.replace(LIMITS, vanish_layer=0.019, vanish_weight=0.0)
-    assert mark_parameters(found, limits, early=True) == {}
-    limits.vanish_layer = 0.021
-    assert mark_parameters(found, limits, early=True) == {"wide": "vanishing"}
+def test_a_gradient_vanishes_only_if_it_has_been_too_small_at_every_check() -> None:
+    """Later in a run, small gradients everywhere are a sign of convergence."""
+    small, large = norms_of(one=(2.0, 1e-8), two=(2.0, 0.0)), norms_of(one=(2.0, 1.0), two=(2.0, 1.0))
+    assert marks_after(small, small) == {"one": "vanishing", "two": "vanishing"}
+    assert marks_after(small, large, *[norms_of(one=(2.0, 1e-8), two=(2.0, 1e-8))] * 4) == {}
+    assert marks_after({"bias": ParameterNorms((4,), 1.0, 0.0)}) == {}, "a bias before a normalization has none"
 
 
-def test_small_gradients_everywhere_vanish_only_at_the_first_step() -> None:
-    """Later they are a sign of convergence."""
-    found = norms_of(one=(2.0, 1e-7), two=(2.0, 1e-7))
-    assert mark_parameters(found, LIMITS, early=True) == {"one": "vanishing", "two": "vanishing"}
-    assert mark_parameters(found, LIMITS, early=False) == {}
+def test_a_parameter_is_dead_after_exact_zeros_in_a_row() -> None:
+    alive, dead = norms_of(a=(2.0, 1.0), b=(2.0, 1e-9)), norms_of(a=(2.0, 0.0), b=(2.0, 1e-9))
+    assert marks_after(alive, dead, dead) == {"b": "vanishing"}
+    assert marks_after(alive, dead, dead, dead) == {"a": "dead", "b": "vanishing"}
+    assert marks_after(alive, dead, dead, alive, dead) == {"b": "vanishing"}
+    assert marks_after(dead, dead, dead, dead)["a"] == "vanishing", "it never had a gradient that was not 0"
+    missing = norms_of(a=(2.0, None), b=(2.0, 1.0))
+    assert marks_after(alive, missing, missing, missing) == {}, "some batches do not use it"
+    fitted = norms_of(a=(2.0, 0.0), b=(2.0, 0.0))
+    assert marks_after(norms_of(a=(2.0, 1.0), b=(2.0, 1.0)), fitted, fitted, fitted) == {}, "the loss is exactly 0"
+
+
+def test_a_parameter_that_was_used_once_is_not_never_used() -> None:
+    used, unused = norms_of(a=(2.0, 1.0)), norms_of(a=(2.0, None))
+    assert marks_after(unused, unused, unused, unused) == {"a": "never used"}
+    assert marks_after(unused, used, unused) == {}
+
+
+def test_a_record_of_checks_is_restored() -> None:
+    alive, dead = norms_of(a=(2.0, 1.0), b=(2.0, 1.0)), norms_of(a=(2.0, 0.0), b=(2.0, 1.0))
+    first, second = ParameterChecks(LIMITS), ParameterChecks(LIMITS)
+    for check in (alive, dead, dead):
+        first.add(check)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.state_dict() == first.state_dict()
+    assert second.add(dead) == {"a": "dead"}
 
 
 def test_a_zero_initialized_weight_does_not_explode_and_a_bias_does_not_vanish() -> None:
@@ -62,9 +90,10 @@ def test_a_zero_initialized_weight_does_not_explode_and_a_bias_does_not_vanish()
         "start": ParameterNorms((4, 4), 0.0, 3.0),
         "bias": ParameterNorms((4,), 0.0, 1e-9),
     }
-    assert mark_parameters(found, LIMITS, early=True) == {}
+    assert marks_after(found) == {}
     found["start"] = ParameterNorms((4, 4), 0.0, 30.0)  # compared with the average size of all weights
-    assert mark_parameters(found, LIMITS, early=True) == {"start": "exploding"}
+    assert marks_after(found) == {"start": "exploding"}
+    assert exploding(found, math.inf) == []
 
 
 # -- the monitor
@@ -122,9 +151,12 @@ def test_each_kind_of_problem_is_logged_once(caplog: pytest.LogCaptureFixture) -
     monitor = GradientMonitor(compose("clip=none"))
     for step in range(1, 6):
         monitor.update(step, float(step), 100.0**step, Report())
-        check(monitor, step, norms_of(a=(1.0, 1.0), b=(1.0, 1e-6), c=(1.0, None), d=(1.0, 50.0)))
+        dead = 1.0 if step == 1 else 0.0
+        check(monitor, step, norms_of(a=(1.0, 1.0), b=(1.0, 1e-9), c=(1.0, None), d=(1.0, 50.0), e=(1.0, dead)))
+        monitor.check_update(step, 0.2, 1.0)
     first = [line.removeprefix("warning: ").split(":")[0] for line in warnings(caplog)]
-    assert sorted(first) == ["gradients explode", "gradients vanish", "no gradient"]
+    assert sorted(first) == ["dead parameters", "gradients explode", "gradients vanish", "large updates", "never used"]
+    assert all("step " in line for line in warnings(caplog))
 
 
 def test_explosions_are_judged_after_clipping_and_vanishing_before(caplog: pytest.LogCaptureFixture) -> None:
@@ -138,13 +170,61 @@ def test_explosions_are_judged_after_clipping_and_vanishing_before(caplog: pytes
 def test_a_parameter_with_a_gradient_at_any_check_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     monitor = GradientMonitor(compose())
     for step in range(1, 8):
-        check(monitor, step, norms_of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, 0.0)))
-        assert bool(warnings(caplog)) == (step >= 3)
-    assert "no gradient: c had none at any of 3 checks up to step 3" in warnings(caplog)[0]
+        found = norms_of(a=(1.0, 1.0), b=(1.0, 1.0 if step == 2 else None), c=(1.0, None), d=(1.0, 0.0))
+        check(monitor, step, found)
+        assert len(warnings(caplog)) == (2 if step >= 3 else 0)
+    vanishing, unused = warnings(caplog)
+    assert "gradients vanish: those of d were not large enough at any of 3 checks up to step 3" in vanishing
+    assert "never used: c had no gradient at any of 3 checks up to step 3" in unused
     caplog.clear()
     short = GradientMonitor(compose())
     check(short, 1, norms_of(a=(1.0, 1.0), b=(1.0, None)), last=True)
-    assert "no gradient: b" in warnings(caplog)[0]
+    assert "never used: b" in warnings(caplog)[0]
+
+
+def updates(*ratios: float, losses: list[float] | None = None, lr_factor: float = 1.0) -> GradientMonitor:
+    """A monitor that was given updates of these sizes; the loss falls, if no losses are given."""
+    monitor = GradientMonitor(compose())
+    losses = [10.0 - step for step in range(1, len(ratios) + 1)] if losses is None else losses
+    for step, (ratio, loss) in enumerate(zip(ratios, losses, strict=True), start=1):
+        monitor.update(step, loss, 1.0, Report())
+        monitor.check_update(step, ratio, lr_factor)
+    return monitor
+
+
+def test_large_updates_are_several_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
+    updates(0.2, 0.2, 0.1, 0.2, 0.2, 0.05)
+    assert warnings(caplog) == []
+    updates(0.2, 0.05, 0.2, 0.3, 0.4, 0.5)
+    (line,) = warnings(caplog)
+    assert "large updates: 3 measured in a row, up to step 5, changed the weights by more than 0.1 of" in line
+    assert "(the latest: 0.4)" in line
+
+
+def test_small_updates_are_all_so_far_while_the_loss_falls(caplog: pytest.LogCaptureFixture) -> None:
+    updates(2e-5, *[1e-7] * 9)  # later, small updates are a sign of convergence
+    updates(*[1e-7] * 9, losses=[1.0] * 9)  # nothing is to be gained
+    updates(*[1e-7] * 9, lr_factor=0.09)  # what the schedule is for
+    updates(1e-7, 1e-7)
+    assert warnings(caplog) == []
+    updates(9e-6, 9e-6, 8e-6)
+    (line,) = warnings(caplog)
+    assert "small updates: each of the 3 measured up to step 3 changed the weights by less than 1e-05 of" in line
+    assert "(the latest: 8e-06)" in line
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_monitor_that_is_restored_warns_at_the_same_step(count: int, caplog: pytest.LogCaptureFixture) -> None:
+    ratios = [0.2, 0.05, 0.2, 0.3, 0.4, 0.5]
+    first = updates(*ratios[:count])
+    monitor = GradientMonitor(compose())
+    monitor.load_state_dict(first.state_dict())
+    for step in range(count + 1, 7):
+        monitor.update(step, 10.0 - step, 1.0, Report())
+        monitor.check_update(step, ratios[step - 1], 1.0)
+    (line,) = warnings(caplog)
+    assert "up to step 5," in line
+    assert monitor.state_dict() == updates(*ratios).state_dict()
 
 
 # -- in a run

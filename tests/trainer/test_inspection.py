@@ -12,7 +12,8 @@ from scripts import inspect_gradients
 from tests.support import exact_norm
 from tests.trainer.options import option_names, require_options
 from tests.trainer.support import SMALL, compose, inspect_output, table_rows, text_file
-from trainer import inspection, loop
+from trainer import inspection, inspection_plot, loop
+from trainer.monitor.marks import ParameterNorms
 from trainer.state import build
 
 
@@ -37,7 +38,7 @@ def test_the_table_has_the_norms_of_weights_and_gradients(capsys: pytest.Capture
     ("arguments", "marks"),
     [("experiment=depth model.layers=12", {"exploding, clipped"}), ("experiment=depth clip=none", {"exploding"}),
      ("experiment=depth model.gain=0.5", {"vanishing"}), ("experiment=depth model.gain=1", set()),
-     ("experiment=line_120", {"exploding, clipped", "unused"}), ("experiment=digits", set()), ("", set())],
+     ("experiment=line_120", {"exploding, clipped", "never used"}), ("experiment=digits", set()), ("", set())],
 )  # fmt: skip
 def test_experiments_have_the_expected_marks(arguments: str, marks: set[str]) -> None:
     require_options(*arguments.split())
@@ -65,6 +66,34 @@ def test_an_inspection_stops_at_a_non_finite_gradient(capsys: pytest.CaptureFixt
     assert text.startswith("step 2;")
     assert "stopped at step 2 of 9: a gradient is not finite" in text
     assert "non-finite: an element of the gradient is nan or infinite" in text
+    assert "update: " not in text
+
+
+def test_an_inspection_judges_the_update(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    small = [f"data.path={text_file(tmp_path)}", *SMALL, "optimizer=sgd", "clip=norm", "clip.max=1e-3"]
+    state = build(compose(*small))
+    before = exact_norm(list(state.model.parameters()))
+
+    def exact_size(lr: str) -> float:
+        """The norm of the weights after the step."""
+        return before if float(lr) < 10 else float(lr) * 1e-3
+
+    for lr, judged in (("1e7", "large: above 0.1"), ("1", "neither large nor small"), ("1e-2", "small: below 1e-05")):
+        text = inspect_output(capsys, shlex.join([*small, f"optimizer.lr={lr}"]))
+        (line,) = [line for line in text.splitlines() if line.startswith("update: ")]
+        assert float(line.split(" by ")[1].split()[0]) == pytest.approx(float(lr) * 1e-3 / exact_size(lr), rel=0.05)
+        assert judged in line
+
+
+def test_an_inspection_of_several_steps_marks_what_holds_at_all_of_them(tmp_path: Path) -> None:
+    """The marks of an inspection are those of a run that checks its parameters at each of the steps."""
+    vanishing = compose("experiment=depth", "model.gain=0.5")
+    assert set(inspection.inspect(vanishing, 3).marks.values()) == {"vanishing"}
+    dead = ["model=mlp", "data=digits", "optimizer=sgd", "optimizer.lr=30", "clip=none"]
+    require_options(*dead)
+    marks = [set(inspection.inspect(compose(*dead), steps).marks.values()) for steps in (3, 12)]
+    assert "dead" not in marks[0]
+    assert "dead" in marks[1]
 
 
 def test_later_steps_are_those_of_the_run(tmp_path: Path) -> None:
@@ -131,7 +160,35 @@ def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
     assert "<!-- time step -->" in drawn
-    assert "(unused)" not in drawn
+    assert "(never used)" not in drawn
+
+
+def test_a_plot_of_gradients_that_are_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "norms.svg"
+    unstable = ("clip=none", "model.nonlinearity=relu", "optimizer.lr=1e30", "steps=9", "--steps", "9")
+    arguments = [f"data.path={text_file(tmp_path)}", *SMALL, *unstable, "--plot", str(path)]
+    text = inspect_output(capsys, shlex.join(arguments))
+    assert "stopped at step 2 of 9" in text
+    drawn = path.read_text()
+    assert drawn.count("<!-- not finite -->") == len(table_rows(text))
+    assert "gradients by parameter, step 2" in drawn
+    assert "16 of 16 norms are 0 or not finite" in drawn
+
+
+def test_a_plot_of_zero_and_missing_gradients(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    parameters = {
+        "zero": ParameterNorms((2, 2), 1.0, 0.0),
+        "none": ParameterNorms((2, 2), 1.0, None),
+        "usual": ParameterNorms((2, 2), 1.0, 0.5),
+    }
+    after = {"zero": 0.0, "none": None, "usual": 0.1}
+    found = inspection.Inspection(parameters, {}, after, {"none": "never used"}, [0.0, 2.0], 7, 0.01, None)
+    inspection_plot.plot(found, tmp_path / "norms.svg")
+    drawn = (tmp_path / "norms.svg").read_text()
+    for text in ("<!-- zero -->", "<!-- no gradient -->", "none (never used)", "step 7", "1 of 2 norms are 0"):
+        assert text in drawn
 
 
 @pytest.mark.parametrize(

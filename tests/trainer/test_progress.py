@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 def test_a_logged_step_in_words() -> None:
     history = History(clipped=3, logged=8)
-    logged = LoggedStep(loss=2.5, before=12.345, after=1.0, clipped=True, weight_norm=None)
+    logged = LoggedStep(loss=2.5, before=12.345, after=1.0, clipped=True, weight_norm=None, update_ratio=None)
     assert describe(logged, history) == "loss 2.5000, norm 12.3 → 1, clipped 38 %"
     assert describe(logged, History()).endswith("clipped 0 %")
 

@@ -302,7 +302,7 @@ CHANGES = {
     "steps": "15", "evaluate_every": "7", "check_every": "2", "detect_anomaly": "true", "log.every": "5",
     "log.parameters_every": "2", "log.progress": "true", "checkpoint.every": "7", "checkpoint.keep": "5",
     "divergence.factor": "null", "data.sample": "30", "log.first_steps": "2", "log.gradient_norms": "true",
-    "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.vanish_layer": "0", "diagnosis.vanish_weight": "0",
+    "log.histograms": "true", "diagnosis.explode": "9", "diagnosis.update_max": "1", "diagnosis.update_min": "0",
     "diagnosis.smoothing": "0.5", "diagnosis.patience": "9", "init_from": "moved.pt",
     "post_mortem.replay_steps": "9", "post_mortem.try_steps": "9", "post_mortem.seconds": "9",
 }  # fmt: skip

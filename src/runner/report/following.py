@@ -46,7 +46,7 @@ def _shared(table: Table, rows: Sequence[Row], overrides: Sequence[str]) -> list
 
 def _has(row: Row, key: str) -> bool:
     """Whether a row has a key or keys below it; true of a key that belongs to no group of options."""
-    key = key.rpartition("@")[2]  # of clip@clip.links.whole, the place
+    key = key.rpartition("@")[2]  # of clip@clip.links.whole, the path
     group = key.partition(".")[0]
     if key == group or f"{group}.name" not in row.values:
         return True

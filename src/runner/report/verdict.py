@@ -42,8 +42,10 @@ class Findings:
 
     @property
     def text(self) -> str | None:
-        """What clipping did, as one text, the same for the same run: without its measured cost."""
-        return f"{self.clipped}; limit: {self.limit}" if self.clipped and self.limit else self.clipped
+        """What clipping did, as one text; None without clipping."""
+        if self.clipped is None:
+            return None
+        return self.clipped + self.cost + (f"; limit: {self.limit}" if self.limit else "")
 
     @property
     def cost(self) -> str:
@@ -82,8 +84,7 @@ def find(run: Path, config: Mapping[str, Any] | None = None, clip_seconds: float
 
 def of_run(folder: Path) -> str | None:
     """What clipping did in the run in a folder; None without clipping, and for a run without a logged step."""
-    found = find(folder)
-    return None if found.text is None else found.text + found.cost
+    return find(folder).text
 
 
 def verdict(

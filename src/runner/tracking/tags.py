@@ -22,9 +22,9 @@ STEP_TAGS = (TRAIN_LOSS, NORM_BEFORE, NORM_AFTER, CLIP_LIMIT, CLIP_FRACTION, CLI
 LAYOUT = {
     "gradient clipping": {
         "norm before and after": ["Multiline", ["^grad_norm/(before|after)$"]],
-        "norm removed by clipping": ["Margin", [NORM_AFTER, NORM_AFTER, NORM_BEFORE]],
         "limit": ["Multiline", ["^clip/limit$"]],
         "share of blocks limited": ["Multiline", ["^clip/fraction$"]],
+        "norm removed by clipping": ["Margin", [NORM_AFTER, NORM_AFTER, NORM_BEFORE]],
     },
     "loss": {"training and validation": ["Multiline", ["^loss/(train|val)$"]]},
 }

@@ -20,6 +20,7 @@ from runner.tracking.events import EVENT_FILES, EventWriter
 from runner.tracking.metrics import MetricsWriter
 from runner.tracking.norm_history import NormHistory
 from runner.tracking.tags import (
+    CLIP_COST,
     CLIPPING,
     LAYOUT,
     METRIC_PREFIX,
@@ -42,6 +43,7 @@ class LoggedStep(NamedTuple):
     after: float
     clipped: bool
     weight_norm: float | None
+    update_ratio: float | None
 
 
 class Tracker:
@@ -93,14 +95,16 @@ class Tracker:
         mean_loss, before, after, max_norm, fraction, *norms = scalars
         scale = after / before if before > 0 else 1.0
         values, weight_norm = [mean_loss, before, after, max_norm, fraction, scale, lr, steps_per_second, dropped], None
+        update_ratio = None
         if norms:
             weight_norm, update_norm, *norms = norms
-            values += [weight_norm, update_norm / weight_norm if weight_norm > 0 else 0.0, *norms]
+            update_ratio = update_norm / weight_norm if weight_norm > 0 else 0.0
+            values += [weight_norm, update_ratio, *norms]
             self._parameters.add(step, dict(zip(report.names, norms, strict=False)))  # the norms before come first
         tags = STEP_TAGS if update_norms is None else step_with_parameters(report.names)
         extra = extra or {}
         self._write(step, (*tags, *extra), [*values, *extra.values()])
-        return LoggedStep(mean_loss, before, after, fraction > 0, weight_norm)
+        return LoggedStep(mean_loss, before, after, fraction > 0, weight_norm, update_ratio)
 
     def gradient_norms(self, step: int, norms: Sequence[float], limit: float | None) -> None:
         """Writes the pictures of the norms before clipping: of each parameter over the steps, and of all gradients.
@@ -134,10 +138,14 @@ class Tracker:
     def conclude(self, step: int, scalars: Mapping[str, float], clipping: str | None) -> None:
         """Logs at the end of a run further scalars, by tag, and the text on what clipping did.
 
-        A resumed run logs its own: they lie behind the log lengths of every checkpoint.
+        A resumed run logs its own: they lie behind the log lengths of every checkpoint. The cost of clipping, which
+        only some runs have, is left out of TensorBoard: its parallel coordinates show no run that lacks a scalar.
         """
-        if scalars:
-            self._write(step, tuple(scalars), list(scalars.values()))
+        shown = {tag: value for tag, value in scalars.items() if tag != CLIP_COST}
+        if shown:
+            self._write(step, tuple(shown), list(shown.values()))
+        if CLIP_COST in scalars:
+            self._metrics.write(step, {CLIP_COST: scalars[CLIP_COST]})
         if clipping:
             self.text(CLIPPING, clipping, step)
 

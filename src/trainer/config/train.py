@@ -28,7 +28,12 @@ class Divergence(Checked):
 
 @dataclass(kw_only=True)
 class Diagnosis(Checked):
-    """When the log warns, once each, of exploding, vanishing and missing gradients."""
+    """When the log warns, once each, of bad gradients and of steps that are too long or too short."""
+
+    removed: ClassVar[dict[str, str]] = {
+        "vanish_layer": "a gradient vanishes below the resolution of floating-point numbers, compared with its weight",
+        "vanish_weight": "a gradient vanishes below the resolution of floating-point numbers, compared with its weight",
+    }
 
     explode: float = field(
         "gradients explode above this multiple of the weight's norm, or of the usual norm of all gradients",
@@ -36,17 +41,15 @@ class Diagnosis(Checked):
         infinite=True,
         mutable_on_resume=True,
     )
-    vanish_layer: float = field("gradients vanish below this share of the model's largest, by root mean square",
-                                ge=0, lt=1, mutable_on_resume=True)  # fmt: skip
-    vanish_weight: float = field(
-        "at the first step, gradients also vanish below this share of the weight's norm",
-        ge=0,
-        lt=1,
-        mutable_on_resume=True,
+    update_max: float = field(
+        "updates are large above this share of the norm of all weights", gt=0, infinite=True, mutable_on_resume=True
+    )
+    update_min: float = field(
+        "updates are small below this share of the norm of all weights", ge=0, mutable_on_resume=True
     )
     smoothing: float = field("decay of the moving averages, over the logged steps, that give the usual norm and loss",
                              ge=0, lt=1, mutable_on_resume=True)  # fmt: skip
-    patience: int = field("checks, at the first step and at evaluations, after which a missing gradient is reported",
+    patience: int = field("checks (at the first step and at evaluations) or measured updates, before the log warns",
                           ge=1, mutable_on_resume=True)  # fmt: skip
 
 

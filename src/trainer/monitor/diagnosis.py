@@ -1,118 +1,45 @@
-"""Detection of exploding, vanishing, zero and missing gradients, for the table of an inspection and a run's log."""
+"""The warnings of a run's log about its gradients and updates."""
 
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
-
-from torch import Tensor, nn
+from typing import Any
 
 from gradclip import ClipReport
-from gradclip.norms import tensor_norms
-from trainer.config import Diagnosis, Train
+from trainer.config import Train
+from trainer.monitor.marks import (
+    DEAD,
+    EXPLODING,
+    NEVER_USED,
+    VANISHING,
+    ParameterChecks,
+    ParameterNorms,
+    after_clipping,
+    exploding,
+    split_norms,
+)
 
 log = logging.getLogger(__name__)
 
-UNUSED, FROZEN, ZERO = "unused", "frozen", "zero"
-EXPLODING, VANISHING, NON_FINITE = "exploding", "vanishing", "non-finite"
+LARGE_UPDATES, SMALL_UPDATES = "large updates", "small updates"
+NEAR_PEAK = 0.1  # of the peak learning rate: below it, small updates are what the schedule is for
 INSPECT_HINT = "scripts/inspect_gradients.py, with the same arguments, shows every parameter"
 
 
-class ParameterNorms(NamedTuple):
-    """The 2-norms of one parameter's weight and gradient. gradient: None where backward left none."""
-
-    shape: tuple[int, ...]
-    weight: float
-    gradient: float | None
-    frozen: bool = False
-
-
-def split_norms(norms: Mapping[str, tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """A report's norms by parameter: those before clipping, and those after."""
-    return ({name: before for name, (before, _) in norms.items()}, {name: after for name, (_, after) in norms.items()})
-
-
-def weight_norms(model: nn.Module) -> Tensor:
-    """[parameters]: the 2-norm of each parameter of a model, in the order of `parameters()`."""
-    return tensor_norms([parameter.detach() for parameter in model.parameters()], 2.0)
-
-
-def measure(model: nn.Module, weights: Tensor, norms: Mapping[str, float]) -> dict[str, ParameterNorms]:
-    """The norms of every parameter of a model, by name. Waits for the device once.
-
-    weights: the `weight_norms` before the step. norms: the gradients' norms before clipping, by parameter.
-    """
-    named = dict(model.named_parameters())
-    return {
-        name: ParameterNorms(
-            shape=tuple(parameter.shape),
-            weight=weight,
-            gradient=None if parameter.grad is None else norms[name],
-            frozen=not parameter.requires_grad,
-        )
-        for (name, parameter), weight in zip(named.items(), weights.tolist(), strict=True)
-    }
-
-
-def mark_parameters(parameters: Mapping[str, ParameterNorms], limits: Diagnosis, *, early: bool) -> dict[str, str]:
-    """The marks of the parameters whose gradients have a problem, by name.
-
-    Exploding: the gradient exceeds `limits.explode` times its weight. A weight counts at least as much as the
-    model's weights do on average, since biases and some layers are initialized to 0.
-    Vanishing, for parameters of two and more dimensions (the gradient of a bias before a normalization is 0 by
-    construction): the gradient's root mean square is less than `limits.vanish_layer` of the largest one in the model.
-    `early` in a run also: its norm is less than `limits.vanish_weight` of its weight's. Later in a run, small gradients
-    everywhere are a sign of convergence.
-    """
-    sizes = {name: max(math.prod(norms.shape), 1) for name, norms in parameters.items()}
-    typical = math.hypot(*(norms.weight for norms in parameters.values())) / math.sqrt(sum(sizes.values()))
-    rms = {
-        name: norms.gradient / math.sqrt(sizes[name])
-        for name, norms in parameters.items()
-        if norms.gradient is not None and len(norms.shape) > 1 and math.isfinite(norms.gradient)
-    }
-    largest = max(rms.values(), default=0.0)
-
-    def mark(name: str, norms: ParameterNorms) -> str | None:
-        if norms.gradient is None:
-            return FROZEN if norms.frozen else UNUSED
-        if not math.isfinite(norms.gradient):
-            return NON_FINITE
-        if norms.gradient == 0.0:
-            return ZERO
-        if norms.gradient > limits.explode * max(norms.weight, typical * math.sqrt(sizes[name])):
-            return EXPLODING
-        small = name in rms and rms[name] < limits.vanish_layer * largest
-        if small or (early and name in rms and norms.gradient < limits.vanish_weight * norms.weight):
-            return VANISHING
-        return None
-
-    marks = {name: mark(name, norms) for name, norms in parameters.items()}
-    return {name: text for name, text in marks.items() if text is not None}
-
-
-def still_exploding(
-    parameters: Mapping[str, ParameterNorms], after: Mapping[str, float], limits: Diagnosis
-) -> list[str]:
-    """The names of the parameters whose gradients explode after clipping too. after: the norms after clipping."""
-    clipped = {
-        name: norms if norms.gradient is None else norms._replace(gradient=after[name])
-        for name, norms in parameters.items()
-    }
-    return [name for name, mark in mark_parameters(clipped, limits, early=False).items() if mark == EXPLODING]
-
-
 class GradientMonitor:
-    """Warns once of each kind of problem that a run's gradients have.
+    """Warns once of each kind of problem that a run's gradients and updates have.
 
-    Explosions are judged by the gradients after clipping, other problems by those before.
+    Explosions are judged by the gradients after clipping, other problems of gradients by those before.
     """
 
     def __init__(self, config: Train):
         self._config, self._limits = config, config.diagnosis
         self._log_mean, self._first, self._loss = math.nan, math.nan, math.nan  # the mean is of the norms' logarithms
-        self._checks = 0
-        self._without_gradient: list[str] | None = None  # the parameters that had none at any check
+        self._checks = ParameterChecks(config.diagnosis)
+        self._updates = 0  # measured near the peak learning rate
+        self._large = 0  # the latest of all measurements in a row that were too large
+        self._all_small = True  # those near the peak learning rate, so far
+        self._lowest = math.inf  # the lowest smoothed loss at a measurement
         self._warned: set[str] = set()
 
     def update(self, step: int, loss: float, norm: float, report: ClipReport) -> None:
@@ -135,46 +62,81 @@ class GradientMonitor:
         self._log_mean += (math.log(norm) - self._log_mean) * share
         self._loss += (loss - self._loss) * share
 
+    def check_update(self, step: int, ratio: float, lr_factor: float) -> None:
+        """Adds a measured update: the norm of the weights' change at this step, divided by the norm of the weights.
+
+        lr_factor: the learning rate of the step as a share of its peak. To be called after `update`, whose smoothed
+        loss it uses. Warns if `diagnosis.patience` updates in a row exceed `diagnosis.update_max`, and if the loss
+        falls although all updates so far were below `diagnosis.update_min`, except those at a low learning rate. Small
+        updates later are a sign of convergence.
+        """
+        limits = self._limits
+        self._large = self._large + 1 if ratio > limits.update_max else 0
+        if self._large >= limits.patience:
+            self._warn(LARGE_UPDATES, f"large updates: {self._large} measured in a row, up to step {step}, changed the "
+                       f"weights by more than {limits.update_max:g} of their norm (the latest: {ratio:.3g}); try a "
+                       "smaller optimizer.lr, or schedule.warmup")  # fmt: skip
+        if lr_factor >= NEAR_PEAK:
+            self._updates += 1
+            self._all_small = self._all_small and ratio < limits.update_min
+        falls, self._lowest = self._loss < self._lowest < math.inf, min(self._loss, self._lowest)
+        if self._all_small and falls and self._updates >= limits.patience:
+            self._warn(SMALL_UPDATES, f"small updates: each of the {self._updates} measured up to step {step} changed "
+                       f"the weights by less than {limits.update_min:g} of their norm (the latest: {ratio:.3g}), and "
+                       "the loss falls; try a larger optimizer.lr")  # fmt: skip
+
     def check_parameters(
         self, step: int, parameters: Mapping[str, ParameterNorms], after: Mapping[str, float], *, last: bool
     ) -> None:
         """Checks every parameter, at the first step and at evaluations. after: the norms after clipping, by name.
 
-        last: whether the step is the run's last one, after which a missing gradient is reported in any case.
+        last: whether the step is the run's last one, after which parameters without a gradient are reported in any
+        case.
         """
-        self._checks += 1
-        marks = mark_parameters(parameters, self._limits, early=step == 1)
-        if exploding := {name: after[name] for name in still_exploding(parameters, after, self._limits)}:
+        marks = self._checks.add(parameters)
+        if names := exploding(after_clipping(parameters, after), self._limits.explode):
             ratio = f"{self._limits.explode:g} times the weight"
-            self._warn_of_explosion(step, f"gradients exceed {ratio} in {_first_three(exploding)}", exploding)
-        if vanishing := [name for name, mark in marks.items() if mark == VANISHING]:
-            self._warn(VANISHING, f"gradients vanish: at step {step} those of {_first_three(vanishing)} are too small "
-                       "to change the weights; clipping cannot fix that: try another initialization (a gain nearer to "
-                       "1), normalization or residual layers, fewer layers or time steps, or an LSTM. "
+            largest = {name: after[name] for name in names}
+            self._warn_of_explosion(step, f"gradients exceed {ratio} in {_first_three(names)}", largest)
+        marked = {mark: [name for name, found in marks.items() if found == mark] for mark in set(marks.values())}
+        if dead := marked.get(DEAD):
+            self._warn(DEAD, f"dead parameters: the gradient of {_first_three(dead)} was not 0 before, and has been "
+                       f"exactly 0 at {self._limits.patience} checks in a row, up to step {step}; dead units do not "
+                       "recover: try a smaller optimizer.lr, a lower threshold of clipping, or another nonlinearity "
+                       "than ReLU")  # fmt: skip
+        if not last and self._checks.count < self._limits.patience:
+            return
+        checks = f"any of {self._checks.count} checks up to step {step}"
+        if vanishing := marked.get(VANISHING):
+            self._warn(VANISHING, f"gradients vanish: those of {_first_three(vanishing)} were not large enough at "
+                       f"{checks} to change the weights; clipping cannot fix that: try another initialization (a gain "
+                       "nearer to 1), normalization or residual layers, fewer layers or time steps, or an LSTM. "
                        f"{INSPECT_HINT}")  # fmt: skip
-        missing = [name for name, mark in marks.items() if mark in (UNUSED, ZERO)]
-        earlier = self._without_gradient
-        self._without_gradient = missing if earlier is None else [name for name in earlier if name in missing]
-        if self._without_gradient and (last or self._checks >= self._limits.patience):
-            self._warn(UNUSED, f"no gradient: {_first_three(self._without_gradient)} had none at any of {self._checks} "
-                       f"checks up to step {step}; does forward use it, is something detached, are its units dead? If "
-                       "it is not meant to be trained: requires_grad_(False)")  # fmt: skip
+        if unused := marked.get(NEVER_USED):
+            self._warn(NEVER_USED, f"never used: {_first_three(unused)} had no gradient at {checks}; does forward use "
+                       "them, or is something detached? If they are not meant to be trained: "
+                       "requires_grad_(False)")  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """The means, the count of checks and the warnings given so far, as plain values for a checkpoint."""
+        """The means, the checks and the warnings given so far, as plain values for a checkpoint."""
         return {
             "log_mean": self._log_mean,
             "first": self._first,
             "loss": self._loss,
-            "checks": self._checks,
-            "without_gradient": self._without_gradient,
+            "checks": self._checks.state_dict(),
+            "updates": self._updates,
+            "large": self._large,
+            "all_small": self._all_small,
+            "lowest": self._lowest,
             "warned": sorted(self._warned),
         }
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Restores what `state_dict` returned."""
         self._log_mean, self._first, self._loss = state["log_mean"], state["first"], state["loss"]
-        self._checks, self._without_gradient = state["checks"], state["without_gradient"]
+        self._checks.load_state_dict(state["checks"])
+        self._updates, self._large = state["updates"], state["large"]
+        self._all_small, self._lowest = state["all_small"], state["lowest"]
         self._warned = set(state["warned"])
 
     def _warn_of_explosion(self, step: int, what: str, norms: Mapping[str, float]) -> None:

@@ -60,4 +60,4 @@ def test_an_inspection_reads_all_time_steps(tmp_path: Path, capsys: pytest.Captu
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
     assert "<!-- time step -->" in drawn
-    assert "<!-- linear2.weight (unused) -->" not in drawn
+    assert "<!-- linear2.weight (never used) -->" not in drawn

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.support import compose, first_steps_table, inspect_output, warnings_of_run
-from trainer.monitor.diagnosis import GradientMonitor, ParameterNorms
+from trainer.monitor.diagnosis import GradientMonitor
+from trainer.monitor.marks import ParameterNorms
 from trainer.run import execute_in_folder
 
 pytestmark = pytest.mark.long
@@ -45,7 +46,8 @@ def test_the_first_steps_match_plain_arithmetic(tmp_path: Path, caplog: pytest.L
 def test_a_run_warns_of_exploding_and_missing_gradients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = warnings_of_run(tmp_path / "1", caplog, compose("experiment=line_120", "clip=none", *SHORT))
     assert "exceed 10 times the weight in linear.weight" in lines[0]
-    assert "no gradient: linear2.weight, linear2.bias had none" in lines[1]
+    assert "large updates: 3 measured in a row, up to step 3" in lines[1]
+    assert "never used: linear2.weight, linear2.bias had no gradient" in lines[2]
     (line,) = warnings_of_run(tmp_path / "2", caplog, compose("experiment=line_120", *SHORT))
     assert "linear2.weight" in line  # other gradients are clipped
 
@@ -69,4 +71,4 @@ def test_the_plot_marks_unused_parameters(tmp_path: Path, capsys: pytest.Capture
     drawn = path.read_text()
     assert drawn.count("<!-- 2-norm of the gradient -->") == 1
     assert "<!-- time step -->" not in drawn
-    assert "<!-- linear2.weight (unused) -->" in drawn
+    assert "<!-- linear2.weight (never used) -->" in drawn

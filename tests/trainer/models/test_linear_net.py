@@ -51,14 +51,14 @@ def test_an_inspection_marks_unused_parameters(capsys: pytest.CaptureFixture[str
     assert found["linear.weight"][:3] == ["1x1", "1", "None"]
     assert found["linear.bias"][-1] == "None"  # no ratio to a weight of 0
     for name in ("linear2.weight", "linear2.bias"):
-        assert found[name][2:] == ["None", "None", "None", "None", "unused"]
-    assert "unused: backward left None" in text
+        assert found[name][2:] == ["None", "None", "None", "None", "never", "used"]
+    assert "never used: backward left None" in text
     assert "named_parameters() gives each parameter with its name" in text
 
 
 def test_a_short_run_warns_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (line,) = warnings_of_run(tmp_path, caplog, compose("model=linear_net", "data=line", "optimizer.lr=0.1", "steps=2"))
-    assert "linear2.weight, linear2.bias had none at any of 2 checks up to step 2" in line
+    assert "linear2.weight, linear2.bias had no gradient at any of 2 checks up to step 2" in line
 
 
 def test_a_resumed_run_does_not_repeat_a_warning(
@@ -68,7 +68,7 @@ def test_a_resumed_run_does_not_repeat_a_warning(
     config = config_for(tmp_path, (*LINE, "evaluate_every=1", "clip=none"))
     execute_in_folder(config, tmp_path / "uninterrupted")
     logged = [line for line in caplog.messages if line.startswith("warning: ")]
-    assert any("no gradient: linear2" in line for line in logged)
+    assert any("never used: linear2" in line for line in logged)
     caplog.clear()
     end_at_steps(monkeypatch, {1: signal.SIGTERM, 5: signal.SIGTERM})
     run_until_finished(config, tmp_path / "resumed")
