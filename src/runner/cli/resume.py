@@ -56,7 +56,9 @@ def folder_of(name: str) -> Path:
     folder = LATEST if name == "latest" else expand_home(name)
     setting = f"resume={name}"
     if not folder.is_dir():
-        raise UserError(f"{setting}: {'not the folder of a run' if folder.exists() else f'there is no {folder}'}")
+        raise UserError(
+            f"{setting}: {'not the folder of a run' if folder.exists() else f'there is no folder {folder}'}"
+        )
     try:
         check_run(folder)
     except UserError as error:
