@@ -170,7 +170,7 @@ def test_a_change_that_would_make_it_another_run_is_refused(
     assert files(tmp_path) == before
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
-    for name, line in (("nope", "resume=nope: there is no folder nope"), ("latest", "there is no folder outputs/latest"),
+    for name, line in (("nope", "there is no folder nope"), ("latest", "there is no folder outputs/latest"),
                        ("run/config.yaml", "not the folder of a run"),
                        ("run/checkpoints", "resume=run/checkpoints: not the folder of a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip

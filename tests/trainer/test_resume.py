@@ -354,7 +354,7 @@ def test_overrides_that_change_the_past_of_a_run_are_refused(
         assert line in preflight_error(["resume=run", *arguments.split()], capsys), arguments
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "config.yaml").touch()
-    for name, line in (("nope", "resume=nope: there is no folder nope"), ("latest", "there is no folder outputs/latest"),
+    for name, line in (("nope", "there is no folder nope"), ("latest", "there is no folder outputs/latest"),
                        ("small.txt", "not the folder of a run"), (".", "resume=.: a sweep; name one of its jobs: "),
                        ("run/checkpoints", "resume=run/checkpoints: not the folder of a run; it has no config.yaml"),
                        ("sweep", "resume=sweep: a sweep; name one of its jobs: sweep/0")):  # fmt: skip
