@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,12 @@ def _cost(size: int) -> Cost:
             loss, report = take_step(state, next(batches), check=False)
             change = torch.ones(2, dtype=report.before.dtype)
             tracker.step(number, loss, report, lr=1.0, steps_per_second=1.0, dropped=0, update_norms=change)
-        picture = _written(tracker, Path(folder), lambda: tracker.gradient_norms(STEPS, [1.0] * STEPS, 1.0))
+        steps = count(STEPS)  # the pictures of a step are written once
+
+        def draw() -> None:
+            tracker.gradient_norms(next(steps), [1.0] * STEPS, 0.0, limits_all=True)
+
+        picture = _written(tracker, Path(folder), draw)
         histograms = _written(tracker, Path(folder), lambda: tracker.histograms(1, tensors))
         tracker.close()
     return Cost(sum(parameter.numel() for parameter in named.values()), step, picture, histograms)

@@ -15,7 +15,7 @@ SYMPTOMS = [
     ("clipped 100.0 % of the logged steps", ["clip.max=1e-6", "steps=3"]),
     ("clipped 0.0 %", ["clip.max=1e6", "steps=3"]),
     ("device.precision=float16 needs clip.nonfinite=drop", ["device.precision=float16"]),
-    ("gradients vanish", ["experiment=depth", "model.gain=0.5", "steps=2"]),
+    ("gradients vanish", ["experiment=depth", "model.gain=0.5", "steps=3", "evaluate_every=1"]),
     ("never used", ["model=linear_net", "data=line", "optimizer.lr=0.01", "steps=6", "evaluate_every=2"]),
 ]
 

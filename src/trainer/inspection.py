@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from runner.errors import UserError
 from trainer.config import Diagnosis, Train
 from trainer.data import Batch
-from trainer.loop import take_step
+from trainer.loop import batches, take_step
 from trainer.monitor.marks import (
     EXPLODING,
     MEANINGS,
@@ -25,6 +26,7 @@ from trainer.monitor.marks import (
 )
 from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import set_lr
+from trainer.run import initialize
 from trainer.state import TrainState, build
 
 CLIPPED = f"{EXPLODING}, clipped"
@@ -42,8 +44,8 @@ class Inspection:
 
     had_gradient: whether a gradient existed before backward. after: the norm after clipping, None without a gradient.
     time_steps: by time step, the norm of the gradient; None for a model that is not recurrent. step: the last step
-    that was taken. update: the norm of its change of the weights, as a share of theirs. stopped: the reason if fewer
-    steps were taken than requested, else None.
+    that was taken. update: the norm of its change of the weights, as a share of theirs; None if it was dropped.
+    stopped: the reason if the inspection ended at a gradient that is not finite, else None.
     """
 
     parameters: dict[str, ParameterNorms]
@@ -52,24 +54,27 @@ class Inspection:
     marks: dict[str, str]
     time_steps: list[float] | None
     step: int
-    update: float
+    update: float | None
     stopped: str | None
 
 
 def inspect(config: Train, steps: int) -> Inspection:
     """Builds the configured model and trains it for `steps` steps, without a run folder.
 
-    Stops early at a non-finite gradient. Raises UserError for more steps than the run has.
+    Stops early at a non-finite gradient. Raises UserError for more steps than the run has, and for a run to resume.
     """
     if steps > config.steps:
         raise UserError(f"--steps={steps}: the run itself has steps={config.steps}")
+    if config.resume is not None:
+        raise UserError(f"resume={config.resume}: init_from=FILE inspects the weights of a checkpoint")
     if config.clip.nonfinite == "error":
         config.clip.nonfinite = "keep"  # a non-finite gradient is shown in the table, and is not an error
     state = build(config)
+    if config.init_from is not None:
+        initialize(state, config.init_from)
     state.model.train()
-    batches, checks = state.data.batches(0), ParameterChecks(config.diagnosis)
-    for step in range(1, steps + 1):
-        batch = next(batches)
+    checks = ParameterChecks(config.diagnosis)
+    for step, batch in enumerate(islice(batches(state), steps), start=1):
         with torch.random.fork_rng():  # the step draws the same random numbers, such as dropout masks, as in a run
             time_steps = through_time(state, batch)
         set_lr(state.optimizer, config.optimizer.lr * state.lr_factor(step))
@@ -86,8 +91,9 @@ def inspect(config: Train, steps: int) -> Inspection:
     after = {name: None if measured[name].gradient is None else norm for name, norm in norms_after.items()}
     still = exploding(after_clipping(measured, norms_after), config.diagnosis.explode)
     marks |= {name: CLIPPED for name, mark in marks.items() if mark == EXPLODING and name not in still}
-    stopped = f"stopped at step {step} of {steps}: a gradient is not finite" if step < steps else None
-    return Inspection(measured, had_gradient, after, marks, time_steps, step, change / (weight or 1.0), stopped)
+    update = None if report.dropped else change / (weight or 1.0)
+    stopped = f"stopped at step {step} of {steps}: a gradient is not finite" if NON_FINITE in marks.values() else None
+    return Inspection(measured, had_gradient, after, marks, time_steps, step, update, stopped)
 
 
 def through_time(state: TrainState, batch: Batch) -> list[float] | None:
@@ -148,8 +154,10 @@ def table(inspection: Inspection, config: Train) -> str:
     return "\n".join([heading, "", *lines, "", ending, *_legend(inspection.marks, config), NAMES_NOTE])
 
 
-def _describe_update(ratio: float, limits: Diagnosis) -> str:
+def _describe_update(ratio: float | None, limits: Diagnosis) -> str:
     """One line on the size of a step's update, with the bounds of the warnings."""
+    if ratio is None:
+        return "update: none, since clipping dropped the step"
     if ratio > limits.update_max:
         judged = f"large: above {limits.update_max:g}, diagnosis.update_max"
     elif ratio < limits.update_min:

@@ -115,7 +115,7 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
             progress.show(logged, state.history)
         weights = None  # frees the snapshot's memory before an evaluation and before the next snapshot
         if due.evaluate:
-            _log_pictures(state, tracker, report)
+            _log_pictures(state, tracker)
             _evaluate(state, run, tracker)
         # A checkpoint that a signal causes is not logged: the resumed run's log is that of an uninterrupted one.
         if due.save or (stop is not None and first_nonfinite(model) is None):
@@ -220,23 +220,29 @@ def _evaluate(state: TrainState, run: Run, tracker: Tracker) -> None:
     log.info("step %6d  loss %s  validation %s%s", step, format_loss(history.last), format_loss(loss), shown)
 
 
-def _log_pictures(state: TrainState, tracker: Tracker, report: ClipReport) -> None:
+def log_norms(state: TrainState, tracker: Tracker) -> None:
+    """Writes the pictures of the norms, if they are configured."""
+    clip, history = state.config.clip, state.history
+    if not state.config.log.gradient_norms or not history.logged:
+        return
+    limits_all = (
+        isinstance(clip, BlockPolicy)
+        and clip.kind in ("limit", "decision")
+        and (clip.scope, clip.norm_type) == ("model", 2)
+        and not clip.include
+        and not clip.exclude
+    )
+    tracker.gradient_norms(state.step, history.before, history.clipped / history.logged, limits_all=limits_all)
+
+
+def _log_pictures(state: TrainState, tracker: Tracker) -> None:
     """Writes the pictures of the norms and the histograms of an evaluation, if they are configured."""
-    if state.config.log.gradient_norms:
-        tracker.gradient_norms(state.step, state.history.before, _limit(state, report))
+    log_norms(state, tracker)
     if state.config.log.histograms:
         named = dict(state.model.named_parameters())
         weights = {f"weight/{name}": parameter for name, parameter in named.items()}
         gradients = {f"gradient/{name}": parameter.grad for name, parameter in named.items()}
         tracker.histograms(state.step, weights | gradients)
-
-
-def _limit(state: TrainState, report: ClipReport) -> float | None:
-    """The limit of the norm of all gradients; None where a policy limits something else, such as each layer."""
-    clip = state.config.clip
-    if not isinstance(clip, BlockPolicy) or clip.kind not in ("limit", "decision") or report.limits.numel() != 1:
-        return None
-    return float(report.limits) if clip.scope == "model" and clip.norm_type == 2 else None
 
 
 def _raise_deferred_nonfinite(state: TrainState, step: int) -> None:

@@ -11,6 +11,9 @@ from runner.tracking.tracker import LoggedStep
 from trainer.data import Batch
 from trainer.history import History
 
+# Without the time elapsed, and with a short bar: the values fit into 80 columns.
+FORMAT = "{n_fmt}/{total_fmt}|{bar:8}| {rate_fmt}, {remaining} left{postfix}"
+
 
 class Progress:
     """A bar over the steps of a run, if the output is a terminal.
@@ -20,7 +23,8 @@ class Progress:
 
     def __init__(self, done: int, steps: int, shown: bool):
         disable = None if shown else True  # None: tqdm shows the bar on a terminal only
-        self._bar = tqdm(initial=done, total=steps, unit="step", disable=disable, leave=False, dynamic_ncols=True)
+        self._bar = tqdm(initial=done, total=steps, unit="step", disable=disable, leave=False, dynamic_ncols=True,
+                         bar_format=FORMAT)  # fmt: skip
 
     def over(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; each is counted when the next one is requested."""
@@ -39,4 +43,4 @@ class Progress:
 def describe(logged: LoggedStep, history: History) -> str:
     """The values of a logged step, and the share of the logged steps so far that were clipped."""
     clipped = 100 * history.clipped / max(history.logged, 1)
-    return f"loss {format_loss(logged.loss)}, norm {logged.before:.3g} → {logged.after:.3g}, clipped {clipped:.0f} %"
+    return f"loss {format_loss(logged.loss)}, norm {logged.before:.2g}→{logged.after:.2g}, clipped {clipped:.0f}%"

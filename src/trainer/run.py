@@ -19,7 +19,7 @@ from runner.tracking.tracker import Tracker
 from runner.tracking.truncation import truncate_logs
 from trainer.config import Train
 from trainer.evaluate import sample
-from trainer.loop import train
+from trainer.loop import log_norms, train
 from trainer.post_mortem import post_mortem
 from trainer.state import TrainState, build
 from trainer.weights import load_weights
@@ -48,6 +48,8 @@ def execute(config: Train, run: Run) -> None:
         try:
             stopped = _train(state, run, tracker)
             finished = stopped is None
+            if isinstance(stopped, Diverged):
+                log_norms(state, tracker)
             findings = find(run.folder, asdict(config), clip_seconds(state) if finished else None)
             tracker.conclude(state.step, findings.scalars, findings.text)
             summarize(state, run, stopped, findings)

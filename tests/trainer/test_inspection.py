@@ -1,6 +1,7 @@
 """scripts/inspect_gradients.py: the table, the marks, the norms by time step, the plot, and user errors."""
 
 import itertools
+import logging
 import math
 import shlex
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from scripts import inspect_gradients
 from tests.support import exact_norm
 from tests.trainer.options import option_names, require_options
-from tests.trainer.support import SMALL, compose, inspect_output, table_rows, text_file
+from tests.trainer.support import SMALL, compose, first_steps_table, inspect_output, table_rows, text_file, train_small
 from trainer import inspection, inspection_plot, loop
 from trainer.monitor.marks import ParameterNorms
+from trainer.run import execute_in_folder
 from trainer.state import build
 
 
@@ -67,6 +69,35 @@ def test_an_inspection_stops_at_a_non_finite_gradient(capsys: pytest.CaptureFixt
     assert "stopped at step 2 of 9: a gradient is not finite" in text
     assert "non-finite: an element of the gradient is nan or infinite" in text
     assert "update: " not in text
+    text = inspect_output(capsys, shlex.join([*overrides, "--steps", "2"]))
+    assert "stopped at step 2 of 2: a gradient is not finite" in text
+    assert "update: " not in text
+
+
+def test_an_inspection_shows_the_steps_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its schedule, its repeated batches and its initial weights."""
+    train_small(tmp_path, "seed=7")
+    start = tmp_path / "run" / "checkpoints" / "best.pt"
+    overrides = [f"data.path={text_file(tmp_path)}", *SMALL, "schedule.warmup=3", "repeat_batches=2", "steps=3",
+                 f"init_from={start}"]  # fmt: skip
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    execute_in_folder(compose(*overrides, "log.first_steps=3"), tmp_path / "other")
+    last = {row[1]: row for row in first_steps_table(caplog)[-7:]}
+    rows = table_rows(inspect_output(capsys, shlex.join([*overrides, "--steps", "3"])))
+    assert list(rows) == list(last)
+    for name, (_, weight, _, gradient, after, _) in rows.items():
+        expected = [float(cell) for cell in last[name][2:5]]
+        assert [float(weight), float(gradient), float(after)] == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_inspection_says_that_a_step_was_dropped(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = inspect_output(
+        capsys, shlex.join([f"data.path={text_file(tmp_path)}", *SMALL, "clip=drop", "clip.max=1e-9"])
+    )
+    assert "update: none, since clipping dropped the step" in text
 
 
 def test_an_inspection_judges_the_update(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -196,7 +227,9 @@ def test_a_plot_of_zero_and_missing_gradients(tmp_path: Path) -> None:
     [("model=rmn", "model=rmn: no such option; did you mean model=rnn?"), ("--steps 0", "--steps=0: must be at"),
      ("--steps 7 steps=6", "--steps=7: the run itself has steps=6"), ("--plot nowhere/a.png", "no such folder"),
      ("--plot a.txt", "--plot a.txt: its ending must be one of"), ("clip.maks=1", "did you mean clip.max?"),
-     ("clip.include=[nope]", "matches no parameter"), ("--what", "unrecognized arguments: --what")],
+     ("clip.include=[nope]", "matches no parameter"), ("init_from=nope.pt", "init_from=nope.pt: "),
+     ("resume=latest", "resume=latest: init_from=FILE inspects the weights of a checkpoint"),
+     ("--what", "unrecognized arguments: --what")],
 )  # fmt: skip
 def test_a_user_error_is_one_line(
     arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

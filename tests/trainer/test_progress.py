@@ -22,8 +22,8 @@ class Terminal(io.StringIO):
 def test_a_logged_step_in_words() -> None:
     history = History(clipped=3, logged=8)
     logged = LoggedStep(loss=2.5, before=12.345, after=1.0, clipped=True, weight_norm=None, update_ratio=None)
-    assert describe(logged, history) == "loss 2.5000, norm 12.3 → 1, clipped 38 %"
-    assert describe(logged, History()).endswith("clipped 0 %")
+    assert describe(logged, history) == "loss 2.5000, norm 12→1, clipped 38%"
+    assert describe(logged, History()).endswith("clipped 0%")
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -35,7 +35,7 @@ def test_a_terminal_shows_the_values_speed_and_time_left(
     config.log.progress = shown
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("COLUMNS", "80")
     execute_in_folder(config, tmp_path / "run")
-    pattern = r"\d+/40 \[\d+:\d+<\d+:\d+, [\d. ]+step/s, loss [\d.]+, norm [\d.]+ → [\d.]+, clipped \d+ %\]"
+    pattern = r"\d+/40\|.{8}\| [\d. ]+step/s, \d+:\d+ left, loss [\d.]+, norm [\d.]+→[\d.]+, clipped \d+%"
     assert bool(re.search(pattern, terminal.getvalue())) == shown

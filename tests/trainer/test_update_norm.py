@@ -37,6 +37,17 @@ def test_norms_equal_those_of_numpy(shapes: list[tuple[int, ...]], kind: str) ->
         assert np.array_equal(flatten(model), after)
 
 
+def test_weights_that_are_not_trained_do_not_count() -> None:
+    model = nn.Linear(5, 3)
+    model.bias.requires_grad_(False)
+    copies = snapshot(model)
+    with torch.no_grad():
+        model.weight += 1.0
+    size, moved = update_norms(model, copies).tolist()
+    assert size == pytest.approx(model.weight.norm().item())
+    assert moved == pytest.approx(15**0.5)
+
+
 def test_update_norms_do_not_wait_for_an_accelerator() -> None:
     model = nn.Linear(5, 3, device="meta")
     update_norms(model, snapshot(model))

@@ -1,4 +1,4 @@
-"""The norms of each parameter's gradient over the steps, thinned out so that a picture of a long run stays small."""
+"""The norms of each parameter's gradient over the steps, combined so that a picture of a long run stays small."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,25 +6,34 @@ from pathlib import Path
 from runner.tracking import metrics
 from runner.tracking.tags import PARAMETER_BEFORE
 
-COLUMNS = 256  # steps that are kept at most
+COLUMNS = 256  # columns that are kept at most
 
 
 class NormHistory:
-    """Keeps the norms of every `stride`-th step that is added; the stride doubles when COLUMNS are exceeded."""
+    """Keeps the largest norm of every `stride` steps in a row; the stride doubles when there are COLUMNS of them.
+
+    steps: the last step of each column.
+    """
 
     def __init__(self) -> None:
         self.steps: list[int] = []
         self._norms: list[dict[str, float]] = []
-        self._added, self._stride = 0, 1
+        self._stride, self._free = 1, 0  # free: how many steps the last column still takes
 
     def add(self, step: int, norms: Mapping[str, float]) -> None:
         """Adds the norms of a step, by parameter."""
-        if self._added % self._stride == 0:
-            self.steps.append(step)
-            self._norms.append(dict(norms))
-        self._added += 1
-        if len(self.steps) > COLUMNS:
-            self.steps, self._norms, self._stride = self.steps[::2], self._norms[::2], 2 * self._stride
+        if self._free:
+            self._norms[-1] = _larger(self._norms[-1], norms)
+            self.steps[-1] = step
+            self._free -= 1
+            return
+        if len(self.steps) == COLUMNS:
+            pairs = zip(self._norms[::2], self._norms[1::2], strict=True)
+            self._norms = [_larger(one, other) for one, other in pairs]
+            self.steps, self._stride = self.steps[1::2], 2 * self._stride
+        self.steps.append(step)
+        self._norms.append(dict(norms))
+        self._free = self._stride - 1
 
     def load(self, folder: Path) -> None:
         """Adds the norms in a run's metrics.jsonl."""
@@ -38,6 +47,15 @@ class NormHistory:
 
     @property
     def norms(self) -> dict[str, Sequence[float]]:
-        """The norms at the kept steps, by parameter; 0 at a step at which a parameter had none."""
+        """The norm of each column, by parameter; 0 where a parameter had none."""
         names = dict.fromkeys(name for norms in self._norms for name in norms)
         return {name: [norms.get(name, 0.0) for norms in self._norms] for name in names}
+
+
+def _larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The larger norm of each parameter; nan and infinity are larger than any number."""
+    merged = dict(one)
+    for name, norm in other.items():
+        kept = merged.get(name, 0.0)
+        merged[name] = kept if kept >= norm or kept != kept else norm
+    return merged

@@ -62,7 +62,7 @@ class Tracker:
         needs_purge = self._resumed and _is_newest_event_file(folder)
         self._events = EventWriter(folder, purge_step=after + 1 if needs_purge else None)
         self._metrics = MetricsWriter(folder)
-        self._parameters = NormHistory()
+        self._parameters, self._limit, self._drawn = NormHistory(), math.nan, 0
         if self._resumed:
             self._parameters.load(folder)
             return
@@ -101,19 +101,26 @@ class Tracker:
             update_ratio = update_norm / weight_norm if weight_norm > 0 else 0.0
             values += [weight_norm, update_ratio, *norms]
             self._parameters.add(step, dict(zip(report.names, norms, strict=False)))  # the norms before come first
+        self._limit = max_norm
         tags = STEP_TAGS if update_norms is None else step_with_parameters(report.names)
         extra = extra or {}
         self._write(step, (*tags, *extra), [*values, *extra.values()])
         return LoggedStep(mean_loss, before, after, fraction > 0, weight_norm, update_ratio)
 
-    def gradient_norms(self, step: int, norms: Sequence[float], limit: float | None) -> None:
+    def gradient_norms(self, step: int, norms: Sequence[float], clipped: float, *, limits_all: bool) -> None:
         """Writes the pictures of the norms before clipping: of each parameter over the steps, and of all gradients.
 
-        norms: those of all gradients at the logged steps. limit: the threshold that they are compared with, if any.
+        norms: those of all gradients at the logged steps. clipped: the share of the logged steps that were limited.
+        limits_all: whether the limit is compared with these norms, and not with those of layers or of some parameters.
+        Does nothing if the pictures of the step are written already.
         """
+        if step == self._drawn:
+            return
+        self._drawn = step
         if self._parameters.steps:
             self._picture(step, "gradient_norms", pictures.draw_norms(self._parameters.steps, self._parameters.norms))
-        self._picture(step, "norm_histogram", pictures.draw_histogram(norms, limit))
+        limit = self._limit if limits_all else None
+        self._picture(step, "norm_histogram", pictures.draw_histogram(norms, limit, clipped))
 
     def _picture(self, step: int, tag: str, drawn: pictures.Image) -> None:
         image = Summary.Image(height=drawn.height, width=drawn.width, colorspace=3, encoded_image_string=drawn.png)

@@ -22,7 +22,7 @@ from trainer.monitor.marks import (
 log = logging.getLogger(__name__)
 
 LARGE_UPDATES, SMALL_UPDATES = "large updates", "small updates"
-NEAR_PEAK = 0.1  # of the peak learning rate: below it, small updates are what the schedule is for
+NEAR_PEAK = 0.5  # of the peak learning rate: below it, small updates are what the schedule is for
 INSPECT_HINT = "scripts/inspect_gradients.py, with the same arguments, shows every parameter"
 
 
@@ -36,6 +36,7 @@ class GradientMonitor:
         self._config, self._limits = config, config.diagnosis
         self._log_mean, self._first, self._loss = math.nan, math.nan, math.nan  # the mean is of the norms' logarithms
         self._checks = ParameterChecks(config.diagnosis)
+        self._exploding: set[str] = set()  # at the latest check
         self._updates = 0  # measured near the peak learning rate
         self._large = 0  # the latest of all measurements in a row that were too large
         self._all_small = True  # those near the peak learning rate, so far
@@ -45,8 +46,8 @@ class GradientMonitor:
     def update(self, step: int, loss: float, norm: float, report: ClipReport) -> None:
         """Adds the loss of a logged step and the norm of all gradients after clipping.
 
-        Warns if the norm exceeds `diagnosis.explode` times its usual value and the loss has risen. Where a model leaves
-        a plateau, its gradient grows fast as well, but its loss falls.
+        Warns if the norm exceeds `diagnosis.explode` times its usual value, or times the first one if that is larger,
+        and the loss has risen. Where a model leaves a plateau, its gradient grows fast as well, but its loss falls.
         """
         if not 0 < norm < math.inf:
             return
@@ -66,9 +67,9 @@ class GradientMonitor:
         """Adds a measured update: the norm of the weights' change at this step, divided by the norm of the weights.
 
         lr_factor: the learning rate of the step as a share of its peak. To be called after `update`, whose smoothed
-        loss it uses. Warns if `diagnosis.patience` updates in a row exceed `diagnosis.update_max`, and if the loss
-        falls although all updates so far were below `diagnosis.update_min`, except those at a low learning rate. Small
-        updates later are a sign of convergence.
+        loss it uses. Warns if `diagnosis.patience` updates in a row exceed `diagnosis.update_max`, and if the loss is
+        at its lowest although all updates so far were below `diagnosis.update_min`, except those at less than half of
+        the peak learning rate. Small updates later are a sign of convergence.
         """
         limits = self._limits
         self._large = self._large + 1 if ratio > limits.update_max else 0
@@ -83,38 +84,40 @@ class GradientMonitor:
         if self._all_small and falls and self._updates >= limits.patience:
             self._warn(SMALL_UPDATES, f"small updates: each of the {self._updates} measured up to step {step} changed "
                        f"the weights by less than {limits.update_min:g} of their norm (the latest: {ratio:.3g}), and "
-                       "the loss falls; try a larger optimizer.lr")  # fmt: skip
+                       "the loss is at its lowest; try a larger optimizer.lr")  # fmt: skip
 
     def check_parameters(
         self, step: int, parameters: Mapping[str, ParameterNorms], after: Mapping[str, float], *, last: bool
     ) -> None:
         """Checks every parameter, at the first step and at evaluations. after: the norms after clipping, by name.
 
-        last: whether the step is the run's last one, after which parameters without a gradient are reported in any
-        case.
+        A parameter explodes if it does at two checks in a row: at the first step, a large gradient may belong to an
+        error that one step corrects. last: whether the step is the run's last one, after which parameters that were
+        never used are reported in any case.
         """
         marks = self._checks.add(parameters)
-        if names := exploding(after_clipping(parameters, after), self._limits.explode):
+        large = exploding(after_clipping(parameters, after), self._limits.explode)
+        if names := [name for name in large if name in self._exploding]:
             ratio = f"{self._limits.explode:g} times the weight"
             largest = {name: after[name] for name in names}
             self._warn_of_explosion(step, f"gradients exceed {ratio} in {_first_three(names)}", largest)
+        self._exploding = set(large)
         marked = {mark: [name for name, found in marks.items() if found == mark] for mark in set(marks.values())}
         if dead := marked.get(DEAD):
             self._warn(DEAD, f"dead parameters: the gradient of {_first_three(dead)} was not 0 before, and has been "
                        f"exactly 0 at {self._limits.patience} checks in a row, up to step {step}; dead units do not "
                        "recover: try a smaller optimizer.lr, a lower threshold of clipping, or another nonlinearity "
                        "than ReLU")  # fmt: skip
-        if not last and self._checks.count < self._limits.patience:
-            return
-        checks = f"any of {self._checks.count} checks up to step {step}"
-        if vanishing := marked.get(VANISHING):
-            self._warn(VANISHING, f"gradients vanish: those of {_first_three(vanishing)} were not large enough at "
-                       f"{checks} to change the weights; clipping cannot fix that: try another initialization (a gain "
-                       "nearer to 1), normalization or residual layers, fewer layers or time steps, or an LSTM. "
-                       f"{INSPECT_HINT}")  # fmt: skip
-        if unused := marked.get(NEVER_USED):
-            self._warn(NEVER_USED, f"never used: {_first_three(unused)} had no gradient at {checks}; does forward use "
-                       "them, or is something detached? If they are not meant to be trained: "
+        checks, enough = f"{self._checks.count} checks up to step {step}", self._checks.count >= self._limits.patience
+        if enough and (vanishing := marked.get(VANISHING)):
+            resolution = parameters[vanishing[0]].resolution
+            self._warn(VANISHING, f"gradients vanish: those of {_first_three(vanishing)} were at most {resolution:.2g} "
+                       f"times the weight at each of {checks}; clipping cannot fix that: try another initialization "
+                       "(a gain nearer to 1), normalization or residual layers, fewer layers or time steps, or an "
+                       f"LSTM. {INSPECT_HINT}")  # fmt: skip
+        if (enough or last) and (unused := marked.get(NEVER_USED)):
+            self._warn(NEVER_USED, f"never used: {_first_three(unused)} had no gradient at any of {checks}; does "
+                       "forward use them, or is something detached? If they are not meant to be trained: "
                        "requires_grad_(False)")  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,6 +127,7 @@ class GradientMonitor:
             "first": self._first,
             "loss": self._loss,
             "checks": self._checks.state_dict(),
+            "exploding": sorted(self._exploding),
             "updates": self._updates,
             "large": self._large,
             "all_small": self._all_small,
@@ -135,6 +139,7 @@ class GradientMonitor:
         """Restores what `state_dict` returned."""
         self._log_mean, self._first, self._loss = state["log_mean"], state["first"], state["loss"]
         self._checks.load_state_dict(state["checks"])
+        self._exploding = set(state["exploding"])
         self._updates, self._large = state["updates"], state["large"]
         self._all_small, self._lowest = state["all_small"], state["lowest"]
         self._warned = set(state["warned"])

@@ -18,10 +18,11 @@ EXPLODING, VANISHING, NON_FINITE = "exploding", "vanishing", "non-finite"
 MEANINGS = {
     NEVER_USED: "backward left None: forward does not use the parameter, or detaches what depends on it",
     FROZEN: "requires_grad is false",
-    DEAD: "the gradient was not 0 earlier, and has been exactly 0 at {patience} checks in a row (diagnosis.patience)",
-    EXPLODING: "the gradient exceeds {explode:g} times the weight (diagnosis.explode), after clipping too",
-    VANISHING: "the gradient has been 0, or less than the resolution of floating-point numbers times the weight, at "
-    "every step so far",
+    DEAD: "the gradient was not 0 earlier, and has been exactly 0 at {patience} steps in a row (diagnosis.patience)",
+    EXPLODING: "the gradient exceeds {explode:g} times the weight, or the average weight of the model if that is "
+    "larger (diagnosis.explode), after clipping too",
+    VANISHING: "the gradient has been at most the weight times the resolution of floating-point numbers, at every "
+    "step so far",
     NON_FINITE: "an element of the gradient is nan or infinite",
 }
 
@@ -90,13 +91,16 @@ def after_clipping(parameters: Mapping[str, ParameterNorms], after: Mapping[str,
 
 
 def vanishes(norms: ParameterNorms) -> bool:
-    """Whether a step of this gradient, at any learning rate below 1, leaves the weight unchanged.
+    """Whether the gradient's norm is at most that of the weight times the resolution of its type.
 
     Always false for parameters of fewer than two dimensions: the gradient of a bias before a normalization is 0 by
     construction.
     """
     gradient = norms.gradient
     return gradient is not None and len(norms.shape) > 1 and gradient <= norms.resolution * norms.weight
+
+
+ACTIVE = 1e-5  # of the largest gradient so far: below it, a model has converged, and zeros are those of rounding
 
 
 class ParameterChecks:
@@ -108,24 +112,27 @@ class ParameterChecks:
         self._used: set[str] = set()  # had a gradient at some check
         self._moved: set[str] = set()  # had one that does not vanish
         self._zeros: dict[str, int] = {}  # of those whose gradient was not 0 once: the latest checks in a row with 0
+        self._largest = 0.0  # the norm of all gradients
 
     def add(self, parameters: Mapping[str, ParameterNorms]) -> dict[str, str]:
         """Adds a check of all parameters. Returns the marks of those that have one, by name.
 
-        A gradient of 0 counts towards a dead parameter only where another parameter's is not 0: a model that fits its
-        data perfectly is not dead. Neither is a parameter that only some batches use.
+        A gradient of 0 counts towards a dead parameter only while the norm of all gradients is not tiny: a model that
+        has converged is not dead. Neither is a parameter that only some batches use, nor one of few elements, such as a
+        bias, whose gradient can be 0 by chance.
         """
         self.count += 1
-        learns = any(norms.gradient for norms in parameters.values())
+        total = math.hypot(*(norms.gradient or 0.0 for norms in parameters.values()))
+        self._largest = max(self._largest, total) if math.isfinite(total) else self._largest
         for name, norms in parameters.items():
             if norms.gradient is not None:
                 self._used.add(name)
                 if not vanishes(norms):
                     self._moved.add(name)
-            if norms.gradient:
+            if norms.gradient == 0 and name in self._zeros:
+                self._zeros[name] += total > ACTIVE * self._largest
+            elif name in self._zeros or (norms.gradient is not None and 0 < norms.gradient < math.inf):
                 self._zeros[name] = 0
-            elif norms.gradient is not None and name in self._zeros and learns:
-                self._zeros[name] += 1
         large = set(exploding(parameters, self._limits.explode))
         marks = {name: self._mark(name, norms, name in large) for name, norms in parameters.items()}
         return {name: mark for name, mark in marks.items() if mark is not None}
@@ -137,7 +144,7 @@ class ParameterChecks:
             return NEVER_USED
         if norms.gradient is not None and not math.isfinite(norms.gradient):
             return NON_FINITE
-        if self._zeros.get(name, 0) >= self._limits.patience:
+        if self._zeros.get(name, 0) >= self._limits.patience and len(norms.shape) > 1 and math.prod(norms.shape) > 1:
             return DEAD
         if large:
             return EXPLODING
@@ -145,9 +152,10 @@ class ParameterChecks:
 
     def state_dict(self) -> dict[str, Any]:
         """The checks so far, as plain values for a checkpoint."""
-        return {"count": self.count, "used": sorted(self._used), "moved": sorted(self._moved), "zeros": self._zeros}
+        return {"count": self.count, "used": sorted(self._used), "moved": sorted(self._moved), "zeros": self._zeros,
+                "largest": self._largest}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Restores what `state_dict` returned."""
-        self.count, self._zeros = state["count"], dict(state["zeros"])
+        self.count, self._zeros, self._largest = state["count"], dict(state["zeros"]), state["largest"]
         self._used, self._moved = set(state["used"]), set(state["moved"])

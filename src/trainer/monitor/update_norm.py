@@ -14,8 +14,13 @@ def snapshot(model: nn.Module) -> list[Tensor]:
 
 
 def update_norms(model: nn.Module, before: Sequence[Tensor]) -> Tensor:
-    """[2]: the 2-norm of all weights, and that of their change since a snapshot. The snapshot is overwritten."""
-    weights = [parameter.detach() for parameter in model.parameters()]
-    for copy, weight in zip(before, weights, strict=True):
+    """[2]: the 2-norm of all weights that are trained, and that of their change since a snapshot.
+
+    Those that require no gradient do not count. The snapshot is overwritten.
+    """
+    trained = [(parameter.detach(), copy) for parameter, copy in zip(model.parameters(), before, strict=True)
+               if parameter.requires_grad]  # fmt: skip
+    for weight, copy in trained:
         copy.sub_(weight)
-    return torch.stack([tensor_norms(tensors, 2.0).square().sum().sqrt() for tensors in (weights, list(before))])
+    tensors = ([weight for weight, _ in trained], [copy for _, copy in trained])
+    return torch.stack([tensor_norms(each, 2.0).square().sum().sqrt() for each in tensors])

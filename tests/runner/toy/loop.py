@@ -150,7 +150,7 @@ def flat(model: nn.Module) -> Tensor:
 
 def draw(state: State, tracker: Tracker, report: ClipReport) -> None:
     if state.config.log.gradient_norms:
-        tracker.gradient_norms(state.step, state.norms, float(report.limits.max()))
+        tracker.gradient_norms(state.step, state.norms, 0.0, limits_all=True)
     if state.config.log.histograms:
         weights = {f"weight/{name}": weight for name, weight in state.model.named_parameters()}
         gradients = {f"gradient/{name}": weight.grad for name, weight in state.model.named_parameters()}
