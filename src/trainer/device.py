@@ -8,6 +8,8 @@ import torch
 from runner.errors import UserError
 from trainer.config.device import Device
 
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"  # of the environment; cuBLAS is not deterministic without it
+
 
 def find(config: Device) -> torch.device:
     """The configured device; `auto` is the first available one. Raises UserError if it is not available."""
@@ -30,7 +32,7 @@ def prepare(config: Device) -> torch.device:
         torch.set_num_threads(config.threads)
     deterministic = config.deterministic != "none"
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without it
+        os.environ.setdefault(CUBLAS_VARIABLE, ":4096:8")
     # use_deterministic_algorithms would also import the compiler, torch._inductor.
     torch.set_deterministic_debug_mode(config.deterministic if deterministic else "default")
     torch.backends.cudnn.benchmark = not deterministic

@@ -1,12 +1,15 @@
 """Training and reading runs from Python."""
 
+import errno
 import logging
 import os
 import random
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,8 @@ from runner.tracking import metrics
 from tests.support import ROOT
 from tests.trainer.options import require_options
 from tests.trainer.support import compose
+from trainer import run as execution
+from trainer.device import CUBLAS_VARIABLE
 from trainer.evaluate import evaluate
 
 LINE = [
@@ -97,6 +102,13 @@ def test_a_divergence_is_a_result(tmp_path: Path) -> None:
         (["clip.max=-1"], "clip.max=-1: must be a number above 0, or inf"),
         (["model=nothing"], "model=nothing"),
         (["clip.include=[nothing]"], "clip.include: the pattern 'nothing' matches no parameter"),
+        (["resume=latest"], "resume=latest: a new run is started here; the command line resumes one: python train.py"),
+        (["++resume=/none"], "resume=/none: a new run is started here; the command line resumes one: python train.py"),
+        (["-m"], "-m: one run is started here; a sweep starts on the command line"),
+        (["sweep.jobs=2"], "sweep.jobs=2: one run is started here; a sweep starts on the command line"),
+        (["hydra.run.dir=/tmp/mine"], "hydra.run.dir=/tmp/mine: the run's folder is given by the argument folder"),
+        (["hydra.verbose=true"], "hydra.verbose=true: has an effect on the command line only; leave this out"),
+        (["hydra/job_logging=none"], "hydra/job_logging=none: has an effect on the command line only"),
     ],
 )
 def test_a_mistake_is_an_exception_of_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
@@ -107,6 +119,49 @@ def test_a_mistake_is_an_exception_of_one_line(tmp_path: Path, overrides: list[s
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("steps", 0, "steps=0: must be a whole number of at least 1"),
+        ("steps", -3, "steps=-3: must be a whole number of at least 1"),
+        ("steps", "ten", "steps=ten: must be a whole number of at least 1"),
+        ("evaluate_every", 0, "evaluate_every=0: must be a whole number of at least 1"),
+        ("micro_batches", 10**6, "micro_batches=1000000: must be at most data.batch_size="),
+        ("resume", "latest", "resume=latest: a new run is started here; the command line resumes one: python train.py"),
+        ("clip", "norm", "clip: has no value; choose one of"),
+        ("clip.max", -1, "clip.max=-1.0: must be a number above 0, or inf"),
+    ],
+)
+def test_a_changed_configuration_is_checked_again(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    config = compose(*LINE)
+    group, _, name = key.rpartition(".")
+    setattr(getattr(config, group) if group else config, name, value)
+    with pytest.raises(UserError) as error:
+        trainer.train(config, tmp_path / "run")
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("overrides", ["steps=10", b"steps=10", None, {"steps": 10}, 10])
+def test_overrides_of_another_type_are_one_line(tmp_path: Path, overrides: Any) -> None:
+    message = f"overrides: must be a list such as .* or a configuration, not {type(overrides).__name__}$"
+    with pytest.raises(TypeError, match=message):
+        trainer.train(overrides, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root, /proc is one of those."""
+
+    def mkdir(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(UserError, match=r"^folder=.*/run: cannot be created: No such file or directory$"):
+        trainer.train(LINE, tmp_path / "run")
+
+
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     trainer.train(LINE, tmp_path / "run")
     with pytest.raises(UserError, match="holds a run already"):
@@ -114,15 +169,17 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [[], ["clip=none", "optimizer.lr=5", "post_mortem.try_steps=5"], ["clip.max=-1"]])
-def test_everything_is_left_as_it_was(tmp_path: Path, more: list[str]) -> None:
+def test_everything_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
     """Logging, signal handlers, random numbers and torch's settings: after a finish, a divergence and a mistake."""
+    monkeypatch.delenv(CUBLAS_VARIABLE, raising=False)
 
     def snapshot() -> list[object]:
         root = logging.getLogger()
         numpy = np.random.get_state(legacy=True)[1].tolist()
         return [list(root.handlers), root.level, [signal.getsignal(number) for number in SIGNALS],
                 random.getstate(), numpy, torch.get_rng_state().tolist(), torch.get_num_threads(),
-                torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, Path.cwd()]  # fmt: skip
+                torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, Path.cwd(),
+                dict(os.environ), list(warnings.filters)]  # fmt: skip
 
     threads = torch.get_num_threads()
     before = snapshot()
@@ -131,6 +188,20 @@ def test_everything_is_left_as_it_was(tmp_path: Path, more: list[str]) -> None:
     except UserError:
         assert more == ["clip.max=-1"]
     assert snapshot() == before
+
+
+def test_filters_of_warnings_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library may add a filter when it is first imported."""
+    monkeypatch.setattr(execution, "execute", lambda config, run: warnings.simplefilter("error", RuntimeWarning))
+    before = list(warnings.filters)
+    trainer.train(LINE, tmp_path / "run")
+    assert list(warnings.filters) == before
+
+
+def test_a_variable_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CUBLAS_VARIABLE, ":16:8")
+    trainer.train(LINE, tmp_path / "run")
+    assert os.environ[CUBLAS_VARIABLE] == ":16:8"
 
 
 def test_a_stream_of_an_earlier_handler_is_still_open(tmp_path: Path) -> None:
@@ -146,16 +217,16 @@ def test_a_stream_of_an_earlier_handler_is_still_open(tmp_path: Path) -> None:
     assert path.read_text() == "after the run\n"
 
 
-@pytest.mark.parametrize("which", ["best", "last", "8"])
-def test_a_loaded_run_has_the_weights_of_a_checkpoint(tmp_path: Path, which: str) -> None:
+@pytest.mark.parametrize("which", ["best", "last", "8", 8, Path("checkpoints/step_8.pt")])
+def test_a_loaded_run_has_the_weights_of_a_checkpoint(tmp_path: Path, which: str | int | Path) -> None:
     result = trainer.train([*LINE, "checkpoint.every=4", "checkpoint.keep=9"], tmp_path / "run")
-    state = trainer.load(result.folder, which)
+    state = trainer.load(result.folder, result.folder / which if isinstance(which, Path) else which)
     logged = dict(metrics.read(tmp_path / "run")["loss/val"])
     step = min(logged, key=lambda number: logged[number]) if which == "best" else 12 if which == "last" else 8
     assert state.step == step
     assert evaluate(state)[0] == pytest.approx(logged[step], rel=1e-6)
     assert state.config == compose(*LINE, "checkpoint.every=4", "checkpoint.keep=9")
-    assert not trainer.load(result.folder).model.training
+    assert not trainer.load(result).model.training
 
 
 def test_what_is_not_a_run_is_one_line(tmp_path: Path) -> None:
