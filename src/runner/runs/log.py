@@ -64,8 +64,8 @@ def configured(folder: Path) -> Iterator[None]:
     """Sets up logging as `configure` does in the block, and restores the handlers and the level afterwards."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    configure(folder)
     try:
+        configure(folder)
         yield
     finally:
         for handler in list(root.handlers):
