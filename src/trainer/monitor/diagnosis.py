@@ -80,8 +80,8 @@ class GradientMonitor:
         if lr_factor >= NEAR_PEAK:
             self._updates += 1
             self._all_small = self._all_small and ratio < limits.update_min
-        falls, self._lowest = self._loss < self._lowest < math.inf, min(self._loss, self._lowest)
-        if self._all_small and falls and self._updates >= limits.patience:
+        is_lowest, self._lowest = self._loss < self._lowest < math.inf, min(self._lowest, self._loss)
+        if self._all_small and is_lowest and self._updates >= limits.patience:
             self._warn(SMALL_UPDATES, f"small updates: each of the {self._updates} measured up to step {step} changed "
                        f"the weights by less than {limits.update_min:g} of their norm (the latest: {ratio:.3g}), and "
                        "the loss is at its lowest; try a larger optimizer.lr")  # fmt: skip
