@@ -144,7 +144,23 @@ def test_the_printed_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "value", ['a b, c\'s "d"', "a\\b", "a b\\", "a\\\\'", "", "=~(", ["output.*", "bias"], [], 0.5, True, None, 7]
+    "value",
+    [
+        'a b, c\'s "d"',
+        "a\\b",
+        "a b\\",
+        "a\\\\'",
+        "",
+        "=~(",
+        ["output.*", "bias"],
+        [],
+        0.5,
+        0.123456789,
+        1e-7 / 3,
+        True,
+        None,
+        7,
+    ],
 )
 def test_a_formatted_value_is_read_back_by_hydra(value: Any) -> None:
     (override,) = composer().parse([f"initial={format_override_value(value)}"])

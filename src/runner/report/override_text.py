@@ -14,11 +14,14 @@ def override_key(key: str) -> str:
 
 
 def format_override_value(value: Any) -> str:
-    """Formats a value so that Hydra's override grammar reads it back."""
+    """Formats a value so that Hydra's override grammar reads the same value back."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(format_override_value, value))}]"
-    return f"{value:g}" if isinstance(value, float) else quote_override(str(value))
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return quote_override(str(value))
