@@ -143,6 +143,20 @@ def test_a_run_that_diverged_has_its_findings(tmp_path: Path) -> None:
     assert "% of the logged steps; " in found[1]
 
 
+@pytest.mark.parametrize("diverges", [True, False])
+def test_a_run_draws_its_norms_at_evaluations_and_at_a_divergence(diverges: bool, tmp_path: Path) -> None:
+    config = line_run(
+        "clip=norm", "clip.max=1e3", "log.gradient_norms=true", f"optimizer.lr={100 if diverges else 0.01}"
+    )
+    outcome = execute_in_folder(config, tmp_path)
+    assert outcome.state == ("diverged" if diverges else "finished")
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    last = metrics.read(tmp_path)["loss/train"][-1][0]
+    for tag in ("gradient_norms", "norm_histogram"):
+        assert [image.step for image in events.Images(tag)] == ([last] if diverges else [80, 160])
+
+
 DIGITS = ("model=mlp", "data=digits", "data.batch_size=359", "steps=60", "evaluate_every=60", "checkpoint.every=60",
           "log.progress=false", "log.gradient_norms=false")  # fmt: skip
 
