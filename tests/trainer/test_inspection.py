@@ -118,6 +118,7 @@ def test_an_inspection_judges_the_update(capsys: pytest.CaptureFixture[str], tmp
 
 def test_an_inspection_of_several_steps_marks_what_holds_at_all_of_them(tmp_path: Path) -> None:
     """The marks of an inspection are those of a run that checks its parameters at each of the steps."""
+    require_options("experiment=depth")
     vanishing = compose("experiment=depth", "model.gain=0.5")
     assert set(inspection.inspect(vanishing, 3).marks.values()) == {"vanishing"}
     dead = ["model=mlp", "data=digits", "optimizer=sgd", "optimizer.lr=30", "clip=none"]
