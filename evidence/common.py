@@ -50,7 +50,7 @@ def run_steps(config: Train) -> Iterator[Step]:
     state = build(config)
     state.model.train()
     for number, batch in zip(range(1, config.steps + 1), state.data.batches(0), strict=False):
-        set_lr(state.optimizer, config.optimizer.lr * state.lr_factor(number))
+        set_lr(state.optimizer, state.lr_at(number))
         loss, report = take_step(state, batch, check=False)
         yield Step(number, state, loss, report)
 

@@ -26,8 +26,7 @@ from trainer.monitor.marks import (
 )
 from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import set_lr
-from trainer.run import initialize
-from trainer.state import TrainState, build
+from trainer.state import TrainState, initial_state
 
 CLIPPED = f"{EXPLODING}, clipped"
 COLUMNS = ("parameter", "shape", "weight", "before backward", "after backward", "after clipping", "ratio", "")
@@ -69,15 +68,12 @@ def inspect(config: Train, steps: int) -> Inspection:
         raise UserError(f"resume={config.resume}: init_from=FILE inspects the weights of a checkpoint")
     if config.clip.nonfinite == "error":
         config.clip.nonfinite = "keep"  # a non-finite gradient is shown in the table, and is not an error
-    state = build(config)
-    if config.init_from is not None:
-        initialize(state, config.init_from)
-    state.model.train()
+    state = initial_state(config)
     checks = ParameterChecks(config.diagnosis)
     for step, batch in enumerate(islice(batches(state), steps), start=1):
         with torch.random.fork_rng():  # the step draws the same random numbers, such as dropout masks, as in a run
             time_steps = through_time(state, batch)
-        set_lr(state.optimizer, config.optimizer.lr * state.lr_factor(step))
+        set_lr(state.optimizer, state.lr_at(step))
         state.optimizer.zero_grad()
         had_gradient = {name: parameter.grad is not None for name, parameter in state.model.named_parameters()}
         weights, copy = weight_norms(state.model), snapshot(state.model)

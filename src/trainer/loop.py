@@ -88,7 +88,7 @@ def train(state: TrainState, run: Run, tracker: Tracker) -> None:
         weights = snapshot(model) if due.parameters or due.table else None
         norms = weight_norms(model) if due.diagnosis else None
 
-        lr = config.optimizer.lr * state.lr_factor(step)
+        lr = state.lr_at(step)
         set_lr(state.optimizer, lr)
         try:
             on_backward = first_steps.before_clipping if due.table else None

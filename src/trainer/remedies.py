@@ -17,7 +17,7 @@ from trainer.config import Train
 from trainer.config.schedule import Schedule
 from trainer.loop import batches, take_step
 from trainer.optimizers import set_lr
-from trainer.replay import initial_state
+from trainer.state import initial_state
 
 FACTORS = [10.0**-exponent / divisor for exponent in range(6) for divisor in (1, 3)][1:]  # 1/3, 1/10, 1/30, ...
 PATIENCE = 2  # worse settings in a row after which a search ends
@@ -97,7 +97,7 @@ class Search:
         for number, batch in zip(range(1, self.steps + 1), batches(state), strict=False):
             if not self.keep_going():
                 return None
-            set_lr(state.optimizer, setting.config.optimizer.lr * state.lr_factor(number))
+            set_lr(state.optimizer, state.lr_at(number))
             try:
                 loss, report = take_step(state, batch, check=False)
                 state.clipper.raise_if_nonfinite()

@@ -21,17 +21,8 @@ from trainer.models import HiddenState
 from trainer.monitor.marks import measure, vanishes, weight_norms
 from trainer.monitor.update_norm import snapshot, update_norms
 from trainer.optimizers import set_lr
-from trainer.state import TrainState, build
-from trainer.weights import first_nonfinite, load_weights
-
-
-def initial_state(config: Train) -> TrainState:
-    """The state of a run before its first step."""
-    state = build(config)
-    if config.init_from is not None:
-        load_weights(state.model, Path(config.init_from))
-    state.model.train()
-    return state
+from trainer.state import TrainState, initial_state
+from trainer.weights import first_nonfinite
 
 
 def replay(config: Train, folder: Path, completed: int, keep_going: Callable[[], bool]) -> Evidence | None:
@@ -64,7 +55,7 @@ def replay(config: Train, folder: Path, completed: int, keep_going: Callable[[],
 def _replay_step(state: TrainState, number: int, batch: Batch, previous: Batch | None, evidence: Evidence) -> bool:
     """Takes one step and adds it to the evidence. Returns whether the run diverges at it."""
     model, hidden = state.model, list(state.hidden)
-    lr = state.config.optimizer.lr * state.lr_factor(number)
+    lr = state.lr_at(number)
     set_lr(state.optimizer, lr)
     sizes, weights = weight_norms(model), snapshot(model)
     loss = batch_loss(state, batch)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from runner.errors import UserError
 from runner.printable import printable
 from runner.report import summary
 from runner.report.verdict import Findings, find
@@ -21,8 +20,7 @@ from trainer.config import Train
 from trainer.evaluate import sample
 from trainer.loop import log_norms, train
 from trainer.post_mortem import post_mortem
-from trainer.state import TrainState, build
-from trainer.weights import load_weights
+from trainer.state import TrainState, build, initialize
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +38,8 @@ def execute(config: Train, run: Run) -> None:
         log.info("data: %s", "; ".join(f"{name} {printable(value)}" for name, value in facts.items()))
         if run.resumed:
             resume(state, run)
-        if state.step == 0 and config.init_from is not None:
-            initialize(state, config.init_from)
+        if state.step == 0:
+            initialize(state)
         run.begin(config, state.step, state.history.best)
         tracker = Tracker(run.folder, OmegaConf.to_yaml(OmegaConf.create(asdict(config))), facts, after=state.step)
         tracker.begin(run.swept)
@@ -92,14 +90,6 @@ def resume(state: TrainState, run: Run) -> None:
     checkpoint.quarantine_corrupt(run.folder, path, state.step)
     truncate_logs(run.folder, content["logs"] if content else {})
     log.info("resumed after step %d from %s", state.step, path.name if path else "no checkpoint")
-
-
-def initialize(state: TrainState, path: str) -> None:
-    """Loads the initial weights from a file. Raises UserError if they do not fit the model."""
-    try:
-        load_weights(state.model, Path(path))
-    except UserError as error:
-        raise UserError(f"init_from={path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def clip_seconds(state: TrainState) -> float | None:

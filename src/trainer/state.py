@@ -25,7 +25,7 @@ from trainer.models import HiddenState, clone_state
 from trainer.monitor.diagnosis import GradientMonitor
 from trainer.monitor.divergence import DivergenceDetector
 from trainer.randomness import rng_state, seed_everything, set_rng_state
-from trainer.weights import check_fit
+from trainer.weights import check_fit, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ class TrainState:
     history: History = field(default_factory=History)
     step: int = 0
     last_parameter_log: int = 0
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step; 1 is the first."""
+        return self.config.optimizer.lr * self.lr_factor(step)
 
     def micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """The inputs and targets of a batch on the device, split along the rows, never along time.
@@ -151,6 +155,24 @@ def build(config: Train) -> TrainState:
         divergence=DivergenceDetector(config.divergence),
         monitor=GradientMonitor(config),
     )
+
+
+def initialize(state: TrainState) -> None:
+    """Loads the weights that a new run starts from, if `init_from` is set. Raises UserError if they do not fit."""
+    if (path := state.config.init_from) is None:
+        return
+    try:
+        load_weights(state.model, Path(path))
+    except UserError as error:
+        raise UserError(f"init_from={path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def initial_state(config: Train) -> TrainState:
+    """The state of a new run right before its first step."""
+    state = build(config)
+    initialize(state)
+    state.model.train()
+    return state
 
 
 def _build_model(config: Train, dataset: Dataset, device: torch.device) -> nn.Module:

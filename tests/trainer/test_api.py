@@ -106,7 +106,7 @@ def test_a_divergence_is_a_result(tmp_path: Path) -> None:
         (["++resume=/none"], "resume=/none: a new run is started here; the command line resumes one: python train.py"),
         (["-m"], "-m: one run is started here; a sweep starts on the command line"),
         (["sweep.jobs=2"], "sweep.jobs=2: one run is started here; a sweep starts on the command line"),
-        (["hydra.run.dir=/tmp/mine"], "hydra.run.dir=/tmp/mine: the run's folder is given by the argument folder"),
+        (["hydra.run.dir=mine"], "hydra.run.dir=mine: the run's folder is given by the argument folder"),
         (["hydra.verbose=true"], "hydra.verbose=true: has an effect on the command line only; leave this out"),
         (["hydra/job_logging=none"], "hydra/job_logging=none: has an effect on the command line only"),
     ],

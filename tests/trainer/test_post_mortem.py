@@ -5,7 +5,7 @@ import math
 import random
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ from trainer import data
 from trainer.config import Train
 from trainer.data import Batch, Dataset
 from trainer.post_mortem import remarks
-from trainer.remedies import Attempt, as_overrides, find
+from trainer.remedies import Attempt, Search, as_overrides, find
 from trainer.replay import replay
 from trainer.run import execute, execute_in_folder
 
@@ -315,14 +315,19 @@ def test_a_threshold_keeps_what_happens_to_non_finite_gradients(tmp_path: Path) 
     compose(*LINE, *first)
 
 
+def search_after(folder: Path, lr: float, keep_going: Callable[[], bool]) -> Search:
+    """The search of other settings after a divergence at this learning rate."""
+    config = compose(*LINE, "clip=none", f"optimizer.lr={lr}")
+    diverge_as_configured(folder, config)
+    evidence = replay(config, folder, read_status(folder)["step"], always)
+    assert evidence is not None
+    return find(config, evidence, find_cause(evidence), keep_going)
+
+
 def test_tries_that_are_ended_early_say_so(tmp_path: Path) -> None:
     require_options("model=linear_net", "data=line")
-    config = compose(*LINE, "clip=none", "optimizer.lr=0.1")
-    diverge_as_configured(tmp_path / "run", config)
-    evidence = replay(config, tmp_path / "run", read_status(tmp_path / "run")["step"], always)
-    assert evidence is not None
     counts = iter([True] * 100 + [False] * 100)
-    search = find(config, evidence, find_cause(evidence), lambda: next(counts))
+    search = search_after(tmp_path / "run", 0.1, lambda: next(counts))
     assert search.ended_early
     assert "The tries were ended early, by post_mortem.seconds or a signal." in remarks(search)
 
@@ -330,11 +335,7 @@ def test_tries_that_are_ended_early_say_so(tmp_path: Path) -> None:
 def test_settings_are_lowered_as_long_as_the_loss_gets_lower(tmp_path: Path) -> None:
     """And the lowest loss is first, those that diverged last, each setting once."""
     require_options("model=linear_net", "data=line")
-    config = compose(*LINE, "clip=none", "optimizer.lr=3")
-    diverge_as_configured(tmp_path / "run", config)
-    evidence = replay(config, tmp_path / "run", read_status(tmp_path / "run")["step"], always)
-    assert evidence is not None
-    search = find(config, evidence, find_cause(evidence), always)
+    search = search_after(tmp_path / "run", 3, always)
     attempts = search.attempts
     assert len({attempt.overrides for attempt in attempts}) == len(attempts) <= 15
     assert all(len({override.partition("=")[0] for override in attempt.overrides}) == len(attempt.overrides)

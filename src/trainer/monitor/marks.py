@@ -15,6 +15,7 @@ from trainer.config import Diagnosis
 
 NEVER_USED, FROZEN, DEAD = "never used", "frozen", "dead"
 EXPLODING, VANISHING, NON_FINITE = "exploding", "vanishing", "non-finite"
+ACTIVE = 1e-5  # of the largest gradient so far: below it, a model has converged, and zeros are those of rounding
 MEANINGS = {
     NEVER_USED: "backward left None: forward does not use the parameter, or detaches what depends on it",
     FROZEN: "requires_grad is false",
@@ -98,9 +99,6 @@ def vanishes(norms: ParameterNorms) -> bool:
     """
     gradient = norms.gradient
     return gradient is not None and len(norms.shape) > 1 and gradient <= norms.resolution * norms.weight
-
-
-ACTIVE = 1e-5  # of the largest gradient so far: below it, a model has converged, and zeros are those of rounding
 
 
 class ParameterChecks:
