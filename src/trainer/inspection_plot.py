@@ -39,7 +39,7 @@ def _draw_parameters(panel: Any, inspection: Inspection) -> None:
     names, rows = list(inspection.parameters), range(len(inspection.parameters), 0, -1)
     norms = [parameter.gradient for parameter in inspection.parameters.values()]
     before, after = (list(map(_on_log_axis, values)) for values in (norms, map(inspection.after.get, names)))
-    _set_log_axis(panel.set_xscale, panel.set_xlim, before + after)
+    panel.set_xscale("log")  # before anything is drawn: matplotlib refuses it for values that are all nan
     panel.hlines(rows, after, before, color="#999999")
     panel.plot(before, rows, "o", color=BEFORE_COLOR, markerfacecolor="none", markersize=9, label="before clipping")
     panel.plot(after, rows, "o", color=AFTER_COLOR, markersize=4, label="after clipping")
@@ -58,7 +58,7 @@ def _draw_parameters(panel: Any, inspection: Inspection) -> None:
 def _draw_time_steps(panel: Any, norms: Sequence[float], step: int) -> None:
     """Draws the norm at each time step; those that are 0 or not finite are gaps, which the title mentions."""
     drawn = list(map(_on_log_axis, norms))
-    _set_log_axis(panel.set_yscale, panel.set_ylim, drawn)
+    panel.set_yscale("log")
     panel.plot(range(1, len(drawn) + 1), drawn, color=BEFORE_COLOR)
     gaps = sum(map(math.isnan, drawn))
     note = f"; {gaps} of {len(drawn)} norms are 0 or not finite" if gaps else ""
@@ -70,13 +70,6 @@ def _draw_time_steps(panel: Any, norms: Sequence[float], step: int) -> None:
 def _on_log_axis(norm: float | None) -> float:
     """The norm if a logarithmic axis can show it, else nan."""
     return norm if norm is not None and 0 < norm < math.inf else math.nan
-
-
-def _set_log_axis(set_scale: Any, set_limits: Any, norms: Sequence[float]) -> None:
-    """Makes an axis logarithmic, with room for these norms, of which some or all may be nan."""
-    finite = [norm for norm in norms if not math.isnan(norm)] or [1.0]
-    set_limits(min(finite) / 3, max(finite) * 3)  # first: a scale of a range with 0 is refused
-    set_scale("log")
 
 
 def check_plot(path: Path) -> None:
